@@ -1,0 +1,66 @@
+"""lab/run COMMAND: see `lab/run --help`."""
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+
+from lab import cache, kernel, laboratory
+from lab.topology import TREE, sites
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab/run", description="Real-kernel Debian hosts for trying and testing the tree.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    which = {"choices": ["auto", "packaged", "built"], "default": "auto",
+             "help": "auto: the built kernel if it is there already, else the packaged one (no packet filter)"}
+    demo = commands.add_parser("demo", help="two bare hosts become a gateway pair; ends with a table")
+    demo.add_argument("site", nargs="?", default="winterthur", choices=sites())
+    demo.add_argument("--kernel", **which)
+    shell = commands.add_parser("shell", help="boot sites and give a shell in which `salt` works; leaving it ends the lab")
+    shell.add_argument("site", nargs="*", default=["winterthur"])
+    shell.add_argument("--kernel", **which)
+    test = commands.add_parser("test", help="every test: unit, integration and lab (builds the kernel first)")
+    test.add_argument("pytest", nargs=argparse.REMAINDER, help="arguments for pytest instead of everything")
+    commands.add_parser("kernel", help="build the kernel that has a packet filter")
+    commands.add_parser("clean", help="remove everything cached")
+    inside = commands.add_parser("inside")
+    inside.add_argument("what", choices=["demo", "shell", "test"])
+    inside.add_argument("which", choices=["built", "packaged"])
+    inside.add_argument("rest", nargs=argparse.REMAINDER)
+    return parser
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    if arguments.command == "clean":
+        shutil.rmtree(cache.ROOT, ignore_errors=True)
+    elif arguments.command == "kernel":
+        kernel.built()
+    elif arguments.command == "inside":
+        return _inside(arguments)
+    else:
+        names = {"demo": lambda: [arguments.site], "shell": lambda: arguments.site, "test": sites}[arguments.command]()
+        which = "built" if arguments.command == "test" else arguments.kernel
+        chosen = laboratory.prepare(names, which)
+        rest = arguments.pytest if arguments.command == "test" else names
+        laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged", *rest])
+    return 0
+
+
+def _inside(arguments: argparse.Namespace) -> int:
+    if arguments.what == "test":
+        return subprocess.run([sys.executable, "-m", "pytest", *(arguments.rest or ["tests"])], cwd=TREE, check=False).returncode
+    lab = laboratory.Lab(arguments.rest, laboratory.prepare(arguments.rest, arguments.which))
+    lab.start()
+    if arguments.what == "demo":
+        from lab import demo
+
+        return demo.show(lab)
+    return subprocess.run([os.environ.get("SHELL", "/bin/bash")], cwd=TREE, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""One real-kernel host: a user-mode-linux process over its own copy-on-write disk."""
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from lab.kernel import Kernel
+from lab.topology import Host, Nic
+
+
+class Guest:
+    """A host that can be started, crashed, hung, cut off, and asked over its console."""
+
+    def __init__(self, host: Host, kernel: Kernel, disk: Path, folder: Path) -> None:
+        self.host, self.kernel, self.disk = host, kernel, disk
+        self.folder = folder / host.minion_id
+        self._numbers = itertools.count()
+        self._process: subprocess.Popen | None = None
+        for part in ("console", "root"):
+            (self.folder / part).mkdir(parents=True)
+        (self.folder / "kernel").mkdir()
+        # a bind mount: the host's links mean nothing inside
+        subprocess.run(["mount", "--bind", kernel.folder, self.folder / "kernel"], check=True)
+        nics = [f"vec{number} {nic.name} {nic.mac}\n" for number, nic in enumerate(host.nics)]
+        (self.folder / "nics").write_text("".join(nics))
+        self._installers_answers()
+
+    # what an installer asks: name, network, and for these hosts the minion's master
+
+    def put(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file that is on the host when it boots for the first time."""
+        target = self.folder / "root" / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
+    def _installers_answers(self) -> None:
+        host = self.host
+        self.put("/etc/hostname", f"{host.name}\n")
+        self.put("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {host.minion_id} {host.name}\n::1 localhost\n")
+        if host.release.network == "networkd":
+            lines = [f"[Match]\nName={host.configured}\n\n[Network]\n", *(f"Address={a}\n" for a in host.addresses)]
+            self.put("/etc/systemd/network/10-installer.network",
+                     "".join(lines) + (f"Gateway={host.gateway}\n" if host.gateway else ""))
+        else:
+            stanzas = [f"iface {host.configured} {'inet6' if ':' in a else 'inet'} static\n    address {a}\n"
+                       for a in host.addresses]
+            stanzas[0] += f"    gateway {host.gateway}\n" if host.gateway else ""
+            self.put("/etc/network/interfaces", "source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n"
+                     f"auto {host.configured}\n" + "\n".join(stanzas))
+        if host.master:
+            self.put("/etc/salt/minion.d/installer.conf", f"master: {host.master}\nid: {host.minion_id}\n")
+
+    # power
+
+    def start(self) -> None:
+        """Switch it on."""
+        shutil.rmtree(self.folder / "console")
+        (self.folder / "console").mkdir()
+        identity = hashlib.sha256(self.host.minion_id.encode()).hexdigest()[:32]
+        devices = [f"vec{number}:transport=tap,ifname={nic.tap},depth=64,mac=02:ff{nic.mac[5:]}"
+                   for number, nic in enumerate(self.host.nics)]
+        command = [str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
+                   f"ubd0={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
+                   "con=null", "con0=null,fd:1", "net.ifnames=0", f"systemd.machine_id={identity}",
+                   f"systemd.hostname={self.host.name}", f"labdir={self.folder}", *devices]
+        if not self.host.master:
+            command.append("systemd.mask=salt-minion.service")
+        with open(self.folder / "console.log", "ab") as log:
+            # a group of its own: the kernel's processes are stopped and killed together
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                             start_new_session=True, env=os.environ | {"TMPDIR": "/dev/shm"})
+
+    def _signal(self, number: int) -> None:
+        assert self._process, f"{self.host.name} was never started"
+        # user-mode-linux gives each guest process a host process, in sessions of their own
+        tree = [self._process.pid]
+        for pid in tree:
+            children = Path(f"/proc/{pid}/task").glob("*/children")
+            tree += [int(child) for listing in children for child in listing.read_text().split()]
+        for pid in tree:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def crash(self) -> None:
+        """Power gone: nothing is flushed, nothing is said."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def hang(self) -> None:
+        """Stop the machine where it stands."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a hung machine go on."""
+        self._signal(signal.SIGCONT)
+
+    def cable(self, nic: Nic | str, plugged: bool) -> None:
+        """Pull or plug one interface's cable: it loses or gets carrier."""
+        name = nic if isinstance(nic, str) else nic.name
+        self.run(["ip", "-n", "phy", "link", "set", f"plug-{name}", "up" if plugged else "down"], check=True)
+
+    # console
+
+    def run(self, argv: list[str], timeout: float = 60, check: bool = False,
+            stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command on the host, over its console (needs no network).
+
+        Raises CalledProcessError with `check`, TimeoutError when the host does not answer at all.
+        """
+        base = self.folder / "console" / f"{next(self._numbers):06d}"
+        writing = base.with_suffix(".asking")
+        writing.write_text(json.dumps({"argv": argv, "stdin": stdin, "timeout": timeout}))
+        writing.rename(base.with_suffix(".request"))
+        answer, deadline = base.with_suffix(".answer"), time.monotonic() + timeout + 5
+        while not answer.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.host.name} does not answer on its console ({' '.join(argv)})")
+            time.sleep(0.02)
+        code, stdout, stderr = json.loads(answer.read_text())
+        answer.unlink()
+        if check and code:
+            raise subprocess.CalledProcessError(code, argv, stdout, stderr)
+        return subprocess.CompletedProcess(argv, code, stdout, stderr)
+
+    def wait_up(self, timeout: float = 120) -> None:
+        """Wait until it has booted (systemd has nothing left to start)."""
+        deadline = time.monotonic() + timeout
+        while not (self.folder / "console").exists() or self._booting():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                tail = (self.folder / "console.log").read_text(errors="replace").splitlines()[-20:]
+                raise SystemExit(f"lab: {self.host.name} did not boot; the end of its console:\n" + "\n".join(tail))
+            time.sleep(0.3)
+
+    def _booting(self) -> bool:
+        try:
+            return self.run(["systemctl", "is-system-running"], timeout=3).stdout.strip() not in ("running", "degraded")
+        except TimeoutError:
+            return True
+
+    def reboot(self) -> None:
+        """A clean reboot, and up again."""
+        self.run(["systemctl", "poweroff", "--no-block"])
+        self._process.wait(timeout=90)
+        self.start()
+        self.wait_up()

@@ -1,0 +1,133 @@
+"""A whole lab: sites, roadwarrior, master. It lives in namespaces of its own and ends with its process."""
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import image, network
+from lab.guest import Guest
+from lab.identities import AUTHORITY, Authority, EncryptedPillar, site_secrets
+from lab.kernel import Kernel, choose
+from lab.master import PORT_OF_PACKAGES, Master
+from lab.progress import step
+from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
+
+FOLDER = Path("/run/gateway-lab")
+CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's owner installs
+PERSON = "roadwarrior.example"
+
+
+def prepare(names: list[str], which: str) -> Kernel:
+    """Everything that needs the world outside: kernel, images, packages. All of it cached."""
+    kernel = choose(which, image.tree(image.TRIXIE))
+    for release, packages in _packages(wired(names)[0]).items():
+        image.disk(release)
+        image.repository(release, packages)
+    return kernel
+
+
+def wired(names: list[str]) -> tuple[list[Site], Host]:
+    """The sites and the roadwarrior."""
+    counter = Counter()
+    return [site(name, counter) for name in names], roadwarrior(counter)
+
+
+def _packages(sites: list[Site]) -> dict[image.Release, list[str]]:
+    wanted: dict[image.Release, set[str]] = {image.TRIXIE: set(CLIENT_PACKAGES)}
+    for its in sites:
+        for gateway in its.gateways:
+            wanted.setdefault(gateway.release, set()).update(
+                package for packages in its.settings[gateway.name]["packages"].values() for package in packages)
+    return {release: sorted(packages) for release, packages in wanted.items()}
+
+
+def enter(arguments: list[str]) -> None:
+    """Go on as `python -m lab ARGUMENTS` inside new network, mount and process namespaces.
+
+    When that process ends, however it ends, the kernel removes every process, interface and
+    mount of the lab with it.
+    """
+    os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+                          sys.executable, "-m", "lab", *arguments])
+
+
+class Lab:
+    """The running lab. Made inside the namespaces that `enter` gives."""
+
+    def __init__(self, names: list[str], kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.sites, person = wired(names)
+        for place in (FOLDER, Path("/run/netns")):
+            place.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True)
+        self.authority = Authority()
+        hosts = [*(gateway for its in self.sites for gateway in its.gateways), person]
+        network.build(self.sites, hosts)
+        self.master = Master(FOLDER / "master")
+        self._write_secrets()
+        self._serve_packages()
+        self.guests = {host.minion_id: self._guest(host) for host in hosts}
+        self.roadwarrior = self.guests[person.minion_id]
+
+    def _write_secrets(self) -> None:
+        pillar = EncryptedPillar(self.master.config / "gpgkeys")
+        for its in self.sites:
+            text = pillar.render(site_secrets(self.authority, its.view))
+            (self.master.secrets / f"{its.name}.sls").write_text(text)
+
+    def _serve_packages(self) -> None:
+        served = FOLDER / "packages"
+        served.mkdir()
+        for release, packages in _packages(self.sites).items():
+            (served / release.name).symlink_to(image.repository(release, packages))
+        self.master.serve_packages(served)
+
+    def _guest(self, host: Host) -> Guest:
+        guest = Guest(host, self.kernel, image.disk(host.release), FOLDER)
+        for path in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/0000.sources"):
+            guest.put(path, "")
+        source = f"http://{host.master or network.LAB_ON_THE_STREET}:{PORT_OF_PACKAGES}/{host.release.name}"
+        guest.put("/etc/apt/sources.list.d/mirror.list", f"deb [trusted=yes] {source} ./\n")
+        if host.master:
+            guest.put("/etc/salt/minion.d/gateway.conf", (TREE / "etc/salt/minion.d/gateway.conf").read_text())
+        return guest
+
+    def gateways(self, name: str) -> list[Guest]:
+        """The two gateways of a site."""
+        return [self.guests[host.minion_id] for its in self.sites if its.name == name for host in its.gateways]
+
+    def start(self) -> None:
+        """Boot everything and wait until every minion answers."""
+        step(f"booting {len(self.guests)} hosts, kernel {self.kernel.name}")
+        self.master.start()
+        for guest in self.guests.values():
+            guest.start()
+        for guest in self.guests.values():
+            guest.wait_up()
+        step("waiting for the minions")
+        self.master.wait_for({name for name, guest in self.guests.items() if guest.host.master})
+
+    def equip_roadwarrior(self, its: Site) -> None:
+        """Do what the roadwarrior's owner does: install the client, import the bundle, copy the configuration."""
+        guest, bundle = self.roadwarrior, self.authority.issue(PERSON)
+        guest.run(["sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends "
+                   + " ".join(CLIENT_PACKAGES)], timeout=180, check=True)
+        self.copy_to(guest, "/root/bundle.p12", bundle.pkcs12)
+        self.copy_to(guest, "/root/passphrase", bundle.passphrase.encode())
+        self.copy_to(guest, "/etc/ipsec.d/gateway.conf", self.master.run("gateway.roadwarrior", its.name).encode())
+        database = "sql:/var/lib/ipsec/nss"
+        for command in (["ipsec", "checknss"],
+                        ["pk12util", "-i", "/root/bundle.p12", "-w", "/root/passphrase", "-d", database],
+                        ["certutil", "-M", "-n", AUTHORITY, "-t", "CT,,", "-d", database],
+                        ["rm", "/root/bundle.p12", "/root/passphrase"],
+                        ["systemctl", "restart", "ipsec"]):
+            guest.run(command, check=True)
+
+    def copy_to(self, guest: Guest, path: str, content: bytes) -> None:
+        """A file onto a running host, readable by root only."""
+        script = f"umask 077; base64 -d > {shlex.quote(path)}"
+        guest.run(["sh", "-c", script], check=True, stdin=base64.b64encode(content).decode())

@@ -1,0 +1,86 @@
+"""The lab's Salt master: native, with the tree at /srv/gateway and the drop-in of etc/ as production has them."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lab.topology import TREE
+
+PLACE = Path("/srv/gateway")          # where etc/salt/master.d/gateway.conf expects the tree
+PORT_OF_PACKAGES = 8080
+
+
+class Master:
+    """A running salt-master; `folder` is the lab's own scratch folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "etc/salt"
+        self.secrets = PLACE / "pillar/secrets"
+        self._processes: list[subprocess.Popen] = []
+        # only in this lab's mount namespace: the host's /srv stays as it is
+        subprocess.run(["mount", "-t", "tmpfs", "lab", "/srv"], check=True)
+        PLACE.mkdir()
+        subprocess.run(["mount", "--bind", TREE, PLACE], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "lab", self.secrets], check=True)
+        (self.config / "master.d").mkdir(parents=True)
+        (self.config / "master.d/gateway.conf").symlink_to(PLACE / "etc/salt/master.d/gateway.conf")
+        (self.config / "master").write_text(
+            f"root_dir: {folder}\npki_dir: {folder}/pki\ncachedir: {folder}/cache\nsock_dir: {folder}/sock\n"
+            f"log_file: {folder}/master.log\npidfile: {folder}/master.pid\ngpg_keydir: {self.config}/gpgkeys\n"
+            "interface: 0.0.0.0\nuser: root\nworker_threads: 3\n"
+            "auto_accept: True                 # a lab's hosts are known; production accepts keys by hand\n")
+        os.environ["SALT_CONFIG_DIR"] = str(self.config)
+
+    def start(self) -> None:
+        """Start it; `salt` works in this process's environment from then on."""
+        with open(self.folder / "master.out", "ab") as log:
+            self._processes.append(subprocess.Popen(
+                [f"{sys.prefix}/bin/salt-master", "-l", "warning"], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    def serve_packages(self, folder: Path) -> None:
+        """Serve `folder`/RELEASE as apt repositories to the hosts, as an operator's mirror would."""
+        with open(self.folder / "packages.log", "ab") as log:
+            self._processes.append(subprocess.Popen(
+                [sys.executable, "-m", "http.server", str(PORT_OF_PACKAGES), "--directory", str(folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    def salt(self, *words: str, timeout: int = 300) -> dict:
+        """Run the `salt` command and give what it returned for each minion.
+
+        Raises RuntimeError when it printed nothing that can be read.
+        """
+        command = [f"{sys.prefix}/bin/salt", "--out=json", "--static", f"--timeout={timeout}", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout + 60)
+        try:
+            return json.loads(done.stdout)
+        except json.JSONDecodeError as err:
+            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}") from err
+
+    def run(self, *words: str) -> str:
+        """Run `salt-run` and give its text."""
+        return subprocess.run([f"{sys.prefix}/bin/salt-run", "--out=newline_values_only", *words], check=True,
+                              capture_output=True, text=True).stdout
+
+    def wait_for(self, minions: set[str], timeout: float = 120) -> None:
+        """Wait until all these minions answer."""
+        deadline = time.monotonic() + timeout
+        accepted = self.folder / "pki/minions"
+        while not minions <= {path.name for path in accepted.glob("*")}:
+            if time.monotonic() > deadline:
+                missing = minions - {path.name for path in accepted.glob("*")}
+                raise SystemExit(f"lab: no key came from {', '.join(sorted(missing))}; see {self.folder}")
+            time.sleep(0.3)
+        while True:
+            try:
+                if minions <= {name for name, up in self.salt("-L", ",".join(sorted(minions)), "test.ping",
+                                                              timeout=5).items() if up is True}:
+                    return
+            except RuntimeError:
+                pass
+            if time.monotonic() > deadline:
+                raise SystemExit(f"lab: the minions {', '.join(sorted(minions))} do not all answer; see {self.folder}")

@@ -1,0 +1,96 @@
+"""Switches, cables and simple hosts: bridges, veth pairs and namespaces, all inside the lab's own namespace."""
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+
+from lab.topology import ROADWARRIOR_NETWORK, Host, Namespace, Site
+
+ROUTER = "internet"
+LAB_ON_THE_STREET = str(ROADWARRIOR_NETWORK[2])    # where the roadwarrior finds its packages
+_cables = itertools.count()
+
+
+def ip(*words: str, namespace: str = "") -> None:
+    """Run `ip`, in a named namespace if one is given."""
+    subprocess.run(["ip", *(["-n", namespace] if namespace else []), *words], check=True)
+
+
+def _switch(name: str) -> None:
+    ip("link", "add", name, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+    # no address of the lab's own on a switch but the ones given on purpose
+    subprocess.run(["sysctl", "-q", "-w", f"net.ipv6.conf.{name}.addr_gen_mode=1"], check=True)
+    ip("link", "set", name, "up")
+
+
+def _cable(one: str, other: str) -> None:
+    """Join two switches."""
+    number = next(_cables)
+    ends = (f"cable{number}a", f"cable{number}b")
+    ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+    ip("link", "set", ends[0], "master", one, "up")
+    ip("link", "set", ends[1], "master", other, "up")
+
+
+def _namespace(host: Namespace) -> None:
+    ip("netns", "add", host.name)
+    ip("link", "set", "lo", "up", namespace=host.name)
+    _plug_in(host.name, "eth0", host.switch, host.addresses)
+    for network, via in host.routes:
+        ip(*(["-6"] if ":" in via else []), "route", "add", network, "via", via, namespace=host.name)
+
+
+def _plug_in(namespace: str, nic: str, switch: str, addresses: list[str]) -> None:
+    """Give a namespace an interface on a switch, named after the switch on this side."""
+    ip("link", "add", nic, "netns", namespace, "type", "veth", "peer", "name", f"{namespace}-{nic}"[-15:])
+    ip("link", "set", f"{namespace}-{nic}"[-15:], "master", switch, "up")
+    ip("link", "set", nic, "up", namespace=namespace)
+    for address in addresses:
+        ip("address", "add", address, "dev", nic, *(["nodad"] if ":" in address else []), namespace=namespace)
+
+
+def build(sites: list[Site], hosts: list[Host]) -> None:
+    """Lay the switches and cables, and set up the router, each site's server and the taps of the hosts."""
+    ip("link", "set", "lo", "up")
+    # The lab itself stands on every inner network; it must not be a way between them.
+    subprocess.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"], check=True)
+    _switch("street")
+    ip("address", "add", f"{LAB_ON_THE_STREET}/{ROADWARRIOR_NETWORK.prefixlen}", "dev", "street")
+    ip("netns", "add", ROUTER)
+    ip("link", "set", "lo", "up", namespace=ROUTER)
+    for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
+        subprocess.run(["ip", "netns", "exec", ROUTER, "sysctl", "-q", "-w", setting], check=True)
+    _plug_in(ROUTER, "street", "street", [f"{ROADWARRIOR_NETWORK[1]}/{ROADWARRIOR_NETWORK.prefixlen}"])
+    for site in sites:
+        for core, plugged in site.switches.items():
+            _switch(core)
+            for switch in plugged:
+                _switch(switch)
+                _cable(core, switch)
+        provider, lan = site.switches
+        _plug_in(ROUTER, site.name[:10], provider, site.router)
+        _namespace(site.server)
+        for address in site.master:
+            ip("address", "add", address, "dev", lan, *(["nodad"] if ":" in address else []))
+    for host in hosts:
+        for nic in host.nics:
+            ip("tuntap", "add", nic.tap, "mode", "tap")
+            ip("link", "set", nic.tap, "master", nic.switch, "up")
+
+
+def switch_power(name: str, on: bool) -> None:
+    """Switch a switch off or on. The hosts' own carrier is theirs to lose: see `Guest.cable`."""
+    ip("link", "set", name, "up" if on else "down")
+
+
+def ping(namespace: str, target: str, count: int = 3, timeout: float = 1) -> bool:
+    """Whether `target` answers from a namespace."""
+    return subprocess.run(["ip", "netns", "exec", namespace, "ping", "-q", "-c", str(count), "-W", str(timeout),
+                           "-i", "0.2", target], capture_output=True, check=False).returncode == 0
+
+
+def neighbours(namespace: str) -> dict[str, str]:
+    """A namespace's neighbour cache: address -> hardware address."""
+    shown = subprocess.run(["ip", "-n", namespace, "-j", "neigh"], capture_output=True, text=True, check=True).stdout
+    return {entry["dst"]: entry["lladdr"] for entry in json.loads(shown) if "lladdr" in entry}

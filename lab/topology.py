@@ -1,0 +1,166 @@
+"""The lab's wiring, read from the sites' own pillar: nothing about a gateway is written down here twice.
+
+    internet (router) --- switches of the external bonds === gateways === switches of the internal bonds --- server
+        |                                                                                        |
+    roadwarrior                                                                     the lab itself: Salt master, packages
+"""
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from lab.image import BOOKWORM, TRIXIE, Release
+
+TREE = Path(__file__).resolve().parent.parent
+# How each shipped site's hosts were installed; another site's get Debian 13.
+INSTALLED = {"bern": BOOKWORM}
+ROADWARRIOR_NETWORK = ipaddress.ip_network("203.0.113.0/24")
+
+Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass
+class Nic:
+    """One network interface of a host and where its cable goes."""
+
+    name: str
+    switch: str
+    mac: str
+    tap: str
+
+
+@dataclass
+class Host:
+    """A real-kernel host as an installer leaves it: one configured interface and a minion."""
+
+    name: str                     # uname -n
+    domain: str                   # the site; the minion id is NAME.DOMAIN
+    release: Release
+    nics: list[Nic]
+    configured: str               # the interface the installer configured
+    addresses: list[str]          # with prefix length
+    gateway: str = ""
+    master: str = ""              # the Salt master's address; without one no minion runs
+
+    @property
+    def minion_id(self) -> str:
+        """The minion's id on the master."""
+        return f"{self.name}.{self.domain}"
+
+
+@dataclass
+class Namespace:
+    """A host that needs no kernel of its own: one interface on one switch."""
+
+    name: str
+    switch: str
+    addresses: list[str]
+    routes: list[tuple[str, str]] = field(default_factory=list)   # (network, via)
+
+
+@dataclass
+class Site:
+    """One site's hosts and switches. `settings` is each node's view, as `gateway.settings` gives it."""
+
+    name: str
+    settings: dict[str, dict]
+    gateways: list[Host]
+    server: Namespace
+    switches: dict[str, list[str]]      # core switch -> the switches that hang on it
+    master: list[str]                   # the lab's own addresses in the inner network, with prefix length
+    router: list[str]                   # the router's addresses in the outer network, with prefix length
+
+    @property
+    def view(self) -> dict:
+        """The settings of the first node, for what is the same on both."""
+        return next(iter(self.settings.values()))
+
+    def virtual(self, side: str, version: int = 4) -> str:
+        """The virtual IP on one side."""
+        return next(v["address"] for v in self.view["virtual"]
+                    if v["side"] == side and ipaddress.ip_address(v["address"]).version == version)
+
+
+def product(name: str):
+    """One of the tree's execution modules, as plain Python."""
+    spec = importlib.util.spec_from_file_location(name, TREE / "_modules" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _pillar(path: str) -> dict:
+    return yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
+
+
+def sites() -> list[str]:
+    """The sites of the tree's pillar."""
+    return sorted(path.stem for path in (TREE / "pillar/sites").glob("*.sls"))
+
+
+def _host_address(networks: list[str], last: int) -> list[str]:
+    """The address number `last` from the end of each network, with its prefix length."""
+    nets = [ipaddress.ip_network(net) for net in networks]
+    return [f"{net[last] if net.version == 6 else net[-1 - last]}/{net.prefixlen}" for net in nets]
+
+
+class Counter:
+    """Taps and hardware addresses, each once in a lab."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def nic(self, name: str, switch: str) -> Nic:
+        """The next interface."""
+        self.taken += 1
+        return Nic(name, switch, f"02:00:00:00:00:{self.taken:02x}", f"tap{self.taken}")
+
+
+def site(name: str, counter: Counter) -> Site:
+    """Wire one site."""
+    gateway = product("gateway")
+    data, schema = _pillar(f"sites/{name}.sls")["gateway"], _pillar("schema.sls")["gateway_schema"]
+    settings = {node: gateway.derive(data, schema, node) for node in data["nodes"]}
+    view = next(iter(settings.values()))
+    bonds = {bond["side"]: bond for bond in view["bonds"]}
+    slaves = {side: data["bonds"][side]["slaves"] for side in bonds}
+
+    def switch(site_switch: str) -> str:
+        return f"{name[:3]}-{site_switch}"[:15]
+
+    core = {"external": f"{name[:3]}-provider", "internal": f"{name[:3]}-lan"}
+    switches = {core[side]: sorted({switch(s) for s in slaves[side].values()}) for side in bonds}
+    release = INSTALLED.get(name, TRIXIE)
+    master = _host_address(bonds["internal"]["networks"], 2)
+    gateways = []
+    for node, its in settings.items():
+        inner = next(bond for bond in its["bonds"] if bond["side"] == "internal")
+        gateways.append(Host(
+            name=node, domain=name, release=release, configured=inner["slaves"][0], addresses=inner["addresses"],
+            nics=[counter.nic(nic, switch(plug)) for side in bonds for nic, plug in slaves[side].items()],
+            master=master[0].split("/")[0]))
+    behind = [ping for ping in view["ping_nodes"] if _inside(ping, bonds["internal"]["networks"])]
+    virtual = [v["address"] for v in view["virtual"] if v["side"] == "internal"]
+    server = Namespace(
+        name=f"server-{name}", switch=core["internal"],
+        addresses=[f"{address}/{net.split('/')[1]}" for net in bonds["internal"]["networks"]
+                   for address in (behind if ":" not in net else [str(ipaddress.ip_network(net)[0x53])])],
+        routes=[("default", address) for address in virtual])
+    router = [f"{gw}/{net.split('/')[1]}" for net in bonds["external"]["networks"]
+              for gw in bonds["external"]["gateways"] if _inside(gw, [net])]
+    return Site(name, settings, gateways, server, switches, master, router)
+
+
+def _inside(address: str, networks: list[str]) -> bool:
+    return any(ipaddress.ip_address(address) in ipaddress.ip_network(net) for net in networks)
+
+
+def roadwarrior(counter: Counter) -> Host:
+    """A person's machine somewhere on the internet."""
+    return Host(name="roadwarrior", domain="somewhere", release=TRIXIE, nics=[counter.nic("eth0", "street")],
+                configured="eth0", addresses=[f"{ROADWARRIOR_NETWORK[10]}/{ROADWARRIOR_NETWORK.prefixlen}"],
+                gateway=str(ROADWARRIOR_NETWORK[1]))
