@@ -1,0 +1,207 @@
+"""What can be seen of a running lab: from the hosts themselves, and from the wire."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+from lab.guest import Guest
+from lab.laboratory import Lab
+
+CLIENT_CONNECTION = "gateway"
+DROPPED_COUNTER = "input_dropped"
+
+
+def call(lab: Lab, guest: Guest, function: str, *arguments: str) -> object:
+    """An execution function's return, asked of the minion through the master."""
+    return lab.master.salt(guest.host.minion_id, function, *arguments, timeout=60)[guest.host.minion_id]
+
+
+def addresses(guest: Guest) -> set[str]:
+    """Every address the host holds, without prefix length."""
+    links = json.loads(guest.run(["ip", "-j", "address"], check=True).stdout)
+    return {info["local"] for link in links for info in link.get("addr_info", [])}
+
+
+def virtual_held(lab: Lab, guest: Guest) -> set[str]:
+    """The virtual IPs of its site that a gateway holds."""
+    view = next(site.view for site in lab.sites if site.name == guest.host.domain)
+    return {virtual["address"] for virtual in view["virtual"]} & addresses(guest)
+
+
+def holds_all(lab: Lab, guest: Guest) -> bool:
+    """Whether a gateway holds every virtual IP of its site."""
+    view = next(site.view for site in lab.sites if site.name == guest.host.domain)
+    return len(virtual_held(lab, guest)) == len(view["virtual"])
+
+
+def holder(lab: Lab, site: str) -> Guest | None:
+    """The one gateway that holds all virtual IPs while the other holds none, or None."""
+    holding = [guest for guest in lab.gateways(site) if virtual_held(lab, guest)]
+    return holding[0] if len(holding) == 1 and holds_all(lab, holding[0]) else None
+
+
+def active(lab: Lab, site: str) -> Guest:
+    """The one gateway that holds all virtual IPs. Fails when there is none."""
+    found = holder(lab, site)
+    assert found, f"{site}: held are {({guest.host.name: virtual_held(lab, guest) for guest in lab.gateways(site)})}"
+    return found
+
+
+def standby(lab: Lab, site: str) -> Guest:
+    """The other one."""
+    holder = active(lab, site)
+    return next(guest for guest in lab.gateways(site) if guest is not holder)
+
+
+def roles(lab: Lab, site: str) -> dict[str, str]:
+    """Each node's role as the product's own module tells it."""
+    return {guest.host.name: str(call(lab, guest, "heartbeat.role")) for guest in lab.gateways(site)}
+
+
+def active_slave(guest: Guest, bond: str) -> str:
+    """The slave a bond uses now, as the kernel names it."""
+    return guest.run(["cat", f"/sys/class/net/{bond}/bonding/active_slave"]).stdout.strip()
+
+
+def tunnels(guest: Guest) -> int:
+    """How many ESP states the host's kernel has."""
+    return guest.run(["ip", "xfrm", "state"]).stdout.count("proto esp")
+
+
+def connect_roadwarrior(lab: Lab) -> None:
+    """Bring the roadwarrior's connection up; raises CalledProcessError with the daemon's words."""
+    lab.roadwarrior.run(["ipsec", "auto", "--up", CLIENT_CONNECTION], check=True, timeout=60)
+
+
+def inner_target(lab: Lab) -> str:
+    """The address of the inner server that the roadwarrior pings."""
+    return lab.sites[0].server.addresses[0].split("/")[0]
+
+
+def ping_through_tunnel(lab: Lab, count: int = 2) -> bool:
+    """Whether the inner server answers the roadwarrior."""
+    return lab.roadwarrior.run(["ping", "-q", "-c", str(count), "-W", "1", "-i", "0.2", inner_target(lab)],
+                               timeout=30).returncode == 0
+
+
+@contextmanager
+def pings(lab: Lab, every: float = 0.1):
+    """Ping through the tunnel all the while; gives a function that tells the longest gap so far, in seconds."""
+    guest = lab.roadwarrior
+    log = "/tmp/pings"
+    guest.run(["sh", "-c", f"ping -D -n -i {every} {inner_target(lab)} > {log} 2>&1 & echo $! > {log}.pid"], check=True)
+    begun = time.time()
+
+    def longest_gap() -> float:
+        lines = guest.run(["cat", log], check=True).stdout.splitlines()
+        times = [begun, *(float(line[1:].split("]")[0]) for line in lines if " bytes from " in line), time.time()]
+        return max(later - earlier for earlier, later in zip(times, times[1:]))
+
+    try:
+        yield longest_gap
+    finally:
+        guest.run(["sh", "-c", f"kill $(cat {log}.pid)"])
+
+
+def capture(namespace: str, interface: str, expression: str, during: Callable[[], object]) -> str:
+    """What tcpdump saw on an interface ("" is the lab's own namespace) while `during` ran."""
+    enter = ["ip", "netns", "exec", namespace] if namespace else []
+    dump = subprocess.Popen([*enter, "tcpdump", "-lnn", "-i", interface, expression], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+    # it says when it listens; anything sent before would be missed
+    while "listening on" not in (line := dump.stderr.readline()):
+        if not line:
+            raise RuntimeError("tcpdump does not start")
+    during()
+    time.sleep(0.5)
+    dump.send_signal(signal.SIGINT)
+    return dump.communicate(timeout=10)[0]
+
+
+# Small programs run inside a namespace, each with the addresses as its arguments.
+_TCP = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1).close()
+    print("accepted")
+except ConnectionRefusedError:
+    print("refused")
+except OSError:
+    print("")
+"""
+# RFC 7296: an IKE header and nothing valid behind it is answered by any daemon that serves the
+# address, with INVALID_SYNTAX, NO_PROPOSAL_CHOSEN or INVALID_MAJOR_VERSION (here: version 3.0).
+_IKE = """
+import os, socket, struct, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.settimeout(1.5)
+sa = bytes.fromhex("%s")
+s.sendto(sa, (sys.argv[1], 500))
+try:
+    s.recvfrom(4096)
+    print("answered")
+except OSError:
+    print("")
+"""
+_UDP = """
+import socket, sys
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes.fromhex(sys.argv[3]), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def _inside(namespace: str, program: str, *arguments: str) -> str:
+    enter = ["ip", "netns", "exec", namespace] if namespace else []
+    return subprocess.run([*enter, sys.executable, "-I", "-c", program, *arguments], check=True, text=True,
+                          capture_output=True, timeout=20).stdout.strip()
+
+
+def tcp_answers(namespace: str, address: str, port: int) -> str:
+    """`accepted`, `refused` or nothing, for a TCP connection from a namespace."""
+    return _inside(namespace, _TCP, address, str(port))
+
+
+def _ike_sa_init() -> bytes:
+    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256: what the gateways propose themselves."""
+    def payload(next_type: int, body: bytes) -> bytes:
+        return bytes([next_type, 0]) + (len(body) + 4).to_bytes(2, "big") + body
+
+    def transform(more: bool, kind: int, number: int, attribute: bytes = b"") -> bytes:
+        return bytes([3 if more else 0, 0]) + (8 + len(attribute)).to_bytes(2, "big") + bytes([kind, 0]) \
+            + number.to_bytes(2, "big") + attribute
+
+    transforms = (transform(True, 1, 20, bytes.fromhex("800e0100")) + transform(True, 2, 5)
+                  + transform(False, 4, 19))
+    proposal = bytes([0, 0]) + (8 + len(transforms)).to_bytes(2, "big") + bytes([1, 1, 0, 3]) + transforms
+    # a point on the curve: its generator (SEC 2), which any implementation accepts as a public value
+    point = bytes.fromhex("6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+                          "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5")
+    body = (payload(34, proposal) + payload(40, (19).to_bytes(2, "big") + b"\0\0" + point)
+            + payload(0, os.urandom(32)))
+    header = os.urandom(8) + bytes(8) + bytes([33, 0x20, 34, 0x08]) + bytes(4) + (28 + len(body)).to_bytes(4, "big")
+    return header + body
+
+
+def ike_answers(namespace: str, address: str) -> bool:
+    """Whether anything comes back to a well-formed IKE_SA_INIT."""
+    return _inside(namespace, _IKE % _ike_sa_init().hex(), address) == "answered"
+
+
+def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:
+    """One datagram from a namespace."""
+    _inside(namespace, _UDP, address, str(port), data.hex())
+
+
+def dropped(guest: Guest) -> int:
+    """Packets to the host itself that its firewall has dropped so far, by its own counter."""
+    table = json.loads(guest.run(["nft", "-j", "list", "table", "inet", "gateway"], check=True).stdout)["nftables"]
+    return next(entry["counter"]["packets"] for entry in table
+                if entry.get("counter", {}).get("name") == DROPPED_COUNTER)
+
+

@@ -1,0 +1,46 @@
+"""What a `state.apply` in the lab did, in numbers that a table or a test can use."""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from lab.laboratory import Lab
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One `state.apply`: how long it took, and by minion what failed and what changed."""
+
+    seconds: float
+    returns: dict[str, dict | list | str]
+
+    @property
+    def failed(self) -> dict[str, list[str]]:
+        """By minion the comments of what did not work; a minion that ran no state has its errors here."""
+        found: dict[str, list[str]] = {}
+        for minion, states in self.returns.items():
+            if not isinstance(states, dict):
+                found[minion] = [str(states)]
+                continue
+            for state_id, state in states.items():
+                if state["result"] is False:
+                    found.setdefault(minion, []).append(f"{state_id}: {state['comment']}")
+        return found
+
+    @property
+    def changed(self) -> dict[str, dict]:
+        """By minion the states with changes, and which."""
+        found: dict[str, dict] = {}
+        for minion, states in self.returns.items():
+            if isinstance(states, dict):
+                for state_id, state in states.items():
+                    if state["changes"]:
+                        found.setdefault(minion, {})[state_id] = state["changes"]
+        return found
+
+
+def apply(lab: Lab, target: str, *words: str) -> Applied:
+    """Run `salt TARGET state.apply WORDS` and time it, as its user would."""
+    begun = time.monotonic()
+    returns = lab.master.salt(target, "state.apply", *words)
+    return Applied(time.monotonic() - begun, returns)

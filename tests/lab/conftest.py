@@ -1,0 +1,72 @@
+"""One lab for all these tests: both shipped sites on real kernels, built kernel with packet filter.
+
+Tests that break something put it right again before they end.
+"""
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab import laboratory, observe
+from lab.laboratory import Lab
+from lab.results import Applied, apply
+
+SITES = ["winterthur", "bern"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests need the namespaces that `lab/run` makes; anywhere else they are an error, not a skip."""
+    if not os.environ.get("LAB_INSIDE") and any("tests/lab" in str(item.path) for item in items):
+        raise pytest.UsageError("tests/lab needs real-kernel hosts: run it as `lab/run test tests/lab`")
+
+
+@pytest.fixture(scope="session")
+def bare() -> Lab:
+    """Bare hosts: nothing has been applied yet."""
+    lab = Lab(SITES, laboratory.prepare(SITES, "built"))
+    lab.start()
+    return lab
+
+
+@pytest.fixture(scope="session")
+def looked_first(bare: Lab) -> Applied:
+    """`state.apply test=True` on the bare hosts."""
+    return apply(bare, "*gw*", "test=True")
+
+
+@pytest.fixture(scope="session")
+def first_run(bare: Lab, looked_first: Applied) -> Applied:
+    """The first `state.apply`."""
+    return apply(bare, "*gw*")
+
+
+@pytest.fixture(scope="session")
+def lab(bare: Lab, first_run: Applied) -> Lab:
+    """The lab with both sites' gateways applied and a roadwarrior connected to winterthur."""
+    assert not first_run.failed, first_run.failed
+    bare.equip_roadwarrior(bare.sites[0])
+    eventually(lambda: observe.holder(bare, "winterthur"), 90)
+    observe.connect_roadwarrior(bare)
+    return bare
+
+
+@pytest.fixture
+def quiet(lab: Lab) -> Iterator[Lab]:
+    """A lab in which the tunnel works at the start and at the end of the test."""
+    assert eventually(lambda: observe.ping_through_tunnel(lab), 60)
+    yield lab
+    assert eventually(lambda: observe.ping_through_tunnel(lab), 60), "the test left the tunnel broken"
+
+
+def eventually(check: Callable[[], object], timeout: float, every: float = 0.3) -> object:
+    """Call `check` until it gives something true, and give that back; fails with its last answer."""
+    deadline, answer = time.monotonic() + timeout, None
+    while time.monotonic() < deadline:
+        answer = check()
+        if answer:
+            return answer
+        time.sleep(every)
+    pytest.fail(f"not within {timeout} s; last answer: {answer!r}")

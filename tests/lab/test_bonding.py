@@ -1,0 +1,72 @@
+"""A bond survives its cables; a change that cuts the master off is taken back; a reboot brings it all back."""
+from __future__ import annotations
+
+import json
+
+from conftest import eventually
+
+from lab import network, observe
+from lab.results import apply
+
+
+def test_carrier_loss_on_the_active_slave_moves_the_bond_and_not_the_role(quiet):
+    active = observe.active(quiet, "winterthur")
+    before = observe.active_slave(active, "bond0")
+    active.cable(before, plugged=False)
+    try:
+        assert eventually(lambda: observe.active_slave(active, "bond0") not in ("", before), 5)
+        assert eventually(lambda: observe.ping_through_tunnel(quiet), 10)
+        assert observe.active(quiet, "winterthur") is active
+    finally:
+        active.cable(before, plugged=True)
+    assert eventually(lambda: observe.active_slave(active, "bond0") == before, 10), "it does not go back to its primary"
+
+
+def test_an_arp_monitored_bond_notices_a_dead_path_that_keeps_carrier(quiet):
+    standby = observe.standby(quiet, "bern")
+    before = observe.active_slave(standby, "inside")
+    tap = next(nic.tap for nic in standby.host.nics if nic.name == before)
+    network.ip("link", "set", tap, "down")
+    try:
+        assert eventually(lambda: observe.active_slave(standby, "inside") not in ("", before), 10)
+    finally:
+        network.ip("link", "set", tap, "up")
+    assert eventually(lambda: observe.active_slave(standby, "inside") == before, 20)
+
+
+def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
+    """The inner addresses move to where the master can not answer: the node itself goes back."""
+    standby = observe.standby(quiet, "winterthur")
+
+    def network_now():
+        files = standby.run(["sh", "-c", "cat /etc/network/interfaces /etc/network/interfaces.d/*"]).stdout
+        return observe.addresses(standby), standby.run(["ip", "route"]).stdout, files
+
+    before = network_now()
+    elsewhere = {"gateway": {
+        "bonds": {"internal": {"networks": "198.51.100.128/26", "virtual": "198.51.100.140"}},
+        "nodes": {"gw1": {"internal": "198.51.100.141"}, "gw2": {"internal": "198.51.100.142"}},
+        "connections": {"roadwarrior": {"pool": "203.0.113.128/27"}},
+        "ping_nodes": ["192.0.2.1", "198.51.100.150"]}}
+    run = apply(quiet, standby.host.minion_id, "bonding", f"pillar={json.dumps(elsewhere)}")
+    assert "master" in json.dumps(run.failed), run.returns
+    assert network_now() == before
+    again = apply(quiet, standby.host.minion_id)
+    assert not again.failed and not again.changed, (again.failed, again.changed)
+
+
+def test_a_reboot_of_the_standby_brings_the_same_network_back(quiet):
+    for site in quiet.sites:
+        standby = observe.standby(quiet, site.name)
+
+        def network_now(guest=standby):
+            lines = guest.run(["ip", "-br", "address"]).stdout.splitlines()
+            # link-local addresses come and go with duplicate address detection
+            return {line.split()[0]: {word for word in line.split()[2:] if not word.startswith("fe80")} for line in lines}
+
+        before = network_now()
+        standby.reboot()
+        assert eventually(lambda now=network_now, before=before: now() == before, 60)
+        quiet.master.wait_for({standby.host.minion_id})
+        again = apply(quiet, standby.host.minion_id)
+        assert not again.failed and not again.changed, (again.failed, again.changed)

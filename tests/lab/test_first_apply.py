@@ -1,0 +1,60 @@
+"""Bare hosts become gateways; looking first changes nothing; a second run changes nothing."""
+from __future__ import annotations
+
+import json
+
+from conftest import eventually
+
+from lab import observe
+from lab.results import apply
+
+SERVICES = ("ipsec", "heartbeat", "nftables", "chrony", "ssh", "rsyslog")
+
+
+def test_looking_first_says_what_would_change_and_changes_nothing(bare, looked_first):
+    assert not looked_first.failed, looked_first.failed
+    for minion, states in looked_first.returns.items():
+        assert [state["result"] for state in states.values()].count(None) > 5, (minion, states)
+        guest = bare.guests[minion]
+        assert guest.run(["ls", "/etc/ha.d/ha.cf"]).returncode != 0
+        assert not guest.run(["ip", "link", "show", "type", "bond"]).stdout
+
+
+def test_first_apply_makes_both_sites_gateways(bare, first_run):
+    assert not first_run.failed, first_run.failed
+    assert set(first_run.returns) == {host.minion_id for site in bare.sites for host in site.gateways}
+    # loose: machines are noisy; docs/benchmarks.md has what was measured
+    assert first_run.seconds < 400
+
+
+def test_one_node_holds_all_virtual_addresses_and_the_other_none(lab):
+    for site in lab.sites:
+        active = eventually(lambda name=site.name: observe.holder(lab, name), 60)
+        other = next(guest for guest in lab.gateways(site.name) if guest is not active)
+        assert not observe.virtual_held(lab, other)
+
+
+def test_second_run_changes_nothing_and_restarts_nothing(lab):
+    def started():
+        return {(minion, unit): guest.run(["systemctl", "show", "-p", "ExecMainStartTimestampMonotonic", unit]).stdout
+                for minion, guest in lab.guests.items() if guest.host.master for unit in SERVICES}
+
+    before = started()
+    second = apply(lab, "*gw*")
+    assert not second.failed, second.failed
+    assert not second.changed, second.changed
+    assert started() == before
+    assert second.seconds < 90
+
+
+def test_a_site_with_mistakes_changes_nothing_and_names_them_all(lab):
+    wrong = {"gateway": {"bonds": {"external": {"virtual": "192.0.2.200"}}, "heartbeat": {"deadtime": "100ms"},
+                         "kernel": {"sysctl": {"net.ipv4.ip_default_ttl": 63}}}}
+    run = apply(lab, "gw*.winterthur", f"pillar={json.dumps(wrong)}")
+    assert set(run.failed) == {"gw1.winterthur", "gw2.winterthur"}
+    for comments in run.failed.values():
+        text = "\n".join(comments)
+        assert "192.0.2.200" in text and "deadtime" in text, text
+    assert not run.changed
+    for guest in lab.gateways("winterthur"):
+        assert guest.run(["sysctl", "-n", "net.ipv4.ip_default_ttl"]).stdout.strip() == "64"
