@@ -1,0 +1,981 @@
+"""
+One site as one of its nodes sees it
+====================================
+
+The pillar says what a site is (``gateway``, from ``pillar/sites/SITE.sls``) and what a site may say
+(``gateway_schema``, from ``pillar/schema.sls``, defaults included). This module checks the first by the second and
+turns it into *settings*: plain data in which everything a formula needs is ready, for this very node.
+
+It does not touch the machine. :func:`derive` and :func:`find_mistakes` are plain functions on plain data, so that the
+Salt master (``salt-run gateway.validate``), the lab and the tests use the very same code.
+"""
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import difflib
+import ipaddress
+import re
+
+try:
+    from salt.exceptions import CommandExecutionError
+except ImportError:  # the lab reads sites without Salt
+    CommandExecutionError = RuntimeError
+
+__virtualname__ = "gateway"
+
+# What ends up in a configuration file must not be able to start a line, a comment or a quotation there.
+_PATTERNS = {
+    "name": (r"[A-Za-z][A-Za-z0-9_-]{0,62}", "a letter, then letters, digits, - and _, 63 characters at most"),
+    "hostname": (r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+                 "lower-case letters, digits and -, without a dot, 63 characters at most, as `uname -n` prints it"),
+    "fqdn": (r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
+             "a name such as gateway.site.example, without a leading @"),
+    # Linux takes 15 bytes (IFNAMSIZ less the final zero); a colon or a slash is refused by dev_valid_name().
+    "interface": (r"[A-Za-z][A-Za-z0-9._-]{0,14}",
+                  "an interface's name: a letter, then letters, digits, . - and _, 15 characters at most"),
+    "path": (r"(/[A-Za-z0-9._+-]+)+", "an absolute path of letters, digits and ._+-"),
+    "device": (r"/dev(/[A-Za-z0-9._+-]+)+", "a device such as /dev/ttyS0"),
+    "email": (r"[A-Za-z0-9._+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a mail address such as ops@site.example"),
+    "proposal": (r"[a-z0-9_]+([-;+][a-z0-9_]+)*", "algorithms such as aes_gcm256-sha2_512-dh19"),
+    "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
+    "levels": (r"[0-9]( [0-9]){3}", "four levels such as 4 4 1 7"),
+    "unit": (r"[A-Za-z0-9][A-Za-z0-9@_.-]*", "a service's name such as rpcbind or cups.socket"),
+    "package": (r"[a-z0-9][a-z0-9+.-]+", "a Debian package's name"),
+}
+_OPTION = (r"[A-Za-z0-9][A-Za-z0-9_.,:;+/% -]*", "a number, true, false or text of letters, digits and _.,:;+/%- on one line")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?")
+_SHOWN = 60
+_ABSENT = object()
+_WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
+_WITHOUT_ARP = ("802.3ad", "balance-tlb", "balance-alb")
+_PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
+
+
+# Settings
+
+def settings() -> dict:
+    """
+    This node's settings, complete and checked.
+
+    Out of pillar ``gateway``, ``gateway_schema``, ``gateway_secrets`` and the grain ``nodename``. Secrets are only
+    looked at, they are never part of the settings.
+
+    Returns:
+        See :func:`derive`.
+
+    Raises:
+        CommandExecutionError: the site has mistakes; all of them, one a line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw1.winterthur' gateway.settings
+    """
+    read_from = (__pillar__.get("gateway"), __pillar__.get("gateway_schema"), __pillar__.get("gateway_secrets"),
+                 __grains__.get("nodename"), __opts__.get("id"))
+    kept = __context__.get("gateway.settings")
+    # The context can outlive the pillar it was made of.
+    if kept is None or kept[0] != read_from:
+        wrong = mistakes()
+        if wrong:
+            raise CommandExecutionError("\n".join(wrong))
+        site, schema, _secrets, nodename, _id = read_from
+        kept = (copy.deepcopy(read_from), derive(site, schema, nodename))
+        __context__["gateway.settings"] = kept
+    return copy.deepcopy(kept[1])
+
+
+def mistakes() -> list[str]:
+    """
+    What is wrong with this node's site, one line a mistake; empty when nothing is.
+
+    Each line names the site, the key, the value and what would be right. Secrets are checked for presence and shape,
+    and never shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway.mistakes
+    """
+    schema = __pillar__.get("gateway_schema")
+    minion_id = str(__opts__.get("id"))
+    if not schema or "gateway" not in __pillar__:
+        return [f"{minion_id}: no pillar `gateway`; the minion's id has to be NODE.SITE, with NODE one of gateway:nodes in "
+                f"pillar/sites/SITE.sls on the master"]
+    return find_mistakes(__pillar__["gateway"], schema, nodename=__grains__.get("nodename"),
+                         secrets=__pillar__.get("gateway_secrets") or {}, minion_id=minion_id)
+
+
+def derive(site: dict, schema: dict, node: str) -> dict:
+    """
+    One node's view of a site.
+
+    Args:
+        site: the pillar key ``gateway``, one in which :func:`find_mistakes` finds nothing.
+        schema: the pillar key ``gateway_schema``.
+        node: one of the site's nodes.
+
+    Returns:
+        Plain data; docs/settings in the formulas read it by these keys: ``site``, ``node``, ``peer``, ``nodes``,
+        ``preferred`` (this node is the site's first), ``features``, ``packages`` (of the features that are on),
+        ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat``, ``firewall``, ``network``,
+        ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are seconds, except bond
+        options (milliseconds) and heartbeat's (text as ha.cf takes it); addresses are in their canonical form.
+
+    Raises:
+        KeyError: the site has no such node.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call gateway.derive "$SITE" "$SCHEMA" gw1
+    """
+    full = _complete(site, schema)
+    nodes = list(full["nodes"])
+    peer = next(name for name in nodes if name != node)
+    bonds = [_bond(full, side, node, peer) for side in full["bonds"]]
+    versions = {_version(net) for bond in full["bonds"].values() for net in bond["networks"]}
+    kernel = full["kernel"]
+    if 6 not in versions:
+        kernel["sysctl"] = {key: value for key, value in kernel["sysctl"].items() if not key.startswith("net.ipv6.")}
+    return {
+        "site": full["site"],
+        "node": node,
+        "peer": peer,
+        "nodes": nodes,
+        "preferred": nodes[0] == node,
+        "features": full["features"],
+        "packages": {part: names for part, names in full["packages"].items() if full["features"][part]},
+        "bonds": bonds,
+        "virtual": [
+            {"side": side, "interface": bond["name"], "address": address, "prefix": 32 if _version(address) == 4 else 128}
+            for side, bond in full["bonds"].items() for address in bond["virtual"]
+        ],
+        "ping_nodes": full["ping_nodes"],
+        "identity": full["identity"],
+        "connections": [_connection(full, name) for name in full["connections"]],
+        "heartbeat": _heartbeat(full, schema, peer),
+        "firewall": {**full["firewall"],
+                     "ssh_from": full["firewall"]["ssh_from"] or full["bonds"]["internal"]["networks"]},
+        "network": full["network"],
+        "rollback": {**full["rollback"],
+                     "confirm_with": full["rollback"]["confirm_with"] or [gw for bond in bonds for gw in bond["gateways"]]},
+        "kernel": kernel,
+        "logging": full["logging"],
+        "time": full["time"],
+        "sshd": full["sshd"],
+        "services": {"off": full["services"]["disabled"]},
+    }
+
+
+def _bond(full: dict, side: str, node: str, peer: str) -> dict:
+    """One bond, for one node."""
+    bond = full["bonds"][side]
+    arp = bond["monitor"].get("arp")
+    if arp:
+        monitor = {"arp_interval": arp["interval"], "arp_targets": arp["targets"], "arp_validate": arp["validate"]}
+    else:
+        monitor = {key: bond["monitor"][key] for key in ("miimon", "updelay", "downdelay")}
+    return {
+        "side": side,
+        "name": bond["name"],
+        "slaves": list(bond["slaves"]),
+        "primary": _primary(full, side, node) if bond["mode"] in _WITH_PRIMARY else "",
+        "mode": bond["mode"],
+        "monitor": monitor,
+        "addresses": [f"{address}/{_network_of(address, bond['networks']).prefixlen}" for address in full["nodes"][node][side]],
+        "networks": bond["networks"],
+        "gateways": bond["gateway"],
+        "peer_addresses": full["nodes"][peer][side],
+        "mtu": bond["mtu"],
+        "options": bond["options"],
+        "routes": bond["routes"],
+    }
+
+
+def _primary(full: dict, side: str, node: str) -> str:
+    """
+    The slave that a bond prefers on a node.
+
+    The two nodes prefer different switches: with both on the same one, a fault between that switch and the network
+    leaves no path while every carrier and heartbeat itself is fine (the paper's note in 4.3.2).
+    """
+    chosen = full["nodes"][node]["primary"].get(side)
+    if chosen:
+        return chosen
+    slaves = full["bonds"][side]["slaves"]
+    first = next(iter(slaves), "")
+    nodes = list(full["nodes"])
+    if node == nodes[0]:
+        # The other node's choice may be the one that was written down.
+        avoid = full["nodes"][nodes[1]]["primary"].get(side) if len(nodes) > 1 else None
+    else:
+        avoid = full["nodes"][nodes[0]]["primary"].get(side) or first
+    return next((name for name, switch in slaves.items() if avoid and switch != slaves.get(avoid)), first)
+
+
+def _connection(full: dict, name: str) -> dict:
+    """One connection with both ends worked out."""
+    connection = full["connections"][name]
+    peer = connection["peer"]
+    site_to_site = connection["kind"] == "site-to-site"
+    result = {
+        "name": name,
+        "kind": connection["kind"],
+        "ike": connection["ike"],
+        "local": {**_local(full, name), **full["identity"]},
+        "auth": connection["auth"],
+        "pool": connection["pool"],
+        "dns": connection["dns"],
+        "initiate": site_to_site if connection["initiate"] is None else connection["initiate"],
+        "dpd": connection["dpd"],
+        "proposals": connection["proposals"],
+        "lifetime": connection["lifetime"],
+        "options": connection["options"],
+    }
+    if site_to_site:
+        result["peer"] = {key: peer[key] for key in ("address", "id", "subnets")}
+    return result
+
+
+def _local(full: dict, name: str) -> dict:
+    """Address and subnets of a connection's own end."""
+    connection = full["connections"][name]
+    peer, local = connection["peer"], connection["local"]
+    virtual = full["bonds"].get("external", {}).get("virtual", [])
+    outer = _version(peer["address"]) if peer["address"] else 0
+    far = peer["subnets"] if connection["kind"] == "site-to-site" else connection["pool"]
+    # A roadwarrior without a pool comes with its own outer address.
+    inner = {_version(net) for net in far} or {outer or _version(local["address"] or (virtual or ["0.0.0.0"])[0])}
+    return {
+        "address": local["address"] or next((address for address in virtual if _version(address) == outer), (virtual or [""])[0]),
+        "subnets": local["subnets"] or [net for net in full["bonds"].get("internal", {}).get("networks", []) if _version(net) in inner],
+    }
+
+
+def _timing(full: dict, schema: dict) -> dict:
+    """heartbeat's four times, as ha.cf takes them; an empty text where there is none."""
+    heartbeat = full["heartbeat"]
+    profile = schema["heartbeat"]["keys"]["profile"]["choices"][heartbeat["profile"]]
+    return {key: heartbeat[key] or (_duration(profile[key], {}) if key in profile else "")
+            for key in ("keepalive", "warntime", "deadtime", "initdead")}
+
+
+def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
+    """heartbeat's settings with every path complete."""
+    heartbeat = full["heartbeat"]
+    sides = {bond["name"]: side for side, bond in full["bonds"].items()}
+    paths = []
+    for path in heartbeat["paths"]:
+        kind = next(kind for kind in _PATH_KINDS if path[kind])
+        entry = {"kind": kind, "device" if kind == "serial" else "interface": path[kind]}
+        if kind == "unicast":
+            addresses = full["nodes"][peer][sides[path[kind]]]
+            entry["peer"] = next(address for address in addresses if _version(address) == 4)
+        elif kind == "multicast":
+            entry["group"] = path["group"]
+        elif kind == "serial":
+            entry["baud"] = path["baud"]
+        paths.append(entry)
+    rest = {key: value for key, value in heartbeat.items() if key != "profile"}
+    return {**rest, **_timing(full, schema), "paths": paths, "ping_nodes": full["ping_nodes"]}
+
+
+# Mistakes
+
+def find_mistakes(site: object, schema: dict, nodename: str | None = None, secrets: dict | None = None,
+                  minion_id: str | None = None) -> list[str]:
+    """
+    What is wrong with a site, one line a mistake, in the order of the site's keys; empty when nothing is.
+
+    Args:
+        site: the pillar key ``gateway``, of whatever YAML made of it.
+        schema: the pillar key ``gateway_schema``.
+        nodename: the machine's ``uname -n``; left out, any machine will do.
+        secrets: the pillar key ``gateway_secrets``; left out, secrets are not looked at.
+        minion_id: the minion's id, NODE.SITE; left out, any id will do.
+
+    Returns:
+        Lines such as ``winterthur: gateway:nodes:gw2:external: 192.0.2.200 is outside 192.0.2.0/26; give an address
+        of that network``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call gateway.find_mistakes "$SITE" "$SCHEMA"
+    """
+    found: list[tuple[str, str]] = []
+    full = _complete(site, schema, found)
+    if isinstance(site, dict):
+        for check in (_check_nodes, _check_bonds, _check_addresses, _check_monitors, _check_ping_nodes, _check_connections,
+                      _check_tunnels, _check_heartbeat):
+            found += check(full, schema, site)
+        if nodename is not None or minion_id is not None:
+            found += _check_machine(full, nodename, minion_id)
+        if secrets is not None:
+            found += _check_secrets(full, secrets)
+    name = full["site"] or (minion_id or "?").partition(".")[2] or "?"
+    return list(dict.fromkeys(f"{name}: {path}: {text}" for path, text in found))
+
+
+def _check_nodes(full: dict, _schema: dict, site: dict) -> list[tuple[str, str]]:
+    """Two nodes, and each bond's primary slaves on different switches."""
+    found = []
+    given = site.get("nodes")
+    if isinstance(given, dict) and len(given) != 2:
+        found.append(("gateway:nodes", f"{_list(given)}: that is {len(given)}; a gateway is a pair, give two"))
+    nodes = list(full["nodes"])
+    for side, bond in full["bonds"].items():
+        slaves = bond["slaves"]
+        chosen = {node: full["nodes"][node]["primary"][side] for node in nodes if full["nodes"][node]["primary"][side]}
+        for node, slave in chosen.items():
+            path = f"gateway:nodes:{node}:primary:{side}"
+            if slave not in slaves:
+                found.append((path, f"{slave} is not a slave of {bond['name']}; give one of {_list(slaves)}"))
+            elif bond["mode"] not in _WITH_PRIMARY:
+                found.append((path, f"{slave} would never be preferred, {bond['mode']} knows no primary; leave it out"))
+        if len(nodes) == 2 and len(slaves) > 1 and bond["mode"] in _WITH_PRIMARY:
+            first, second = (_primary(full, side, node) for node in nodes)
+            if first in slaves and second in slaves and slaves[first] == slaves[second]:
+                path = f"gateway:nodes:{nodes[1]}:primary:{side}" if nodes[1] in chosen else f"gateway:bonds:{side}:slaves"
+                found.append((path, f"both nodes prefer {slaves[first]} ({first} on {nodes[0]}, {second} on {nodes[1]}), so that a fault "
+                                    f"behind it leaves no path; give the second node's primary another switch"))
+    return found
+
+
+def _check_bonds(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+    """Names, slaves, networks, gateways and routes of the bonds, each by itself and together."""
+    found = []
+    bonds = full["bonds"]
+    if bonds:
+        found += [("gateway:bonds", f"{side} is missing; a gateway stands between an external and an internal network")
+                  for side in ("external", "internal") if side not in bonds]
+    slaves = {slave for bond in bonds.values() for slave in bond["slaves"]}
+    owner: dict[str, str] = {}
+    seen: list[tuple[str, str]] = []
+    default: dict[int, str] = {}
+    for side, bond in bonds.items():
+        path = f"gateway:bonds:{side}"
+        if bond["name"] in slaves:
+            found.append((f"{path}:name", f"{bond['name']} is a slave's name too; give the bond a name of its own"))
+        for name in [bond["name"], *bond["slaves"]]:
+            if name and owner.setdefault(name, side) != side:
+                found.append((path, f"{name} is in the {owner[name]} bond already; an interface belongs to one bond"))
+        for network in bond["networks"]:
+            found += [(f"{path}:networks", f"{network} overlaps {other} of the {where} bond; give networks that do not")
+                      for other, where in seen if _overlap(network, other)]
+            seen.append((network, side))
+        for gateway in bond["gateway"]:
+            if not _network_of(gateway, bond["networks"]):
+                found.append((f"{path}:gateway", _outside(gateway, bond["networks"])))
+            if default.setdefault(_version(gateway), gateway) != gateway:
+                found.append((f"{path}:gateway", f"{gateway} is a second default gateway, {default[_version(gateway)]} is one already; "
+                                                 f"keep one for each IP version and give the other's networks under routes"))
+        for route in bond["routes"]:
+            if route["via"] and not _network_of(route["via"], bond["networks"]):
+                found.append((f"{path}:routes", _outside(route["via"], bond["networks"])))
+            if route["via"] and route["to"] and _version(route["via"]) != _version(route["to"]):
+                found.append((f"{path}:routes", f"{route['to']} cannot be reached via {route['via']}; give a router of the same IP version"))
+    return found
+
+
+def _check_addresses(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+    """Every address in its network, every network with one address of each node, and no address twice."""
+    found = []
+    bonds = full["bonds"]
+    taken: dict[str, str] = {}
+    entries = []
+    for node, its in full["nodes"].items():
+        for side in ("external", "internal", "heartbeat"):
+            path = f"gateway:nodes:{node}:{side}"
+            if side in bonds:
+                entries += [(path, address, side, f"{node}'s own address") for address in its[side]]
+                for network in bonds[side]["networks"]:
+                    inside = [address for address in its[side] if _network_of(address, [network])]
+                    if len(inside) > 1:
+                        found.append((path, f"{_list(inside)} are both in {network}; give one address a network"))
+                    elif its[side] and not inside or (side == "heartbeat" and not inside):
+                        found.append((path, f"no address in {network}; give one"))
+            elif its[side] and bonds:
+                found.append((path, f"{_list(its[side])}: there is no {side} bond; describe it in gateway:bonds:{side}"))
+    entries += [(f"gateway:bonds:{side}:virtual", address, side, "a virtual address") for side, bond in bonds.items() for address in bond["virtual"]]
+    for path, address, side, what in entries:
+        network = _network_of(address, bonds[side]["networks"])
+        if not network:
+            found.append((path, _outside(address, bonds[side]["networks"])))
+        elif network.prefixlen < network.max_prefixlen - 1 and str(network.network_address) == address:
+            found.append((path, f"{address} is the address of the network {network} itself; give one of its hosts"))
+        elif network.version == 4 and network.prefixlen < 31 and str(network.broadcast_address) == address:
+            found.append((path, f"{address} is the broadcast address of {network}; give one of its hosts"))
+        if address in taken:
+            found.append((path, f"{address} is {taken[address]} already; give {what} that nothing else has"))
+        taken.setdefault(address, what)
+    for side, bond in bonds.items():
+        found += [(f"gateway:bonds:{side}:gateway", f"{gateway} is {taken[gateway]} already; give the router's address")
+                  for gateway in bond["gateway"] if gateway in taken]
+        if side != "heartbeat" and not bond["virtual"]:
+            found.append((f"gateway:bonds:{side}:virtual", "is missing; give the address that moves with the active role"))
+    return found
+
+
+def _check_monitors(full: dict, _schema: dict, site: dict) -> list[tuple[str, str]]:
+    """One way of monitoring a bond, with targets that can answer."""
+    found = []
+    own = _own_addresses(full)
+    for side, bond in full["bonds"].items():
+        path, monitor = f"gateway:bonds:{side}:monitor", bond["monitor"]
+        arp = monitor.get("arp")
+        if not arp:
+            found += [(f"{path}:{key}", f"{monitor[key]} is no multiple of miimon {monitor['miimon']}; the kernel would round it down")
+                      for key in ("updelay", "downdelay") if monitor[key] % monitor["miimon"]]
+            continue
+        given = site["bonds"][side]["monitor"]
+        found += [(f"{path}:{key}", f"{_show(given[key])} and arp are two ways of monitoring; give one of them")
+                  for key in ("miimon", "updelay", "downdelay") if key in given]
+        if bond["mode"] in _WITHOUT_ARP:
+            found.append((f"{path}:arp", f"the kernel has no ARP monitoring for {bond['mode']}; use miimon"))
+        for target in arp["targets"]:
+            if _version(target) == 6:
+                found.append((f"{path}:arp:targets", f"{target} is IPv6 and ARP is IPv4; give an IPv4 address"))
+            elif not _network_of(target, bond["networks"]):
+                found.append((f"{path}:arp:targets", _outside(target, bond["networks"])))
+            elif target in own:
+                found.append((f"{path}:arp:targets", f"{target} is {own[target]}, which proves nothing about the network; give a neighbour"))
+    return found
+
+
+def _check_ping_nodes(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+    """Neighbours before and behind the gateway, none of them a node of it."""
+    found = []
+    own = _own_addresses(full)
+    path = "gateway:ping_nodes"
+    reached = set()
+    for ping in full["ping_nodes"]:
+        if _version(ping) == 6:
+            found.append((path, f"{ping} is IPv6 and heartbeat pings IPv4; give an IPv4 address"))
+        elif ping in own:
+            found.append((path, f"{ping} is {own[ping]}, which answers whatever the network does; give a neighbour"))
+        else:
+            reached.add(_side_of(ping, full))
+    if full["ping_nodes"] and full["heartbeat"]["ipfail"]:
+        for side in ("external", "internal"):
+            if side in full["bonds"] and side not in reached:
+                found.append((path, f"{_list(full['ping_nodes'])}: none is a neighbour on the {side} side, so that its loss moves nothing; "
+                                    f"add one in {_list(full['bonds'][side]['networks'])}"))
+    return found
+
+
+def _check_connections(full: dict, _schema: dict, site: dict) -> list[tuple[str, str]]:
+    """Each connection by itself."""
+    found = []
+    virtual = full["bonds"].get("external", {}).get("virtual", [])
+    own = _own_addresses(full)
+    for name, connection in full["connections"].items():
+        path = f"gateway:connections:{name}"
+        peer, local, pool = connection["peer"], connection["local"], connection["pool"]
+        if connection["kind"] == "site-to-site":
+            found += [(f"{path}:peer:{key}", f"is missing; a site-to-site connection needs the peer's {key}")
+                      for key in ("address", "id", "subnets") if not peer[key]]
+            if peer["address"] in own:
+                found.append((f"{path}:peer:address", f"{peer['address']} is {own[peer['address']]}; give the peer's"))
+            if peer["id"] and peer["id"] == full["identity"]["id"]:
+                found.append((f"{path}:peer:id", f"{peer['id']} is this site's own; give the peer's"))
+            if pool:
+                found.append((f"{path}:pool", f"{_list(pool)}: a pool is for roadwarriors; leave it out"))
+            far = peer["subnets"]
+        elif connection["kind"] == "roadwarrior":
+            if "peer" in site["connections"][name]:
+                found.append((f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"))
+            if connection["initiate"]:
+                found.append((f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"))
+            if connection["dns"] and not pool:
+                found.append((f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"))
+            far = pool
+        else:
+            continue
+        if local["address"] and virtual and local["address"] not in virtual:
+            found.append((f"{path}:local:address", f"{local['address']} is no external virtual address; give one of {_list(virtual)}"))
+        if peer["address"] and virtual:
+            use = [local["address"]] if local["address"] else virtual
+            if _version(peer["address"]) not in map(_version, use):
+                found.append((f"{path}:peer:address", f"{peer['address']} cannot be reached from {_list(use)}; give addresses of the same IP version"))
+        if "internal" in full["bonds"] and full["bonds"]["internal"]["networks"]:
+            found += _check_versions(path, _local(full, name)["subnets"], local["subnets"], far)
+        found += _check_ike(path, connection)
+    return found
+
+
+def _check_versions(path: str, subnets: list[str], given: list[str], far: list[str]) -> list[tuple[str, str]]:
+    """A tunnel's two ends have networks of the same IP versions."""
+    if not far:
+        return []
+    near, there = {_version(net) for net in subnets}, {_version(net) for net in far}
+    found = [(f"{path}:local:subnets", f"{net} has no counterpart, the other end has no IPv{_version(net)}; leave it out")
+             for net in given if _version(net) not in there]
+    return found + [(path, f"the other end has IPv{version} ({_list(net for net in far if _version(net) == version)}) and this one does not; "
+                           f"give an IPv{version} network under local:subnets") for version in sorted(there - near)]
+
+
+def _check_ike(path: str, connection: dict) -> list[tuple[str, str]]:
+    """What goes with the version of IKE, and with itself."""
+    found = []
+    dpd = connection["dpd"]
+    if dpd["timeout"] < dpd["delay"]:
+        found.append((f"{path}:dpd:timeout", f"{dpd['timeout']} is less than the delay {dpd['delay']}; give several times the delay"))
+    if connection["ike"] == "ikev1":
+        if connection["pool"]:
+            found.append((f"{path}:pool", f"{_list(connection['pool'])}: IKEv1 hands out no addresses without XAUTH; use ike: ikev2 or leave the pool out"))
+        found += [(f"{path}:proposals:ike", f"{proposal} is for IKEv2, IKEv1 encrypts itself with CBC only; give one such as aes256-sha2_256;modp2048")
+                  for proposal in connection["proposals"]["ike"] if re.search("gcm|ccm|chacha", proposal)]
+        found += [(f"{path}:options:{key}", "is for IKEv2; leave it out or use ike: ikev2")
+                  for key in ("narrowing", "ms-dh-downgrade") if key in connection["options"]]
+    return found
+
+
+def _check_tunnels(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+    """Every packet belongs to one tunnel at most."""
+    found = []
+    fixed = [(net, f"the {side} network {net}") for side, bond in full["bonds"].items() for net in bond["networks"]]
+    claims: list[tuple[str, str, str, list[str]]] = []
+    for name, connection in full["connections"].items():
+        site_to_site = connection["kind"] == "site-to-site"
+        key = "peer:subnets" if site_to_site else "pool"
+        path = f"gateway:connections:{name}:{key}"
+        near = _local(full, name)["subnets"]
+        for far in connection["peer"]["subnets"] if site_to_site else connection["pool"]:
+            found += [(path, f"{far} overlaps {what}; give addresses that nothing else has") for net, what in fixed if _overlap(far, net)]
+            for other, other_key, net, other_near in claims:
+                # Two tunnels to the same network are fine as long as each carries another local network.
+                apart = key == other_key == "peer:subnets" and not any(_overlap(a, b) for a in near for b in other_near)
+                if _overlap(far, net) and other != name and not apart:
+                    found.append((path, f"{far} overlaps {net} of the connection {other}; a packet belongs to one tunnel, give disjoint ones"))
+            claims.append((name, key, far, near))
+    return found
+
+
+def _check_heartbeat(full: dict, schema: dict, _site: dict) -> list[tuple[str, str]]:
+    """Times in their order, and paths that exist."""
+    found = []
+    path = "gateway:heartbeat"
+    times = _timing(full, schema)
+    keep, warn, dead, init = (_milliseconds(times[key]) if times[key] else None for key in ("keepalive", "warntime", "deadtime", "initdead"))
+    if dead <= keep:
+        found.append((f"{path}:deadtime", f"{times['deadtime']} is not above keepalive {times['keepalive']}, every heartbeat would be late; "
+                                          f"give several times the keepalive"))
+    if warn is not None and not keep < warn < dead and keep < dead:
+        found.append((f"{path}:warntime", f"{times['warntime']} is not between keepalive {times['keepalive']} and deadtime {times['deadtime']}; "
+                                          f"give a time between them"))
+    if init < 2 * dead:
+        found.append((f"{path}:initdead", f"{times['initdead']} is less than twice the deadtime {times['deadtime']}; give more, the network may come up late"))
+    sides = {bond["name"]: side for side, bond in full["bonds"].items()}
+    for entry in full["heartbeat"]["paths"]:
+        kinds = [kind for kind in _PATH_KINDS if entry[kind]]
+        if len(kinds) != 1:
+            found.append((f"{path}:paths", f"{_list(kinds) or 'a path without a kind'}: give each path exactly one of {_list(_PATH_KINDS)}"))
+            continue
+        name = entry[kinds[0]]
+        if kinds[0] != "serial" and full["bonds"] and name not in sides:
+            found.append((f"{path}:paths", f"{name} is no bond of the site; give one of {_list(sides)}, or describe a link of its own as "
+                                           f"gateway:bonds:heartbeat"))
+        elif kinds[0] == "unicast" and full["bonds"]:
+            found += [(f"{path}:paths", f"{name}: {node} has no IPv4 address there, and heartbeat's unicast is IPv4; give it one or use broadcast")
+                      for node, its in full["nodes"].items() if not any(_version(address) == 4 for address in its[sides[name]])]
+    return found
+
+
+def _check_machine(full: dict, nodename: str | None, minion_id: str | None) -> list[tuple[str, str]]:
+    """The machine is a node of this site, and its minion id says so."""
+    found = []
+    if nodename is not None and full["nodes"] and nodename not in full["nodes"]:
+        found.append(("gateway:nodes", f"this machine's `uname -n` is {_show(nodename)}, which is not one of {_list(full['nodes'])}; "
+                                       f"name the node or the machine accordingly"))
+    if minion_id is not None:
+        node, _, rest = minion_id.partition(".")
+        if full["site"] and rest.partition(".")[0] != full["site"]:
+            found.append(("gateway:site", f"{full['site']} is not the site in the minion id {_show(minion_id)}; the id has to be NODE.SITE"))
+        if nodename is not None and node != nodename:
+            found.append(("gateway:nodes", f"{_show(node)} in the minion id {_show(minion_id)} is not this machine's `uname -n` {_show(nodename)}; "
+                                           f"change the minion's id or the machine's name"))
+    return found
+
+
+def _check_secrets(full: dict, secrets: object) -> list[tuple[str, str]]:
+    """Presence and shape of what pillar/secrets/SITE.sls has to bring. Never shows a value."""
+    give = f"give it in pillar/secrets/{full['site'] or 'SITE'}.sls"
+    if not isinstance(secrets, dict):
+        return [("gateway_secrets", f"is not a mapping; {give}")]
+    found = []
+    if full["features"]["heartbeat"]:
+        found += _check_word("heartbeat:key", secrets, ("heartbeat", "key"), give, r"[^\s\"'#]+")
+    if not full["features"]["openswan"] or not full["connections"]:
+        return found
+    for name, connection in full["connections"].items():
+        if connection["auth"] == "psk":
+            found += _check_word(f"psk:{name}", secrets, ("psk", name), give, r"[^\"\x00-\x1f]+")
+    if any(connection["auth"] == "certificate" for connection in full["connections"].values()):
+        name = full["identity"]["certificate"]
+        path = f"gateway_secrets:certificates:{name}"
+        entry = _at(secrets, "certificates", name)
+        if not isinstance(entry, dict):
+            found.append((path, f"is missing, and gateway:identity:certificate names it; {give} as pkcs12 and passphrase, or as certificate, key and chain"))
+        elif "pkcs12" in entry:
+            if not _is_der(entry["pkcs12"]):
+                found.append((f"{path}:pkcs12", "is not a PKCS#12 file in base64; give the output of `base64 FILE.p12`"))
+            if not isinstance(entry.get("passphrase"), str):
+                found.append((f"{path}:passphrase", f"is missing or not text; {give}, in quotes"))
+        else:
+            chain = entry.get("chain", [])
+            parts = [("certificate", entry.get("certificate"), "CERTIFICATE"), ("key", entry.get("key"), "PRIVATE KEY"),
+                     *(("chain", part, "CERTIFICATE") for part in (chain if isinstance(chain, list) else [chain]))]
+            found += [(f"{path}:{key}", f"is not PEM; give a text with -----BEGIN {label}-----") for key, part, label in parts if not _is_pem(part, label)]
+    crls = secrets.get("crls", {})
+    if not isinstance(crls, dict):
+        found.append(("gateway_secrets:crls", "is not a mapping; give each list under its authority's name"))
+    else:
+        found += [(f"gateway_secrets:crls:{_show(name)}", "is neither PEM nor DER in base64; give a certificate revocation list")
+                  for name, crl in crls.items() if not _is_pem(crl, "X509 CRL") and not _is_der(crl)]
+    return found
+
+
+def _check_word(name: str, secrets: dict, keys: tuple[str, str], give: str, pattern: str) -> list[tuple[str, str]]:
+    """A secret that goes into a line of a file, and has to stay one word of it."""
+    value = _at(secrets, *keys)
+    if value is None:
+        return [(f"gateway_secrets:{name}", f"is missing; {give}")]
+    if not isinstance(value, str):
+        return [(f"gateway_secrets:{name}", f"{_kind(value)}; put it in quotes")]
+    if not re.fullmatch(pattern, value):
+        return [(f"gateway_secrets:{name}", "is empty or has characters that its file cannot hold (quotes, line ends, blanks, #); make a new one, "
+                                            "for example with `openssl rand -hex 32`")]
+    return []
+
+
+def _is_der(value: object) -> bool:
+    """Whether it is base64 of an ASN.1 sequence, as every PKCS#12 file and every CRL is."""
+    try:
+        return isinstance(value, str) and base64.b64decode("".join(value.split()), validate=True)[:1] == b"\x30"
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _is_pem(value: object, label: str) -> bool:
+    """Whether it is a PEM text of that label, such as CERTIFICATE or (RSA, EC) PRIVATE KEY."""
+    return isinstance(value, str) and re.search(rf"-----BEGIN ([A-Z]+ )?{label}-----.+-----END ([A-Z]+ )?{label}-----", value, re.DOTALL) is not None
+
+
+# Values by the schema
+
+def _complete(site: object, schema: dict, found: list[tuple[str, str]] | None = None) -> dict:
+    """
+    The site with every key of the schema, in canonical form and always of the shape the schema promises.
+
+    What does not fit is left out and noted in `found`, as pairs of path and text.
+    """
+    return _fill(site, {"keys": schema, "required": True}, "gateway", [] if found is None else found)
+
+
+def _fill(value: object, rule: dict, path: str, found: list[tuple[str, str]]):
+    """One value by its rule."""
+    if value is _ABSENT and rule.get("required"):
+        found.append((path, f"is missing; {rule.get('about', 'describe the site')}"))
+        found = []      # one line is enough: what is below is missing because of this
+    if "keys" in rule:
+        return _fill_keys(value, rule, path, found)
+    if rule["type"] == "mapping":
+        return _fill_mapping(value, rule, path, found)
+    if rule["type"] == "list":
+        return _fill_list(value, rule, path, found)
+    if value is _ABSENT:
+        value = rule.get("default", _ABSENT)
+        if value is _ABSENT:
+            return None
+    try:
+        return _scalar(value, rule)
+    except ValueError as error:
+        found.append((path, f"{_show(value)} {error}"))
+        return rule.get("default")
+
+
+def _fill_keys(value: object, rule: dict, path: str, found: list[tuple[str, str]]) -> dict:
+    """A mapping of known keys."""
+    keys = rule["keys"]
+    given = value
+    if not isinstance(value, dict):
+        if value is not _ABSENT:
+            found.append((path, f"{_show(value)} {_kind(value)}; give a mapping with {_list(keys)}"))
+            found = []
+        given = {}
+    for key in given:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {_list(keys)}"
+            quote = " (YAML reads on, off, yes and no as true and false)" if isinstance(key, bool) else ""
+            found.append((f"{path}:{_show(key)}", f"is no known key{quote}; {hint}"))
+    return {key: _fill(given.get(key, _ABSENT), sub, f"{path}:{key}", found)
+            for key, sub in keys.items() if key in given or not sub.get("optional")}
+
+
+def _fill_mapping(value: object, rule: dict, path: str, found: list[tuple[str, str]]) -> dict:
+    """A mapping of names that the site chooses."""
+    names = _rule(rule["names"])
+    given = {} if value is _ABSENT else value
+    if not isinstance(given, dict):
+        found.append((path, f"{_show(value)} {_kind(value)}; give a mapping"))
+        given = {}
+    elif not given and value is not _ABSENT and rule.get("required"):
+        found.append((path, f"is empty; {rule['about']}"))
+    result = {}
+    for name, entry in {**rule.get("default", {}), **given}.items():
+        try:
+            result[_scalar(name, names)] = _fill(entry, rule["of"], f"{path}:{_show(name)}", found)
+        except ValueError as error:
+            found.append((f"{path}:{_show(name)}", f"the name {error}"))
+    return result
+
+
+def _fill_list(value: object, rule: dict, path: str, found: list[tuple[str, str]]) -> list:
+    """A list; a value that stands alone is a list of one."""
+    of = _rule(rule["of"])
+    given = rule.get("default", []) if value is _ABSENT else value if isinstance(value, list) else [value]
+    if not given and value is not _ABSENT and rule.get("required"):
+        found.append((path, f"is empty; {rule['about']}"))
+    if len(given) > rule.get("max", len(given)):
+        found.append((path, f"has {len(given)} entries; {rule['max']} are possible"))
+    result = []
+    for number, entry in enumerate(given):
+        if "keys" in of:
+            result.append(_fill(entry, of, f"{path}:{number}", found))
+            continue
+        try:
+            entry = _scalar(entry, of)
+        except ValueError as error:
+            found.append((path, f"{_show(entry)} {error}"))
+            continue
+        if entry in result:
+            found.append((path, f"{_show(entry)} is there twice; leave one out"))
+        else:
+            result.append(entry)
+    return result
+
+
+def _rule(of: str | dict) -> dict:
+    """A rule, which the schema may shorten to its type."""
+    return {"type": of} if isinstance(of, str) else of
+
+
+def _scalar(value: object, rule: dict):
+    """
+    One value in canonical form.
+
+    Raises:
+        ValueError: what is wrong and what would be right, to follow the value in a sentence.
+    """
+    kind = rule["type"]
+    if kind in _SPECIAL:
+        return _SPECIAL[kind](value, rule)
+    pattern, right = _PATTERNS[kind]
+    if not re.fullmatch(pattern, _string(value)):
+        raise ValueError(f"does not fit; give {right}")
+    return value
+
+
+def _string(value: object) -> str:
+    """Text, and nothing that YAML has made of it."""
+    if isinstance(value, str):
+        return value
+    hint = {bool: " (YAML reads on, off, yes and no so)", int: " (YAML reads 010 as 8 and 1:20 as 80)"}.get(type(value), "")
+    raise ValueError(f"{_kind(value)}{hint}; " + ("give one text" if isinstance(value, (dict, list)) else "put it in quotes if it is meant as text"))
+
+
+def _boolean(value: object, _rule: dict) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{_kind(value)}; give true or false, without quotes")
+    return value
+
+
+def _integer(value: object, rule: dict) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{_kind(value)}; give a whole number, without quotes")
+    if not rule.get("min", value) <= value <= rule.get("max", value):
+        raise ValueError(f"is outside {rule['min']} to {rule['max']} {rule.get('unit', '')}".rstrip() + "; give a number between them"
+                         " (YAML reads 0100 as 64 and 1:20 as 80)")
+    return value
+
+
+def _choice(value: object, rule: dict) -> str:
+    word = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    if word not in rule["choices"]:
+        near = difflib.get_close_matches(word, rule["choices"], 1, 0.6)
+        raise ValueError("is not known; " + (f"did you mean {near[0]}?" if near else f"give one of {_list(rule['choices'])}"))
+    return word
+
+
+def _option(value: object, rule: dict) -> int | str:
+    """A value of someone else's option: true and false are numbers for the kernel, words for ipsec.conf."""
+    if isinstance(value, bool):
+        return int(value) if rule["type"] == "value" else {True: "yes", False: "no"}[value]
+    if isinstance(value, int):
+        return value
+    if not re.fullmatch(_OPTION[0], _string(value)):
+        raise ValueError(f"does not fit; give {_OPTION[1]}")
+    return value
+
+
+def _duration(value: object, _rule: dict) -> str:
+    """A time as ha.cf takes it: seconds, or milliseconds with ms."""
+    match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value)) if isinstance(value, (int, float, str)) else None
+    if not match:
+        raise ValueError(f"{'does not fit' if isinstance(value, str) else _kind(value)}; give seconds, or milliseconds such as 500ms")
+    number = float(match[1]) * (1 if match[2] == "ms" else 1000)
+    if not 1 <= number <= 3_600_000:
+        raise ValueError("is outside 1ms to one hour; give seconds, or milliseconds such as 500ms")
+    return f"{number / 1000:.0f}" if number % 1000 == 0 else f"{number:.0f}ms"
+
+
+def _milliseconds(text: str) -> int:
+    """A time of :func:`_duration` as a number."""
+    return int(text[:-2]) if text.endswith("ms") else int(text) * 1000
+
+
+def _address(value: object, _rule: dict) -> str:
+    text = _string(value)
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        right = "give it without the prefix length, its network has that" if "/" in text else "give one such as 192.0.2.11 or 2001:db8::11"
+        raise ValueError(f"is no IP address; {right}") from None
+    if "%" in text or address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local or str(address) == "255.255.255.255":
+        raise ValueError("is no address of one host in a network; give a unicast address that is not link-local")
+    return str(address)
+
+
+def _group(value: object, _rule: dict) -> str:
+    try:
+        if ipaddress.IPv4Address(_string(value)).is_multicast:
+            return value
+    except ipaddress.AddressValueError:
+        pass
+    raise ValueError("is no IPv4 multicast group; give one such as 239.0.0.43")
+
+
+def _network(value: object, _rule: dict) -> str:
+    text = _string(value)
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("is no network; give one such as 192.0.2.0/26 or 2001:db8::/64") from None
+    if "/" not in text:
+        raise ValueError(f"has no prefix length; give one such as {text}/{24 if network.version == 4 else 64}")
+    if "%" in text or ipaddress.ip_address(text.split("/")[0]) != network.network_address:
+        raise ValueError(f"is an address in a network; give the network, {network}")
+    return str(network)
+
+
+def _pool(value: object, rule: dict) -> str:
+    """A range of addresses, first-last."""
+    text = _string(value)
+    if "-" not in text:
+        network = ipaddress.ip_network(_network(text, rule))
+        return f"{network[0]}-{network[-1]}"
+    first, _, last = text.partition("-")
+    try:
+        ends = ipaddress.ip_address(first.strip()), ipaddress.ip_address(last.strip())
+        if ends[0].version == ends[1].version and ends[0] <= ends[1] and "%" not in text:
+            return f"{ends[0]}-{ends[1]}"
+    except ValueError:
+        pass
+    raise ValueError("is no range of addresses; give a network such as 192.0.2.192/27, or first-last")
+
+
+def _server(value: object, _rule: dict) -> str:
+    text = _string(value)
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return _scalar(text, {"type": "fqdn"})
+
+
+_SPECIAL = {"bool": _boolean, "integer": _integer, "choice": _choice, "option": _option, "value": _option, "duration": _duration,
+            "address": _address, "group": _group, "network": _network, "pool": _pool, "server": _server}
+
+
+# Words and addresses
+
+def _show(value: object) -> str:
+    """A value as it can stand in one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = value if isinstance(value, str) and value.isprintable() and value else "nothing" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _kind(value: object) -> str:
+    """What YAML made of it."""
+    kinds = {type(None): "is empty", bool: "is a boolean", int: "is a number", float: "is a number with a point", str: "is text", dict: "is a mapping",
+             list: "is a list"}
+    return next((text for kind, text in kinds.items() if type(value) is kind), f"is a {type(value).__name__}")
+
+
+def _list(words) -> str:
+    """Words in a sentence."""
+    return ", ".join(_show(word) for word in words)
+
+
+def _at(tree: object, *keys: str) -> object:
+    """What is at a path of a tree of mappings, None where there is nothing."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _version(text: str) -> int:
+    """4 or 6, of an address, a network or a range."""
+    return 6 if ":" in text else 4
+
+
+def _network_of(address: str, networks: list[str]):
+    """The network an address is in, None where there is none."""
+    return next((net for net in map(ipaddress.ip_network, networks) if ipaddress.ip_address(address) in net), None)
+
+
+def _outside(address: str, networks: list[str]) -> str:
+    """The end of a line about an address that is not where it belongs."""
+    return f"{address} is outside {_list(networks) or 'every network of its bond'}; give an address of that network"
+
+
+def _ends(text: str) -> tuple:
+    """First and last address of a network or a range."""
+    if "-" in text:
+        first, last = text.split("-")
+        return ipaddress.ip_address(first), ipaddress.ip_address(last)
+    network = ipaddress.ip_network(text)
+    return network[0], network[-1]
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two networks or ranges have an address in common."""
+    if _version(one) != _version(other):
+        return False
+    (first, last), (start, end) = _ends(one), _ends(other)
+    return first <= end and start <= last
+
+
+def _own_addresses(full: dict) -> dict[str, str]:
+    """Every address of the gateway, with what it is."""
+    own = {address: f"{node}'s own address" for node, its in full["nodes"].items() for side in ("external", "internal", "heartbeat") for address in its[side]}
+    return own | {address: "a virtual address" for bond in full["bonds"].values() for address in bond["virtual"]}
+
+
+def _side_of(address: str, full: dict) -> str:
+    """The side on which an address is reached."""
+    for side, bond in full["bonds"].items():
+        reached = bond["networks"] + [route["to"] for route in bond["routes"] if route["to"]]
+        if _network_of(address, reached):
+            return side
+    return next((side for side, bond in full["bonds"].items() if bond["gateway"]), "")
