@@ -17,6 +17,7 @@ import copy
 import difflib
 import ipaddress
 import re
+from collections.abc import Iterator
 
 try:
     from salt.exceptions import CommandExecutionError
@@ -30,7 +31,8 @@ _PATTERNS = {
     "name": (r"[A-Za-z][A-Za-z0-9_-]{0,62}", "a letter, then letters, digits, - and _, 63 characters at most"),
     "hostname": (r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
                  "lower-case letters, digits and -, without a dot, 63 characters at most, as `uname -n` prints it"),
-    "fqdn": (r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
+    "fqdn": (r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*"
+             r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
              "a name such as gateway.site.example, without a leading @"),
     # Linux takes 15 bytes (IFNAMSIZ less the final zero); a colon or a slash is refused by dev_valid_name().
     "interface": (r"[A-Za-z][A-Za-z0-9._-]{0,14}",
@@ -41,16 +43,25 @@ _PATTERNS = {
     "proposal": (r"[a-z0-9_]+([-;+][a-z0-9_]+)*", "algorithms such as aes_gcm256-sha2_512-dh19"),
     "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
     "levels": (r"[0-9]( [0-9]){3}", "four levels such as 4 4 1 7"),
+    "option": (r"[A-Za-z0-9][A-Za-z0-9_.,:;+/% -]*", "a number, true, false, or letters, digits and _.,:;+/%-"),
+    "rule": (r"([^{}#\x00-\x1f\x7f]|\{[^{}#\x00-\x1f\x7f]*\})+",
+             "one nft rule on one line, without # and with its braces closed"),
     "unit": (r"[A-Za-z0-9][A-Za-z0-9@_.-]*", "a service's name such as rpcbind or cups.socket"),
     "package": (r"[a-z0-9][a-z0-9+.-]+", "a Debian package's name"),
 }
-_OPTION = (r"[A-Za-z0-9][A-Za-z0-9_.,:;+/% -]*", "a number, true, false or text of letters, digits and _.,:;+/%- on one line")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?")
+# This host, loopback, link-local, multicast and broadcast.
+_NO_HOST = [ipaddress.ip_network(network) for network in (
+    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/127", "fe80::/10", "ff00::/8")]
 _SHOWN = 60
 _ABSENT = object()
 _WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
 _WITHOUT_ARP = ("802.3ad", "balance-tlb", "balance-alb")
+_TIMES = ("keepalive", "warntime", "deadtime", "initdead")
 _PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
+
+
+Mistake = tuple[str, str]      # the key's path, and what is wrong with it
 
 
 # Settings
@@ -77,7 +88,7 @@ def settings() -> dict:
     read_from = (__pillar__.get("gateway"), __pillar__.get("gateway_schema"), __pillar__.get("gateway_secrets"),
                  __grains__.get("nodename"), __opts__.get("id"))
     kept = __context__.get("gateway.settings")
-    # The context can outlive the pillar it was made of.
+    # The context may outlive the pillar.
     if kept is None or kept[0] != read_from:
         wrong = mistakes()
         if wrong:
@@ -104,8 +115,8 @@ def mistakes() -> list[str]:
     schema = __pillar__.get("gateway_schema")
     minion_id = str(__opts__.get("id"))
     if not schema or "gateway" not in __pillar__:
-        return [f"{minion_id}: no pillar `gateway`; the minion's id has to be NODE.SITE, with NODE one of gateway:nodes in "
-                f"pillar/sites/SITE.sls on the master"]
+        return [f"{minion_id}: no pillar `gateway`; the minion's id has to be NODE.SITE, with NODE one of "
+                f"gateway:nodes in pillar/sites/SITE.sls on the master"]
     return find_mistakes(__pillar__["gateway"], schema, nodename=__grains__.get("nodename"),
                          secrets=__pillar__.get("gateway_secrets") or {}, minion_id=minion_id)
 
@@ -120,7 +131,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         node: one of the site's nodes.
 
     Returns:
-        Plain data; docs/settings in the formulas read it by these keys: ``site``, ``node``, ``peer``, ``nodes``,
+        Plain data with these keys: ``site``, ``node``, ``peer``, ``nodes``,
         ``preferred`` (this node is the site's first), ``features``, ``packages`` (of the features that are on),
         ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat``, ``firewall``, ``network``,
         ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are seconds, except bond
@@ -140,7 +151,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
     peer = next(name for name in nodes if name != node)
     bonds = [_bond(full, side, node, peer) for side in full["bonds"]]
     versions = {_version(net) for bond in full["bonds"].values() for net in bond["networks"]}
-    kernel = full["kernel"]
+    kernel, rollback = full["kernel"], full["rollback"]
     if 6 not in versions:
         kernel["sysctl"] = {key: value for key, value in kernel["sysctl"].items() if not key.startswith("net.ipv6.")}
     return {
@@ -152,10 +163,10 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "features": full["features"],
         "packages": {part: names for part, names in full["packages"].items() if full["features"][part]},
         "bonds": bonds,
-        "virtual": [
-            {"side": side, "interface": bond["name"], "address": address, "prefix": 32 if _version(address) == 4 else 128}
-            for side, bond in full["bonds"].items() for address in bond["virtual"]
-        ],
+        # Of full length: a node's own traffic never takes such an address as its source.
+        "virtual": [{"side": side, "interface": bond["name"], "address": address,
+                     "prefix": ipaddress.ip_address(address).max_prefixlen}
+                    for side, bond in full["bonds"].items() for address in bond["virtual"]],
         "ping_nodes": full["ping_nodes"],
         "identity": full["identity"],
         "connections": [_connection(full, name) for name in full["connections"]],
@@ -163,8 +174,8 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "firewall": {**full["firewall"],
                      "ssh_from": full["firewall"]["ssh_from"] or full["bonds"]["internal"]["networks"]},
         "network": full["network"],
-        "rollback": {**full["rollback"],
-                     "confirm_with": full["rollback"]["confirm_with"] or [gw for bond in bonds for gw in bond["gateways"]]},
+        "rollback": {**rollback, "confirm_with": rollback["confirm_with"] or [
+            gateway for bond in bonds for gateway in bond["gateways"]]},
         "kernel": kernel,
         "logging": full["logging"],
         "time": full["time"],
@@ -188,7 +199,8 @@ def _bond(full: dict, side: str, node: str, peer: str) -> dict:
         "primary": _primary(full, side, node) if bond["mode"] in _WITH_PRIMARY else "",
         "mode": bond["mode"],
         "monitor": monitor,
-        "addresses": [f"{address}/{_network_of(address, bond['networks']).prefixlen}" for address in full["nodes"][node][side]],
+        "addresses": [f"{address}/{_network_of(address, bond['networks']).prefixlen}"
+                      for address in full["nodes"][node][side]],
         "networks": bond["networks"],
         "gateways": bond["gateway"],
         "peer_addresses": full["nodes"][peer][side],
@@ -246,15 +258,17 @@ def _connection(full: dict, name: str) -> dict:
 def _local(full: dict, name: str) -> dict:
     """Address and subnets of a connection's own end."""
     connection = full["connections"][name]
-    peer, local = connection["peer"], connection["local"]
+    peer, local = connection["peer"]["address"], connection["local"]["address"]
     virtual = full["bonds"].get("external", {}).get("virtual", [])
-    outer = _version(peer["address"]) if peer["address"] else 0
-    far = peer["subnets"] if connection["kind"] == "site-to-site" else connection["pool"]
+    if not local:
+        local = next((address for address in virtual if not peer or _version(address) == _version(peer)), "")
+    far = connection["peer"]["subnets"] or connection["pool"]
     # A roadwarrior without a pool comes with its own outer address.
-    inner = {_version(net) for net in far} or {outer or _version(local["address"] or (virtual or ["0.0.0.0"])[0])}
+    versions = {_version(network) for network in far} or {_version(local)}
+    networks = full["bonds"].get("internal", {}).get("networks", [])
     return {
-        "address": local["address"] or next((address for address in virtual if _version(address) == outer), (virtual or [""])[0]),
-        "subnets": local["subnets"] or [net for net in full["bonds"].get("internal", {}).get("networks", []) if _version(net) in inner],
+        "address": local,
+        "subnets": connection["local"]["subnets"] or [net for net in networks if _version(net) in versions],
     }
 
 
@@ -263,7 +277,7 @@ def _timing(full: dict, schema: dict) -> dict:
     heartbeat = full["heartbeat"]
     profile = schema["heartbeat"]["keys"]["profile"]["choices"][heartbeat["profile"]]
     return {key: heartbeat[key] or (_duration(profile[key], {}) if key in profile else "")
-            for key in ("keepalive", "warntime", "deadtime", "initdead")}
+            for key in _TIMES}
 
 
 def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
@@ -291,7 +305,7 @@ def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
 def find_mistakes(site: object, schema: dict, nodename: str | None = None, secrets: dict | None = None,
                   minion_id: str | None = None) -> list[str]:
     """
-    What is wrong with a site, one line a mistake, in the order of the site's keys; empty when nothing is.
+    What is wrong with a site, one line a mistake; empty when nothing is.
 
     Args:
         site: the pillar key ``gateway``, of whatever YAML made of it.
@@ -301,8 +315,8 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
         minion_id: the minion's id, NODE.SITE; left out, any id will do.
 
     Returns:
-        Lines such as ``winterthur: gateway:nodes:gw2:external: 192.0.2.200 is outside 192.0.2.0/26; give an address
-        of that network``.
+        Lines such as ``winterthur: gateway:nodes:gw2:external: 192.0.2.200 is outside 192.0.2.0/26; give an
+        address of that network``.
 
     CLI Example:
 
@@ -310,350 +324,358 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
 
         salt-call gateway.find_mistakes "$SITE" "$SCHEMA"
     """
-    found: list[tuple[str, str]] = []
+    found: list[Mistake] = []
     full = _complete(site, schema, found)
-    if isinstance(site, dict):
-        for check in (_check_nodes, _check_bonds, _check_addresses, _check_monitors, _check_ping_nodes, _check_connections,
-                      _check_tunnels, _check_heartbeat):
-            found += check(full, schema, site)
-        if nodename is not None or minion_id is not None:
-            found += _check_machine(full, nodename, minion_id)
+    given = site if isinstance(site, dict) else {}
+    if given:
+        found += [
+            *_check_nodes(full, given), *_check_bonds(full), *_check_addresses(full), *_check_monitors(full, given),
+            *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full),
+            *_check_times(_timing(full, schema)), *_check_paths(full), *_check_machine(full, nodename, minion_id),
+        ]
         if secrets is not None:
             found += _check_secrets(full, secrets)
-    name = full["site"] or (minion_id or "?").partition(".")[2] or "?"
+    name = full["site"] or (minion_id or "").partition(".")[2] or _show(given.get("site", "?"))
     return list(dict.fromkeys(f"{name}: {path}: {text}" for path, text in found))
 
 
-def _check_nodes(full: dict, _schema: dict, site: dict) -> list[tuple[str, str]]:
+def _check_nodes(full: dict, given: dict) -> Iterator[Mistake]:
     """Two nodes, and each bond's primary slaves on different switches."""
-    found = []
-    given = site.get("nodes")
-    if isinstance(given, dict) and len(given) != 2:
-        found.append(("gateway:nodes", f"{_list(given)}: that is {len(given)}; a gateway is a pair, give two"))
+    names = given.get("nodes")
+    if isinstance(names, dict) and len(names) != 2:
+        yield "gateway:nodes", f"{_list(names)}: that is {len(names)}; a gateway is a pair, give two"
     nodes = list(full["nodes"])
     for side, bond in full["bonds"].items():
         slaves = bond["slaves"]
-        chosen = {node: full["nodes"][node]["primary"][side] for node in nodes if full["nodes"][node]["primary"][side]}
-        for node, slave in chosen.items():
-            path = f"gateway:nodes:{node}:primary:{side}"
-            if slave not in slaves:
-                found.append((path, f"{slave} is not a slave of {bond['name']}; give one of {_list(slaves)}"))
-            elif bond["mode"] not in _WITH_PRIMARY:
-                found.append((path, f"{slave} would never be preferred, {bond['mode']} knows no primary; leave it out"))
+        for node in nodes:
+            path, slave = f"gateway:nodes:{node}:primary:{side}", full["nodes"][node]["primary"][side]
+            if slave and slave not in slaves:
+                yield path, f"{slave} is not a slave of {bond['name']}; give one of {_list(slaves)}"
+            elif slave and bond["mode"] not in _WITH_PRIMARY:
+                yield path, f"{slave} would never be preferred, {bond['mode']} knows no primary; leave it out"
         if len(nodes) == 2 and len(slaves) > 1 and bond["mode"] in _WITH_PRIMARY:
             first, second = (_primary(full, side, node) for node in nodes)
-            if first in slaves and second in slaves and slaves[first] == slaves[second]:
-                path = f"gateway:nodes:{nodes[1]}:primary:{side}" if nodes[1] in chosen else f"gateway:bonds:{side}:slaves"
-                found.append((path, f"both nodes prefer {slaves[first]} ({first} on {nodes[0]}, {second} on {nodes[1]}), so that a fault "
-                                    f"behind it leaves no path; give the second node's primary another switch"))
-    return found
+            if {first, second} <= set(slaves) and slaves[first] == slaves[second]:
+                yield f"gateway:bonds:{side}:slaves", (
+                    f"both nodes prefer {slaves[first]} ({first} on {nodes[0]}, {second} on {nodes[1]}), and a fault "
+                    f"behind it would leave no path; give the second node's primary another switch")
 
 
-def _check_bonds(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+def _check_bonds(full: dict) -> Iterator[Mistake]:
     """Names, slaves, networks, gateways and routes of the bonds, each by itself and together."""
-    found = []
     bonds = full["bonds"]
-    if bonds:
-        found += [("gateway:bonds", f"{side} is missing; a gateway stands between an external and an internal network")
-                  for side in ("external", "internal") if side not in bonds]
+    for side in ("external", "internal"):
+        if bonds and side not in bonds:
+            yield "gateway:bonds", f"{side} is missing; a gateway stands between an external and an internal network"
     slaves = {slave for bond in bonds.values() for slave in bond["slaves"]}
     owner: dict[str, str] = {}
     seen: list[tuple[str, str]] = []
-    default: dict[int, str] = {}
+    defaults: dict[int, str] = {}
     for side, bond in bonds.items():
         path = f"gateway:bonds:{side}"
         if bond["name"] in slaves:
-            found.append((f"{path}:name", f"{bond['name']} is a slave's name too; give the bond a name of its own"))
-        for name in [bond["name"], *bond["slaves"]]:
-            if name and owner.setdefault(name, side) != side:
-                found.append((path, f"{name} is in the {owner[name]} bond already; an interface belongs to one bond"))
+            yield f"{path}:name", f"{bond['name']} is a slave's name too; give the bond a name of its own"
+        for name in filter(None, [bond["name"], *bond["slaves"]]):
+            if owner.setdefault(name, side) != side:
+                yield path, f"{name} is in the {owner[name]} bond already; an interface belongs to one bond"
         for network in bond["networks"]:
-            found += [(f"{path}:networks", f"{network} overlaps {other} of the {where} bond; give networks that do not")
-                      for other, where in seen if _overlap(network, other)]
+            for other, where in seen:
+                if _overlap(network, other):
+                    yield f"{path}:networks", f"{network} overlaps {other} of the {where} bond; give one that does not"
             seen.append((network, side))
         for gateway in bond["gateway"]:
+            default = defaults.setdefault(_version(gateway), gateway)
             if not _network_of(gateway, bond["networks"]):
-                found.append((f"{path}:gateway", _outside(gateway, bond["networks"])))
-            if default.setdefault(_version(gateway), gateway) != gateway:
-                found.append((f"{path}:gateway", f"{gateway} is a second default gateway, {default[_version(gateway)]} is one already; "
-                                                 f"keep one for each IP version and give the other's networks under routes"))
-        for route in bond["routes"]:
-            if route["via"] and not _network_of(route["via"], bond["networks"]):
-                found.append((f"{path}:routes", _outside(route["via"], bond["networks"])))
-            if route["via"] and route["to"] and _version(route["via"]) != _version(route["to"]):
-                found.append((f"{path}:routes", f"{route['to']} cannot be reached via {route['via']}; give a router of the same IP version"))
-    return found
+                yield f"{path}:gateway", _outside(gateway, bond["networks"])
+            if default != gateway:
+                yield f"{path}:gateway", (f"{gateway} is a second default gateway besides {default}; keep one for each "
+                                          f"IP version and give the other's networks under routes")
+        for to, via in ((route["to"], route["via"]) for route in bond["routes"]):
+            if via and not _network_of(via, bond["networks"]):
+                yield f"{path}:routes", _outside(via, bond["networks"])
+            if to and via and _version(to) != _version(via):
+                yield f"{path}:routes", f"{to} cannot be reached via {via}; give a router of the same IP version"
 
 
-def _check_addresses(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+def _check_addresses(full: dict) -> Iterator[Mistake]:
     """Every address in its network, every network with one address of each node, and no address twice."""
-    found = []
-    bonds = full["bonds"]
+    bonds, nodes = full["bonds"], full["nodes"]
+    entries = [(f"gateway:nodes:{node}:{side}", address, side, f"{node}'s own address")
+               for node, its in nodes.items() for side in bonds for address in its[side]]
+    entries += [(f"gateway:bonds:{side}:virtual", address, side, "a virtual address")
+                for side, bond in bonds.items() for address in bond["virtual"]]
     taken: dict[str, str] = {}
-    entries = []
-    for node, its in full["nodes"].items():
-        for side in ("external", "internal", "heartbeat"):
-            path = f"gateway:nodes:{node}:{side}"
-            if side in bonds:
-                entries += [(path, address, side, f"{node}'s own address") for address in its[side]]
-                for network in bonds[side]["networks"]:
-                    inside = [address for address in its[side] if _network_of(address, [network])]
-                    if len(inside) > 1:
-                        found.append((path, f"{_list(inside)} are both in {network}; give one address a network"))
-                    elif its[side] and not inside or (side == "heartbeat" and not inside):
-                        found.append((path, f"no address in {network}; give one"))
-            elif its[side] and bonds:
-                found.append((path, f"{_list(its[side])}: there is no {side} bond; describe it in gateway:bonds:{side}"))
-    entries += [(f"gateway:bonds:{side}:virtual", address, side, "a virtual address") for side, bond in bonds.items() for address in bond["virtual"]]
     for path, address, side, what in entries:
         network = _network_of(address, bonds[side]["networks"])
         if not network:
-            found.append((path, _outside(address, bonds[side]["networks"])))
-        elif network.prefixlen < network.max_prefixlen - 1 and str(network.network_address) == address:
-            found.append((path, f"{address} is the address of the network {network} itself; give one of its hosts"))
-        elif network.version == 4 and network.prefixlen < 31 and str(network.broadcast_address) == address:
-            found.append((path, f"{address} is the broadcast address of {network}; give one of its hosts"))
+            yield path, _outside(address, bonds[side]["networks"])
+        elif network.prefixlen < network.max_prefixlen - 1:
+            if address == str(network.network_address):
+                yield path, f"{address} is the address of the network {network} itself; give one of its hosts"
+            elif network.version == 4 and address == str(network.broadcast_address):
+                yield path, f"{address} is the broadcast address of {network}; give one of its hosts"
         if address in taken:
-            found.append((path, f"{address} is {taken[address]} already; give {what} that nothing else has"))
+            yield path, f"{address} is {taken[address]} already; give one that nothing else has"
         taken.setdefault(address, what)
     for side, bond in bonds.items():
-        found += [(f"gateway:bonds:{side}:gateway", f"{gateway} is {taken[gateway]} already; give the router's address")
-                  for gateway in bond["gateway"] if gateway in taken]
+        for gateway in bond["gateway"]:
+            if gateway in taken:
+                yield f"gateway:bonds:{side}:gateway", f"{gateway} is {taken[gateway]} already; give the router's"
         if side != "heartbeat" and not bond["virtual"]:
-            found.append((f"gateway:bonds:{side}:virtual", "is missing; give the address that moves with the active role"))
-    return found
+            yield f"gateway:bonds:{side}:virtual", "is missing; give the address that moves with the active role"
+        for node, its in nodes.items():
+            for network in bond["networks"]:
+                inside = [address for address in its[side] if _network_of(address, [network])]
+                if len(inside) > 1:
+                    yield f"gateway:nodes:{node}:{side}", f"{_list(inside)} are both in {network}; give one of them"
+                elif not inside:
+                    yield f"gateway:nodes:{node}:{side}", f"has no address in {network}; give one"
+    for node, its in nodes.items():
+        if bonds and its["heartbeat"] and "heartbeat" not in bonds:
+            yield f"gateway:nodes:{node}:heartbeat", (f"{_list(its['heartbeat'])}: there is no such bond; describe it "
+                                                      f"in gateway:bonds:heartbeat")
 
 
-def _check_monitors(full: dict, _schema: dict, site: dict) -> list[tuple[str, str]]:
+def _check_monitors(full: dict, given: dict) -> Iterator[Mistake]:
     """One way of monitoring a bond, with targets that can answer."""
-    found = []
     own = _own_addresses(full)
     for side, bond in full["bonds"].items():
         path, monitor = f"gateway:bonds:{side}:monitor", bond["monitor"]
-        arp = monitor.get("arp")
-        if not arp:
-            found += [(f"{path}:{key}", f"{monitor[key]} is no multiple of miimon {monitor['miimon']}; the kernel would round it down")
-                      for key in ("updelay", "downdelay") if monitor[key] % monitor["miimon"]]
+        if "arp" not in monitor:
+            for key in ("updelay", "downdelay"):
+                if monitor[key] % monitor["miimon"]:
+                    yield f"{path}:{key}", (f"{monitor[key]} is no multiple of miimon {monitor['miimon']}, the kernel "
+                                            f"would round it down; give a multiple")
             continue
-        given = site["bonds"][side]["monitor"]
-        found += [(f"{path}:{key}", f"{_show(given[key])} and arp are two ways of monitoring; give one of them")
-                  for key in ("miimon", "updelay", "downdelay") if key in given]
+        for key in ("miimon", "updelay", "downdelay"):
+            if key in given["bonds"][side]["monitor"]:
+                yield f"{path}:{key}", f"{monitor[key]} and arp are two ways of monitoring; give one of them"
         if bond["mode"] in _WITHOUT_ARP:
-            found.append((f"{path}:arp", f"the kernel has no ARP monitoring for {bond['mode']}; use miimon"))
-        for target in arp["targets"]:
+            yield f"{path}:arp", f"the kernel has no ARP monitoring for {bond['mode']}; give miimon"
+        for target in monitor["arp"]["targets"]:
             if _version(target) == 6:
-                found.append((f"{path}:arp:targets", f"{target} is IPv6 and ARP is IPv4; give an IPv4 address"))
+                yield f"{path}:arp:targets", f"{target} is IPv6 and ARP is IPv4; give an IPv4 address"
             elif not _network_of(target, bond["networks"]):
-                found.append((f"{path}:arp:targets", _outside(target, bond["networks"])))
+                yield f"{path}:arp:targets", _outside(target, bond["networks"])
             elif target in own:
-                found.append((f"{path}:arp:targets", f"{target} is {own[target]}, which proves nothing about the network; give a neighbour"))
-    return found
+                yield f"{path}:arp:targets", (f"{target} is {own[target]}, which proves nothing about the network; "
+                                              f"give a neighbour")
 
 
-def _check_ping_nodes(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+def _check_ping_nodes(full: dict) -> Iterator[Mistake]:
     """Neighbours before and behind the gateway, none of them a node of it."""
-    found = []
     own = _own_addresses(full)
     path = "gateway:ping_nodes"
     reached = set()
     for ping in full["ping_nodes"]:
         if _version(ping) == 6:
-            found.append((path, f"{ping} is IPv6 and heartbeat pings IPv4; give an IPv4 address"))
+            yield path, f"{ping} is IPv6 and heartbeat pings IPv4; give an IPv4 address"
         elif ping in own:
-            found.append((path, f"{ping} is {own[ping]}, which answers whatever the network does; give a neighbour"))
+            yield path, f"{ping} is {own[ping]}, which answers whatever the network does; give a neighbour"
         else:
             reached.add(_side_of(ping, full))
-    if full["ping_nodes"] and full["heartbeat"]["ipfail"]:
-        for side in ("external", "internal"):
-            if side in full["bonds"] and side not in reached:
-                found.append((path, f"{_list(full['ping_nodes'])}: none is a neighbour on the {side} side, so that its loss moves nothing; "
-                                    f"add one in {_list(full['bonds'][side]['networks'])}"))
-    return found
+    for side in ("external", "internal"):
+        if full["ping_nodes"] and full["heartbeat"]["ipfail"] and side in full["bonds"] and side not in reached:
+            yield path, (f"{_list(full['ping_nodes'])}: none is a neighbour on the {side} side, whose loss would move "
+                         f"nothing; add one in {_list(full['bonds'][side]['networks'])}")
 
 
-def _check_connections(full: dict, _schema: dict, site: dict) -> list[tuple[str, str]]:
+def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
     """Each connection by itself."""
-    found = []
-    virtual = full["bonds"].get("external", {}).get("virtual", [])
-    own = _own_addresses(full)
     for name, connection in full["connections"].items():
         path = f"gateway:connections:{name}"
-        peer, local, pool = connection["peer"], connection["local"], connection["pool"]
         if connection["kind"] == "site-to-site":
-            found += [(f"{path}:peer:{key}", f"is missing; a site-to-site connection needs the peer's {key}")
-                      for key in ("address", "id", "subnets") if not peer[key]]
-            if peer["address"] in own:
-                found.append((f"{path}:peer:address", f"{peer['address']} is {own[peer['address']]}; give the peer's"))
-            if peer["id"] and peer["id"] == full["identity"]["id"]:
-                found.append((f"{path}:peer:id", f"{peer['id']} is this site's own; give the peer's"))
-            if pool:
-                found.append((f"{path}:pool", f"{_list(pool)}: a pool is for roadwarriors; leave it out"))
-            far = peer["subnets"]
+            yield from _check_site_to_site(path, connection, full)
         elif connection["kind"] == "roadwarrior":
-            if "peer" in site["connections"][name]:
-                found.append((f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"))
-            if connection["initiate"]:
-                found.append((f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"))
-            if connection["dns"] and not pool:
-                found.append((f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"))
-            far = pool
-        else:
-            continue
-        if local["address"] and virtual and local["address"] not in virtual:
-            found.append((f"{path}:local:address", f"{local['address']} is no external virtual address; give one of {_list(virtual)}"))
-        if peer["address"] and virtual:
-            use = [local["address"]] if local["address"] else virtual
-            if _version(peer["address"]) not in map(_version, use):
-                found.append((f"{path}:peer:address", f"{peer['address']} cannot be reached from {_list(use)}; give addresses of the same IP version"))
-        if "internal" in full["bonds"] and full["bonds"]["internal"]["networks"]:
-            found += _check_versions(path, _local(full, name)["subnets"], local["subnets"], far)
-        found += _check_ike(path, connection)
-    return found
+            yield from _check_roadwarrior(path, connection, given["connections"][name])
+        yield from _check_local(path, connection, full)
+        yield from _check_ike(path, connection)
 
 
-def _check_versions(path: str, subnets: list[str], given: list[str], far: list[str]) -> list[tuple[str, str]]:
-    """A tunnel's two ends have networks of the same IP versions."""
-    if not far:
-        return []
-    near, there = {_version(net) for net in subnets}, {_version(net) for net in far}
-    found = [(f"{path}:local:subnets", f"{net} has no counterpart, the other end has no IPv{_version(net)}; leave it out")
-             for net in given if _version(net) not in there]
-    return found + [(path, f"the other end has IPv{version} ({_list(net for net in far if _version(net) == version)}) and this one does not; "
-                           f"give an IPv{version} network under local:subnets") for version in sorted(there - near)]
+def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
+    """The peer is there, is another one, and gets no addresses from here."""
+    peer, own = connection["peer"], _own_addresses(full)
+    for key in ("address", "id", "subnets"):
+        if not peer[key]:
+            yield f"{path}:peer:{key}", f"is missing; a site-to-site connection needs the peer's {key}"
+    if peer["address"] in own:
+        yield f"{path}:peer:address", f"{peer['address']} is {own[peer['address']]}; give the peer's"
+    if peer["id"] and peer["id"] == full["identity"]["id"]:
+        yield f"{path}:peer:id", f"{peer['id']} is this site's own; give the peer's"
+    for key in ("pool", "dns"):
+        if connection[key]:
+            yield f"{path}:{key}", f"{_list(connection[key])}: that is for roadwarriors; leave it out"
 
 
-def _check_ike(path: str, connection: dict) -> list[tuple[str, str]]:
+def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mistake]:
+    """Nobody knows where a roadwarrior is."""
+    if "peer" in given:
+        yield f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"
+    if connection["initiate"]:
+        yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
+    if connection["dns"] and not connection["pool"]:
+        yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"
+
+
+def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
+    """This end is a virtual address, and both ends have the same IP versions, outside and inside."""
+    virtual = full["bonds"].get("external", {}).get("virtual", [])
+    networks = full["bonds"].get("internal", {}).get("networks", [])
+    address, peer = connection["local"]["address"], connection["peer"]["address"]
+    if not virtual or not networks:
+        return
+    if address and address not in virtual:
+        yield f"{path}:local:address", f"{address} is no external virtual address; give one of {_list(virtual)}"
+    use = [address] if address else virtual
+    if peer and _version(peer) not in map(_version, use):
+        yield f"{path}:peer:address", f"{peer} cannot be reached from {_list(use)}; give one of the same IP version"
+    far = connection["peer"]["subnets"] or connection["pool"]
+    there = {_version(network) for network in far}
+    for subnet in connection["local"]["subnets"]:
+        if far and _version(subnet) not in there:
+            yield f"{path}:local:subnets", f"{subnet} has no IPv{_version(subnet)} counterpart; leave it out"
+    here = {_version(subnet) for subnet in connection["local"]["subnets"] or networks}
+    for network in far:
+        if _version(network) not in here:
+            yield f"{path}:local:subnets", (f"has nothing that {network} could reach; give an IPv{_version(network)} "
+                                            f"network")
+
+
+def _check_ike(path: str, connection: dict) -> Iterator[Mistake]:
     """What goes with the version of IKE, and with itself."""
-    found = []
-    dpd = connection["dpd"]
-    if dpd["timeout"] < dpd["delay"]:
-        found.append((f"{path}:dpd:timeout", f"{dpd['timeout']} is less than the delay {dpd['delay']}; give several times the delay"))
-    if connection["ike"] == "ikev1":
-        if connection["pool"]:
-            found.append((f"{path}:pool", f"{_list(connection['pool'])}: IKEv1 hands out no addresses without XAUTH; use ike: ikev2 or leave the pool out"))
-        found += [(f"{path}:proposals:ike", f"{proposal} is for IKEv2, IKEv1 encrypts itself with CBC only; give one such as aes256-sha2_256;modp2048")
-                  for proposal in connection["proposals"]["ike"] if re.search("gcm|ccm|chacha", proposal)]
-        found += [(f"{path}:options:{key}", "is for IKEv2; leave it out or use ike: ikev2")
-                  for key in ("narrowing", "ms-dh-downgrade") if key in connection["options"]]
-    return found
+    delay, timeout = connection["dpd"]["delay"], connection["dpd"]["timeout"]
+    if timeout < delay:
+        yield f"{path}:dpd:timeout", f"{timeout} is less than the delay {delay}; give several times the delay"
+    if connection["ike"] != "ikev1":
+        return
+    if connection["pool"]:
+        yield f"{path}:pool", (f"{_list(connection['pool'])}: IKEv1 hands out no addresses without XAUTH; give "
+                               f"ike: ikev2, or leave the pool out")
+    for proposal in connection["proposals"]["ike"]:
+        if re.search("gcm|ccm|chacha", proposal):
+            yield f"{path}:proposals:ike", (f"{proposal} is for IKEv2, IKEv1 encrypts its own messages with CBC only; "
+                                            f"give one such as aes256-sha2_256;modp2048")
+    for key in ("narrowing", "ms-dh-downgrade"):
+        if key in connection["options"]:
+            yield f"{path}:options:{key}", f"{_show(connection['options'][key])}: that is for IKEv2; leave it out"
 
 
-def _check_tunnels(full: dict, _schema: dict, _site: dict) -> list[tuple[str, str]]:
+def _check_tunnels(full: dict) -> Iterator[Mistake]:
     """Every packet belongs to one tunnel at most."""
-    found = []
-    fixed = [(net, f"the {side} network {net}") for side, bond in full["bonds"].items() for net in bond["networks"]]
+    own = [(network, side) for side, bond in full["bonds"].items() for network in bond["networks"]]
     claims: list[tuple[str, str, str, list[str]]] = []
     for name, connection in full["connections"].items():
-        site_to_site = connection["kind"] == "site-to-site"
-        key = "peer:subnets" if site_to_site else "pool"
-        path = f"gateway:connections:{name}:{key}"
         near = _local(full, name)["subnets"]
-        for far in connection["peer"]["subnets"] if site_to_site else connection["pool"]:
-            found += [(path, f"{far} overlaps {what}; give addresses that nothing else has") for net, what in fixed if _overlap(far, net)]
-            for other, other_key, net, other_near in claims:
-                # Two tunnels to the same network are fine as long as each carries another local network.
-                apart = key == other_key == "peer:subnets" and not any(_overlap(a, b) for a in near for b in other_near)
-                if _overlap(far, net) and other != name and not apart:
-                    found.append((path, f"{far} overlaps {net} of the connection {other}; a packet belongs to one tunnel, give disjoint ones"))
-            claims.append((name, key, far, near))
-    return found
+        for key, fars in (("pool", connection["pool"]), ("peer:subnets", connection["peer"]["subnets"])):
+            path = f"gateway:connections:{name}:{key}"
+            for far in fars:
+                for network, side in own:
+                    if _overlap(far, network):
+                        yield path, f"{far} overlaps the {side} network {network}; give one that does not"
+                for other, other_key, taken, other_near in claims:
+                    # Two tunnels to one network are fine when each carries another local network.
+                    together = any(_overlap(one, two) for one in near for two in other_near)
+                    if _overlap(far, taken) and (together or "pool" in (key, other_key)):
+                        yield path, (f"{far} overlaps {taken} of the connection {other}, and a packet belongs to one "
+                                     f"tunnel; give one that does not")
+                claims.append((name, key, far, near))
 
 
-def _check_heartbeat(full: dict, schema: dict, _site: dict) -> list[tuple[str, str]]:
-    """Times in their order, and paths that exist."""
-    found = []
+def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
+    """heartbeat's times in their order."""
     path = "gateway:heartbeat"
-    times = _timing(full, schema)
-    keep, warn, dead, init = (_milliseconds(times[key]) if times[key] else None for key in ("keepalive", "warntime", "deadtime", "initdead"))
-    if dead <= keep:
-        found.append((f"{path}:deadtime", f"{times['deadtime']} is not above keepalive {times['keepalive']}, every heartbeat would be late; "
-                                          f"give several times the keepalive"))
-    if warn is not None and not keep < warn < dead and keep < dead:
-        found.append((f"{path}:warntime", f"{times['warntime']} is not between keepalive {times['keepalive']} and deadtime {times['deadtime']}; "
-                                          f"give a time between them"))
-    if init < 2 * dead:
-        found.append((f"{path}:initdead", f"{times['initdead']} is less than twice the deadtime {times['deadtime']}; give more, the network may come up late"))
+    keepalive, warntime, deadtime, initdead = (_milliseconds(times[key]) for key in _TIMES)
+    if deadtime <= keepalive:
+        yield f"{path}:deadtime", (f"{times['deadtime']} is not above the keepalive {times['keepalive']}, every "
+                                   f"heartbeat would be late; give several times the keepalive")
+    elif warntime and not keepalive < warntime < deadtime:
+        yield f"{path}:warntime", (f"{times['warntime']} is not between the keepalive {times['keepalive']} and the "
+                                   f"deadtime {times['deadtime']}; give a time between them")
+    if initdead < 2 * deadtime:
+        yield f"{path}:initdead", (f"{times['initdead']} is less than twice the deadtime {times['deadtime']}; give "
+                                   f"more, the network may come up late")
+
+
+def _check_paths(full: dict) -> Iterator[Mistake]:
+    """heartbeat's paths are of one kind each, and there."""
+    path = "gateway:heartbeat:paths"
     sides = {bond["name"]: side for side, bond in full["bonds"].items()}
     for entry in full["heartbeat"]["paths"]:
         kinds = [kind for kind in _PATH_KINDS if entry[kind]]
+        name = entry[kinds[0]] if kinds else None
         if len(kinds) != 1:
-            found.append((f"{path}:paths", f"{_list(kinds) or 'a path without a kind'}: give each path exactly one of {_list(_PATH_KINDS)}"))
-            continue
-        name = entry[kinds[0]]
-        if kinds[0] != "serial" and full["bonds"] and name not in sides:
-            found.append((f"{path}:paths", f"{name} is no bond of the site; give one of {_list(sides)}, or describe a link of its own as "
-                                           f"gateway:bonds:heartbeat"))
-        elif kinds[0] == "unicast" and full["bonds"]:
-            found += [(f"{path}:paths", f"{name}: {node} has no IPv4 address there, and heartbeat's unicast is IPv4; give it one or use broadcast")
-                      for node, its in full["nodes"].items() if not any(_version(address) == 4 for address in its[sides[name]])]
-    return found
+            yield path, f"{_list(kinds) or 'no kind'}: a path is of one kind; give one of {_list(_PATH_KINDS)}"
+        elif sides and kinds != ["serial"] and name not in sides:
+            yield path, (f"{name} is no bond of the site; give one of {_list(sides)}, or describe a link of the "
+                         f"nodes' own in gateway:bonds:heartbeat")
+        elif sides and kinds == ["unicast"]:
+            for node, its in full["nodes"].items():
+                if not any(_version(address) == 4 for address in its[sides[name]]):
+                    yield path, f"{name} has no IPv4 address on {node}, and heartbeat's unicast is IPv4; give one"
 
 
-def _check_machine(full: dict, nodename: str | None, minion_id: str | None) -> list[tuple[str, str]]:
+def _check_machine(full: dict, nodename: str | None, minion_id: str | None) -> Iterator[Mistake]:
     """The machine is a node of this site, and its minion id says so."""
-    found = []
     if nodename is not None and full["nodes"] and nodename not in full["nodes"]:
-        found.append(("gateway:nodes", f"this machine's `uname -n` is {_show(nodename)}, which is not one of {_list(full['nodes'])}; "
-                                       f"name the node or the machine accordingly"))
-    if minion_id is not None:
-        node, _, rest = minion_id.partition(".")
-        if full["site"] and rest.partition(".")[0] != full["site"]:
-            found.append(("gateway:site", f"{full['site']} is not the site in the minion id {_show(minion_id)}; the id has to be NODE.SITE"))
-        if nodename is not None and node != nodename:
-            found.append(("gateway:nodes", f"{_show(node)} in the minion id {_show(minion_id)} is not this machine's `uname -n` {_show(nodename)}; "
-                                           f"change the minion's id or the machine's name"))
-    return found
+        yield "gateway:nodes", (f"this machine's `uname -n` is {_show(nodename)}, which is none of "
+                                f"{_list(full['nodes'])}; rename the machine, or the node")
+    if minion_id is None:
+        return
+    node, _, rest = minion_id.partition(".")
+    if full["site"] and rest.partition(".")[0] != full["site"]:
+        yield "gateway:site", f"{full['site']} is not the site in the minion id {_show(minion_id)}, which is NODE.SITE"
+    if nodename is not None and node != nodename:
+        yield "gateway:nodes", (f"{_show(node)} in the minion id {_show(minion_id)} is not this machine's `uname -n` "
+                                f"{_show(nodename)}; change the id, or the machine's name")
 
 
-def _check_secrets(full: dict, secrets: object) -> list[tuple[str, str]]:
+def _check_secrets(full: dict, secrets: object) -> Iterator[Mistake]:
     """Presence and shape of what pillar/secrets/SITE.sls has to bring. Never shows a value."""
-    give = f"give it in pillar/secrets/{full['site'] or 'SITE'}.sls"
-    if not isinstance(secrets, dict):
-        return [("gateway_secrets", f"is not a mapping; {give}")]
-    found = []
+    file = f"pillar/secrets/{full['site'] or 'SITE'}.sls"
+    connections = full["connections"] if full["features"]["openswan"] else {}
     if full["features"]["heartbeat"]:
-        found += _check_word("heartbeat:key", secrets, ("heartbeat", "key"), give, r"[^\s\"'#]+")
-    if not full["features"]["openswan"] or not full["connections"]:
-        return found
-    for name, connection in full["connections"].items():
+        # authkeys takes the rest of the line for the key.
+        yield from _check_word("heartbeat:key", _at(secrets, "heartbeat", "key"), file, r"[^\s\"'#]+")
+    for name, connection in connections.items():
         if connection["auth"] == "psk":
-            found += _check_word(f"psk:{name}", secrets, ("psk", name), give, r"[^\"\x00-\x1f]+")
-    if any(connection["auth"] == "certificate" for connection in full["connections"].values()):
+            yield from _check_word(f"psk:{name}", _at(secrets, "psk", name), file, r"[^\"\x00-\x1f\x7f]+")
+    if any(connection["auth"] == "certificate" for connection in connections.values()):
         name = full["identity"]["certificate"]
-        path = f"gateway_secrets:certificates:{name}"
-        entry = _at(secrets, "certificates", name)
-        if not isinstance(entry, dict):
-            found.append((path, f"is missing, and gateway:identity:certificate names it; {give} as pkcs12 and passphrase, or as certificate, key and chain"))
-        elif "pkcs12" in entry:
-            if not _is_der(entry["pkcs12"]):
-                found.append((f"{path}:pkcs12", "is not a PKCS#12 file in base64; give the output of `base64 FILE.p12`"))
-            if not isinstance(entry.get("passphrase"), str):
-                found.append((f"{path}:passphrase", f"is missing or not text; {give}, in quotes"))
-        else:
-            chain = entry.get("chain", [])
-            parts = [("certificate", entry.get("certificate"), "CERTIFICATE"), ("key", entry.get("key"), "PRIVATE KEY"),
-                     *(("chain", part, "CERTIFICATE") for part in (chain if isinstance(chain, list) else [chain]))]
-            found += [(f"{path}:{key}", f"is not PEM; give a text with -----BEGIN {label}-----") for key, part, label in parts if not _is_pem(part, label)]
-    crls = secrets.get("crls", {})
-    if not isinstance(crls, dict):
-        found.append(("gateway_secrets:crls", "is not a mapping; give each list under its authority's name"))
+        yield from _check_certificate(name, _at(secrets, "certificates", name), file)
+    crls = _at(secrets, "crls")
+    for name, crl in crls.items() if isinstance(crls, dict) else ():
+        if not _is_pem(crl, "X509 CRL") and not _is_der(crl):
+            yield f"gateway_secrets:crls:{_show(name)}", "is no certificate revocation list; give PEM, or DER in base64"
+
+
+def _check_certificate(name: str, entry: object, file: str) -> Iterator[Mistake]:
+    """The gateway's certificate with its key, as PKCS#12 or in PEM."""
+    path = f"gateway_secrets:certificates:{name}"
+    if not isinstance(entry, dict):
+        yield path, (f"is missing, and gateway:identity:certificate names it; give it in {file}, as pkcs12 and "
+                     f"passphrase, or as certificate, key and chain")
+    elif "pkcs12" in entry:
+        if not _is_der(entry["pkcs12"]):
+            yield f"{path}:pkcs12", "is no PKCS#12 file in base64; give what `base64 FILE.p12` prints"
+        yield from _check_word(f"certificates:{name}:passphrase", entry.get("passphrase"), file, r"[^\r\n\x00]*")
     else:
-        found += [(f"gateway_secrets:crls:{_show(name)}", "is neither PEM nor DER in base64; give a certificate revocation list")
-                  for name, crl in crls.items() if not _is_pem(crl, "X509 CRL") and not _is_der(crl)]
-    return found
+        chain = entry.get("chain", [])
+        texts = [("certificate", "CERTIFICATE", entry.get("certificate")), ("key", "PRIVATE KEY", entry.get("key"))]
+        texts += [("chain", "CERTIFICATE", text) for text in (chain if isinstance(chain, list) else [chain])]
+        for key, label, text in texts:
+            if not _is_pem(text, label):
+                yield f"{path}:{key}", f"is missing or no PEM; give it in {file}, from -----BEGIN {label}----- on"
 
 
-def _check_word(name: str, secrets: dict, keys: tuple[str, str], give: str, pattern: str) -> list[tuple[str, str]]:
-    """A secret that goes into a line of a file, and has to stay one word of it."""
-    value = _at(secrets, *keys)
+def _check_word(name: str, value: object, file: str, pattern: str) -> Iterator[Mistake]:
+    """A secret that goes into one line of a file and has to stay in it."""
     if value is None:
-        return [(f"gateway_secrets:{name}", f"is missing; {give}")]
-    if not isinstance(value, str):
-        return [(f"gateway_secrets:{name}", f"{_kind(value)}; put it in quotes")]
-    if not re.fullmatch(pattern, value):
-        return [(f"gateway_secrets:{name}", "is empty or has characters that its file cannot hold (quotes, line ends, blanks, #); make a new one, "
-                                            "for example with `openssl rand -hex 32`")]
-    return []
+        yield f"gateway_secrets:{name}", f"is missing; give it in {file}"
+    elif not isinstance(value, str):
+        yield f"gateway_secrets:{name}", f"{_kind(value)}; put it in quotes in {file}"
+    elif not re.fullmatch(pattern, value):
+        yield f"gateway_secrets:{name}", ("is empty or has characters that its line cannot hold; make a new one in "
+                                          f"{file}, for example with `openssl rand -hex 32`")
 
 
 def _is_der(value: object) -> bool:
@@ -666,12 +688,13 @@ def _is_der(value: object) -> bool:
 
 def _is_pem(value: object, label: str) -> bool:
     """Whether it is a PEM text of that label, such as CERTIFICATE or (RSA, EC) PRIVATE KEY."""
-    return isinstance(value, str) and re.search(rf"-----BEGIN ([A-Z]+ )?{label}-----.+-----END ([A-Z]+ )?{label}-----", value, re.DOTALL) is not None
+    pattern = rf"-----BEGIN ([A-Z]+ )?{label}-----\s.+\s-----END ([A-Z]+ )?{label}-----"
+    return isinstance(value, str) and re.search(pattern, value, re.DOTALL) is not None
 
 
 # Values by the schema
 
-def _complete(site: object, schema: dict, found: list[tuple[str, str]] | None = None) -> dict:
+def _complete(site: object, schema: dict, found: list[Mistake] | None = None) -> dict:
     """
     The site with every key of the schema, in canonical form and always of the shape the schema promises.
 
@@ -680,7 +703,7 @@ def _complete(site: object, schema: dict, found: list[tuple[str, str]] | None = 
     return _fill(site, {"keys": schema, "required": True}, "gateway", [] if found is None else found)
 
 
-def _fill(value: object, rule: dict, path: str, found: list[tuple[str, str]]):
+def _fill(value: object, rule: dict, path: str, found: list[Mistake]):
     """One value by its rule."""
     if value is _ABSENT and rule.get("required"):
         found.append((path, f"is missing; {rule.get('about', 'describe the site')}"))
@@ -702,7 +725,7 @@ def _fill(value: object, rule: dict, path: str, found: list[tuple[str, str]]):
         return rule.get("default")
 
 
-def _fill_keys(value: object, rule: dict, path: str, found: list[tuple[str, str]]) -> dict:
+def _fill_keys(value: object, rule: dict, path: str, found: list[Mistake]) -> dict:
     """A mapping of known keys."""
     keys = rule["keys"]
     given = value
@@ -721,7 +744,7 @@ def _fill_keys(value: object, rule: dict, path: str, found: list[tuple[str, str]
             for key, sub in keys.items() if key in given or not sub.get("optional")}
 
 
-def _fill_mapping(value: object, rule: dict, path: str, found: list[tuple[str, str]]) -> dict:
+def _fill_mapping(value: object, rule: dict, path: str, found: list[Mistake]) -> dict:
     """A mapping of names that the site chooses."""
     names = _rule(rule["names"])
     given = {} if value is _ABSENT else value
@@ -739,7 +762,7 @@ def _fill_mapping(value: object, rule: dict, path: str, found: list[tuple[str, s
     return result
 
 
-def _fill_list(value: object, rule: dict, path: str, found: list[tuple[str, str]]) -> list:
+def _fill_list(value: object, rule: dict, path: str, found: list[Mistake]) -> list:
     """A list; a value that stands alone is a list of one."""
     of = _rule(rule["of"])
     given = rule.get("default", []) if value is _ABSENT else value if isinstance(value, list) else [value]
@@ -779,6 +802,11 @@ def _scalar(value: object, rule: dict):
     kind = rule["type"]
     if kind in _SPECIAL:
         return _SPECIAL[kind](value, rule)
+    return _pattern(value, kind)
+
+
+def _pattern(value: object, kind: str) -> str:
+    """Text of a certain form."""
     pattern, right = _PATTERNS[kind]
     if not re.fullmatch(pattern, _string(value)):
         raise ValueError(f"does not fit; give {right}")
@@ -789,8 +817,8 @@ def _string(value: object) -> str:
     """Text, and nothing that YAML has made of it."""
     if isinstance(value, str):
         return value
-    hint = {bool: " (YAML reads on, off, yes and no so)", int: " (YAML reads 010 as 8 and 1:20 as 80)"}.get(type(value), "")
-    raise ValueError(f"{_kind(value)}{hint}; " + ("give one text" if isinstance(value, (dict, list)) else "put it in quotes if it is meant as text"))
+    right = "give one text" if isinstance(value, (dict, list)) else "put it in quotes if it is meant as text"
+    raise ValueError(f"{_kind(value)}; {right}")
 
 
 def _boolean(value: object, _rule: dict) -> bool:
@@ -803,8 +831,8 @@ def _integer(value: object, rule: dict) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{_kind(value)}; give a whole number, without quotes")
     if not rule.get("min", value) <= value <= rule.get("max", value):
-        raise ValueError(f"is outside {rule['min']} to {rule['max']} {rule.get('unit', '')}".rstrip() + "; give a number between them"
-                         " (YAML reads 0100 as 64 and 1:20 as 80)")
+        limits = f"{rule['min']} to {rule['max']} {rule.get('unit', '')}".rstrip()
+        raise ValueError(f"is outside {limits}; give a number in between (YAML reads 0100 as 64 and 1:20 as 80)")
     return value
 
 
@@ -812,7 +840,8 @@ def _choice(value: object, rule: dict) -> str:
     word = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     if word not in rule["choices"]:
         near = difflib.get_close_matches(word, rule["choices"], 1, 0.6)
-        raise ValueError("is not known; " + (f"did you mean {near[0]}?" if near else f"give one of {_list(rule['choices'])}"))
+        right = f"did you mean {near[0]}?" if near else f"give one of {_list(rule['choices'])}"
+        raise ValueError(f"is not known; {right}")
     return word
 
 
@@ -820,26 +849,27 @@ def _option(value: object, rule: dict) -> int | str:
     """A value of someone else's option: true and false are numbers for the kernel, words for ipsec.conf."""
     if isinstance(value, bool):
         return int(value) if rule["type"] == "value" else {True: "yes", False: "no"}[value]
-    if isinstance(value, int):
-        return value
-    if not re.fullmatch(_OPTION[0], _string(value)):
-        raise ValueError(f"does not fit; give {_OPTION[1]}")
-    return value
+    return value if isinstance(value, int) else _pattern(value, "option")
 
 
 def _duration(value: object, _rule: dict) -> str:
     """A time as ha.cf takes it: seconds, or milliseconds with ms."""
-    match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value)) if isinstance(value, (int, float, str)) else None
+    right = "give seconds, or milliseconds such as 500ms"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{_kind(value)}; {right}")
+    match = _DURATION.fullmatch(str(value))
     if not match:
-        raise ValueError(f"{'does not fit' if isinstance(value, str) else _kind(value)}; give seconds, or milliseconds such as 500ms")
+        raise ValueError(f"is no time; {right}")
     number = float(match[1]) * (1 if match[2] == "ms" else 1000)
     if not 1 <= number <= 3_600_000:
-        raise ValueError("is outside 1ms to one hour; give seconds, or milliseconds such as 500ms")
+        raise ValueError(f"is outside 1 ms to one hour; {right}")
     return f"{number / 1000:.0f}" if number % 1000 == 0 else f"{number:.0f}ms"
 
 
 def _milliseconds(text: str) -> int:
-    """A time of :func:`_duration` as a number."""
+    """A time of :func:`_duration` as a number, 0 where there is none."""
+    if not text:
+        return 0
     return int(text[:-2]) if text.endswith("ms") else int(text) * 1000
 
 
@@ -848,10 +878,10 @@ def _address(value: object, _rule: dict) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        right = "give it without the prefix length, its network has that" if "/" in text else "give one such as 192.0.2.11 or 2001:db8::11"
-        raise ValueError(f"is no IP address; {right}") from None
-    if "%" in text or address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local or str(address) == "255.255.255.255":
-        raise ValueError("is no address of one host in a network; give a unicast address that is not link-local")
+        right = "without the prefix length, its network has that" if "/" in text else "such as 192.0.2.11 or 2001:db8::11"
+        raise ValueError(f"is no IP address; give one {right}") from None
+    if "%" in text or any(address in network for network in _NO_HOST):
+        raise ValueError("is no address of one host in a network; give one such as 192.0.2.11 or 2001:db8::11")
     return str(address)
 
 
@@ -901,8 +931,10 @@ def _server(value: object, _rule: dict) -> str:
         return _scalar(text, {"type": "fqdn"})
 
 
-_SPECIAL = {"bool": _boolean, "integer": _integer, "choice": _choice, "option": _option, "value": _option, "duration": _duration,
-            "address": _address, "group": _group, "network": _network, "pool": _pool, "server": _server}
+_SPECIAL = {
+    "bool": _boolean, "integer": _integer, "choice": _choice, "option": _option, "value": _option, "duration": _duration,
+    "address": _address, "group": _group, "network": _network, "pool": _pool, "server": _server,
+}
 
 
 # Words and addresses
@@ -911,15 +943,20 @@ def _show(value: object) -> str:
     """A value as it can stand in one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    text = value if isinstance(value, str) and value.isprintable() and value else "nothing" if value is None else repr(value)
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) and value and value.isprintable() else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _kind(value: object) -> str:
     """What YAML made of it."""
-    kinds = {type(None): "is empty", bool: "is a boolean", int: "is a number", float: "is a number with a point", str: "is text", dict: "is a mapping",
-             list: "is a list"}
-    return next((text for kind, text in kinds.items() if type(value) is kind), f"is a {type(value).__name__}")
+    kinds = {
+        type(None): "is empty", bool: "is a boolean (YAML reads on, off, yes and no so)",
+        int: "is a number (YAML reads 010 as 8 and 1:20 as 80)", float: "is a number with a point",
+        str: "is text", dict: "is a mapping", list: "is a list",
+    }
+    return kinds.get(type(value), f"is a {type(value).__name__}")
 
 
 def _list(words) -> str:
@@ -968,7 +1005,8 @@ def _overlap(one: str, other: str) -> bool:
 
 def _own_addresses(full: dict) -> dict[str, str]:
     """Every address of the gateway, with what it is."""
-    own = {address: f"{node}'s own address" for node, its in full["nodes"].items() for side in ("external", "internal", "heartbeat") for address in its[side]}
+    own = {address: f"{node}'s own address" for node, its in full["nodes"].items()
+           for side in ("external", "internal", "heartbeat") for address in its[side]}
     return own | {address: "a virtual address" for bond in full["bonds"].values() for address in bond["virtual"]}
 
 

@@ -197,6 +197,13 @@ gateway_schema:
     keys:
       ssh_from: {type: list, of: network, derived: "the internal networks", about: "From where SSH is let in.", counterpart: "`tcp dport 22` in the ruleset"}
       log_dropped: {type: bool, default: true, about: "Whether dropped packets leave a line in the log, a few a second at most.", counterpart: "`log` in the ruleset"}
+      extra:
+        about: "Rules of the site's own, each put before the last, dropping rule of its chain. Checked with `nft -c` before use."
+        counterpart: the chain's rules
+        keys:
+          input: {type: list, of: rule, default: [], about: "For packets to the node."}
+          forward: {type: list, of: rule, default: [], about: "For packets through the node."}
+          output: {type: list, of: rule, default: [], about: "For packets from the node."}
   kernel:
     about: "What the kernel is told."
     keys:
