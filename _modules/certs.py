@@ -1,0 +1,597 @@
+"""
+Identities of a gateway: from pillar into the NSS database that the IPsec daemon reads.
+
+:depends: cryptography (comes with Salt); certutil, pk12util, crlutil (Debian: libnss3-tools)
+
+An identity in pillar is either of ::
+
+    gateway_secrets:
+      certificates:
+        gateway:
+          pkcs12: MIIK...          # base64 of a PKCS#12 file: key, certificate, chain
+          passphrase: ...
+        other:
+          certificate: |           # the same three as PEM
+            -----BEGIN CERTIFICATE-----
+          key: |
+            -----BEGIN PRIVATE KEY-----
+          chain: [PEM, ...]
+
+Functions take the *pillar path* of an identity, never its content, so that no secret is ever
+an argument, a return or a log line. Everything is read and checked before anything is written.
+
+What NSS does unasked, seen with 3.87 (Debian 12) and 3.110 (Debian 13), both alike:
+
+- A certificate whose subject is already in the database gets the nickname it has there,
+  whatever the PKCS#12 file says. So a renewed certificate shares the nickname of the old one.
+- Every look-up by nickname finds all certificates of that subject and takes the newest valid one,
+  the daemon's included. So ``certutil -D``, meant for the old one, deletes the new one.
+  A key is deleted by its id (``-F -k``), which hits the right one.
+- A private key is listed by its CKAID: SHA-1 over the modulus (RSA) or the point (EC) of its public key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import datetime
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import salt.utils.path
+from salt.exceptions import CommandExecutionError
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PrivateFormat,
+        PublicFormat,
+        load_pem_private_key,
+        pkcs12,
+    )
+
+    HAS_CRYPTOGRAPHY = True
+except ImportError:
+    HAS_CRYPTOGRAPHY = False
+
+DATABASE = "/var/lib/ipsec/nss"  # Libreswan 4.x and 5.x on Debian
+TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
+REPLACEMENT = ".replacement"
+# What NSS and OpenSSL of both Debian releases read and write; the bundle lives for milliseconds on a tmpfs.
+_ROUNDS = 20000
+
+
+def __virtual__() -> bool | tuple[bool, str]:
+    if not HAS_CRYPTOGRAPHY:
+        return False, "certs: the Python package cryptography is missing"
+    return True
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """A private key with its certificate and the authorities above it."""
+
+    key: Any
+    certificate: Any
+    authorities: tuple[Any, ...]
+
+
+# reading and checking what pillar holds
+
+
+def inspect(pillar: str, identity: str = "") -> dict[str, Any]:
+    """
+    Read and check an identity in pillar, without writing anything.
+
+    pillar
+        The path of the identity in pillar, such as ``gateway_secrets:certificates:gateway``.
+    identity
+        The DNS name (or address) peers will know the holder by; it must stand in the certificate.
+
+    Returns the public facts: ``fingerprint`` (SHA-256, hex), ``subject``, ``issuer``, ``names``,
+    ``not_before`` and ``not_after`` (ISO 8601, UTC), ``key`` (such as "ec 256") and ``authorities``.
+    Raises CommandExecutionError with one line saying what is wrong and where.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.inspect gateway_secrets:certificates:gateway gateway.winterthur.example
+    """
+    loaded = _load(pillar, identity)
+    return _facts(loaded.certificate) | {"authorities": [_facts(each) for each in loaded.authorities]}
+
+
+def _load(pillar: str, identity: str) -> _Identity:
+    source = _from_pillar(pillar)
+    if not isinstance(source, dict):
+        raise _error(pillar, "is no mapping of pkcs12 and passphrase, or of certificate, key and chain")
+    if "pkcs12" in source:
+        key, certificate, chain = _read_pkcs12(pillar, source)
+    elif "certificate" in source:
+        key, certificate, chain = _read_pem(pillar, source)
+    else:
+        raise _error(pillar, "has neither pkcs12 nor certificate")
+    _check(pillar, key, certificate, identity)
+    authorities = tuple(each for each in chain if _is_authority(each))
+    if not authorities:
+        raise _error(pillar, "holds no authority's certificate, so no peer could be verified; add the chain")
+    _check_issuer(pillar, certificate, authorities)
+    return _Identity(key, certificate, authorities)
+
+
+def _from_pillar(path: str) -> Any:
+    value = __salt__["pillar.get"](path, None)
+    if value is None:
+        raise _error(path, "is not in this node's pillar; add it to pillar/secrets/SITE.sls, then saltutil.refresh_pillar")
+    return value
+
+
+def _error(where: str, what: str) -> CommandExecutionError:
+    return CommandExecutionError(f"certs: {where} {what}")
+
+
+def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+    data = _decoded(f"{pillar}:pkcs12", source["pkcs12"])
+    _check_complete(f"{pillar}:pkcs12", data)
+    if "passphrase" not in source:
+        raise _error(pillar, "has a pkcs12 but no passphrase")
+    try:
+        key, certificate, chain = pkcs12.load_key_and_certificates(data, str(source["passphrase"]).encode())
+    except UnsupportedAlgorithm:
+        raise _error(f"{pillar}:pkcs12", "is encrypted with an algorithm no longer in use (RC2?); export it again with AES") from None
+    except ValueError:
+        raise _error(pillar, "can not be opened: wrong passphrase, or a damaged PKCS#12 file") from None
+    if key is None or certificate is None:
+        raise _error(f"{pillar}:pkcs12", "holds no private key with its certificate")
+    return key, certificate, list(chain)
+
+
+def _decoded(where: str, text: Any) -> bytes:
+    try:
+        return base64.b64decode("".join(str(text).split()), validate=True)
+    except binascii.Error:
+        raise _error(where, "is not base64; make it with `base64 -w0 FILE.p12`") from None
+
+
+def _check_complete(where: str, data: bytes) -> None:
+    """A DER file says how long it is (X.690, 8.1.3); parsers say only that something is wrong."""
+    if data[:1] != b"\x30" or len(data) < 6:
+        raise _error(where, "is no PKCS#12 file")
+    if data[1] & 0x80 and data[1] != 0x80:
+        octets = data[1] & 0x7F
+        told = 2 + octets + int.from_bytes(data[2 : 2 + octets], "big")
+        if len(data) < told:
+            raise _error(where, f"is truncated: {len(data)} of {told} bytes")
+
+
+def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+    if "key" not in source:
+        raise _error(pillar, "has a certificate but no key")
+    passphrase = source.get("passphrase")
+    try:
+        key = load_pem_private_key(str(source["key"]).encode(), str(passphrase).encode() if passphrase else None)
+    except TypeError:
+        raise _error(f"{pillar}:key", "is encrypted and there is no passphrase, or the other way round") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise _error(f"{pillar}:key", "is no readable PEM private key, or its passphrase is wrong") from None
+    chain = source.get("chain", [])
+    texts = [chain] if isinstance(chain, str) else list(chain)
+    first, *rest = _pem_certificates(f"{pillar}:certificate", source["certificate"])
+    for number, text in enumerate(texts):
+        rest += _pem_certificates(f"{pillar}:chain:{number}", text)
+    return key, first, rest
+
+
+def _pem_certificates(where: str, text: Any) -> list[Any]:
+    try:
+        return x509.load_pem_x509_certificates(str(text).encode())
+    except ValueError:
+        raise _error(where, "is no readable PEM certificate (truncated?)") from None
+
+
+def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
+    if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
+        raise _error(pillar, "has a key that is neither RSA nor EC; the IPsec daemon signs with nothing else")
+    if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
+        raise _error(pillar, "has a key that does not belong to its certificate")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if certificate.not_valid_after_utc < now:
+        raise _error(pillar, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; renew it")
+    if certificate.not_valid_before_utc > now:
+        raise _error(pillar, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
+                             "check this node's clock")
+    if identity and identity not in _names(certificate):
+        raise _error(pillar, f"is for {', '.join(_names(certificate)) or 'no name'}, not for {identity}: "
+                             "its subjectAltName must hold the gateway's identity")
+
+
+def _check_issuer(pillar: str, certificate: Any, authorities: tuple[Any, ...]) -> None:
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (InvalidSignature, ValueError, TypeError):
+            continue
+        return
+    raise _error(pillar, f"was issued by \"{certificate.issuer.rfc4514_string()}\", which is not in its chain")
+
+
+def _public_bytes(key: Any) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_authority(certificate: Any) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _names(certificate: Any) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress, x509.RFC822Name))]
+
+
+def _facts(certificate: Any) -> dict[str, Any]:
+    key = certificate.public_key()
+    kind = "rsa" if isinstance(key, rsa.RSAPublicKey) else "ec" if isinstance(key, ec.EllipticCurvePublicKey) else "other"
+    return {
+        "fingerprint": _fingerprint(certificate),
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "names": _names(certificate),
+        "not_before": certificate.not_valid_before_utc.isoformat(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+        "key": f"{kind} {getattr(key, 'key_size', '')}".strip(),
+    }
+
+
+def _fingerprint(certificate: Any) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def _key_id(public_key: Any) -> str:
+    """The CKAID under which NSS lists a key (PK11_MakeIDFromPubKey in NSS)."""
+    if isinstance(public_key, rsa.RSAPublicKey):
+        modulus = public_key.public_numbers().n
+        data = modulus.to_bytes((modulus.bit_length() + 7) // 8, "big")
+    else:
+        data = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return hashlib.sha1(data).hexdigest()  # an identifier, not a protection
+
+
+# the daemon's database
+
+
+def stored() -> list[dict[str, Any]]:
+    """
+    List what the daemon's NSS database holds.
+
+    Each entry: ``nickname``, ``trust`` (certutil's three columns), ``private_key`` (whether its
+    key is there too) and the facts that :py:func:`inspect` gives. Empty when there is no database.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.stored
+    """
+    return [_facts(entry.certificate) | {"nickname": entry.nickname, "trust": entry.trust, "private_key": entry.has_key}
+            for entry in _entries()]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    nickname: str
+    trust: str
+    certificate: Any
+    has_key: bool
+
+
+def _entries() -> list[_Entry]:
+    if not Path(DATABASE, "cert9.db").exists():
+        return []
+    keys = _key_ids()
+    entries = []
+    trusts = _trust_by_nickname(_nss(["certutil", "-L"]))
+    for nickname, trust in trusts.items():
+        for certificate in x509.load_pem_x509_certificates(_nss(["certutil", "-L", "-a", "-n", nickname]).encode()):
+            entries.append(_Entry(nickname, trust, certificate, _key_id_or_none(certificate) in keys))
+    return entries
+
+
+def _key_id_or_none(certificate: Any) -> str | None:
+    key = certificate.public_key()
+    return _key_id(key) if isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)) else None
+
+
+def _trust_by_nickname(listing: str) -> dict[str, str]:
+    """`certutil -L`: two header lines, then a nickname (blanks allowed) and the trust columns on each line."""
+    found = {}
+    for line in listing.splitlines():
+        match = re.fullmatch(r"(\S.*?) +([a-zA-Z]*,[a-zA-Z]*,[a-zA-Z]*) *", line)
+        if match and match[2] != "SSL,S/MIME,JAR/XPI":
+            found[match[1]] = match[2]
+    return found
+
+
+def _key_ids() -> set[str]:
+    """`certutil -K`: "< 0> rsa      3970811be02d27ab749dc147cc3494af9df9b1b8   nickname" on each line."""
+    listing = _nss(["certutil", "-K"], no_entries="no keys found")
+    return set(re.findall(r"^< *\d+> +\w+ +([0-9a-f]{40})\b", listing, re.MULTILINE))
+
+
+def _nss(command: list[str], no_entries: str = "") -> str:
+    """Run an NSS tool on the daemon's database. An exit code with `no_entries` in its message means an empty answer."""
+    program = salt.utils.path.which(command[0])
+    if not program:
+        raise CommandExecutionError(f"certs: {command[0]} is not installed (Debian package libnss3-tools)")
+    argv = [program, *command[1:], "-d", f"sql:{DATABASE}"]
+    done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, env={"LC_ALL": "C"})
+    if done["retcode"]:
+        message = (done["stderr"] or done["stdout"]).strip()
+        if no_entries and no_entries in message:
+            return ""
+        raise CommandExecutionError(f"certs: {command[0]} failed on {DATABASE}: {' '.join(message.split())}")
+    return done["stdout"]
+
+
+def create_database() -> bool:
+    """
+    Make the daemon's NSS database if there is none. Returns whether it was made.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.create_database
+    """
+    if Path(DATABASE, "cert9.db").exists():
+        return False
+    Path(DATABASE).mkdir(mode=0o700, parents=True, exist_ok=True)
+    # No password, like `ipsec initnss`: the daemon has to open it at boot. The folder keeps others out.
+    _nss(["certutil", "-N", "--empty-password"])
+    return True
+
+
+def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
+    """
+    Compare an identity in pillar with the database.
+
+    Returns ``wanted`` (as from :py:func:`inspect`), ``current`` (fingerprint under this nickname,
+    "" if none), ``key`` (whether the wanted key is there), ``missing_authorities`` (subjects) and
+    ``same`` (nothing is to be done).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.state_of gateway gateway_secrets:certificates:gateway
+    """
+    return _compare(name, _load(pillar, identity))
+
+
+def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
+    entries = _entries()
+    mine = [entry for entry in entries if entry.nickname == name]
+    current = [_fingerprint(entry.certificate) for entry in mine if not _superseded(entry, wanted)]
+    trusted = {_fingerprint(entry.certificate) for entry in entries if entry.trust == TRUSTED_AUTHORITY}
+    missing = [each.subject.rfc4514_string() for each in wanted.authorities if _fingerprint(each) not in trusted]
+    key = any(entry.has_key for entry in mine if _same(entry, wanted))
+    old_keys = any(entry.has_key and not _same_key(entry, wanted) for entry in mine)
+    return {
+        "wanted": _facts(wanted.certificate),
+        "current": ", ".join(sorted(set(current) or {_fingerprint(entry.certificate) for entry in mine})),
+        "key": key,
+        "missing_authorities": missing,
+        "same": current == [_fingerprint(wanted.certificate)] and key and not old_keys and not missing,
+    }
+
+
+def install(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
+    """
+    Bring an identity from pillar into the database under the nickname ``name``; no-op if it is there.
+
+    The new key and certificate are complete in the database before the old ones go, and a run that
+    was cut short is completed by the next. Returns what :py:func:`state_of` gave before.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.install gateway gateway_secrets:certificates:gateway gateway.winterthur.example
+    """
+    wanted = _load(pillar, identity)
+    create_database()
+    before = _compare(name, wanted)
+    if before["same"]:
+        return before
+    for authority in wanted.authorities:
+        if authority.subject.rfc4514_string() in before["missing_authorities"]:
+            _trust(authority)
+    _replace(name, wanted)
+    after = _compare(name, wanted)
+    if not after["same"]:
+        raise CommandExecutionError(f"certs: {name} is still not as wanted in {DATABASE}: found {after['current'] or 'nothing'}")
+    return before
+
+
+def _trust(authority: Any) -> None:
+    nickname = next((entry.nickname for entry in _entries() if _fingerprint(entry.certificate) == _fingerprint(authority)), "")
+    if nickname:
+        _nss(["certutil", "-M", "-n", nickname, "-t", TRUSTED_AUTHORITY])
+        return
+    with _private_folder() as folder:
+        file = _written(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
+        _nss(["certutil", "-A", "-a", "-n", _nickname_of(authority), "-t", TRUSTED_AUTHORITY, "-i", file])
+
+
+def _nickname_of(authority: Any) -> str:
+    """A name to list it under. NSS reads a colon as the end of a token's name, and refuses one name for two subjects."""
+    common = authority.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    text = str(common[0].value) if common else authority.subject.rfc4514_string()
+    name = re.sub(r"[^\w .-]", " ", text).strip()
+    taken = any(entry.nickname == name and entry.certificate.subject != authority.subject for entry in _entries())
+    return f"{name} {_fingerprint(authority)[:8]}" if taken else name
+
+
+def _replace(name: str, wanted: _Identity) -> None:
+    """Put the wanted pair under `name`: complete in the database first, only then do others go."""
+    if not any(entry.has_key for entry in _entries() if _same(entry, wanted)):
+        _import(name + REPLACEMENT, wanted)
+    others = [entry for entry in _entries() if entry.nickname == name and not _same(entry, wanted)]
+    if not all(_superseded(entry, wanted) for entry in others):
+        # By nickname NSS can take the wanted one too; its key stays, so it is whole again once it is added.
+        while any(entry.nickname == name for entry in _entries()):
+            _nss(["certutil", "-D", "-n", name])
+        if not any(_same(entry, wanted) for entry in _entries()):
+            with _private_folder() as folder:
+                file = _written(folder / "certificate.pem", wanted.certificate.public_bytes(Encoding.PEM))
+                _nss(["certutil", "-A", "-a", "-n", name, "-t", ",,", "-i", file])
+    here = next(entry.nickname for entry in _entries() if _same(entry, wanted))
+    if here != name:
+        _nss(["certutil", "--rename", "-n", here, "--new-n", name])
+    for entry in others:
+        if entry.has_key and not _same_key(entry, wanted):
+            _nss(["certutil", "-F", "-k", _key_id(entry.certificate.public_key())])
+
+
+def _same(entry: _Entry, wanted: _Identity) -> bool:
+    return _fingerprint(entry.certificate) == _fingerprint(wanted.certificate)
+
+
+def _same_key(entry: _Entry, wanted: _Identity) -> bool:
+    return _public_bytes(entry.certificate.public_key()) == _public_bytes(wanted.certificate.public_key())
+
+
+def _superseded(entry: _Entry, wanted: _Identity) -> bool:
+    """
+    Whether NSS takes the wanted certificate before this one of the same nickname (CERT_IsNewer in NSS, its sure case).
+
+    Such a one is left where it is, without its key: it is public, and NSS can not remove it without the wanted one.
+    """
+    old, new = entry.certificate, wanted.certificate
+    return (old.subject == new.subject and old.not_valid_before_utc < new.not_valid_before_utc
+            and old.not_valid_after_utc < new.not_valid_after_utc)
+
+
+def _import(nickname: str, wanted: _Identity) -> None:
+    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_ROUNDS)
+                  .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256()))
+    passphrase = base64.b32encode(os.urandom(20))
+    bundle = pkcs12.serialize_key_and_certificates(
+        nickname.encode(), wanted.key, wanted.certificate, None, encryption.build(passphrase))
+    with _private_folder() as folder:
+        _nss(["pk12util", "-i", _written(folder / "bundle.p12", bundle), "-w", _written(folder / "passphrase", passphrase)])
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder only root can enter, in memory: what is written there never reaches a disk."""
+    folder = Path(tempfile.mkdtemp(prefix="gateway-", dir="/run" if os.access("/run", os.W_OK) else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _written(path: Path, data: bytes) -> str:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(data)
+    return str(path)
+
+
+# revocation lists
+
+
+def crl_state_of(pillar: str) -> dict[str, Any]:
+    """
+    Check a revocation list in pillar and compare it with the one in the database.
+
+    Returns ``wanted`` (``issuer``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
+    ``current`` (this_update of the list that is in, "" if none) and ``same`` (it is in, or a newer one).
+    Raises CommandExecutionError for a list that is stale, unreadable or not signed by an authority in the database.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.crl_state_of gateway_secrets:crls:our-ca
+    """
+    crl = _load_crl(pillar)
+    authority = _issuer_of(pillar, crl)
+    current = _stored_crl_date(authority.nickname) if authority else ""
+    wanted = {"issuer": crl.issuer.rfc4514_string(), "entries": len(crl), "this_update": crl.last_update_utc.isoformat(),
+              "next_update": crl.next_update_utc.isoformat()}
+    return {"wanted": wanted, "current": current, "same": current >= wanted["this_update"]}
+
+
+def install_crl(pillar: str) -> None:
+    """
+    Bring a revocation list from pillar into the database. NSS itself refuses one that is older than its own.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.install_crl gateway_secrets:crls:our-ca
+    """
+    crl = _load_crl(pillar)
+    if not _issuer_of(pillar, crl):
+        raise _error(pillar, f"is from \"{crl.issuer.rfc4514_string()}\", whose certificate is not in {DATABASE}")
+    with _private_folder() as folder:
+        _nss(["crlutil", "-I", "-i", _written(folder / "list.der", crl.public_bytes(Encoding.DER))])
+
+
+def _load_crl(pillar: str) -> Any:
+    text = str(_from_pillar(pillar))
+    try:
+        if "-----BEGIN" in text:
+            crl = x509.load_pem_x509_crl(text.encode())
+        else:
+            crl = x509.load_der_x509_crl(_decoded(pillar, text))
+    except ValueError:
+        raise _error(pillar, "is no readable certificate revocation list (truncated?)") from None
+    if crl.next_update_utc is None:
+        raise _error(pillar, "does not say when the next list is due (RFC 5280 requires nextUpdate)")
+    if crl.next_update_utc < datetime.datetime.now(datetime.timezone.utc):
+        raise _error(pillar, f"is stale: the next list was due on {crl.next_update_utc:%Y-%m-%d %H:%M} UTC; fetch it")
+    return crl
+
+
+def _issuer_of(pillar: str, crl: Any) -> _Entry | None:
+    """The authority that signed the list. None while there is none of that name (test=True on a bare host)."""
+    named = [entry for entry in _entries() if entry.certificate.subject == crl.issuer]
+    for entry in named:
+        if crl.is_signature_valid(entry.certificate.public_key()):
+            return entry
+    if named:
+        raise _error(pillar, f"is not signed by \"{crl.issuer.rfc4514_string()}\", in whose name it is")
+    return None
+
+
+def _stored_crl_date(nickname: str) -> str:
+    """`crlutil -L -n NICKNAME` prints "This Update: Mon Nov 23 18:40:51 2026", in UTC."""
+    if nickname not in _nss(["crlutil", "-L"]):
+        return ""
+    match = re.search(r"This Update: (.*\d)", _nss(["crlutil", "-L", "-n", nickname]))
+    if not match:
+        return ""
+    date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
+    return date.replace(tzinfo=datetime.timezone.utc).isoformat()

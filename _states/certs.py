@@ -1,0 +1,88 @@
+"""
+Certificates, keys and revocation lists in the IPsec daemon's database.
+
+Contents come from pillar by path and never pass through a state's arguments, changes or comment:
+see the execution module :py:mod:`certs <modules.certs>`.
+
+.. code-block:: yaml
+
+    gateway:
+      certs.present:
+        - pillar: gateway_secrets:certificates:gateway
+        - identity: gateway.winterthur.example
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+
+def __virtual__() -> bool | tuple[bool, str]:
+    if "certs.install" not in __salt__:
+        return False, "certs: the execution module certs could not be loaded"
+    return True
+
+
+def present(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
+    """
+    An identity is in the database, under this nickname, with its key and its trusted authorities.
+
+    name
+        The nickname by which the daemon's configuration calls it.
+    pillar
+        Path of the identity in pillar.
+    identity
+        The name peers know the gateway by; the certificate must hold it.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        found = __salt__["certs.state_of"](name, pillar, identity)
+        if found["same"]:
+            ret["comment"] = f"{name} is in place, valid until {found['wanted']['not_after']}"
+            return ret
+        ret["changes"] = _difference(name, found)
+        if __opts__["test"]:
+            ret.update(result=None, comment=f"{name} would be brought in")
+            return ret
+        __salt__["certs.install"](name, pillar, identity)
+        ret["comment"] = f"{name} was brought in, valid until {found['wanted']['not_after']}"
+    except CommandExecutionError as err:
+        ret.update(result=False, changes={}, comment=str(err))
+    return ret
+
+
+def _difference(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if found["current"] != found["wanted"]["fingerprint"] or not found["key"]:
+        changes[name] = {"old": found["current"], "new": found["wanted"]["fingerprint"]}
+    for authority in found["missing_authorities"]:
+        changes[authority] = {"old": "", "new": "trusted"}
+    return changes
+
+
+def crl_present(name: str, pillar: str) -> dict[str, Any]:
+    """
+    A revocation list is in the database.
+
+    name
+        Anything that tells it from others (the key below ``gateway_secrets:crls``).
+    pillar
+        Path of the list in pillar: PEM, or DER in base64.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        found = __salt__["certs.crl_state_of"](pillar)
+        if found["same"]:
+            ret["comment"] = f"{name} is in place, next due {found['wanted']['next_update']}"
+            return ret
+        ret["changes"] = {found["wanted"]["issuer"]: {"old": found["current"], "new": found["wanted"]["this_update"]}}
+        if __opts__["test"]:
+            ret.update(result=None, comment=f"{name} would be brought in")
+            return ret
+        __salt__["certs.install_crl"](pillar)
+        ret["comment"] = f"{name} was brought in, next due {found['wanted']['next_update']}"
+    except CommandExecutionError as err:
+        ret.update(result=False, changes={}, comment=str(err))
+    return ret
