@@ -1,0 +1,767 @@
+"""
+Bonds: read them, say what has to change to make them as described, change them live, keep them over a reboot.
+
+Live changes go through iproute2 in one batch whose inverse is made beforehand; ``apply`` hands the inverse to
+``commit_confirm``, so the node itself goes back unless the Salt master is reached again. Files are for ifupdown
+(interfaces(5)) or systemd-networkd (systemd.netdev(5), systemd.network(5)). Bond options carry their kernel names
+(Documentation/networking/bonding.rst).
+"""
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import salt.utils.path
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+
+__virtualname__ = "bonding"
+
+_ALL = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+_ARP = ("balance-rr", "active-backup", "balance-xor", "broadcast")
+_ONE_ACTIVE = ("active-backup", "balance-tlb", "balance-alb")
+
+
+class _Option(NamedTuple):
+    """A bond option: what the kernel has without it, and how each tool calls it."""
+
+    default: object
+    networkd: str                  # key in [Bond] of a .netdev; {} takes the value
+    modes: tuple[str, ...] = _ALL  # the kernel refuses it in others
+    json: str = ""                 # in `ip -j -d link`, where that differs
+    locked: bool = False           # the kernel takes it only on a bond that is down and has no slaves (bond_options.c)
+
+
+_OPTIONS = {
+    "mode": _Option("balance-rr", "Mode={}", locked=True),
+    "miimon": _Option(0, "MIIMonitorSec={}ms"),
+    "updelay": _Option(0, "UpDelaySec={}ms"),
+    "downdelay": _Option(0, "DownDelaySec={}ms"),
+    "arp_interval": _Option(0, "ARPIntervalSec={}ms", _ARP),
+    "arp_ip_target": _Option("", "ARPIPTargets={}", _ARP),
+    "arp_validate": _Option("none", "ARPValidate={}", _ARP),
+    "arp_all_targets": _Option("any", "ARPAllTargets={}", _ARP),
+    "primary": _Option("", "", _ONE_ACTIVE),
+    "primary_reselect": _Option("always", "PrimaryReselectPolicy={}", _ONE_ACTIVE),
+    "fail_over_mac": _Option("none", "FailOverMACPolicy={}", ("active-backup",), locked=True),
+    "num_grat_arp": _Option(1, "GratuitousARP={}", json="num_peer_notif"),
+    "xmit_hash_policy": _Option("layer2", "TransmitHashPolicy={}", ("balance-xor", "802.3ad", "balance-tlb")),
+    "resend_igmp": _Option(1, "ResendIGMP={}"),
+    "all_slaves_active": _Option(0, "AllSlavesActive={}"),
+    "min_links": _Option(0, "MinLinks={}"),
+    "lp_interval": _Option(1, "LearnPacketIntervalSec={}", ("balance-tlb", "balance-alb")),
+    "packets_per_slave": _Option(1, "PacketsPerSlave={}", ("balance-rr",)),
+    "tlb_dynamic_lb": _Option(1, "DynamicTransmitLoadBalancing={}", ("balance-tlb",), locked=True),
+    "lacp_rate": _Option("slow", "LACPTransmitRate={}", ("802.3ad",), "ad_lacp_rate", locked=True),
+    "ad_select": _Option("stable", "AdSelect={}", ("802.3ad",), locked=True),
+    "ad_user_port_key": _Option(0, "AdUserPortKey={}", ("802.3ad",), locked=True),
+    "ad_actor_sys_prio": _Option(65535, "AdActorSystemPriority={}", ("802.3ad",)),
+}
+# What the kernel ignores, and keeps from before, while the other way of monitoring is used.
+_ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_interval",
+              "arp_validate": "arp_interval", "arp_all_targets": "arp_interval"}
+# Where this product differs from the kernel: one lost announcement after a failover would cost seconds.
+_PREFERRED = {"num_grat_arp": 3}
+
+_FOLDER = Path("/run/gateway/rollback/network")
+_MARK = "Written by Salt (state bonding.applied); what is changed here is lost. See docs/network.md."
+_INTERFACES = "/etc/network/interfaces"
+_INTERFACES_D = "/etc/network/interfaces.d"
+_NETWORKD_D = "/etc/systemd/network"
+_BACKUPS = "/var/backups/gateway"
+# The socket first: it would start the service again at the next netlink message.
+_NETWORKD_UNITS = ("systemd-networkd.socket", "systemd-networkd.service")
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    if not salt.utils.path.which("ip"):
+        return False, "bonding: iproute2 (the command ip) is missing"
+    return __virtualname__
+
+
+# reading
+
+
+def status(name: str = "") -> dict:
+    """
+    The bonds of this node as the kernel sees them, or the one called ``name`` ({} when there is none).
+
+    Each has ``mode``, ``up``, ``mii_status``, ``active_slave``, ``primary``, ``monitor`` (``miimon``, ``updelay``,
+    ``downdelay`` or ``arp_interval``, ``arp_targets``, ``arp_validate``; ms), ``mac``, ``mtu``, ``addresses``, and
+    ``slaves``: by name ``link`` (up, down, going back or going down), ``active``, ``failures`` (since enslaved),
+    ``permanent_mac``, ``speed`` (Mbit/s, 0 unknown), ``duplex``.
+
+    Source: /sys/class/net/NAME/bonding, /proc/net/bonding/NAME.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' bonding.status bond0
+    """
+    links = {link["ifname"]: link for link in _ip("-d", "addr", "show")}
+    found = {}
+    for bond in [name] if name else sorted(path.name for path in Path("/proc/net/bonding").glob("*")):
+        proc = Path("/proc/net/bonding", bond)
+        link = links.get(bond, {})
+        if proc.exists() and link:
+            found[bond] = _bond_status(proc.read_text(), link)
+    return found.get(name, {}) if name else found
+
+
+def _bond_status(proc: str, link: dict) -> dict:
+    """One bond from the text of its /proc/net/bonding file and its entry of `ip -j -d addr`."""
+    head, *parts = proc.split("\nSlave Interface: ")
+
+    def field(text: str, key: str) -> str:
+        found = re.search(rf"^{re.escape(key)}: (.*)$", text, re.MULTILINE)
+        return found.group(1).strip() if found else ""
+
+    data = _options_of(link)
+    monitor = {key: data[key] for key in ("miimon", "updelay", "downdelay")}
+    if data["arp_interval"]:
+        monitor = {"arp_interval": data["arp_interval"], "arp_validate": data["arp_validate"],
+                   "arp_targets": data["arp_ip_target"].split(",") if data["arp_ip_target"] else []}
+    active = link["linkinfo"]["info_data"].get("active_slave", "")
+    slaves = {}
+    for part in parts:
+        slave = part.split("\n", 1)[0].strip()
+        speed = field(part, "Speed").removesuffix(" Mbps")
+        slaves[slave] = {"link": field(part, "MII Status"), "active": slave == active,
+                         "failures": int(field(part, "Link Failure Count") or 0),
+                         "permanent_mac": field(part, "Permanent HW addr"),
+                         "speed": int(speed) if speed.isdigit() else 0, "duplex": field(part, "Duplex").lower()}
+    return {"mode": data["mode"], "up": "UP" in link["flags"], "mii_status": field(head, "MII Status"),
+            "active_slave": active, "primary": data["primary"], "monitor": monitor, "mac": link["address"],
+            "mtu": link["mtu"], "slaves": slaves,
+            "addresses": [f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"]}
+
+
+def _ip(*arguments: str) -> list[dict]:
+    """What iproute2 shows, as JSON. Its entries can be empty dictionaries (links a filter left out)."""
+    done = __salt__["cmd.run_all"](["ip", "-j", *arguments], python_shell=False)
+    if done["retcode"]:
+        raise CommandExecutionError(f"ip -j {' '.join(arguments)}: {done['stderr']}")
+    return [entry for entry in json.loads(done["stdout"] or "[]") if entry]
+
+
+def _options_of(link: dict) -> dict:
+    """A bond's options by their kernel names, from its entry of `ip -j -d link`."""
+    data = link["linkinfo"]["info_data"]
+    options = {}
+    for name, option in _OPTIONS.items():
+        value = data.get(option.json or name)
+        if isinstance(value, list):
+            value = ",".join(value)
+        # iproute2 6.15 writes null for a value 0 that has a name (arp_validate none)
+        options[name] = option.default if value is None else value
+    return options
+
+
+# the network as a value: what is, what is wanted, and the way from one to the other
+
+
+def _live() -> dict:
+    """
+    The links of this node and the addresses and routes on them, as ``_batch`` compares them.
+
+    Left out: link-local addresses and what the kernel or a router advertisement made. ``held`` are addresses of a
+    single host (/32, /128), above all the virtual IPs: heartbeat's, never compared.
+    """
+    links = {}
+    for link in _ip("-d", "addr", "show"):
+        info = link.get("linkinfo", {})
+        bond = info.get("info_kind") == "bond"
+        entry = {
+            "bond": bond, "up": "UP" in link["flags"], "mtu": link["mtu"], "master": link.get("master", ""),
+            "mac": info.get("info_slave_data", {}).get("perm_hwaddr") or link.get("permaddr") or link.get("address", ""),
+            "over": link.get("link", ""), "options": _options_of(link) if bond else {},
+            "addresses": {}, "held": {}, "routes": {},
+        }
+        for address in link.get("addr_info", []):
+            if address["scope"] == "link" or address.get("protocol") == "kernel_ra" or address.get("temporary"):
+                continue
+            host = address["prefixlen"] == (32 if address["family"] == "inet" else 128)
+            entry["held" if host else "addresses"][f"{address['local']}/{address['prefixlen']}"] = _address_words(address)
+        links[link["ifname"]] = entry
+    for family in ("-4", "-6"):
+        for route in _ip(family, "route", "show", "table", "main"):
+            if route.get("protocol") not in ("kernel", "ra", "redirect") and route.get("dev") in links:
+                words = _route_words(route, family)
+                links[route["dev"]]["routes"][_route_key(words)] = words
+    return links
+
+
+def _address_words(address: dict) -> str:
+    """What follows the address itself in `ip address add` to have the very same one again."""
+    words = [f"brd {address['broadcast']}"] if "broadcast" in address else []
+    words += [flag for flag in ("nodad", "noprefixroute") if address.get(flag)]
+    if address["scope"] != "global":
+        words.append(f"scope {address['scope']}")
+    if address.get("dynamic"):
+        words.append(f"valid_lft {address['valid_life_time']} preferred_lft {address['preferred_life_time']}")
+    return " ".join(words)
+
+
+def _route_words(route: dict, family: str) -> str:
+    # ::/0 rather than default: a batch has no -6, the family is seen from the prefix
+    words = ["::/0" if family == "-6" and route["dst"] == "default" else route["dst"]]
+    if "gateway" in route:
+        words.append(f"via {route['gateway']}")
+    elif "via" in route:
+        words.append(f"via {route['via']['family']} {route['via']['host']}")
+    words.append(f"dev {route['dev']}")
+    for key, word in (("protocol", "proto"), ("scope", "scope"), ("prefsrc", "src"), ("metric", "metric")):
+        if key in route:
+            words.append(f"{word} {route[key]}")
+    if "onlink" in route.get("flags", []):
+        words.append("onlink")
+    return " ".join(words)
+
+
+def _route_key(words: str) -> str:
+    """Where to and which way; how it got there (protocol, metric) does not make it another route."""
+    return re.split(r" (?:proto|scope|src|metric|onlink)\b", words)[0]
+
+
+def _wanted(live: dict, bonds: list[dict]) -> dict:
+    """``live`` as it should be. Raises CommandExecutionError with all that is in the way, before anything changes."""
+    then = {name: {**link, "addresses": dict(link["addresses"]), "routes": dict(link["routes"])} for name, link in live.items()}
+    problems = []
+    ours = {bond["name"] for bond in bonds}
+    claimed = {slave: bond["name"] for bond in bonds for slave in bond["slaves"]}
+    moving = {address.split("/")[0] for bond in bonds for address in bond["addresses"]}
+    for slave, bond in claimed.items():
+        problems += _slave_problems(live, slave, bond)
+    for bond in bonds:
+        name = bond["name"]
+        if name in live and not live[name]["bond"]:
+            problems.append(f"{name}: there is an interface of this name that is no bond")
+        for option in bond["options"]:
+            if option not in _OPTIONS:
+                problems.append(f"{name}: no bond option '{option}'; there are {', '.join(_OPTIONS)}")
+    if problems:
+        raise CommandExecutionError("; ".join(problems))
+
+    for name, link in then.items():
+        if name in claimed:
+            master = next(bond for bond in bonds if bond["name"] == claimed[name])
+            link |= {"master": claimed[name], "up": True, "mtu": master["mtu"], "addresses": {}, "routes": {}}
+        elif name not in ours:
+            if link["master"] in ours:
+                link |= {"master": "", "up": False}     # no longer a slave
+            # an address that now belongs to a bond is nowhere else
+            link["addresses"] = {a: words for a, words in link["addresses"].items() if a.split("/")[0] not in moving}
+    # a bond under another name, all of whose slaves go into ours, was that bond before
+    for name, link in live.items():
+        slaves = [slave for slave, its in live.items() if its["master"] == name]
+        if link["bond"] and name not in ours and slaves and all(slave in claimed for slave in slaves):
+            del then[name]
+    for bond in bonds:
+        old = live.get(bond["name"], {"held": {}, "routes": {}, "over": "", "mac": ""})
+        then[bond["name"]] = {**old, "bond": True, "up": True, "mtu": bond["mtu"], "master": "",
+                              "mac": old["mac"] or _mac(live, bond), "options": _bond_options(bond),
+                              "addresses": {a: _new_address_words(a) for a in bond["addresses"]},
+                              "routes": {**{key: words for key, words in old["routes"].items() if not _our_route(words)},
+                                         **{_route_key(words): old["routes"].get(_route_key(words), words)
+                                            for words in _bond_routes(bond)}}}
+    # one default route a family: another one on any interface would compete with it (unless it has a metric of its own)
+    for family in {_family(gateway) for bond in bonds for gateway in bond["gateways"]}:
+        for name, link in then.items():
+            if name not in ours:
+                link["routes"] = {key: words for key, words in link["routes"].items()
+                                  if not (_is_default(words, family) and _competes(words, family))}
+    return then
+
+
+def _slave_problems(live: dict, slave: str, bond: str) -> list[str]:
+    if slave not in live:
+        cards = [name for name, link in live.items() if not link["bond"] and name != "lo"]
+        return [f"{bond}: this machine has no interface {slave} (there are {', '.join(sorted(cards)) or 'none'})"]
+    master = live[slave]["master"]
+    if master and not live.get(master, {}).get("bond"):
+        return [f"{bond}: {slave} already belongs to {master}; take it out there first"]
+    stacked = [name for name, link in live.items() if link["over"] == slave]
+    return [f"{bond}: {', '.join(stacked)} is made on top of {slave}; make it on {bond} instead"] if stacked else []
+
+
+def _bond_options(bond: dict) -> dict:
+    """All options of a bond: what its description says, this product's preference, the kernel's default."""
+    monitor = bond["monitor"]
+    said = {"mode": bond["mode"], "primary": bond.get("primary") or "", **_PREFERRED, **bond["options"]}
+    if monitor.get("arp_interval"):
+        said |= {"miimon": 0, "arp_interval": monitor["arp_interval"], "arp_ip_target": ",".join(monitor["arp_targets"]),
+                 "arp_validate": monitor.get("arp_validate", "none")}
+    else:
+        said |= {"miimon": monitor["miimon"], "arp_interval": 0}
+        # the kernel counts delays in whole rounds of monitoring
+        said |= {key: monitor.get(key, 0) // monitor["miimon"] * monitor["miimon"] for key in ("updelay", "downdelay")}
+    return {name: said.get(name, option.default) for name, option in _OPTIONS.items()}
+
+
+def _options_in_force(options: dict) -> dict:
+    """Those that mean something in this mode and with this monitoring, as texts."""
+    return {name: str(value) for name, value in options.items()
+            if options["mode"] in _OPTIONS[name].modes and options.get(_ONLY_WITH.get(name, "mode"))}
+
+
+def _mac(live: dict, bond: dict) -> str:
+    """
+    A new bond's hardware address: the permanent one of its first slave, so neighbours keep what they know of a node.
+
+    Trap: left to itself, udev gives a bond an invented one (MACAddressPolicy=persistent), some time after it was made.
+    """
+    return "" if _bond_options(bond)["fail_over_mac"] == "active" else live[bond["slaves"][0]]["mac"]
+
+
+def _family(address: str) -> int:
+    return ipaddress.ip_interface(address).version
+
+
+def _new_address_words(address: str) -> str:
+    return "brd +" if _family(address) == 4 and ipaddress.ip_interface(address).network.prefixlen < 31 else ""
+
+
+def _bond_routes(bond: dict) -> list[str]:
+    default = {4: "default", 6: "::/0"}
+    pairs = [(default[_family(gateway)], gateway) for gateway in bond["gateways"]]
+    pairs += [(route["to"], route["via"]) for route in bond["routes"]]
+    return [f"{to} via {via} dev {bond['name']} proto static" for to, via in pairs]
+
+
+def _our_route(words: str) -> bool:
+    """Default routes and static ones are the description's; others on a bond may be the IPsec daemon's (proto boot)."""
+    return words.startswith(("default ", "::/0 ")) or " proto static" in words
+
+
+def _is_default(words: str, family: int) -> bool:
+    return words.startswith({4: "default ", 6: "::/0 "}[family])
+
+
+def _competes(words: str, family: int) -> bool:
+    metric = re.search(r" metric (\d+)", words)
+    return not metric or int(metric.group(1)) <= {4: 0, 6: 1024}[family]
+
+
+def _batch(now: dict, then: dict) -> list[str]:
+    """
+    The lines for `ip -batch` that lead from one network to the other.
+
+    Called with both swapped it gives the way back, which holds from any point on the way: each line says what is to be,
+    not what to change, and `ip -force` passes over those that already are.
+    """
+    def changed_options(bond: str) -> dict:
+        old, new = _options_in_force(now[bond]["options"]), _options_in_force(then[bond]["options"])
+        return {name: value for name, value in new.items() if old.get(name) != value}
+
+    both = [name for name in then if name in now]
+    gone = {name for name in now if name not in then}
+    made = [name for name in then if name not in now]
+    rebuilt = {name for name in both if then[name]["bond"] and any(_OPTIONS[o].locked for o in changed_options(name))}
+    leaving = [n for n in both if now[n]["master"] and (now[n]["master"] != then[n]["master"] or now[n]["master"] in rebuilt)]
+    joining = [n for n in both if then[n]["master"] and (n in leaving or now[n]["master"] != then[n]["master"])]
+    # interfaces on the way out of use first, so the one that carries the traffic is off for the shortest time
+    joining.sort(key=lambda name: bool(now[name]["addresses"]))
+    lines = [f"link set dev {name} nomaster" for name in leaving]
+    lines += [f"link del dev {name}" for name in gone]
+    for name in both:
+        options = changed_options(name) if then[name]["bond"] else {}
+        if name in rebuilt:
+            lines.append(f"link set dev {name} down")
+        if options:
+            lines.append(f"link set dev {name} type bond {_option_words(options)}")
+    for name in made:
+        mac = f"address {then[name]['mac']} " if then[name]["mac"] else ""
+        options = {k: v for k, v in _options_in_force(then[name]["options"]).items() if v != str(_OPTIONS[k].default)}
+        lines.append(f"link add dev {name} {mac}mtu {then[name]['mtu']} type bond {_option_words(options)}")
+    lost = gone | rebuilt | set(leaving) | set(joining)      # down on the way: their routes and IPv6 addresses are gone
+    for name in then:
+        lines += _link_lines(name, now.get(name), then[name], name in rebuilt, name in leaving, name in joining)
+    for name in joining:
+        lines += [f"addr del {address} dev {name}" for address in now[name]["addresses"]]
+        # the kernel enslaves only what is down
+        lines += [f"link set dev {name} down", f"link set dev {name} master {then[name]['master']}", f"link set dev {name} up"]
+    for name in both:
+        if name not in lost:
+            lines += [f"addr del {a} dev {name}" for a in now[name]["addresses"] if a not in then[name]["addresses"]]
+            lines += [f"route del {w}" for k, w in now[name]["routes"].items() if k not in then[name]["routes"]]
+    for name, link in then.items():
+        known = {} if name in lost or name not in now or not now[name]["up"] else now[name]["routes"]
+        lines += [f"route replace {words}" for key, words in link["routes"].items() if key not in known]
+    return lines
+
+
+def _link_lines(name: str, old: dict | None, new: dict, rebuilt: bool, left: bool, joins: bool) -> list[str]:
+    """Size, addresses and up or down of one link; a slave's are its bond's business."""
+    if new["master"]:
+        return []
+    lines = []
+    if old and (old["mtu"] != new["mtu"] or left):
+        lines.append(f"link set dev {name} mtu {new['mtu']}")
+    addresses = {a: w for a, w in new["addresses"].items() if not old or a not in old["addresses"] or left}
+    if new["up"]:
+        if not old or not old["up"] or rebuilt or left:
+            lines.append(f"link set dev {name} up")
+        if rebuilt or left:      # IPv6 addresses go when a link goes down
+            addresses |= {a: w for a, w in {**new["addresses"], **new["held"]}.items() if _family(a) == 6}
+    return lines + [f"addr replace {a} {words} dev {name}".replace("  ", " ") for a, words in addresses.items()]
+
+
+def _option_words(options: dict) -> str:
+    # iproute2 has no word for "no primary"; the way back to that is in _write_undo
+    return " ".join(f"{name} {value}" if value else f'{name} ""' for name, value in options.items() if value or name != "primary")
+
+
+def _differences(now: dict, then: dict) -> dict:
+    """What changes, interface by interface, for people: {interface: {what: {old, new}}}."""
+    changes: dict = {}
+    for name in sorted({*now, *then}):
+        old, new = _described(now.get(name)), _described(then.get(name))
+        if "master" in {*old, *new}:     # up, down and size of a slave are its bond's
+            old, new = ({key: value for key, value in side.items() if key not in ("up", "mtu")} for side in (old, new))
+        differ = {key: {"old": old.get(key, ""), "new": new.get(key, "")}
+                  for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+        if differ:
+            changes[name] = differ
+    return changes
+
+
+def _described(link: dict | None) -> dict:
+    if link is None:
+        return {}
+    words: dict = {"up": link["up"], "mtu": link["mtu"]}
+    words |= {key: link[key] for key in ("master",) if link[key]}
+    words |= {key: sorted(link[key]) for key in ("addresses", "routes") if link[key]}
+    if link["bond"]:
+        words |= {k: v for k, v in _options_in_force(link["options"]).items() if v != str(_OPTIONS[k].default)}
+    return words
+
+
+def plan(bonds: list[dict], manager: str = "auto") -> dict:
+    """
+    What has to change on this node so that its bonds are as described, now and after a reboot.
+
+    bonds
+        As ``gateway.settings`` has them: ``name``, ``slaves``, ``mode``, ``monitor``, ``primary``, ``mtu``, ``options``,
+        ``addresses``, ``gateways``, ``routes``.
+    manager
+        ``ifupdown``, ``networkd``, or ``auto``: what manages the network here.
+
+    Returns ``changes`` (for people; {} when all is as described), ``forward`` and ``inverse`` (lines for `ip -batch`),
+    ``files`` (path: text, or None for a file that has to go; only those that differ) and ``manager``.
+
+    Raises:
+        CommandExecutionError: a slave is missing or belongs to something else, a name is taken, an option is unknown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call bonding.plan "$(salt-call --out=json --local gateway.settings | jq -c .local.bonds)"
+    """
+    manager = _manager() if manager == "auto" else manager
+    now = _live()
+    then = _wanted(now, bonds)
+    files = _files_to_change(bonds, now, manager)
+    changes = _differences(now, then)
+    for path, text in files.items():
+        old = Path(path).read_text() if Path(path).exists() else ""
+        changes[path] = {"diff": "\n".join(difflib.unified_diff(old.splitlines(), (text or "").splitlines(), lineterm="", n=1))}
+    return {"changes": changes, "forward": _batch(now, then), "inverse": _batch(then, now), "files": files, "manager": manager}
+
+
+# files
+
+
+def _manager() -> str:
+    """What manages this node's network: systemd-networkd if it runs and has something to do, else ifupdown."""
+    def is_on(question: str, unit: str) -> bool:
+        return not __salt__["cmd.retcode"](["systemctl", question, "--quiet", unit], python_shell=False, ignore_retcode=True)
+
+    if is_on("is-active", "NetworkManager.service"):
+        raise CommandExecutionError("NetworkManager manages this node's network, and bonds are kept with ifupdown or "
+                                    "systemd-networkd: `apt purge network-manager`, then configure the network with one of them")
+    networkd = is_on("is-active", "systemd-networkd.service") or is_on("is-enabled", "systemd-networkd.service")
+    described = any(path for folder in ("/etc", "/run") for path in Path(folder, "systemd/network").glob("*.network"))
+    if networkd and (described or not salt.utils.path.which("ifup")):
+        return "networkd"
+    if salt.utils.path.which("ifup"):
+        return "ifupdown"
+    raise CommandExecutionError("nothing manages this node's network: neither ifupdown is installed nor is systemd-networkd "
+                                "enabled; `apt install ifupdown` or `systemctl enable systemd-networkd`")
+
+
+def _files_to_change(bonds: list[dict], live: dict, manager: str) -> dict[str, str | None]:
+    files = {"ifupdown": _ifupdown_files, "networkd": _networkd_files}[manager](bonds, live)
+    return {path: text for path, text in files.items()
+            if (Path(path).read_text() if Path(path).exists() else None) != text}
+
+
+def _stale(folder: str, pattern: str) -> dict[str, str | None]:
+    """Files of ours from before; those still wanted are laid over them."""
+    return {str(path): None for path in Path(folder).glob(pattern)}
+
+
+def _ifupdown_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
+    """
+    One file a bond, and without the slaves' own stanzas what an installer or a person wrote.
+
+    Trap: a stanza that gives a slave an address would give it that at every boot, beside the bond's.
+    The bond is made by iproute2, with the very words of the live change; Debian's ifenslave package is not needed.
+    """
+    files = _stale(_INTERFACES_D, "gateway-*")
+    names = {name for bond in bonds for name in (bond["name"], *bond["slaves"])}
+    for path in [Path(_INTERFACES), *sorted(Path(_INTERFACES_D).glob("*"))]:
+        if str(path) in files or not path.is_file():
+            continue
+        files[str(path)] = _without_stanzas(path.read_text(), names)
+    main = files.get(_INTERFACES) or "auto lo\niface lo inet loopback\n"
+    if not re.search(rf"^\s*source(-directory)?\s+{_INTERFACES_D}(/\*)?\s*$", main, re.MULTILINE):
+        main = f"source {_INTERFACES_D}/*\n\n{main}"
+    files[_INTERFACES] = main
+    for bond in bonds:
+        files[f"{_INTERFACES_D}/gateway-{bond['name']}"] = _stanzas(bond, live)
+    return files
+
+
+def _without_stanzas(text: str, names: set[str]) -> str:
+    """An interfaces(5) file without what it says about these interfaces; all else stays as it is, comments included."""
+    kept, skipping = [], False
+    for line in text.splitlines():
+        words = line.split()
+        head = words[0] if words else ""
+        if head == "iface" or head == "mapping":
+            skipping = words[1].split(":")[0] in names
+        elif head == "auto" or head == "no-auto-down" or head.startswith("allow-"):
+            skipping = False
+            left = [name for name in words[1:] if name.split(":")[0] not in names]
+            if len(left) < len(words) - 1:
+                if left:
+                    kept.append(" ".join([head, *left]))
+                continue
+        elif head in ("source", "source-directory", "template", "rename", "no-scripts"):
+            skipping = False
+        if not skipping:
+            kept.append(line)
+    while kept and not kept[-1].strip():
+        kept.pop()
+    return "\n".join(kept) + "\n"
+
+
+def _stanzas(bond: dict, live: dict) -> str:
+    name, options = bond["name"], _bond_options(bond)
+    primary = options.pop("primary")
+    mac = _mac(live, bond)
+    given = {k: v for k, v in _options_in_force(options).items() if v != str(_OPTIONS[k].default)}
+    make = [f"pre-up [ -e /sys/class/net/{name} ] || ip link add dev {name} {f'address {mac} ' if mac else ''}"
+            f"mtu {bond['mtu']} type bond {_option_words(given)}"]
+    # a card that is missing one day must not take the bond down with it
+    make += [f"pre-up [ -e /sys/class/net/{name}/lower_{slave} ] || "
+             f"{{ ip link set dev {slave} down && ip link set dev {slave} master {name}; }} || true" for slave in bond["slaves"]]
+    if primary:
+        make.append(f"pre-up ip link set dev {name} type bond primary {primary} || true")
+    lines = [f"# {_MARK}", f"auto {name}"]
+    for number, address in enumerate(bond["addresses"] or [""]):
+        family = {4: "inet", 6: "inet6"}[_family(address)] if address else "inet"
+        lines += ["", f"iface {name} {family} {'static' if address else 'manual'}"]
+        body = list(make) if number == 0 else []
+        body += [f"address {address}"] if address else [f"up ip link set dev {name} up"]
+        if family == "inet6":
+            # a router's advertisement must not give a gateway another way out
+            body += ["accept_ra 0", "autoconf 0"]
+        if number == len(bond["addresses"] or [""]) - 1:
+            body += [f"up ip route replace {words}" for words in _bond_routes(bond)]
+            body.append(f"post-down ip link del dev {name} 2>/dev/null || true")
+        lines += [f"    {line}" for line in body]
+    return "\n".join(lines) + "\n"
+
+
+def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
+    """
+    A .netdev and a .network for each bond, a .network for each slave; a low number, as the first that matches counts.
+
+    Traps: networkd drops addresses that it did not set, the virtual IPs, whenever it configures a link anew
+    (KeepConfiguration=static), and takes a bond's addresses away when both cables are out (ConfigureWithoutCarrier).
+    """
+    files = _stale(_NETWORKD_D, "05-gateway-*")
+    for bond in bonds:
+        name, options = bond["name"], _bond_options(bond)
+        mac = _mac(live, bond)
+        netdev = [f"# {_MARK}", "[NetDev]", f"Name={name}", "Kind=bond", f"MTUBytes={bond['mtu']}",
+                  f"MACAddress={mac or 'none'}", "", "[Bond]", f"Mode={bond['mode']}"]
+        for option, value in _options_in_force(options).items():
+            if option not in ("mode", "primary") and value != str(_OPTIONS[option].default):
+                netdev.append(_OPTIONS[option].networkd.format(value.replace(",", " ")))
+        network = [f"# {_MARK}", "[Match]", f"Name={name}", "", "[Link]", "RequiredForOnline=no", "", "[Network]",
+                   *(f"Address={address}" for address in bond["addresses"]), "LinkLocalAddressing=ipv6", "IPv6AcceptRA=no",
+                   "ConfigureWithoutCarrier=yes", "KeepConfiguration=static"]
+        for words in _bond_routes(bond):
+            to, _, via = words.split()[:3]
+            network += ["", "[Route]", f"Destination={'0.0.0.0/0' if to == 'default' else to}", f"Gateway={via}"]
+        files[f"{_NETWORKD_D}/05-gateway-{name}.netdev"] = "\n".join(netdev) + "\n"
+        files[f"{_NETWORKD_D}/05-gateway-{name}.network"] = "\n".join(network) + "\n"
+        for slave in bond["slaves"]:
+            lines = [f"# {_MARK}", "[Match]", f"Name={slave}", "", "[Link]", "RequiredForOnline=no", "", "[Network]", f"Bond={name}"]
+            lines += ["PrimarySlave=yes"] if slave == options["primary"] else []
+            files[f"{_NETWORKD_D}/05-gateway-{slave}.network"] = "\n".join(lines) + "\n"
+    return files
+
+
+# changing
+
+
+def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_with: list[str] | None = None) -> dict:
+    """
+    Make the bonds as described; undone by the node itself unless the master is reached afterwards.
+
+    bonds, manager
+        As for ``plan``.
+    seconds, confirm_with
+        As for ``commit_confirm.guarded``.
+
+    Returns ``changes`` (as ``plan``; {} when nothing is changed in the end) and ``problem`` ("" when all went well).
+
+    Raises:
+        CommandExecutionError: nothing was changed; see ``plan`` and ``commit_confirm.arm``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' bonding.apply '[{...}]' seconds=120
+    """
+    todo = plan(bonds, manager)
+    if not todo["changes"]:
+        return {"changes": {}, "problem": ""}
+    before = _live()
+    networkd = todo["manager"] == "networkd"
+    undo = _write_undo(before, todo["inverse"], todo["files"], networkd)
+
+    def change() -> None:
+        if networkd:
+            # Else it would put its old addresses back on the slaves as soon as those come up again.
+            _systemctl("stop", *_NETWORKD_UNITS)
+        done = __salt__["cmd.run_all"](["ip", "-batch", str(_FOLDER / "forward")], python_shell=False, ignore_retcode=True)
+        if done["retcode"]:
+            raise CommandExecutionError(f"iproute2 refused a step: {done['stderr']}")
+
+    def keep() -> None:
+        _write_files(todo["files"])
+        if networkd:
+            _systemctl("enable", "systemd-networkd.service")
+            _systemctl("start", *reversed(_NETWORKD_UNITS))
+        else:
+            _tell_ifupdown(bonds)
+        _stop_dhcp_clients({slave for bond in bonds for slave in bond["slaves"]})
+        left = _settled(lambda: not _batch(live := _live(), _wanted(live, bonds)))
+        if not left:
+            raise CommandExecutionError(f"with its new files {todo['manager']} makes another network than described")
+
+    _replace(_FOLDER / "forward", "".join(f"{line}\n" for line in todo["forward"]), 0o600)
+    problem = __salt__["commit_confirm.guarded"]("network", [str(undo)], change, keep, seconds, confirm_with)
+    if not problem:
+        return {"changes": todo["changes"], "problem": ""}
+    if _settled(lambda: not _differences(before, _live())):
+        return {"changes": {}, "problem": f"{problem}; the old network is back"}
+    rest = _differences(before, _live())
+    return {"changes": rest, "problem": f"{problem}; the old network is NOT fully back ({', '.join(rest)} differ)"}
+
+
+def _settled(check: Callable[[], bool], timeout: float = 10) -> bool:
+    """Whether `check` comes true; what starts in the background needs a moment."""
+    deadline = time.monotonic() + timeout
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.3)
+    return True
+
+
+def _systemctl(action: str, *units: str) -> None:
+    done = __salt__["cmd.run_all"](["systemctl", action, *units], python_shell=False, ignore_retcode=True)
+    if done["retcode"]:
+        raise CommandExecutionError(f"systemctl {action} {' '.join(units)}: {done['stderr']}")
+
+
+def _write_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> Path:
+    """The script that puts the old network back. It needs a shell and iproute2, nothing else."""
+    shutil.rmtree(_FOLDER, ignore_errors=True)
+    saved = _FOLDER / "saved"
+    saved.mkdir(mode=0o700, parents=True)
+    lines = ["#!/bin/sh", "# Puts the network back as it was before the change that waits for its confirmation."]
+    for number, path in enumerate(files):
+        if Path(path).exists():
+            shutil.copy2(path, saved / str(number))
+            lines.append(f"cp -p {saved / str(number)} {shlex.quote(path)}")
+        else:
+            lines.append(f"rm -f {shlex.quote(path)}")
+    if networkd:
+        lines.append(f"systemctl stop {' '.join(_NETWORKD_UNITS)}")
+    lines.append(f"ip -force -batch {_FOLDER / 'inverse'}")
+    lines += [f"echo > /sys/class/net/{name}/bonding/primary" for name, link in before.items()
+              if link["bond"] and not link["options"]["primary"]]
+    if networkd:
+        lines.append(f"systemctl start {' '.join(reversed(_NETWORKD_UNITS))}")
+    # lines for what the change had not come to fail, and should
+    lines.append("exit 0")
+    _replace(_FOLDER / "inverse", "".join(f"{line}\n" for line in inverse), 0o600)
+    return _replace(_FOLDER / "undo", "\n".join(lines) + "\n", 0o700)
+
+
+def _write_files(files: dict) -> None:
+    for path, text in files.items():
+        target = Path(path)
+        if text is None:
+            target.unlink(missing_ok=True)
+            continue
+        copy = Path(f"{_BACKUPS}{path}")
+        # What a person or the installer wrote is kept once. Not beside it: ifupdown reads all there is in a folder.
+        if target.exists() and _MARK not in target.read_text() and not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(target, copy)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _replace(target, text, 0o644)
+
+
+def _replace(path: Path, text: str, mode: int) -> Path:
+    """Write a file whole or not at all, with its mode from the start."""
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        os.fchmod(handle.fileno(), mode)
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.rename(scratch, path)
+    return path
+
+
+def _tell_ifupdown(bonds: list[dict]) -> None:
+    """Have `ifdown bond0` and `ifquery --state` know what is up (its record, one INTERFACE=STANZA a line)."""
+    record = Path("/run/network/ifstate")
+    if record.exists():
+        names = {name for bond in bonds for name in (bond["name"], *bond["slaves"])}
+        kept = [line for line in record.read_text().splitlines() if line.split("=")[0] not in names]
+        _replace(record, "\n".join([*kept, *(f"{bond['name']}={bond['name']}" for bond in bonds)]) + "\n", 0o644)
+
+
+def _stop_dhcp_clients(slaves: set[str]) -> None:
+    """A client that still runs on a slave would give it its address again at the next renewal."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (process / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if Path(argv[0]).name.rstrip(":") in ("dhclient", "dhcpcd", "udhcpc") and slaves & set(argv[1:]):
+            os.kill(int(process.name), 15)

@@ -1,0 +1,312 @@
+"""
+Changes that may cut the node off: undone by the node itself unless the Salt master is reached again.
+
+The undoing is handed to systemd as a transient timer *before* anything changes, so it happens even when the minion,
+the Python process or the connection dies on the way. Only a new connection to the master, made after the change,
+cancels the timer. See systemd-run(1), systemd.timer(5).
+"""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import salt.utils.path
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+    __opts__: dict
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "commit_confirm"
+
+# Gone after a reboot, as the timers are: a node that loses power in between boots its old files.
+_FOLDER = Path("/run/gateway/rollback")
+_UNIT = "gateway-rollback-{}"
+# What the timer runs: leaves a mark first, so that a confirmation that comes too late is told so.
+_MARK_AND_RUN = 'echo fired > "$0"; exec "$@"'
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    if not salt.utils.path.which("systemd-run"):
+        return False, "commit_confirm: systemd-run is missing, nothing would undo a change that cuts the node off"
+    return __virtualname__
+
+
+def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
+    """
+    Have a command run on this node in some seconds, unless ``confirm`` is called before.
+
+    name
+        What is about to change, a word: ``network``, ``firewall``.
+    undo_argv
+        The command, as a list. It must not need Python, a minion or the network.
+    seconds
+        When it runs.
+
+    Returns the change as ``pending`` lists it.
+
+    Raises:
+        CommandExecutionError: no systemd runs, or another change still waits for its confirmation (two at once could
+            not tell which of them cut the node off). Nothing was armed then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call commit_confirm.arm network '[/run/gateway/rollback/network/undo]' 60
+    """
+    if not Path("/run/systemd/system").is_dir():
+        raise CommandExecutionError(
+            f"{name}: not changed, systemd does not run here (no /run/systemd/system), so nothing would undo a bad change")
+    with _lock():
+        for other in pending():
+            raise CommandExecutionError(
+                f"{name}: not changed, the change '{other['name']}' still waits for its confirmation; "
+                f"it is undone in {other['seconds_left']} s, or now with: salt-call --local commit_confirm.undo {other['name']}")
+        unit = _UNIT.format(name)
+        record, mark = _FOLDER / f"{name}.json", _FOLDER / f"{name}.fired"
+        mark.unlink(missing_ok=True)
+        record.write_text(json.dumps({"name": name, "deadline": _uptime() + seconds, "pid": os.getpid(), "undo": undo_argv}))
+        _systemctl("stop", f"{unit}.timer", f"{unit}.service")
+        done = __salt__["cmd.run_all"](
+            ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--on-active={seconds}s",
+             "--timer-property=AccuracySec=100ms", "--property=Type=oneshot",
+             "--property=KillMode=process", "--description", f"Undo the {name} change unless it is confirmed",
+             "/bin/sh", "-c", _MARK_AND_RUN, str(mark), *undo_argv],
+            python_shell=False, ignore_retcode=True)
+        if done["retcode"]:
+            record.unlink()
+            raise CommandExecutionError(f"{name}: not changed, systemd-run could not start the timer: {done['stderr']}")
+        return next(change for change in pending() if change["name"] == name)
+
+
+def confirm(name: str) -> bool:
+    """
+    Keep a change: cancel its timer. False when it was too late and the change has been undone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call commit_confirm.confirm network
+    """
+    unit = _UNIT.format(name)
+    with _lock():
+        waiting = any(change["name"] == name for change in pending())
+        _systemctl("stop", f"{unit}.timer")
+        fired = (_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
+        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
+    return waiting and not fired
+
+
+def undo(name: str) -> bool:
+    """
+    Undo a change now and cancel its timer. Waits until the undoing has ended; False when there was nothing to undo.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local commit_confirm.undo network
+    """
+    unit = _UNIT.format(name)
+    with _lock():
+        if not any(change["name"] == name for change in pending()):
+            return False
+        # The service before the timer: systemd forgets a transient service together with its timer.
+        # If the timer fires in this moment, both are the same start of the same unit.
+        _systemctl("start", f"{unit}.service")
+        _systemctl("stop", f"{unit}.timer")
+        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
+    return True
+
+
+def pending() -> list[dict]:
+    """
+    The changes that wait for a confirmation: ``name``, ``seconds_left``, ``pid`` of who made it, ``undo`` (its command).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local commit_confirm.pending
+    """
+    changes = []
+    for record in sorted(_FOLDER.glob("*.json")):
+        change = json.loads(record.read_text())
+        unit = _UNIT.format(change["name"])
+        # The record of a process that died stays; what counts is whether systemd still has the timer.
+        if _active(f"{unit}.timer") or _active(f"{unit}.service"):
+            change["seconds_left"] = max(0, round(change.pop("deadline") - _uptime()))
+            changes.append(change)
+    return changes
+
+
+def settle(name: str) -> str:
+    """
+    Clear away what an interrupted run has left, before a new one looks at the node.
+
+    Its change is live but unconfirmed: to compare with that would find nothing to do, and then the timer would
+    undo it. Returns what was done in words, "" when there was nothing.
+
+    Raises:
+        CommandExecutionError: the run that made the change is still at it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call commit_confirm.settle network
+    """
+    for change in pending():
+        if change["name"] != name:
+            continue
+        if change["pid"] != os.getpid() and Path(f"/proc/{change['pid']}").exists():
+            raise CommandExecutionError(
+                f"{name}: another run (process {change['pid']}) is changing it; it ends within {change['seconds_left']} s")
+        undo(name)
+        return f"An interrupted run's unconfirmed {name} change was undone first."
+    return ""
+
+
+def reached(timeout: float = 30, confirm_with: list[str] | None = None) -> dict:
+    """
+    Whether the Salt master answers a new connection; tried again until the timeout (seconds) is over.
+
+    Any of the configured masters will do, on its request port (``master_port``). Without a master (``file_client:
+    local``) one of ``confirm_with``, or else of the default gateways, has to answer a ping.
+
+    Returns ``reached`` (bool), ``by`` (who answered) and ``tried`` (all that were asked).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call commit_confirm.reached 5
+    """
+    masterless = __opts__.get("file_client") == "local" or __opts__.get("master_type") == "disable"
+    targets = (confirm_with or _default_gateways()) if masterless else [f"{host} port {port}" for host, port in _masters()]
+    deadline = time.monotonic() + timeout
+    while targets:
+        for number, target in enumerate(targets):
+            if _pings(target) if masterless else _connects(*_masters()[number]):
+                return {"reached": True, "by": target, "tried": targets}
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.5)
+    return {"reached": False, "by": "", "tried": targets}
+
+
+def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Callable[[], None], seconds: int = 60,
+            confirm_with: list[str] | None = None) -> str:
+    """
+    Make a change that is undone unless the master is reached afterwards. For other modules, not for the command line.
+
+    name, undo_argv, seconds
+        As for ``arm``.
+    apply
+        Makes the change, live only.
+    keep
+        Writes it to disk; called once the master was reached, still under the timer. The master has to be reached
+        once more afterwards, as services that read those files may change the network again.
+    confirm_with
+        As for ``reached``.
+
+    Returns "" when the change is live and on disk, else why not; it has been undone then.
+
+    Raises:
+        CommandExecutionError: it could not be armed; nothing was changed.
+    """
+    arm(name, undo_argv, seconds)
+    deadline = time.monotonic() + seconds
+    try:
+        apply()
+        for step in (keep, None):
+            # Room is left to undo it here, with a word about it, before the timer does so silently.
+            answer = reached(max(2.0, deadline - time.monotonic() - min(10, seconds / 4)), confirm_with)
+            if not answer["reached"]:
+                raise CommandExecutionError(
+                    f"no answer from {', '.join(answer['tried']) or 'a master: none is configured'} "
+                    f"({'after the change' if step else 'after its files were written'})")
+            if step:
+                step()
+    except Exception as err:  # whatever it was, the old configuration has to come back
+        log.debug("%s change failed", name, exc_info=True)
+        undo(name)
+        return str(err)
+    if not confirm(name):
+        return f"it took longer than {seconds} s, so the node's own timer has undone it"
+    return ""
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    _FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(_FOLDER / "lock", "w", encoding="ascii") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _uptime() -> float:
+    # not the wall clock: a time server may move it meanwhile
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def _systemctl(action: str, *units: str) -> int:
+    return __salt__["cmd.retcode"](["systemctl", action, *units], python_shell=False, ignore_retcode=True)
+
+
+def _active(unit: str) -> bool:
+    shown = __salt__["cmd.run_stdout"](["systemctl", "show", "--property=ActiveState", "--value", unit], python_shell=False)
+    return shown.strip() in ("active", "activating")
+
+
+def _masters() -> list[tuple[str, int]]:
+    """Host and request port of each configured master."""
+    configured = __opts__.get("master_list") or __opts__.get("master") or []
+    port = int(__opts__.get("master_port") or 4506)
+    masters = []
+    for entry in [configured] if isinstance(configured, str) else configured:
+        host, colon, its_port = str(entry).rpartition(":")
+        if colon and its_port.isdigit() and (":" not in host or host.endswith("]")):
+            masters.append((host.strip("[]"), int(its_port)))
+        else:
+            masters.append((str(entry).strip("[]"), port))
+    known = __opts__.get("master_ip")
+    # what the minion resolved at its start: still good when no name server answers
+    if known and (known.strip("[]"), port) not in masters:
+        masters.append((known.strip("[]"), port))
+    return masters
+
+
+def _connects(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _default_gateways() -> list[str]:
+    found = []
+    for family in ("-4", "-6"):
+        shown = __salt__["cmd.run_stdout"](["ip", "-j", family, "route", "show", "default"], python_shell=False)
+        for route in json.loads(shown or "[]"):
+            if "gateway" in route:
+                link_local = route["gateway"].startswith("fe80:")
+                found.append(f"{route['gateway']}%{route['dev']}" if link_local else route["gateway"])
+    return found
+
+
+def _pings(address: str) -> bool:
+    return not __salt__["cmd.retcode"](["ping", "-n", "-c", "1", "-W", "1", address], python_shell=False, ignore_retcode=True)

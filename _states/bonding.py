@@ -1,0 +1,71 @@
+"""
+The bonds of a node, all in one state: they move together and share one confirmation that the master is still reached.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+    __opts__: dict
+
+__virtualname__ = "bonding"
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    for function in ("bonding.apply", "commit_confirm.guarded"):
+        if function not in __salt__:
+            return False, f"bonding: the execution module's {function} is missing (saltutil.sync_modules, or its own reason)"
+    return __virtualname__
+
+
+def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 60,
+            confirm_with: list[str] | None = None) -> dict:
+    """
+    The node's bonds are as described, now and after a reboot.
+
+    Applied live, without a restart of anything; kept only if the Salt master answers a new connection afterwards,
+    otherwise undone by the node itself (at once, and by a timer of systemd's should this run die on the way).
+    Virtual IPs (/32, /128) are never touched.
+
+    name
+        Any text.
+    bonds
+        All bonds of the node, as ``gateway.settings`` has them.
+    manager
+        What keeps them over a reboot: ``ifupdown``, ``networkd``, or ``auto`` for what the node uses.
+    seconds
+        After how long the node undoes an unconfirmed change.
+    confirm_with
+        Without a master: addresses of which one has to answer; none means the default gateway.
+
+    .. code-block:: yaml
+
+        bonds:
+          bonding.applied:
+            - bonds: {{ gateway.bonds | tojson }}
+            - seconds: {{ gateway.rollback.seconds }}
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "The bonds are as described."}
+    names = ", ".join(bond["name"] for bond in bonds)
+    try:
+        said = "" if __opts__["test"] else __salt__["commit_confirm.settle"]("network")
+        todo = __salt__["bonding.plan"](bonds, manager)
+        if not todo["changes"]:
+            ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
+            return ret
+        if __opts__["test"]:
+            return ret | {"result": None, "changes": todo["changes"],
+                          "comment": f"{names} would be changed (kept by {todo['manager']}), and back if the master were lost."}
+        done = __salt__["bonding.apply"](bonds, manager, seconds, confirm_with)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": f"The network was not changed: {err}"}
+    if done["problem"]:
+        return ret | {"result": False, "changes": done["changes"], "comment": (
+            f"The network change was undone: {done['problem']}. Tried: {', '.join(todo['changes'])}. "
+            "Check the slaves' cables and switch ports, the addresses and the gateway; see docs/network.md.")}
+    return ret | {"changes": done["changes"],
+                  "comment": " ".join(filter(None, [said, f"{names} changed; the master is reached, kept by {todo['manager']}."]))}

@@ -1,0 +1,15 @@
+{%- set gateway = salt['gateway.settings']() %}
+
+bonding-packages:
+  pkg.installed:
+    - pkgs: {{ gateway.packages.bonding | tojson }}
+
+# One state for all bonds: they move together and share one proof that the master is still reached.
+bonds:
+  bonding.applied:
+    - bonds: {{ gateway.bonds | tojson }}
+    - manager: {{ gateway.network.manager }}
+    - seconds: {{ gateway.rollback.seconds }}
+    - confirm_with: {{ gateway.rollback.confirm_with | tojson }}
+    - require:
+      - pkg: bonding-packages
