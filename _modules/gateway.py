@@ -52,7 +52,8 @@ _PATTERNS = {
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?")
 # This host, loopback, link-local, multicast and broadcast.
 _NO_HOST = [ipaddress.ip_network(network) for network in (
-    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/127", "fe80::/10", "ff00::/8")]
+    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/127", "fe80::/10",
+    "ff00::/8")]
 _SHOWN = 60
 _ABSENT = object()
 _WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
@@ -801,7 +802,7 @@ def _scalar(value: object, rule: dict):
     """
     kind = rule["type"]
     if kind in _SPECIAL:
-        return _SPECIAL[kind](value, rule)
+        return _SPECIAL[kind][0](value, rule)
     return _pattern(value, kind)
 
 
@@ -878,7 +879,7 @@ def _address(value: object, _rule: dict) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        right = "without the prefix length, its network has that" if "/" in text else "such as 192.0.2.11 or 2001:db8::11"
+        right = "without the prefix length" if "/" in text else "such as 192.0.2.11 or 2001:db8::11"
         raise ValueError(f"is no IP address; give one {right}") from None
     if "%" in text or any(address in network for network in _NO_HOST):
         raise ValueError("is no address of one host in a network; give one such as 192.0.2.11 or 2001:db8::11")
@@ -931,10 +932,22 @@ def _server(value: object, _rule: dict) -> str:
         return _scalar(text, {"type": "fqdn"})
 
 
+# What fills and checks a type, and what a value of it is.
 _SPECIAL = {
-    "bool": _boolean, "integer": _integer, "choice": _choice, "option": _option, "value": _option, "duration": _duration,
-    "address": _address, "group": _group, "network": _network, "pool": _pool, "server": _server,
+    "bool": (_boolean, "true or false"),
+    "integer": (_integer, "a whole number"),
+    "choice": (_choice, "one of some words"),
+    "value": (_option, "a number, true or false (1 or 0), or a word, as the kernel takes it"),
+    "option": (_option, f"{_PATTERNS['option'][1]}, as ipsec.conf takes it; true and false become yes and no"),
+    "duration": (_duration, "seconds, or milliseconds such as 500ms"),
+    "address": (_address, "an IPv4 or IPv6 address of one host, without a prefix length"),
+    "group": (_group, "an IPv4 multicast group"),
+    "network": (_network, "a network with its prefix length, such as 192.0.2.0/26 or 2001:db8::/64"),
+    "pool": (_pool, "a network, or a range of addresses first-last"),
+    "server": (_server, "an address or a name such as time.site.example"),
 }
+# For the reference.
+TYPES = {kind: right for kind, (_, right) in {**_PATTERNS, **_SPECIAL}.items()}
 
 
 # Words and addresses

@@ -1,0 +1,271 @@
+"""
+What an operator asks the master about the sites
+================================================
+
+``validate`` before a change is rolled out, ``roadwarrior`` for the person who wants to connect, ``reference`` for
+whoever writes a site. Nothing here touches a gateway.
+
+The checks are those of ``_modules/gateway.py``, the very file that the minions get from this master's file server.
+"""
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import salt.loader
+import salt.template
+import salt.utils.templates
+import yaml
+from salt.exceptions import SaltRunnerError
+
+__virtualname__ = "gateway"
+
+
+def validate(site: str | None = None) -> dict:
+    """
+    Look for mistakes in all sites of this master's pillar, or in one.
+
+    Args:
+        site: the site's name; left out, all.
+
+    Returns:
+        ``valid``: the sites without mistakes; ``mistakes``: one line each; ``retcode``: 0, or 1 when there are
+        mistakes, which makes it the exit status of ``salt-run``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.validate
+        salt-run gateway.validate winterthur
+    """
+    valid, mistakes = [], []
+    for name in [site] if site else sites():
+        found = _mistakes(name)
+        mistakes += found
+        if not found:
+            valid.append(name)
+    retcode = 1 if mistakes else 0
+    __context__["retcode"] = retcode
+    return {"valid": valid, "mistakes": mistakes, "retcode": retcode}
+
+
+def sites() -> list[str]:
+    """
+    The sites of this master's pillar.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.sites
+    """
+    folders = [Path(root) / "sites" for root in __opts__["pillar_roots"].get("base", [])]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.sls")})
+
+
+def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior") -> str:
+    """
+    The ipsec.conf of a client of a site (the paper's 4.4.4), to be put under /etc/ipsec.d on the client.
+
+    Args:
+        site: the site's name.
+        connection: the name of one of its roadwarrior connections; left out, the first.
+        certificate: the nickname of the client's certificate in the client's own NSS database.
+
+    Returns:
+        The file's text.
+
+    Raises:
+        SaltRunnerError: there is no such site or connection, or the site has mistakes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.roadwarrior winterthur --out=newline_values_only > gateway.conf
+    """
+    found = _mistakes(site, secrets=False)
+    if found:
+        raise SaltRunnerError("\n".join(found))
+    data = _site(site)
+    settings = _gateway().derive(data, _schema(), next(iter(data["nodes"])))
+    choice = [entry for entry in settings["connections"]
+              if entry["kind"] == "roadwarrior" and connection in (None, entry["name"])]
+    if not choice:
+        raise SaltRunnerError(f"{site}: no roadwarrior connection{f' {connection}' if connection else ''} in "
+                              f"gateway:connections")
+    rendered = salt.utils.templates.JINJA(
+        str(_find("file_roots", "openswan/files/roadwarrior.conf.jinja")), to_str=True, opts=__opts__, saltenv="",
+        context={"settings": settings, "connection": choice[0], "certificate": certificate})
+    if not rendered["result"]:
+        raise SaltRunnerError(f"{site}: openswan/files/roadwarrior.conf.jinja: {rendered['data']}")
+    return rendered["data"]
+
+
+def reference() -> str:
+    """
+    The reference of everything a site may say, as Markdown: docs/site-reference.md.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.reference --out=newline_values_only > docs/site-reference.md
+    """
+    return _document(_schema(), {name: _site(name) for name in sites()})
+
+
+def _gateway() -> ModuleType:
+    """The execution module, loaded as plain Python."""
+    spec = importlib.util.spec_from_file_location("gateway_of_the_tree", _find("file_roots", "_modules/gateway.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find(roots: str, path: str) -> Path:
+    """A file of the tree on this master."""
+    folders = __opts__[roots].get("base", [])
+    for folder in folders:
+        if (Path(folder) / path).is_file():
+            return Path(folder) / path
+    raise SaltRunnerError(f"{path} is under none of this master's {roots} ({', '.join(folders)}); "
+                          "is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d?")
+
+
+def _yaml(path: Path) -> dict:
+    """A YAML file, without Salt's templates."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SaltRunnerError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _schema() -> dict:
+    return _yaml(_find("pillar_roots", "schema.sls"))["gateway_schema"]
+
+
+def _site(name: str) -> object:
+    data = _yaml(_find("pillar_roots", f"sites/{name}.sls"))
+    if not isinstance(data, dict) or "gateway" not in data:
+        raise SaltRunnerError(f"{name}: gateway: is missing in pillar/sites/{name}.sls; put all of the site under it")
+    return data["gateway"]
+
+
+def _secrets(name: str) -> object:
+    """A site's secrets as its nodes would get them, decrypted; None where there is no such file."""
+    try:
+        path = _find("pillar_roots", f"secrets/{name}.sls")
+    except SaltRunnerError:
+        return None
+    rendered = salt.template.compile_template(
+        str(path), salt.loader.render(__opts__, {}), __opts__["renderer"], __opts__["renderer_blacklist"],
+        __opts__["renderer_whitelist"])
+    return rendered.get("gateway_secrets") if isinstance(rendered, dict) else None
+
+
+def _mistakes(name: str, secrets: bool = True) -> list[str]:
+    """What is wrong with one site, files included."""
+    try:
+        data, schema = _site(name), _schema()
+    except SaltRunnerError as error:
+        return [str(error)]
+    found = _gateway().find_mistakes(data, schema, secrets=(_secrets(name) or {}) if secrets else None)
+    if isinstance(data, dict) and data.get("site") != name:
+        found.append(f"{name}: gateway:site: {data.get('site')} is not the name of the file pillar/sites/{name}.sls; "
+                     f"give {name}, or rename the file")
+    return found
+
+
+# The reference
+
+_INTRODUCTION = """\
+# What a site may say
+
+Made from `pillar/schema.sls` by `salt-run gateway.reference`; do not edit.
+
+A site is one file, `pillar/sites/SITE.sls`, plain YAML with everything under the key `gateway`. Its nodes' minion ids
+are `NODE.SITE`, with NODE as `uname -n` says. A key that is left out has its default. A mapping that a site gives is
+laid over the default, a list replaces it, and a list of one needs no brackets. `salt-run gateway.validate SITE` names
+every mistake before a node sees it.
+"""
+
+
+def _document(schema: dict, examples: dict[str, object]) -> str:
+    """
+    The reference as Markdown.
+
+    Args:
+        schema: the pillar key ``gateway_schema``.
+        examples: by name, sites (the pillar key ``gateway``) to take examples from.
+    """
+    parts = [_INTRODUCTION, "## gateway\n", _table(schema)]
+    for key, rule in schema.items():
+        parts += _section(f"gateway:{key}", rule)
+        for name, data in examples.items():
+            if key in data and "keys" in _inner(rule):
+                example = yaml.safe_dump({key: data[key]}, sort_keys=False, default_flow_style=None, width=110)
+                parts.append(f"In {name}:\n\n```yaml\n{example}```\n")
+    types = _gateway().TYPES
+    parts += ["## Types\n", "| Type | A value of it is |\n| --- | --- |\n"
+              + "".join(f"| {kind} | {meaning} |\n" for kind, meaning in sorted(types.items()))]
+    return "\n".join(parts)
+
+
+def _inner(rule: dict) -> dict:
+    """What a rule's entries look like, for a list or a mapping of them."""
+    return rule["of"] if isinstance(rule.get("of"), dict) else rule
+
+
+def _section(path: str, rule: dict) -> list[str]:
+    """A heading and a table for each mapping of known keys, however deep."""
+    inner = _inner(rule)
+    if "keys" not in inner:
+        return []
+    if inner is not rule:
+        path += ":" + {"mapping": "NAME", "list": "N"}[rule["type"]]
+    parts = [f"## {path}\n", f"{rule.get('about', '')}\n", _table(inner["keys"])]
+    for key, sub in inner["keys"].items():
+        parts += _section(f"{path}:{key}", sub)
+    return parts
+
+
+def _table(keys: dict) -> str:
+    lines = ["| Key | Value | Default | Meaning | Becomes |", "| --- | --- | --- | --- | --- |"]
+    for key, rule in keys.items():
+        cells = f"`{key}`", _value(rule), _default(rule), rule.get("about", ""), rule.get("counterpart", "")
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(rule: dict | str) -> str:
+    """A rule in words."""
+    if isinstance(rule, str):
+        return rule
+    if "keys" in rule:
+        return "mapping, see below"
+    kind = rule["type"]
+    if kind == "choice":
+        return "one of " + ", ".join(f"`{choice}`" for choice in rule["choices"])
+    if kind == "list":
+        return f"list of {_value(rule['of'])}"
+    if kind == "mapping":
+        return f"mapping: {_value(rule['names'])} to {_value(rule['of'])}"
+    limits = f" {rule['min']} to {rule['max']}" if "min" in rule else ""
+    return f"{kind}{limits} {rule.get('unit', '')}".rstrip()
+
+
+def _default(rule: dict) -> str:
+    """A rule's default in words."""
+    if rule.get("required"):
+        return "**required**"
+    if "derived" in rule:
+        return f"*{rule['derived']}*"
+    if "keys" in rule:
+        return "*left out*" if rule.get("optional") else ""
+    default = rule.get("default", "")
+    if default in ("", [], {}):
+        return "*none*"
+    return f"`{yaml.safe_dump(default, default_flow_style=True, width=10000).removesuffix('...' + chr(10)).strip()}`"

@@ -1,0 +1,61 @@
+"""What the tests of the tree have in common."""
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+TREE = Path(__file__).resolve().parent.parent
+
+
+def load_module(path: str) -> ModuleType:
+    """One of the tree's Python files, such as `_modules/gateway.py`, loaded as Salt's loader does: by its path."""
+    file = TREE / path
+    spec = importlib.util.spec_from_file_location(f"tree.{'.'.join(Path(path).with_suffix('').parts)}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module      # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], ModuleType]:
+    """The function that loads a file of the tree: `load("_modules/bonding.py")`.
+
+    Each call makes a module of its own. Salt's `__salt__`, `__opts__` and so on are set by the test:
+    `monkeypatch.setattr(module, "__salt__", {...}, raising=False)`.
+    """
+    return load_module
+
+
+@pytest.fixture(scope="session")
+def gateway() -> ModuleType:
+    """The module that settings come from."""
+    return load_module("_modules/gateway.py")
+
+
+def _pillar(path: str) -> dict:
+    return yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def schema() -> dict:
+    """The pillar key gateway_schema."""
+    return _pillar("schema.sls")["gateway_schema"]
+
+
+@pytest.fixture
+def site() -> Callable[[str], dict]:
+    """A fresh copy of a shipped site's pillar key gateway: `site("winterthur")`."""
+    return lambda name: _pillar(f"sites/{name}.sls")["gateway"]
+
+
+@pytest.fixture
+def settings(gateway: ModuleType, schema: dict, site: Callable[[str], dict]) -> Callable[[str, str], dict]:
+    """What gateway.settings gives on a node: `settings("winterthur", "gw1")`."""
+    return lambda name, node: gateway.derive(site(name), schema, node)

@@ -1,0 +1,97 @@
+"""The runner: all sites checked, a client's file, the reference."""
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import salt.config
+from salt.exceptions import SaltRunnerError
+
+from tests.conftest import TREE, load_module
+
+SECRETS = """\
+gateway_secrets:
+  heartbeat: {key: 0123456789abcdef}
+  certificates: {gateway: {pkcs12: MIIB, passphrase: secret-passphrase}}
+"""
+
+
+@pytest.fixture
+def master(tmp_path, monkeypatch):
+    """The runner on a master that has a copy of the tree's pillar, secrets included; `.pillar` is the copy."""
+    pillar = tmp_path / "pillar"
+    shutil.copytree(TREE / "pillar", pillar)
+    for name in ("bern", "winterthur"):
+        (pillar / f"secrets/{name}.sls").write_text(SECRETS)
+    opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
+        "pillar_roots": {"base": [str(pillar)]}, "file_roots": {"base": [str(TREE / "salt"), str(TREE)]},
+        "cachedir": str(tmp_path), "extension_modules": str(tmp_path)}
+    runner = load_module("_runners/gateway.py")
+    monkeypatch.setattr(runner, "__opts__", opts, raising=False)
+    monkeypatch.setattr(runner, "__context__", {}, raising=False)
+    runner.pillar = pillar
+    return runner
+
+
+def test_shipped_sites_are_valid(master):
+    assert master.validate() == {"valid": ["bern", "winterthur"], "mistakes": [], "retcode": 0}
+
+
+def test_mistakes_of_all_sites_at_once_and_an_exit_status(master):
+    for name in ("bern", "winterthur"):
+        file = master.pillar / f"sites/{name}.sls"
+        file.write_text(file.read_text().replace("ping_nodes:", "ping_node:"))
+    result = master.validate()
+    assert result["retcode"] == master.__context__["retcode"] == 1
+    assert [line.split(":")[0] for line in result["mistakes"]] == ["bern", "bern", "winterthur", "winterthur"]
+    assert "did you mean ping_nodes?" in result["mistakes"][0]
+
+
+def test_one_site_only(master):
+    (master.pillar / "sites/bern.sls").write_text("gateway: {}\n")
+    assert master.validate("winterthur")["valid"] == ["winterthur"]
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("gateway: [", "is not YAML"),
+    ("", "gateway: is missing"),
+    ("- a\n", "gateway: is missing"),
+    ("gateway: 7\n", "is a number"),
+])
+def test_a_broken_file_is_one_mistake(master, text, expected):
+    (master.pillar / "sites/bern.sls").write_text(text)
+    result = master.validate("bern")
+    assert len(result["mistakes"]) == 1 and "\n" not in result["mistakes"][0]
+    assert expected in result["mistakes"][0]
+
+
+def test_a_site_is_named_like_its_file(master):
+    (master.pillar / "sites/bern.sls").rename(master.pillar / "sites/basel.sls")
+    (master.pillar / "secrets/bern.sls").rename(master.pillar / "secrets/basel.sls")
+    assert any("basel: gateway:site: bern is not the name of the file" in line
+               for line in master.validate("basel")["mistakes"])
+
+
+def test_missing_secrets_are_named_and_present_ones_never_shown(master):
+    (master.pillar / "secrets/bern.sls").unlink()
+    (master.pillar / "secrets/winterthur.sls").write_text(SECRETS.replace("MIIB", "c2VjcmV0"))
+    lines = master.validate()["mistakes"]
+    assert [line for line in lines if "gateway_secrets:heartbeat:key: is missing; give it in pillar/secrets/bern" in line]
+    assert [line for line in lines if line.startswith("winterthur: gateway_secrets:certificates:gateway:pkcs12")]
+    assert "c2VjcmV0" not in str(lines) and "secret-passphrase" not in str(lines)
+
+
+def test_a_site_that_does_not_exist(master):
+    assert "sites/nowhere.sls is under none of" in master.validate("nowhere")["mistakes"][0]
+
+
+def test_roadwarrior(master):
+    text = master.roadwarrior("winterthur")
+    assert "192.0.2.10" in text and "gateway.winterthur.example" in text
+    with pytest.raises(SaltRunnerError, match="no roadwarrior connection bern"):
+        master.roadwarrior("winterthur", "bern")
+
+
+def test_the_reference_in_docs_is_up_to_date(master):
+    assert (TREE / "docs/site-reference.md").read_text(encoding="utf-8") == master.reference(), (
+        "run: salt-run gateway.reference --out=newline_values_only > docs/site-reference.md")
