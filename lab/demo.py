@@ -1,56 +1,63 @@
 """The first README command: bare hosts, state.apply, a roadwarrior, a table."""
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from lab import laboratory
+from lab import observe
 from lab.kernel import BUILD_COMMAND
 from lab.laboratory import Lab
 from lab.progress import elapsed, step
 from lab.results import Applied, apply
 
+WITHOUT_FIREWALL = 'pillar={"gateway": {"features": {"firewall": false}}}'
+
 
 def show(lab: Lab) -> int:
     """Run it all and print the table; the exit code says whether everything worked."""
     site = lab.sites[0]
-    pillar = [] if lab.kernel.built else ['pillar={"gateway": {"features": {"firewall": false}}}']
-    equipping = threading.Thread(target=lab.equip_roadwarrior, args=(site,))
-    equipping.start()
-    step("salt '*gw*' state.apply " + " ".join(pillar))
-    first = apply(lab, "*gw*", *pillar)
-    if first.failed:
-        return _report(first)
-    step("salt '*gw*' state.apply, once more")
-    second = apply(lab, "*gw*", *pillar)
-    equipping.join()
+    words = [] if lab.kernel.built else [WITHOUT_FIREWALL]
+    with ThreadPoolExecutor() as pool:
+        equipped = pool.submit(lab.equip_roadwarrior, site)
+        step(" ".join(["salt '*gw*' state.apply", *words]))
+        first = apply(lab, "*gw*", *words)
+        if first.failed:
+            return _report(first)
+        step("the same again: nothing may change")
+        second = apply(lab, "*gw*", *words)
+        equipped.result()
     step("connecting the roadwarrior")
-    lab.connect_roadwarrior()
-    replies = lab.ping_through_tunnel(count=5)
-    _table(lab, first, second, replies)
-    return 0 if replies and not second.failed else 1
+    observe.eventually(lambda: observe.holder(lab, site.name), 60)
+    observe.connect_roadwarrior(lab)
+    answered = observe.ping_through_tunnel(lab, count=5)
+    _table(lab, first, second, answered)
+    return _report(second) if second.failed or second.changed else int(not answered)
 
 
 def _report(run: Applied) -> int:
     for minion, comments in run.failed.items():
         for comment in comments:
             print(f"{minion}: {comment}")
+    for minion, states in run.changed.items():
+        print(f"{minion}: changed: {', '.join(states)}")
     return 1
 
 
-def _table(lab: Lab, first: Applied, second: Applied, replies: bool) -> None:
+def _table(lab: Lab, first: Applied, second: Applied, answered: bool) -> None:
     site = lab.sites[0]
+    rows = [("node", "role", "bonds: active slave / slaves", "virtual IPs held", "tunnels")]
+    for guest in lab.gateways(site.name):
+        bonds = [f"{bond['name']}: {observe.active_slave(guest, bond['name'])} / {' '.join(bond['slaves'])}"
+                 for bond in site.settings[guest.host.name]["bonds"]]
+        rows.append((guest.host.name, str(observe.call(lab, guest, "heartbeat.role")), ", ".join(bonds),
+                     " ".join(sorted(observe.virtual_held(lab, guest))) or "-", str(observe.tunnels(guest) // 2)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"\nsite {site.name}, kernel {lab.kernel.name}\n")
-    print(f"{'node':12} {'role':8} {'bond: active slave (others)':34} virtual addresses held")
-    for guest in lab.gateways(site.name):
-        node = laboratory.Node(lab, guest)
-        print(f"{guest.host.name:12} {node.role():8} {node.bonds():34} {', '.join(node.virtual()) or '-'}")
-    print()
-    for guest in lab.gateways(site.name):
-        tunnels = laboratory.Node(lab, guest).tunnels()
-        if tunnels:
-            print(f"tunnels on {guest.host.name}: {', '.join(tunnels)}")
-    print(f"ping roadwarrior -> {lab.inner_target()} through the tunnel: {'answered' if replies else 'NO ANSWER'}")
-    print(f"first state.apply: {first.seconds:.1f} s; second: {second.seconds:.1f} s, "
-          f"{sum(len(states) for states in second.changed.values())} changes; the whole command: {elapsed():.0f} s")
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    changes = sum(len(states) for states in second.changed.values())
+    print(f"\nping from the roadwarrior to {observe.inner_target(lab)} through the tunnel: "
+          f"{'answered' if answered else 'NO ANSWER'}")
+    print(f"first state.apply {first.seconds:.1f} s, second {second.seconds:.1f} s with {changes} changes; "
+          f"the whole command {elapsed():.0f} s")
     if not lab.kernel.built:
-        print(f"no firewall: this kernel has no packet filter; `{BUILD_COMMAND}` builds one that has, once")
+        print(f"the firewall was left out: this kernel has no packet filter; `{BUILD_COMMAND}` builds one that has")

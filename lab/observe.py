@@ -205,3 +205,15 @@ def dropped(guest: Guest) -> int:
                 if entry.get("counter", {}).get("name") == DROPPED_COUNTER)
 
 
+def eventually(check: Callable[[], object], timeout: float, every: float = 0.3) -> object:
+    """Call `check` until it gives something true, and give that back.
+
+    Raises AssertionError with its last answer when that takes longer than `timeout` seconds.
+    """
+    deadline, answer = time.monotonic() + timeout, None
+    while time.monotonic() < deadline:
+        answer = check()
+        if answer:
+            return answer
+        time.sleep(every)
+    raise AssertionError(f"not within {timeout} s; last answer: {answer!r}")

@@ -5,13 +5,13 @@ Tests that break something put it right again before they end.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from lab import laboratory, observe
 from lab.laboratory import Lab
+from lab.observe import eventually
 from lab.results import Applied, apply
 
 SITES = ["winterthur", "bern"]
@@ -59,14 +59,3 @@ def quiet(lab: Lab) -> Iterator[Lab]:
     assert eventually(lambda: observe.ping_through_tunnel(lab), 60)
     yield lab
     assert eventually(lambda: observe.ping_through_tunnel(lab), 60), "the test left the tunnel broken"
-
-
-def eventually(check: Callable[[], object], timeout: float, every: float = 0.3) -> object:
-    """Call `check` until it gives something true, and give that back; fails with its last answer."""
-    deadline, answer = time.monotonic() + timeout, None
-    while time.monotonic() < deadline:
-        answer = check()
-        if answer:
-            return answer
-        time.sleep(every)
-    pytest.fail(f"not within {timeout} s; last answer: {answer!r}")

@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import json
 
-from conftest import eventually
-
 from lab import network, observe
+from lab.observe import eventually
 from lab.results import apply
 
 

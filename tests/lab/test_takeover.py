@@ -1,9 +1,8 @@
 """The active gateway dies, or is told to rest, and the tunnel comes back on the other."""
 from __future__ import annotations
 
-from conftest import eventually
-
 from lab import network, observe
+from lab.observe import eventually
 
 
 def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):

@@ -1,9 +1,8 @@
 """Traffic goes through the tunnels, to and from the virtual addresses only."""
 from __future__ import annotations
 
-from conftest import eventually
-
 from lab import network, observe
+from lab.observe import eventually
 
 
 def test_a_roadwarriors_ping_reaches_the_inner_server(quiet):
