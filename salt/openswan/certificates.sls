@@ -1,0 +1,22 @@
+{%- set gateway = salt['gateway.settings']() %}
+{%- for certificate in salt['ipsec.certificates'](gateway) %}
+openswan_certificate_{{ certificate }}:
+  certs.present:
+    - name: {{ certificate }}
+    - pillar: gateway_secrets:certificates:{{ certificate }}
+    - identity: {{ gateway.identity.id }}
+    - require:
+      - pkg: openswan_packages
+    - onchanges_in:
+      - module: openswan_reread
+{%- endfor %}
+{%- for crl in salt['pillar.get']('gateway_secrets:crls', {}) %}
+openswan_crl_{{ loop.index }}:
+  certs.crl_present:
+    - name: {{ crl | json }}
+    - pillar: {{ ('gateway_secrets:crls:' ~ crl) | json }}
+    - require:
+      - pkg: openswan_packages
+    - onchanges_in:
+      - module: openswan_reread
+{%- endfor %}

@@ -1,0 +1,6 @@
+# The IPsec daemon: chapter 4.4 of the paper. It is Libreswan, which carries on where Openswan ended.
+include:
+  - .install
+  - .certificates
+  - .configuration
+  - .service
