@@ -65,7 +65,8 @@ def sites() -> list[str]:
     return sorted({path.stem for folder in folders for path in folder.glob("*.sls")})
 
 
-def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior") -> str:
+def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior", key: str = "rsa",
+                version: str = "5.2") -> str:
     """
     The ipsec.conf of a client of a site (the paper's 4.4.4), to be put under /etc/ipsec.d on the client.
 
@@ -73,6 +74,8 @@ def roadwarrior(site: str, connection: str | None = None, certificate: str = "ro
         site: the site's name.
         connection: the name of one of its roadwarrior connections; left out, the first.
         certificate: the nickname of the client's certificate in the client's own NSS database.
+        key: the kind of its key and of the gateway's, rsa or ec.
+        version: the client's Libreswan: 4.x and 5.x differ in their options.
 
     Returns:
         The file's text.
@@ -98,7 +101,8 @@ def roadwarrior(site: str, connection: str | None = None, certificate: str = "ro
                               f"gateway:connections")
     rendered = salt.utils.templates.JINJA(
         str(_find("file_roots", "openswan/files/roadwarrior.conf.jinja")), to_str=True, opts=__opts__, saltenv="",
-        context={"settings": settings, "connection": choice[0], "certificate": certificate})
+        context={"connection": choice[0],
+                 "client": {"name": site, "certificate": certificate, "key": key, "version": str(version)}})
     if not rendered["result"]:
         raise SaltRunnerError(f"{site}: openswan/files/roadwarrior.conf.jinja: {rendered['data']}")
     return rendered["data"]

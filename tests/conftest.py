@@ -8,7 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import salt._logging
 import yaml
+
+# Salt keeps early messages for a stderr that pytest has closed by the time they are written.
+salt._logging.shutdown_temp_handler()
 
 TREE = Path(__file__).resolve().parent.parent
 

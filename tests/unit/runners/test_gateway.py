@@ -76,8 +76,8 @@ def test_missing_secrets_are_named_and_present_ones_never_shown(master):
     (master.pillar / "secrets/bern.sls").unlink()
     (master.pillar / "secrets/winterthur.sls").write_text(SECRETS.replace("MIIB", "c2VjcmV0"))
     lines = master.validate()["mistakes"]
-    assert [line for line in lines if "gateway_secrets:heartbeat:key: is missing; give it in pillar/secrets/bern" in line]
-    assert [line for line in lines if line.startswith("winterthur: gateway_secrets:certificates:gateway:pkcs12")]
+    assert any(line.startswith("bern: gateway_secrets:heartbeat:key: is missing; give it in") for line in lines)
+    assert any(line.startswith("winterthur: gateway_secrets:certificates:gateway:pkcs12") for line in lines)
     assert "c2VjcmV0" not in str(lines) and "secret-passphrase" not in str(lines)
 
 
