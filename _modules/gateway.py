@@ -152,7 +152,10 @@ def derive(site: dict, schema: dict, node: str) -> dict:
     peer = next(name for name in nodes if name != node)
     bonds = [_bond(full, side, node, peer) for side in full["bonds"]]
     versions = {_version(net) for bond in full["bonds"].values() for net in bond["networks"]}
-    kernel, rollback = full["kernel"], full["rollback"]
+    kernel, rollback, packages = full["kernel"], full["rollback"], full["packages"]
+    mail = packages.pop("mail")
+    if full["heartbeat"]["mail_to"]:
+        packages["heartbeat"] += [name for name in mail if name not in packages["heartbeat"]]
     if 6 not in versions:
         kernel["sysctl"] = {key: value for key, value in kernel["sysctl"].items() if not key.startswith("net.ipv6.")}
     return {
@@ -162,7 +165,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "nodes": nodes,
         "preferred": nodes[0] == node,
         "features": full["features"],
-        "packages": {part: names for part, names in full["packages"].items() if full["features"][part]},
+        "packages": {part: names for part, names in packages.items() if full["features"][part]},
         "bonds": bonds,
         # Of full length: a node's own traffic never takes such an address as its source.
         "virtual": [{"side": side, "interface": bond["name"], "address": address,
@@ -290,8 +293,11 @@ def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
         kind = next(kind for kind in _PATH_KINDS if path[kind])
         entry = {"kind": kind, "device" if kind == "serial" else "interface": path[kind]}
         if kind == "unicast":
-            addresses = full["nodes"][peer][sides[path[kind]]]
-            entry["peer"] = next(address for address in addresses if _version(address) == 4)
+            side = sides[path[kind]]
+            addresses = {node: next(address for address in its[side] if _version(address) == 4)
+                         for node, its in full["nodes"].items()}
+            # Both, in the order of the nodes: ha.cf is the same file on both, heartbeat passes over its own.
+            entry |= {"peer": addresses[peer], "addresses": list(addresses.values())}
         elif kind == "multicast":
             entry["group"] = path["group"]
         elif kind == "serial":

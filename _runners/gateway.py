@@ -41,8 +41,12 @@ def validate(site: str | None = None) -> dict:
         salt-run gateway.validate winterthur
     """
     valid, mistakes = [], []
+    gateway, schema, renderers = _gateway(), _schema(), salt.loader.render(__opts__, {})
     for name in [site] if site else sites():
-        found = _mistakes(name)
+        try:
+            found = gateway.find_mistakes(_site(name), schema, secrets=_secrets(name, renderers))
+        except SaltRunnerError as error:
+            found = [str(error)]
         mistakes += found
         if not found:
             valid.append(name)
@@ -89,11 +93,11 @@ def roadwarrior(site: str, connection: str | None = None, certificate: str = "ro
 
         salt-run gateway.roadwarrior winterthur --out=newline_values_only > gateway.conf
     """
-    found = _mistakes(site, secrets=False)
+    data, schema, gateway = _site(site), _schema(), _gateway()
+    found = gateway.find_mistakes(data, schema)
     if found:
         raise SaltRunnerError("\n".join(found))
-    data = _site(site)
-    settings = _gateway().derive(data, _schema(), next(iter(data["nodes"])))
+    settings = gateway.derive(data, schema, next(iter(data["nodes"])))
     choice = [entry for entry in settings["connections"]
               if entry["kind"] == "roadwarrior" and connection in (None, entry["name"])]
     if not choice:
@@ -152,35 +156,27 @@ def _schema() -> dict:
 
 
 def _site(name: str) -> object:
+    """The pillar key gateway of a site."""
     data = _yaml(_find("pillar_roots", f"sites/{name}.sls"))
+    file = f"pillar/sites/{name}.sls"
     if not isinstance(data, dict) or "gateway" not in data:
-        raise SaltRunnerError(f"{name}: gateway: is missing in pillar/sites/{name}.sls; put all of the site under it")
-    return data["gateway"]
+        raise SaltRunnerError(f"{name}: gateway: is missing in {file}; put all of the site under it")
+    site = data["gateway"]
+    if isinstance(site, dict) and site.get("site", name) != name:
+        raise SaltRunnerError(f"{name}: gateway:site: {site['site']} is not the name of the file {file}; give {name}, "
+                              f"or rename the file")
+    return site
 
 
-def _secrets(name: str) -> object:
-    """A site's secrets as its nodes would get them, decrypted; None where there is no such file."""
+def _secrets(name: str, renderers: dict) -> dict:
+    """A site's secrets as its nodes would get them, decrypted; empty where there are none."""
     try:
         path = _find("pillar_roots", f"secrets/{name}.sls")
     except SaltRunnerError:
-        return None
+        return {}
     rendered = salt.template.compile_template(
-        str(path), salt.loader.render(__opts__, {}), __opts__["renderer"], __opts__["renderer_blacklist"],
-        __opts__["renderer_whitelist"])
-    return rendered.get("gateway_secrets") if isinstance(rendered, dict) else None
-
-
-def _mistakes(name: str, secrets: bool = True) -> list[str]:
-    """What is wrong with one site, files included."""
-    try:
-        data, schema = _site(name), _schema()
-    except SaltRunnerError as error:
-        return [str(error)]
-    found = _gateway().find_mistakes(data, schema, secrets=(_secrets(name) or {}) if secrets else None)
-    if isinstance(data, dict) and data.get("site") != name:
-        found.append(f"{name}: gateway:site: {data.get('site')} is not the name of the file pillar/sites/{name}.sls; "
-                     f"give {name}, or rename the file")
-    return found
+        str(path), renderers, __opts__["renderer"], __opts__["renderer_blacklist"], __opts__["renderer_whitelist"])
+    return (rendered.get("gateway_secrets") if isinstance(rendered, dict) else None) or {}
 
 
 # The reference

@@ -251,7 +251,7 @@ gateway_schema:
   sshd:
     about: "How people log in."
     keys:
-      permit_root_login: {type: choice, choices: ["no", prohibit-password, "yes"], default: "no", about: "Whether root may.", counterpart: "`PermitRootLogin` in sshd_config"}
+      permit_root_login: {type: choice, choices: ["no", prohibit-password, "yes"], default: prohibit-password, about: "Whether root may: `no`, the paper's, locks everyone out of a host that knows only root.", counterpart: "`PermitRootLogin` in sshd_config"}
       login_grace_time: {type: integer, unit: s, min: 1, max: 3600, default: 120, about: "How long logging in may take.", counterpart: "`LoginGraceTime` in sshd_config"}
       strict_modes: {type: bool, default: true, about: "Whether files that others may write are refused.", counterpart: "`StrictModes` in sshd_config"}
   services:
@@ -291,7 +291,8 @@ gateway_schema:
       bonding: {type: list, of: package, default: [], about: "For the bonds; iproute2 is there already."}
       firewall: {type: list, of: package, default: [nftables], about: "For the packet filter."}
       openswan: {type: list, of: package, default: [libreswan, libnss3-tools], about: "For IPsec."}
-      heartbeat: {type: list, of: package, default: [heartbeat, iproute2, iputils-arping], about: "For heartbeat."}
-      logging: {type: list, of: package, default: [rsyslog], about: "For the log."}
+      heartbeat: {type: list, of: package, default: [heartbeat, resource-agents], about: "For heartbeat."}
+      mail: {type: list, of: package, default: [bsd-mailx], about: "For heartbeat too, where heartbeat:mail_to is given."}
+      logging: {type: list, of: package, default: [rsyslog, logrotate], about: "For the log."}
       time: {type: list, of: package, default: [chrony], about: "For the time."}
       sshd: {type: list, of: package, default: [openssh-server], about: "For SSH."}

@@ -580,7 +580,8 @@ def test_heartbeat_paths_are_complete():
     its = derived("winterthur", "gw2", {"heartbeat/paths": [
         {"unicast": "bond1"}, {"broadcast": "bond0"}, {"multicast": "bond0"}, {"serial": "/dev/ttyS0"}]})
     assert its["heartbeat"]["paths"] == [
-        {"kind": "unicast", "interface": "bond1", "peer": "198.51.100.11"},
+        {"kind": "unicast", "interface": "bond1", "peer": "198.51.100.11",
+         "addresses": ["198.51.100.11", "198.51.100.12"]},
         {"kind": "broadcast", "interface": "bond0"},
         {"kind": "multicast", "interface": "bond0", "group": "239.0.0.43"},
         {"kind": "serial", "device": "/dev/ttyS0", "baud": 19200}]
@@ -623,7 +624,8 @@ def test_a_link_of_the_nodes_own():
                "heartbeat/paths": [{"unicast": "hb0"}]}
     its = derived("winterthur", "gw1", changes)
     assert bonds(its)["heartbeat"]["addresses"] == ["10.255.0.1/30"]
-    assert its["heartbeat"]["paths"] == [{"kind": "unicast", "interface": "hb0", "peer": "10.255.0.2"}]
+    assert its["heartbeat"]["paths"] == [{"kind": "unicast", "interface": "hb0", "peer": "10.255.0.2",
+                                          "addresses": ["10.255.0.1", "10.255.0.2"]}]
     assert [v["side"] for v in its["virtual"]] == ["external", "internal"]
 
 
@@ -632,6 +634,12 @@ def test_defaults_follow_from_other_keys():
     assert its["firewall"]["ssh_from"] == ["198.51.100.0/26"]
     assert its["rollback"] == {"seconds": 60, "confirm_with": ["192.0.2.1"]}
     assert "time" not in its["packages"] and its["packages"]["openswan"] == ["libreswan", "libnss3-tools"]
+
+
+def test_mails_need_a_package():
+    assert "bsd-mailx" not in str(derived("winterthur", "gw1", {})["packages"])
+    its = derived("winterthur", "gw1", {"heartbeat/mail_to": "ops@winterthur.example"})
+    assert its["packages"]["heartbeat"] == ["heartbeat", "resource-agents", "bsd-mailx"]
 
 
 def test_a_mapping_is_laid_over_its_default_and_a_list_replaces_it():
