@@ -1,0 +1,167 @@
+"""
+What the running kernel can do
+==============================
+
+A gateway needs bonding, ESP, the XFRM user interface, AES-GCM and, where it has a firewall, the packet filter. A kernel
+without one of them fails late and in words that name something else. This module asks the kernel's own configuration
+(``/proc/config.gz``, ``/boot/config-VERSION``) and, where a kernel carries none, the modules it came with.
+"""
+from __future__ import annotations
+
+import gzip
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__virtualname__ = "kernel_options"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A kernel option (without ``CONFIG_``), the module it makes, and what a gateway needs it for.
+
+    No module where its name differs between kernels (AES is aes_generic, aes-generic or aes): there only the
+    configuration can tell.
+    """
+
+    name: str
+    module: str
+    purpose: str
+
+
+# By the feature of a site that needs them. Names: the kernel's Kconfig files.
+NEEDED: dict[str, tuple[Option, ...]] = {
+    "bonding": (
+        Option("BONDING", "bonding", "bonds of network interfaces"),
+    ),
+    "openswan": (
+        Option("XFRM_USER", "xfrm_user", "the IPsec daemon's way into the kernel"),
+        Option("INET_ESP", "esp4", "ESP over IPv4"),
+        Option("INET6_ESP", "esp6", "ESP over IPv6"),
+        Option("CRYPTO_AES", "", "AES"),
+        Option("CRYPTO_GCM", "gcm", "AES-GCM"),
+        Option("CRYPTO_CBC", "cbc", "AES-CBC"),
+        Option("CRYPTO_HMAC", "", "integrity of ESP packets"),
+        Option("CRYPTO_AUTHENC", "authenc", "AES-CBC together with integrity"),
+    ),
+    "firewall": (
+        Option("NF_TABLES", "nf_tables", "the packet filter"),
+        Option("NF_TABLES_INET", "nf_tables", "one ruleset for IPv4 and IPv6"),
+        Option("NF_CONNTRACK", "nf_conntrack", "answers to what the gateway asked"),
+        Option("NFT_CT", "nft_ct", "rules by connection state"),
+        Option("NFT_XFRM", "nft_xfrm", "rules by IPsec policy"),
+        Option("NFT_LIMIT", "nft_limit", "limits on what is logged"),
+        Option("NFT_LOG", "nft_log", "logging what was dropped"),
+    ),
+}
+
+
+def __virtual__() -> tuple[bool, str] | str:
+    if platform.system() != "Linux":
+        return False, "kernel_options: needs Linux"
+    return __virtualname__
+
+
+def missing(features: Iterable[str]) -> list[dict[str, str]]:
+    """
+    The options that the running kernel lacks.
+
+    Args:
+        features: names of features that are switched on (``bonding``, ``openswan``, ``firewall``); others need nothing.
+
+    Returns:
+        One ``{"name", "module", "purpose"}`` each, in no case an option the kernel has as a module that is not
+        installed: that one is missing too.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' kernel_options.missing '[bonding, openswan, firewall]'
+    """
+    config, installed, found = configuration(), _installed(), []
+    for option in (option for feature in features for option in NEEDED.get(feature, ())):
+        no_module = bool(option.module) and option.module not in installed
+        if config is None:
+            lacking = no_module
+        else:
+            value = config.get(option.name)
+            lacking = value is None or (value == "m" and no_module)
+        if lacking:
+            found.append(asdict(option))
+    return found
+
+
+def configuration() -> dict[str, str] | None:
+    """
+    The running kernel's configuration: option (without ``CONFIG_``) to value (``y``, ``m``, a number, a text).
+
+    Returns:
+        None when the kernel carries none and the distribution left none in /boot.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1.winterthur kernel_options.configuration
+    """
+    for path in (Path("/proc/config.gz"), Path(f"/boot/config-{platform.release()}")):
+        try:
+            data = path.read_bytes()
+        except OSError:
+            continue
+        return parse(gzip.decompress(data).decode() if path.suffix == ".gz" else data.decode())
+    return None
+
+
+def parse(text: str) -> dict[str, str]:
+    """
+    Read a kernel configuration (kernel: Documentation/kbuild/kconfig.rst).
+
+    Args:
+        text: lines such as ``CONFIG_BONDING=m``; an option that is off is a comment or absent.
+
+    Returns:
+        Option (without ``CONFIG_``) to value, quotes removed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1.winterthur kernel_options.parse 'CONFIG_BONDING=m'
+    """
+    pairs = (line.split("=", 1) for line in text.splitlines() if line.startswith("CONFIG_") and "=" in line)
+    return {name.removeprefix("CONFIG_"): value.strip().strip('"') for name, value in pairs}
+
+
+def loadable(modules: Iterable[str]) -> list[str]:
+    """
+    Those of these modules that have to be loaded, because they are not part of the kernel itself.
+
+    Args:
+        modules: names such as ``esp4``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt gw1.winterthur kernel_options.loadable '[bonding, esp4]'
+    """
+    builtin = _names("modules.builtin")
+    return [module for module in modules if module.replace("-", "_") not in builtin]
+
+
+def _installed() -> set[str]:
+    return _names("modules.builtin") | _names("modules.dep")
+
+
+def _names(index: str) -> set[str]:
+    """The modules named in one of depmod's indexes: a path a line, what it depends on behind a colon."""
+    try:
+        lines = Path(f"/lib/modules/{platform.release()}/{index}").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    files = (line.partition(":")[0].rpartition("/")[2] for line in lines)
+    # the module's own name has underscores where its file may have dashes
+    return {file.partition(".ko")[0].replace("-", "_") for file in files}

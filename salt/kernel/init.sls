@@ -1,0 +1,43 @@
+{%- set gateway = salt['gateway.settings']() %}
+
+kernel-packages:
+  pkg.installed:
+    - pkgs: {{ gateway.packages.kernel | tojson }}
+    - install_recommends: False
+
+# What the running kernel has not got, no later state can make good: said first, and by name.
+kernel-options:
+  kernel_options.present:
+    - features: {{ gateway.features | tojson }}
+
+# Loading the module makes a bond0 of its own otherwise, which would be in the way of ours
+# (kernel: Documentation/networking/bonding.rst, max_bonds).
+/etc/modprobe.d/gateway.conf:
+  file.managed:
+    - contents: options bonding max_bonds=0
+
+/etc/modules-load.d/gateway.conf:
+  file.managed:
+    - contents: {{ gateway.kernel.modules | tojson }}
+
+kernel-modules:
+  kmod.present:
+    - mods: {{ salt['kernel_options.loadable'](gateway.kernel.modules) | tojson }}
+    - require:
+      - pkg: kernel-packages
+      - kernel_options: kernel-options
+      - file: /etc/modprobe.d/gateway.conf
+
+{%- for name, value in gateway.kernel.sysctl.items() %}
+
+{{ name }}:
+  sysctl.present:
+    - value: {{ value | tojson }}
+    - config: /etc/sysctl.d/60-gateway.conf
+{%- endfor %}
+
+# The paper's `klogd -c 4`: warnings and less stay off the console.
+kernel.printk:
+  sysctl.present:
+    - value: {{ gateway.kernel.printk | tojson }}
+    - config: /etc/sysctl.d/60-gateway.conf

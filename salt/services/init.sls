@@ -1,0 +1,10 @@
+{%- set gateway = salt['gateway.settings']() %}
+
+# A service that is not installed is as good as one that is off.
+{%- for service in gateway.services.off %}
+
+{{ service }}-off:
+  service.dead:
+    - name: {{ service }}
+    - enable: False
+{%- endfor %}
