@@ -393,9 +393,10 @@ def _batch(now: dict, then: dict) -> list[str]:
         lines += [f"addr del {address} dev {name}" for address in now[name]["addresses"]]
         # the kernel enslaves only what is down
         lines += [f"link set dev {name} down", f"link set dev {name} master {then[name]['master']}", f"link set dev {name} up"]
+    # without an address the routes that lead over its network are gone too
+    lost |= {name for name in both if set(now[name]["addresses"]) - set(then[name]["addresses"])}
     for name in both:
         if name not in lost:
-            lines += [f"addr del {a} dev {name}" for a in now[name]["addresses"] if a not in then[name]["addresses"]]
             lines += [f"route del {w}" for k, w in now[name]["routes"].items() if k not in then[name]["routes"]]
     for name, link in then.items():
         known = {} if name in lost or name not in now or not now[name]["up"] else now[name]["routes"]
@@ -410,6 +411,8 @@ def _link_lines(name: str, old: dict | None, new: dict, rebuilt: bool, left: boo
     lines = []
     if old and (old["mtu"] != new["mtu"] or left):
         lines.append(f"link set dev {name} mtu {new['mtu']}")
+    # Old ones first: with the first address of a network the kernel may drop its others (promote_secondaries).
+    lines += [f"addr del {a} dev {name}" for a in (old or new)["addresses"] if a not in new["addresses"]]
     addresses = {a: w for a, w in new["addresses"].items() if not old or a not in old["addresses"] or left}
     if new["up"]:
         if not old or not old["up"] or rebuilt or left:
