@@ -522,6 +522,13 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
         yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
     if connection["dns"] and not connection["pool"]:
         yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"
+    for number, pool in enumerate(connection["pool"]):
+        # ipsec.conf(5), rightaddresspool: one of each IP version, and for IPv6 a prefix.
+        for other in connection["pool"][:number]:
+            if _version(pool) == _version(other):
+                yield f"{path}:pool", f"{pool} is a second IPv{_version(pool)} pool besides {other}; give one"
+        if _version(pool) == 6 and len(list(ipaddress.summarize_address_range(*_ends(pool)))) > 1:
+            yield f"{path}:pool", f"{pool} is no prefix, as an IPv6 pool has to be; give one such as 2001:db8::/112"
 
 
 def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:

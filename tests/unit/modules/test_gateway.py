@@ -281,6 +281,12 @@ ONE_MISTAKE = [
     ("winterthur", {"connections/roadwarrior/pool": "198.51.100.223-198.51.100.192"},
      "gateway:connections:roadwarrior:pool: 198.51.100.223-198.51.100.192 is no range of addresses; give a network "
      "such as 192.0.2.192/27, or first-last"),
+    ("winterthur", {"connections/roadwarrior/pool": ["198.51.100.192/28", "198.51.100.208/28"]},
+     "gateway:connections:roadwarrior:pool: 198.51.100.208-198.51.100.223 is a second IPv4 pool besides "
+     "198.51.100.192-198.51.100.207; give one"),
+    ("bern", {"connections/roadwarrior/pool": "2001:db8:99::1-2001:db8:99::9"},
+     "gateway:connections:roadwarrior:pool: 2001:db8:99::1-2001:db8:99::9 is no prefix, as an IPv6 pool has to be; "
+     "give one such as 2001:db8::/112"),
     ("winterthur", {"connections/bern/local/address": "192.0.2.11"},
      "gateway:connections:bern:local:address: 192.0.2.11 is no external virtual address; give one of 192.0.2.10"),
     ("winterthur", {"connections/bern/peer/address": "2001:db8:be::a"},

@@ -24,7 +24,7 @@ def master(tmp_path, monkeypatch):
     for name in ("bern", "winterthur"):
         (pillar / f"secrets/{name}.sls").write_text(SECRETS)
     opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
-        "pillar_roots": {"base": [str(pillar)]}, "file_roots": {"base": [str(TREE / "salt"), str(TREE)]},
+        "pillar_roots": {"base": [str(pillar)]}, "file_roots": {"base": [str(TREE / "salt")]},
         "cachedir": str(tmp_path), "extension_modules": str(tmp_path)}
     runner = load_module("_runners/gateway.py")
     monkeypatch.setattr(runner, "__opts__", opts, raising=False)
