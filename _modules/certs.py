@@ -42,9 +42,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -79,8 +78,8 @@ def __virtual__() -> bool | tuple[bool, str]:
     return True
 
 
-@dataclass(frozen=True)
-class _Identity:
+# No dataclass: Salt's loader keeps an execution module out of sys.modules, where dataclasses look for it.
+class _Identity(NamedTuple):
     """A private key with its certificate and the authorities above it."""
 
     key: Any
@@ -133,9 +132,10 @@ def _load(pillar: str, identity: str) -> _Identity:
 
 
 def _from_pillar(path: str) -> Any:
-    value = __salt__["pillar.get"](path, None)
+    # Salt masks what an execution module gets from pillar unless it is asked not to (since 3008).
+    value = __salt__["pillar.get"](path, None, unmask=True)
     if value is None:
-        raise _error(path, "is not in this node's pillar; add it to pillar/secrets/SITE.sls, then saltutil.refresh_pillar")
+        raise _error(path, "is not in this node's pillar; add it to pillar/secrets/SITE.sls")
     return value
 
 
@@ -151,7 +151,8 @@ def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[An
     try:
         key, certificate, chain = pkcs12.load_key_and_certificates(data, str(source["passphrase"]).encode())
     except UnsupportedAlgorithm:
-        raise _error(f"{pillar}:pkcs12", "is encrypted with an algorithm no longer in use (RC2?); export it again with AES") from None
+        raise _error(f"{pillar}:pkcs12", "is encrypted with an algorithm long out of use (RC2?); "
+                     "export it again, with AES") from None
     except ValueError:
         raise _error(pillar, "can not be opened: wrong passphrase, or a damaged PKCS#12 file") from None
     if key is None or certificate is None:
@@ -207,7 +208,7 @@ def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
         raise _error(pillar, "has a key that is neither RSA nor EC; the IPsec daemon signs with nothing else")
     if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
         raise _error(pillar, "has a key that does not belong to its certificate")
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         raise _error(pillar, f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; renew it")
     if certificate.not_valid_before_utc > now:
@@ -249,7 +250,8 @@ def _names(certificate: Any) -> list[str]:
 
 def _facts(certificate: Any) -> dict[str, Any]:
     key = certificate.public_key()
-    kind = "rsa" if isinstance(key, rsa.RSAPublicKey) else "ec" if isinstance(key, ec.EllipticCurvePublicKey) else "other"
+    kinds = {"rsa": rsa.RSAPublicKey, "ec": ec.EllipticCurvePublicKey}
+    kind = next((name for name, of in kinds.items() if isinstance(key, of)), "other")
     return {
         "fingerprint": _fingerprint(certificate),
         "subject": certificate.subject.rfc4514_string(),
@@ -295,8 +297,9 @@ def stored() -> list[dict[str, Any]]:
             for entry in _entries()]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
+    """A certificate in the database."""
+
     nickname: str
     trust: str
     certificate: Any
@@ -427,22 +430,23 @@ def install(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
     _replace(name, wanted)
     after = _compare(name, wanted)
     if not after["same"]:
-        raise CommandExecutionError(f"certs: {name} is still not as wanted in {DATABASE}: found {after['current'] or 'nothing'}")
+        found = after["current"] or "nothing"
+        raise CommandExecutionError(f"certs: {name} is still not as wanted in {DATABASE}: found {found}")
     return before
 
 
 def _trust(authority: Any) -> None:
-    nickname = next((entry.nickname for entry in _entries() if _fingerprint(entry.certificate) == _fingerprint(authority)), "")
-    if nickname:
-        _nss(["certutil", "-M", "-n", nickname, "-t", TRUSTED_AUTHORITY])
-        return
+    for entry in _entries():
+        if _fingerprint(entry.certificate) == _fingerprint(authority):
+            _nss(["certutil", "-M", "-n", entry.nickname, "-t", TRUSTED_AUTHORITY])
+            return
     with _private_folder() as folder:
         file = _written(folder / "authority.pem", authority.public_bytes(Encoding.PEM))
         _nss(["certutil", "-A", "-a", "-n", _nickname_of(authority), "-t", TRUSTED_AUTHORITY, "-i", file])
 
 
 def _nickname_of(authority: Any) -> str:
-    """A name to list it under. NSS reads a colon as the end of a token's name, and refuses one name for two subjects."""
+    """A name to list it under. NSS takes a colon for the end of a token's name, and one name for one subject only."""
     common = authority.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     text = str(common[0].value) if common else authority.subject.rfc4514_string()
     name = re.sub(r"[^\w .-]", " ", text).strip()
@@ -497,7 +501,8 @@ def _import(nickname: str, wanted: _Identity) -> None:
     bundle = pkcs12.serialize_key_and_certificates(
         nickname.encode(), wanted.key, wanted.certificate, None, encryption.build(passphrase))
     with _private_folder() as folder:
-        _nss(["pk12util", "-i", _written(folder / "bundle.p12", bundle), "-w", _written(folder / "passphrase", passphrase)])
+        files = ["-i", _written(folder / "bundle.p12", bundle), "-w", _written(folder / "passphrase", passphrase)]
+        _nss(["pk12util", *files])
 
 
 @contextlib.contextmanager
@@ -537,8 +542,12 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
     crl = _load_crl(pillar)
     authority = _issuer_of(pillar, crl)
     current = _stored_crl_date(authority.nickname) if authority else ""
-    wanted = {"issuer": crl.issuer.rfc4514_string(), "entries": len(crl), "this_update": crl.last_update_utc.isoformat(),
-              "next_update": crl.next_update_utc.isoformat()}
+    wanted = {
+        "issuer": crl.issuer.rfc4514_string(),
+        "entries": len(crl),
+        "this_update": crl.last_update_utc.isoformat(),
+        "next_update": crl.next_update_utc.isoformat(),
+    }
     return {"wanted": wanted, "current": current, "same": current >= wanted["this_update"]}
 
 
@@ -570,7 +579,7 @@ def _load_crl(pillar: str) -> Any:
         raise _error(pillar, "is no readable certificate revocation list (truncated?)") from None
     if crl.next_update_utc is None:
         raise _error(pillar, "does not say when the next list is due (RFC 5280 requires nextUpdate)")
-    if crl.next_update_utc < datetime.datetime.now(datetime.timezone.utc):
+    if crl.next_update_utc < datetime.datetime.now(datetime.UTC):
         raise _error(pillar, f"is stale: the next list was due on {crl.next_update_utc:%Y-%m-%d %H:%M} UTC; fetch it")
     return crl
 
@@ -594,4 +603,4 @@ def _stored_crl_date(nickname: str) -> str:
     if not match:
         return ""
     date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
-    return date.replace(tzinfo=datetime.timezone.utc).isoformat()
+    return date.replace(tzinfo=datetime.UTC).isoformat()

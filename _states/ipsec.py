@@ -1,7 +1,12 @@
 """
-The IPsec daemon has what its configuration file says, without dropping what did not change.
+The IPsec daemon's configuration file, and the running daemon as the file says, without dropping what did not change.
 
 .. code-block:: yaml
+
+    /etc/ipsec.conf:
+      ipsec.configured:
+        - source: salt://openswan/files/ipsec.conf.jinja
+        - settings: {{ salt['gateway.settings']() | json }}
 
     ipsec:
       ipsec.current:
@@ -17,11 +22,42 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
+# The parser warns of a value it does not understand, goes on without it and exits with 0. So anything it says
+# refuses the file.
+PARSER = (
+    "sh -c 'said=$(ipsec addconn --checkconfig --config $0 2>&1) && test -z \"$said\" "
+    "|| { echo \"$said\"; exit 1; }'"
+)
+
 
 def __virtual__() -> bool | tuple[bool, str]:
     if "ipsec.pending" not in __salt__:
         return False, "ipsec: the execution module ipsec could not be loaded"
     return True
+
+
+def configured(name: str, source: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """
+    The daemon's configuration file is the one for this node's settings and the installed version.
+
+    The daemon's own parsers see it first; a file they refuse never replaces the one that works.
+
+    name
+        Path of the file.
+    source
+        Its template; it gets ``site`` and ``sections``.
+    settings
+        What ``gateway.settings`` returns.
+    """
+    try:
+        sections = __salt__["ipsec.sections"](settings)
+        problems = __salt__["ipsec.problems"](sections)
+    except CommandExecutionError as err:
+        problems = [str(err)]
+    if problems:
+        return {"name": name, "result": False, "changes": {}, "comment": "\n".join(problems)}
+    return __states__["file.managed"](name, source=source, template="jinja", mode="0644", check_cmd=PARSER,
+                                      context={"site": settings["site"], "sections": sections})
 
 
 def current(name: str, addresses: list[str]) -> dict[str, Any]:
@@ -43,21 +79,31 @@ def current(name: str, addresses: list[str]) -> dict[str, Any]:
         held = [address for address in addresses if address in _held()]
         if pending["restart"] and not held:
             return _restarted(ret, pending)
-        changes = {key: pending[key] for key in ("add", "replace", "remove") if pending[key]}
         if pending["restart"]:
-            ret["comment"] = (f"{', '.join(pending['restart'])} of {name} take effect at its next start; this node holds "
-                              f"{held[0]} and would drop its tunnels, so switch over first and apply again")
-        if changes:
-            ret["changes"] = {"connections": changes}
-            if __opts__["test"]:
-                ret.update(result=None, comment="Connections would be loaded again")
-                return ret
-            __salt__["ipsec.reload"]()
-            if not pending["restart"]:
-                ret["comment"] = "Changed connections were loaded again, the others were left alone"
+            ret["comment"] = (f"{', '.join(pending['restart'])} of {name} take effect at its next start; this node "
+                              f"holds {held[0]} and would drop its tunnels, so switch over first and apply again")
+        if any(pending[key] for key in ("add", "replace", "remove")):
+            _reloaded(ret, pending)
     except CommandExecutionError as err:
         ret.update(result=False, comment=str(err))
     return ret
+
+
+def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
+    if __opts__["test"]:
+        done = {key: pending[key] for key in ("add", "replace", "remove")}
+        ret.update(result=None, comment="Connections would be loaded again, the others left alone")
+    else:
+        done = __salt__["ipsec.reload"]()
+        refused = done.pop("refused")
+        if refused and not pending["restart"]:
+            raise CommandExecutionError(f"ipsec: the daemon did not take {', '.join(refused)}; "
+                                        "`journalctl -u ipsec` says why")
+        if not pending["restart"]:
+            ret["comment"] = "Changed connections were loaded again, the others left alone"
+    changed = {key: names for key, names in done.items() if names}
+    if changed:
+        ret["changes"] = {"connections": changed}
 
 
 def _not_running(ret: dict[str, Any]) -> dict[str, Any]:

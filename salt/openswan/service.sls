@@ -5,7 +5,7 @@ openswan_service:
     - name: ipsec
     - enable: True
     - require:
-      - file: /etc/ipsec.conf
+      - ipsec: /etc/ipsec.conf
       - file: /etc/ipsec.secrets
       - file: /etc/systemd/system/ipsec.service.d/gateway.conf
 
