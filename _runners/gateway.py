@@ -50,9 +50,7 @@ def validate(site: str | None = None) -> dict:
         mistakes += found
         if not found:
             valid.append(name)
-    retcode = 1 if mistakes else 0
-    __context__["retcode"] = retcode
-    return {"valid": valid, "mistakes": mistakes, "retcode": retcode}
+    return _result(valid, mistakes)
 
 
 def sites() -> list[str]:
@@ -70,7 +68,7 @@ def sites() -> list[str]:
 
 
 def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior", key: str = "rsa",
-                version: str = "5.2") -> str:
+                version: str = "5.2") -> str | dict:
     """
     The ipsec.conf of a client of a site (the paper's 4.4.4), to be put under /etc/ipsec.d on the client.
 
@@ -82,34 +80,21 @@ def roadwarrior(site: str, connection: str | None = None, certificate: str = "ro
         version: the client's Libreswan: 4.x and 5.x differ in their options.
 
     Returns:
-        The file's text.
-
-    Raises:
-        SaltRunnerError: there is no such site or connection, or the site has mistakes.
+        The file's text; or what :func:`validate` returns, when there is no such site or connection or the site has
+        mistakes.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-run gateway.roadwarrior winterthur --out=newline_values_only > gateway.conf
+        salt-run --no-color gateway.roadwarrior winterthur certificate=laptop > gateway.conf
     """
-    data, schema, gateway = _site(site), _schema(), _gateway()
-    found = gateway.find_mistakes(data, schema)
-    if found:
-        raise SaltRunnerError("\n".join(found))
-    settings = gateway.derive(data, schema, next(iter(data["nodes"])))
-    choice = [entry for entry in settings["connections"]
-              if entry["kind"] == "roadwarrior" and connection in (None, entry["name"])]
-    if not choice:
-        raise SaltRunnerError(f"{site}: no roadwarrior connection{f' {connection}' if connection else ''} in "
-                              f"gateway:connections")
-    rendered = salt.utils.templates.JINJA(
-        str(_find("file_roots", "openswan/files/roadwarrior.conf.jinja")), to_str=True, opts=__opts__, saltenv="",
-        context={"connection": choice[0],
-                 "client": {"name": site, "certificate": certificate, "key": key, "version": str(version)}})
-    if not rendered["result"]:
-        raise SaltRunnerError(f"{site}: openswan/files/roadwarrior.conf.jinja: {rendered['data']}")
-    return rendered["data"]
+    try:
+        client = {"name": site, "certificate": certificate, "key": key, "version": str(version)}
+        return _client(site, connection, client)
+    except SaltRunnerError as error:
+        # Raised out of here, salt-run would show a traceback above it.
+        return _result([], str(error).splitlines())
 
 
 def reference() -> str:
@@ -120,9 +105,35 @@ def reference() -> str:
 
     .. code-block:: bash
 
-        salt-run gateway.reference --out=newline_values_only > docs/site-reference.md
+        salt-run --no-color gateway.reference > docs/site-reference.md
     """
     return _document(_schema(), {name: _site(name) for name in sites()})
+
+
+def _result(valid: list[str], mistakes: list[str]) -> dict:
+    """What a check has come to; the return code is for salt-run and for the job's event."""
+    __context__["retcode"] = 1 if mistakes else 0
+    return {"valid": valid, "mistakes": mistakes, "retcode": __context__["retcode"]}
+
+
+def _client(site: str, connection: str | None, client: dict[str, str]) -> str:
+    """A client's ipsec.conf."""
+    data, schema, gateway = _site(site), _schema(), _gateway()
+    found = gateway.find_mistakes(data, schema)
+    if found:
+        raise SaltRunnerError("\n".join(found))
+    settings = gateway.derive(data, schema, next(iter(data["nodes"])))
+    known = {entry["name"]: entry for entry in settings["connections"] if entry["kind"] == "roadwarrior"}
+    name = connection or next(iter(known), None)
+    if name not in known:
+        raise SaltRunnerError(f"{site}: gateway:connections: no roadwarrior connection {name or 'at all'}; "
+                              f"known are {', '.join(known) or 'none'}")
+    template = _find("file_roots", "openswan/files/roadwarrior.conf.jinja")
+    rendered = salt.utils.templates.JINJA(str(template), to_str=True, opts=__opts__, saltenv="",
+                                          context={"connection": known[name], "client": client})
+    if not rendered["result"]:
+        raise SaltRunnerError(f"{site}: {template}: {rendered['data']}")
+    return rendered["data"]
 
 
 def _gateway() -> ModuleType:

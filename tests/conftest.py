@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +18,10 @@ TREE = Path(__file__).resolve().parent.parent
 
 def load_module(path: str) -> ModuleType:
     """One of the tree's Python files, such as `_modules/gateway.py`, loaded as Salt's loader does: by its path."""
-    file = TREE / path
-    spec = importlib.util.spec_from_file_location(f"tree.{'.'.join(Path(path).with_suffix('').parts)}", file)
+    name = f"tree.{'.'.join(Path(path).with_suffix('').parts)}"
+    spec = importlib.util.spec_from_file_location(name, TREE / path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module      # dataclasses look their module up there
+    # Trap: not registered in sys.modules, as in Salt's loader. A dataclass with postponed annotations fails there.
     spec.loader.exec_module(module)
     return module
 

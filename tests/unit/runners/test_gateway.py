@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import salt.config
-from salt.exceptions import SaltRunnerError
 
 from tests.conftest import TREE, load_module
 
@@ -85,13 +84,24 @@ def test_a_site_that_does_not_exist(master):
     assert "sites/nowhere.sls is under none of" in master.validate("nowhere")["mistakes"][0]
 
 
-def test_roadwarrior(master):
-    text = master.roadwarrior("winterthur")
-    assert "192.0.2.10" in text and "gateway.winterthur.example" in text
-    with pytest.raises(SaltRunnerError, match="no roadwarrior connection bern"):
-        master.roadwarrior("winterthur", "bern")
+def test_a_client_gets_its_file(master):
+    text = master.roadwarrior("winterthur", certificate="laptop")
+    for line in ("right=192.0.2.10", "rightid=@gateway.winterthur.example", "leftcert=laptop"):
+        assert line in text.split()
+
+
+@pytest.mark.parametrize("site, connection, expected", [
+    ("winterthur", "bern", "winterthur: gateway:connections: no roadwarrior connection bern; known are roadwarrior"),
+    ("nowhere", None, "sites/nowhere.sls is under none of"),
+    ("basel", None, "basel: gateway:ping_nodes: is missing"),
+])
+def test_no_file_for_a_client_of_what_is_not_there(master, site, connection, expected):
+    text = (master.pillar / "sites/bern.sls").read_text()
+    (master.pillar / "sites/basel.sls").write_text(text.replace("site: bern", "site: basel").replace("ping_nodes", "#"))
+    result = master.roadwarrior(site, connection)
+    assert result["retcode"] == 1 and result["mistakes"][0].startswith(expected)
 
 
 def test_the_reference_in_docs_is_up_to_date(master):
     assert (TREE / "docs/site-reference.md").read_text(encoding="utf-8") == master.reference(), (
-        "run: salt-run gateway.reference --out=newline_values_only > docs/site-reference.md")
+        "run: salt-run --no-color gateway.reference > docs/site-reference.md")
