@@ -13,9 +13,6 @@ import ipaddress
 import json
 import os
 import re
-import shlex
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +77,6 @@ _MARK = "Written by Salt (state bonding.applied); what is changed here is lost. 
 _INTERFACES = "/etc/network/interfaces"
 _INTERFACES_D = "/etc/network/interfaces.d"
 _NETWORKD_D = "/etc/systemd/network"
-_BACKUPS = "/var/backups/gateway"
 # The socket first: it would start the service again at the next netlink message.
 _NETWORKD_UNITS = ("systemd-networkd.socket", "systemd-networkd.service")
 
@@ -423,7 +419,7 @@ def _link_lines(name: str, old: dict | None, new: dict, rebuilt: bool, left: boo
 
 
 def _option_words(options: dict) -> str:
-    # iproute2 has no word for "no primary"; the way back to that is in _write_undo
+    # iproute2 has no word for "no primary"; the way back to that is in _prepare_undo
     return " ".join(f"{name} {value}" if value else f'{name} ""' for name, value in options.items() if value or name != "primary")
 
 
@@ -650,7 +646,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         return {"changes": {}, "problem": ""}
     before = _live()
     networkd = todo["manager"] == "networkd"
-    undo = _write_undo(before, todo["inverse"], todo["files"], networkd)
+    undo_argv = _prepare_undo(before, todo["inverse"], todo["files"], networkd)
 
     def change() -> None:
         if networkd:
@@ -672,8 +668,8 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         if not left:
             raise CommandExecutionError(f"with its new files {todo['manager']} makes another network than described")
 
-    _replace(_FOLDER / "forward", "".join(f"{line}\n" for line in todo["forward"]), 0o600)
-    problem = __salt__["commit_confirm.guarded"]("network", [str(undo)], change, keep, seconds, confirm_with)
+    __salt__["commit_confirm.replace_file"](str(_FOLDER / "forward"), "".join(f"{line}\n" for line in todo["forward"]), 0o600)
+    problem = __salt__["commit_confirm.guarded"]("network", undo_argv, change, keep, seconds, confirm_with)
     if not problem:
         return {"changes": todo["changes"], "problem": ""}
     if _settled(lambda: not _differences(before, _live())):
@@ -698,56 +694,27 @@ def _systemctl(action: str, *units: str) -> None:
         raise CommandExecutionError(f"systemctl {action} {' '.join(units)}: {done['stderr']}")
 
 
-def _write_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> Path:
-    """The script that puts the old network back. It needs a shell and iproute2, nothing else."""
-    shutil.rmtree(_FOLDER, ignore_errors=True)
-    saved = _FOLDER / "saved"
-    saved.mkdir(mode=0o700, parents=True)
-    lines = ["#!/bin/sh", "# Puts the network back as it was before the change that waits for its confirmation."]
-    for number, path in enumerate(files):
-        if Path(path).exists():
-            shutil.copy2(path, saved / str(number))
-            lines.append(f"cp -p {saved / str(number)} {shlex.quote(path)}")
-        else:
-            lines.append(f"rm -f {shlex.quote(path)}")
+def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> list[str]:
+    """How to put the old network back; it needs a shell and iproute2, nothing else."""
+    commands = [["ip", "-force", "-batch", str(_FOLDER / "inverse")]]
+    # iproute2 has no word for "no primary"
+    commands += [["sh", "-c", 'echo > "$0"', f"/sys/class/net/{name}/bonding/primary"] for name, link in before.items()
+                 if link["bond"] and not link["options"]["primary"]]
     if networkd:
-        lines.append(f"systemctl stop {' '.join(_NETWORKD_UNITS)}")
-    lines.append(f"ip -force -batch {_FOLDER / 'inverse'}")
-    lines += [f"echo > /sys/class/net/{name}/bonding/primary" for name, link in before.items()
-              if link["bond"] and not link["options"]["primary"]]
-    if networkd:
-        lines.append(f"systemctl start {' '.join(reversed(_NETWORKD_UNITS))}")
-    # lines for what the change had not come to fail, and should
-    lines.append("exit 0")
-    _replace(_FOLDER / "inverse", "".join(f"{line}\n" for line in inverse), 0o600)
-    return _replace(_FOLDER / "undo", "\n".join(lines) + "\n", 0o700)
+        commands = [["systemctl", "stop", *_NETWORKD_UNITS], *commands, ["systemctl", "start", *reversed(_NETWORKD_UNITS)]]
+    undo_argv = __salt__["commit_confirm.prepare"]("network", list(files), commands)
+    __salt__["commit_confirm.replace_file"](str(_FOLDER / "inverse"), "".join(f"{line}\n" for line in inverse), 0o600)
+    return undo_argv
 
 
 def _write_files(files: dict) -> None:
     for path, text in files.items():
-        target = Path(path)
+        # Kept elsewhere than beside it: ifupdown reads all there is in a folder.
+        __salt__["commit_confirm.keep_original"](path, _MARK)
         if text is None:
-            target.unlink(missing_ok=True)
-            continue
-        copy = Path(f"{_BACKUPS}{path}")
-        # What a person or the installer wrote is kept once. Not beside it: ifupdown reads all there is in a folder.
-        if target.exists() and _MARK not in target.read_text() and not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(target, copy)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, text, 0o644)
-
-
-def _replace(path: Path, text: str, mode: int) -> Path:
-    """Write a file whole or not at all, with its mode from the start."""
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        os.fchmod(handle.fileno(), mode)
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.rename(scratch, path)
-    return path
+            Path(path).unlink(missing_ok=True)
+        else:
+            __salt__["commit_confirm.replace_file"](path, text)
 
 
 def _tell_ifupdown(bonds: list[dict]) -> None:
@@ -756,7 +723,8 @@ def _tell_ifupdown(bonds: list[dict]) -> None:
     if record.exists():
         names = {name for bond in bonds for name in (bond["name"], *bond["slaves"])}
         kept = [line for line in record.read_text().splitlines() if line.split("=")[0] not in names]
-        _replace(record, "\n".join([*kept, *(f"{bond['name']}={bond['name']}" for bond in bonds)]) + "\n", 0o644)
+        lines = [*kept, *(f"{bond['name']}={bond['name']}" for bond in bonds)]
+        __salt__["commit_confirm.replace_file"](str(record), "\n".join(lines) + "\n")
 
 
 def _stop_dhcp_clients(slaves: set[str]) -> None:

@@ -12,7 +12,10 @@ import fcntl
 import json
 import logging
 import os
+import shlex
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +34,7 @@ __virtualname__ = "commit_confirm"
 
 # Gone after a reboot, as the timers are: a node that loses power in between boots its old files.
 _FOLDER = Path("/run/gateway/rollback")
+_ORIGINALS = "/var/backups/gateway"
 _UNIT = "gateway-rollback-{}"
 # What the timer runs: leaves a mark first, so that a confirmation that comes too late is told so.
 _MARK_AND_RUN = 'echo fired > "$0"; exec "$@"'
@@ -247,6 +251,84 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
     if not confirm(name):
         return f"it took longer than {seconds} s, so the node's own timer has undone it"
     return ""
+
+
+def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]:
+    """
+    Write down how to undo a change: put these files back as they are now, then run these commands, whatever they say.
+
+    name
+        As for ``arm``. What the commands need can be left in the folder /run/gateway/rollback/NAME.
+    files
+        Paths; one that does not exist now is removed again.
+    commands
+        Argument lists.
+
+    Returns the ``undo_argv`` for ``arm``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local commit_confirm.prepare firewall '[/etc/nftables.conf]' '[[nft, -f, /run/gateway/rollback/firewall/old]]'
+    """
+    folder = _FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    lines = [f"# Undoes the {name} change that waits for its confirmation."]
+    for number, path in enumerate(files):
+        copy = folder / f"saved-{number}"
+        if Path(path).exists():
+            shutil.copy2(path, copy)
+            lines.append(shlex.join(["cp", "-p", str(copy), path]))
+        else:
+            lines.append(shlex.join(["rm", "-f", path]))
+    lines += [shlex.join(command) for command in commands]
+    # what the change had not come to can not be undone, and that is no failure
+    lines.append("exit 0")
+    replace_file(str(folder / "undo"), "\n".join(lines) + "\n", 0o600)
+    # by name of the shell: Debian's initramfs mounts /run noexec
+    return ["/bin/sh", str(folder / "undo")]
+
+
+def keep_original(path: str, mark: str) -> None:
+    """
+    Keep a copy of a file that a person or the installer wrote, once, under /var/backups/gateway.
+
+    mark
+        What a file of ours has in it; such a one is no original.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local commit_confirm.keep_original /etc/nftables.conf 'Written by Salt'
+    """
+    source, copy = Path(path), Path(f"{_ORIGINALS}{path}")
+    if source.exists() and not copy.exists() and mark not in source.read_text(errors="replace"):
+        copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy2(source, copy)
+
+
+def replace_file(path: str, text: str, mode: int = 0o644) -> None:
+    """
+    Write a file whole or not at all, with its mode from the start, and safe on the disk.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local commit_confirm.replace_file /etc/example 'text' 420
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        os.fchmod(handle.fileno(), mode)
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.rename(scratch, target)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,245 @@
+"""
+The packet filter: one nftables table, ``inet gateway``, loaded whole and kept only if the Salt master is reached again.
+
+Other tables are left alone. Source of the format: nft(8).
+"""
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import salt.utils.path
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+
+__virtualname__ = "firewall"
+
+_TABLE = ("table", "inet", "gateway")
+_FILE = "/etc/nftables.conf"
+_FOLDER = Path("/run/gateway/rollback/firewall")
+_MARK = "Written by Salt (state firewall.applied); what is changed here is lost. See docs/network.md."
+# Naming it first makes the delete work where there is none yet. All in one transaction: no packet sees a gap.
+_WITHOUT = "table inet gateway\ndelete table inet gateway\n"
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    # nft itself may be installed by the very run that needs it
+    return __virtualname__
+
+
+def rules(settings: dict) -> dict:
+    """
+    What the ruleset's template needs of ``gateway.settings``, by IP version.
+
+    Returns ``external`` and ``internal`` (the bonds' names), ``heartbeat_port``, ``log_dropped``, ``extra`` (further
+    rules by chain), ``heartbeat`` (``interface`` and ``from`` of each path over a network) and ``families``, each with
+    ``ip`` and ``icmp`` (what nft calls them in this version) and lists of addresses and networks, none overlapping: ``ike`` (where the IPsec daemon
+serves), ``ssh_from``, ``neighbours``, ``inside`` (never the source of clear text from outside) and ``tunnels`` (``name``,
+    ``local``, ``remote``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.rules "$(salt-call --out=json --local gateway.settings | jq -c .local)"
+    """
+    sides = {bond["side"]: bond for bond in settings["bonds"]}
+    inner = [net for side, bond in sides.items() if side != "external" for net in bond["networks"]]
+    families = []
+    for version, word, icmp in ((4, "ip", "icmp"), (6, "ip6", "icmpv6")):
+        tunnels = []
+        for connection in settings["connections"]:
+            local = _networks(connection["local"]["subnets"], version)
+            remote = _networks([*connection.get("pool", []), *connection.get("peer", {}).get("subnets", [])], version)
+            if connection["kind"] == "roadwarrior" and not connection.get("pool"):
+                remote = [{4: "0.0.0.0/0", 6: "::/0"}[version]]      # they keep the address they come with
+            if local and remote:
+                tunnels.append({"name": connection["name"], "local": local, "remote": remote})
+        families.append({
+            "ip": word, "icmp": icmp,
+            "ike": _networks([v["address"] for v in settings["virtual"] if v["side"] == "external"], version),
+            "ssh_from": _networks(settings["firewall"]["ssh_from"], version),
+            "inside": _networks(inner, version),
+            "neighbours": _networks([net for bond in settings["bonds"] for net in bond["networks"]], version),
+            "tunnels": tunnels,
+        })
+    return {
+        "external": sides["external"]["name"], "internal": sides["internal"]["name"], "families": families,
+        "heartbeat": _heartbeat_paths(settings), "heartbeat_port": settings["heartbeat"]["port"],
+        "log_dropped": settings["firewall"]["log_dropped"],
+        "extra": {chain: settings["firewall"].get("extra", {}).get(chain, []) for chain in ("input", "forward", "output")},
+    }
+
+
+def _networks(texts: list[str], version: int) -> list[str]:
+    """Networks, addresses and first-last ranges of one IP version, merged: nft refuses sets that overlap."""
+    networks: list = []
+    for text in texts:
+        first, dash, last = text.partition("-")
+        if ipaddress.ip_network(first, strict=False).version != version:
+            continue
+        if dash:
+            networks += ipaddress.summarize_address_range(ipaddress.ip_address(first), ipaddress.ip_address(last))
+        else:
+            networks.append(ipaddress.ip_network(first, strict=False))
+    return [str(net.network_address) if net.num_addresses == 1 else str(net) for net in ipaddress.collapse_addresses(networks)]
+
+
+def _heartbeat_paths(settings: dict) -> list[dict]:
+    paths = []
+    for path in settings["heartbeat"]["paths"]:
+        bond = next((bond for bond in settings["bonds"] if bond["name"] == path.get("interface")), None)
+        # heartbeat 3 is IPv4 only
+        peers = _networks([path["peer"]] if path.get("peer") else bond["peer_addresses"] if bond else [], 4)
+        entry = {"interface": path.get("interface"), "from": peers}
+        if path["kind"] != "serial" and peers and entry not in paths:
+            paths.append(entry)
+    return paths
+
+
+def render(source: str, settings: dict, saltenv: str = "base") -> str:
+    """
+    The ruleset as text, from its template (salt://...) and ``gateway.settings``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.render salt://firewall/files/ruleset.nft.jinja "$(salt-call --out=json --local gateway.settings | jq -c .local)"
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = os.path.join(folder, "ruleset")
+        if not __salt__["cp.get_template"](source, target, "jinja", saltenv, rules=rules(settings)) or not Path(target).exists():
+            raise CommandExecutionError(f"{source}: not on the file server, or its template has a mistake (see the minion's log)")
+        return Path(target).read_text()
+
+
+def plan(ruleset: str) -> dict:
+    """
+    What has to change so that this ruleset is loaded now and after a reboot.
+
+    ruleset
+        Rules for nft that define the table ``inet gateway`` and nothing else.
+
+    Returns ``changes`` (for people; {} when there is nothing to do), ``table`` and ``file`` (which of them differ)
+    and ``text`` (the file).
+
+    To see whether the loaded rules are the wanted ones, these are loaded into a network namespace of their own and
+    both are listed: so it is the kernel's and nft's own way to write them down that is compared, whatever way the
+    template or a hand at the console wrote them. This is also the full check of the ruleset before it is used.
+
+    Raises:
+        CommandExecutionError: nft is missing, the kernel has no such packet filter, or the ruleset has a mistake.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.plan "$(cat ruleset.nft)"
+    """
+    text = f"#!/usr/sbin/nft -f\n# {_MARK}\n{_WITHOUT}{ruleset.strip()}\n"
+    wanted, now = _as_loaded(text), _loaded()
+    old = Path(_FILE).read_text(errors="replace") if Path(_FILE).exists() else ""
+    changes = {}
+    if wanted != now:
+        changes[" ".join(_TABLE)] = {"diff": _diff(now, wanted)}
+    if old != text:
+        changes[_FILE] = {"diff": _diff(old, text)}
+    return {"changes": changes, "table": wanted != now, "file": old != text, "text": text}
+
+
+def _diff(old: str, new: str) -> str:
+    return "\n".join(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))
+
+
+def _nft(*arguments: str) -> dict:
+    return __salt__["cmd.run_all"](["nft", *arguments], python_shell=False, ignore_retcode=True)
+
+
+def _loaded() -> str:
+    """The table as it is loaded now, without counters; "" when there is none."""
+    done = _nft("--stateless", "list", *_TABLE)
+    return done["stdout"].strip() if done["retcode"] == 0 else ""
+
+
+def _as_loaded(text: str) -> str:
+    """The table as `_loaded` would give it with this ruleset. See `plan`."""
+    _check_kernel()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "ruleset")
+        Path(path).write_text(text)
+        done = __salt__["cmd.run_all"](
+            ["unshare", "--net", "sh", "-c", 'nft -f "$0" && nft --stateless list table inet gateway', path],
+            python_shell=False, ignore_retcode=True)
+    if done["retcode"]:
+        raise CommandExecutionError(f"the ruleset has a mistake: {done['stderr'].replace(path, 'ruleset')}")
+    return done["stdout"].strip()
+
+
+def _check_kernel() -> None:
+    """Trap: a kernel may have nf_tables for bridges only (the packaged user-mode-linux), and nft starts as usual."""
+    if not salt.utils.path.which("nft"):
+        raise CommandExecutionError("the command nft is missing: `apt install nftables`")
+    done = __salt__["cmd.run_all"](["nft", "--check", "--file", "-"], stdin="table inet gateway_probe { }\n",
+                                   python_shell=False, ignore_retcode=True)
+    if done["retcode"]:
+        said = done["stderr"].strip().splitlines()
+        raise CommandExecutionError(
+            f"this kernel ({os.uname().release}) has no packet filter of the family inet (CONFIG_NF_TABLES_INET; nft says: "
+            f"{said[0] if said else 'nothing'}). Boot a kernel that has it, as Debian's do, or leave the firewall out "
+            "knowingly: `features: {firewall: false}` in the site's pillar")
+
+
+def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None) -> dict:
+    """
+    Load a ruleset and keep it; the node itself puts the old one back unless the master is reached afterwards.
+
+    ruleset
+        As for ``plan``.
+    seconds, confirm_with
+        As for ``commit_confirm.guarded``.
+
+    Returns ``changes`` (as ``plan``; {} when nothing is changed in the end) and ``problem`` ("" when all went well).
+
+    Raises:
+        CommandExecutionError: nothing was changed; see ``plan`` and ``commit_confirm.arm``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' firewall.apply "$(cat ruleset.nft)" seconds=120
+    """
+    todo = plan(ruleset)
+    if not todo["changes"]:
+        return {"changes": {}, "problem": ""}
+    before = _loaded()
+    with_counters = _nft("list", *_TABLE)["stdout"] if before else ""
+    undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_FOLDER / "old")]])
+    for name, text in (("old", f"{_WITHOUT}{with_counters}\n"), ("new", todo["text"])):
+        __salt__["commit_confirm.replace_file"](str(_FOLDER / name), text, 0o600)
+
+    def load() -> None:
+        if todo["table"]:
+            done = _nft("-f", str(_FOLDER / "new"))
+            if done["retcode"]:
+                raise CommandExecutionError(f"nft refused the ruleset: {done['stderr']}")
+
+    def keep() -> None:
+        __salt__["commit_confirm.keep_original"](_FILE, _MARK)
+        # who is let in is nobody else's business
+        __salt__["commit_confirm.replace_file"](_FILE, todo["text"], 0o600)
+
+    problem = __salt__["commit_confirm.guarded"]("firewall", undo_argv, load, keep, seconds, confirm_with)
+    if not problem:
+        return {"changes": todo["changes"], "problem": ""}
+    if _loaded() == before:
+        return {"changes": {}, "problem": f"{problem}; the old ruleset is back"}
+    return {"changes": todo["changes"], "problem": f"{problem}; the old ruleset is NOT back: `nft -f {_FOLDER / 'old'}`"}

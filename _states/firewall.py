@@ -1,0 +1,70 @@
+"""
+The packet filter of a node.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+    __opts__: dict
+
+__virtualname__ = "firewall"
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    for function in ("firewall.apply", "commit_confirm.guarded"):
+        if function not in __salt__:
+            return False, f"firewall: the execution module's {function} is missing (saltutil.sync_modules, or its own reason)"
+    return __virtualname__
+
+
+def applied(name: str, source: str, settings: dict, seconds: int = 60, confirm_with: list[str] | None = None) -> dict:
+    """
+    The table ``inet gateway`` is loaded as its template says, now and after a reboot (/etc/nftables.conf).
+
+    Loaded whole; kept only if the Salt master answers a new connection afterwards, otherwise the node itself puts the
+    old rules back (at once, and by a timer of systemd's should this run die on the way). Rules that somebody has
+    changed by hand are put right. A kernel without the packet filter is a failure, never skipped.
+
+    name
+        Any text.
+    source
+        The template (``salt://...``); it gets what ``firewall.rules`` returns, as ``rules``.
+    settings
+        What ``gateway.settings`` returns.
+    seconds
+        After how long the node undoes an unconfirmed change.
+    confirm_with
+        Without a master: addresses of which one has to answer; none means the default gateway.
+
+    .. code-block:: yaml
+
+        firewall:
+          firewall.applied:
+            - source: salt://firewall/files/ruleset.nft.jinja
+            - settings: {{ gateway | tojson }}
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "The ruleset is loaded as described."}
+    try:
+        said = "" if __opts__["test"] else __salt__["commit_confirm.settle"]("firewall")
+        ruleset = __salt__["firewall.render"](source, settings, __opts__.get("saltenv") or "base")
+        todo = __salt__["firewall.plan"](ruleset)
+        if not todo["changes"]:
+            ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
+            return ret
+        if __opts__["test"]:
+            return ret | {"result": None, "changes": todo["changes"],
+                          "comment": "The ruleset would be loaded, and the old one put back if the master were lost."}
+        done = __salt__["firewall.apply"](ruleset, seconds, confirm_with)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": f"The firewall was not changed: {err}"}
+    if done["problem"]:
+        return ret | {"result": False, "changes": done["changes"], "comment": (
+            f"The firewall change was undone: {done['problem']}. "
+            "Check what the new rules say about the way to the master; see docs/network.md.")}
+    return ret | {"changes": done["changes"],
+                  "comment": " ".join(filter(None, [said, "The ruleset is loaded and kept; the master is reached."]))}
