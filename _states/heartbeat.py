@@ -1,0 +1,160 @@
+"""
+heartbeat under Salt: change what can be changed under a running pair, wait with the rest
+=========================================================================================
+
+No state here moves the addresses. Where a change would, the state says which commands a person has to give.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __opts__: dict
+    __salt__: dict[str, Callable]
+
+CHECK = "/usr/local/sbin/heartbeat-check"
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    if "heartbeat.status" in __salt__:
+        return "heartbeat"
+    return False, "heartbeat: the execution module heartbeat is not there"
+
+
+def haresources(name: str, contents: str) -> dict:
+    """
+    The file haresources. It is written whenever its owner stays, which needs no reload: heartbeat's scripts read it
+    each time. A new owner waits until heartbeat is stopped here, because a running heartbeat would no longer find
+    the resource on takeover.
+
+    name
+        The path, ``/etc/ha.d/haresources``.
+    contents
+        What it has to be, from ``heartbeat.haresources``.
+    """
+    def owner(text: str) -> list[str]:
+        return [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+    old = _read(name)
+    waits = ""
+    if old and owner(old) != owner(contents) and __salt__["heartbeat.running"]():
+        waits = (f"the preferred node changes from {', '.join(owner(old))} to {', '.join(owner(contents))}, which needs both "
+                 f"nodes' heartbeat stopped: run `systemctl stop heartbeat` on both and apply this state on both")
+    return _placed(name, old, contents, 0o644, waits)
+
+
+def authkeys(name: str, key_pillar: str, method: str, peer: str) -> dict:
+    """
+    The file authkeys, mode 0600. A node hears only what is signed with its own key (heartbeat 3.0.6 knows several
+    keys and still takes the active one only), so a new key between two living nodes would make both active: it
+    waits until heartbeat is stopped here or the other node's is.
+
+    name
+        The path, ``/etc/ha.d/authkeys``.
+    key_pillar
+        Where in pillar the key is. It is never shown.
+    method
+        ``sha1`` or ``md5``.
+    peer
+        The other node's name.
+    """
+    key = __salt__["pillar.get"](key_pillar)
+    if not key:
+        return {"name": name, "result": False, "changes": {},
+                "comment": f"no {key_pillar} in pillar; write it into the site's secrets on the master"}
+    old, new = _read(name), f"auth 1\n1 {method} {key}\n"
+    waits = ""
+    if old and old != new and __salt__["heartbeat.running"]():
+        there = __salt__["heartbeat.status"]()["nodes"].get(peer)
+        if there != "dead":
+            waits = (f"a new key would make both nodes active while {peer}'s heartbeat is {there or 'not known'}: on the "
+                     f"standby run `systemctl stop heartbeat`, apply this state on the active node, then on the standby")
+    return _placed(name, old, new, 0o600, waits)
+
+
+def current(name: str) -> dict:
+    """
+    The running heartbeat has read its files as they are now. If not it is reloaded, which leaves the addresses where
+    they are; a heartbeat that does not run is left alone.
+
+    name
+        Any; ``heartbeat``.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "heartbeat has read its files"}
+    unread = __salt__["heartbeat.unread"]()
+    if not unread:
+        return ret
+    ret["changes"] = {"reloaded": unread}
+    if __opts__["test"]:
+        return ret | {"result": None, "comment": f"heartbeat would read {', '.join(unread)} again"}
+    try:
+        status = __salt__["heartbeat.reload"]()
+    except CommandExecutionError as err:
+        return ret | {"result": False, "changes": {}, "comment": str(err)}
+    return ret | {"comment": f"heartbeat has read {', '.join(unread)}; this node is {status['role']}, as before"}
+
+
+def settled(name: str, timeout: float = 90) -> dict:
+    """
+    This node has a role. Right after its start heartbeat waits for the other node (``initdead``) and then 10 s more.
+
+    name
+        Any; ``role``.
+    timeout
+        Seconds to wait for it.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if __opts__["test"]:
+        return ret | {"comment": f"this node is {__salt__['heartbeat.role']()}"}
+    status = __salt__["heartbeat.wait_until_settled"](timeout)
+    nodes = ", ".join(f"{node} {what or 'not known'}" for node, what in status["nodes"].items())
+    if status["role"] in ("active", "standby"):
+        return ret | {"comment": f"this node is {status['role']} ({nodes})"}
+    if status["role"] == "stopped":
+        return ret | {"result": False, "comment": "heartbeat does not stay up; see `journalctl -u heartbeat`"}
+    return ret | {"result": False,
+                  "comment": f"no role after {timeout} s ({nodes}): {status['disagree'] or 'heartbeat is still at work'}; "
+                             f"see heartbeat's log"}
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _placed(name: str, old: str, new: str, mode: int, waits: str) -> dict:
+    """The state return of a file that gets its contents, or has to wait for the reason given."""
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"{name} is as it should be"}
+    right_mode = bool(old) and os.stat(name).st_mode & 0o7777 == mode
+    if old == new and right_mode:
+        return ret
+    if waits:
+        return ret | {"comment": f"left as it is: {waits}", "warnings": [f"{name} waits for you: {waits}"]}
+    ret["changes"] = {name: "new" if not old else "updated" if old != new else f"mode {mode:04o}"}
+    if __opts__["test"]:
+        return ret | {"result": None, "comment": f"{name} would be written"}
+    # A temporary file of mkstemp is 0600 from its first moment.
+    handle, draft = tempfile.mkstemp(dir=Path(name).parent, prefix=f".{Path(name).name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(new)
+            os.fchmod(file.fileno(), mode)
+        checked = __salt__["cmd.run_all"]([CHECK, Path(name).name, draft], python_shell=False, ignore_retcode=True,
+                                          output_loglevel="quiet")
+        if checked["retcode"]:
+            return ret | {"result": False, "changes": {},
+                          "comment": f"{name} is left as it is: {checked['stdout'] or checked['stderr']}"}
+        os.replace(draft, name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+    return ret | {"comment": f"{name} is written"}

@@ -1,0 +1,29 @@
+{%- set gateway = salt['gateway.settings']() %}
+# Each file is read by heartbeat itself before it gets its name.
+/etc/ha.d/ha.cf:
+  file.managed:
+    - source: salt://heartbeat/files/ha.cf.jinja
+    - template: jinja
+    - context:
+        gateway: {{ gateway | json }}
+    - mode: '0644'
+    - check_cmd: /usr/local/sbin/heartbeat-check ha.cf
+    - require:
+      - pkg: heartbeat_packages
+      - file: /usr/local/sbin/heartbeat-check
+
+# Who owns the resource, and with what key the nodes talk: under a running pair these two wait for a person.
+/etc/ha.d/haresources:
+  heartbeat.haresources:
+    - contents: {{ salt['heartbeat.haresources'](gateway) | json }}
+    - require:
+      - file: /etc/ha.d/ha.cf
+      - file: /etc/ha.d/resource.d/gateway
+
+/etc/ha.d/authkeys:
+  heartbeat.authkeys:
+    - key_pillar: gateway_secrets:heartbeat:key
+    - method: {{ gateway.heartbeat.authentication }}
+    - peer: {{ gateway.peer }}
+    - require:
+      - file: /etc/ha.d/ha.cf
