@@ -259,7 +259,10 @@ def _value(rule: dict | str) -> str:
         return "mapping, see below"
     kind = rule["type"]
     if kind == "choice":
-        return "one of " + ", ".join(f"`{choice}`" for choice in rule["choices"])
+        sets = rule["choices"] if isinstance(rule["choices"], dict) else dict.fromkeys(rule["choices"], {})
+        return "one of " + ", ".join(
+            f"`{choice}`" + (f" ({', '.join(f'{key} {value}' for key, value in its.items())})" if its else "")
+            for choice, its in sets.items())
     if kind == "list":
         return f"list of {_value(rule['of'])}"
     if kind == "mapping":

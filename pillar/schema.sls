@@ -24,14 +24,18 @@ gateway_schema:
     counterpart: "`node` in ha.cf"
     of:
       keys:
-        external: {type: list, of: address, required: true, about: "Its own addresses in the external bond's networks."}
-        internal: {type: list, of: address, required: true, about: "Its own addresses in the internal bond's networks."}
+        external: {type: list, of: address, required: true,
+                   about: "Its own addresses in the external bond's networks."}
+        internal: {type: list, of: address, required: true,
+                   about: "Its own addresses in the internal bond's networks."}
         heartbeat: {type: list, of: address, about: "Its own addresses in the heartbeat bond's networks."}
         primary:
           about: "Which slave a bond prefers on this node, where the derived one will not do."
           counterpart: bond option `primary`
           keys:
-            external: {type: interface, derived: "first node: the first slave; second node: the first slave on another switch", about: "For the external bond."}
+            external: {type: interface,
+                       derived: "first node: the first slave; second node: the first slave on another switch",
+                       about: "For the external bond."}
             internal: {type: interface, derived: "the same", about: "For the internal bond."}
             heartbeat: {type: interface, derived: "the same", about: "For the heartbeat bond."}
   bonds:
@@ -49,7 +53,8 @@ gateway_schema:
           names: interface
           of: {type: name}
           required: true
-          about: "The interfaces in the bond, each with the switch it is plugged into. The order is the order of preference."
+          about: "The interfaces in the bond, each with the switch it is plugged into. The order is the order of
+            preference."
         mode:
           type: choice
           choices: [active-backup, balance-rr, balance-xor, broadcast, 802.3ad, balance-tlb, balance-alb]
@@ -59,19 +64,37 @@ gateway_schema:
         monitor:
           about: "How a broken link is noticed: by carrier (miimon), or by asking neighbours (arp). Not both."
           keys:
-            miimon: {type: integer, unit: ms, min: 1, max: 60000, default: 100, about: "How often the carrier is looked at.", counterpart: bond option `miimon`}
-            updelay: {type: integer, unit: ms, min: 0, max: 600000, default: 0, about: "How long a link has to be back before it is used; a multiple of miimon.", counterpart: bond option `updelay`}
-            downdelay: {type: integer, unit: ms, min: 0, max: 600000, default: 0, about: "How long a link has to be gone before it is left; a multiple of miimon.", counterpart: bond option `downdelay`}
+            miimon: {type: integer, unit: ms, min: 1, max: 60000, default: 100,
+                     about: "How often the carrier is looked at.",
+                     counterpart: bond option `miimon`}
+            updelay: {type: integer, unit: ms, min: 0, max: 600000, default: 0,
+                      about: "How long a link has to be back before it is used; a multiple of miimon.",
+                      counterpart: bond option `updelay`}
+            downdelay: {type: integer, unit: ms, min: 0, max: 600000, default: 0,
+                        about: "How long a link has to be gone before it is left; a multiple of miimon.",
+                        counterpart: bond option `downdelay`}
             arp:
               optional: true
               about: "Ask neighbours by ARP; notices a fault behind the next switch as well."
               keys:
-                interval: {type: integer, unit: ms, min: 10, max: 60000, default: 250, about: "How often.", counterpart: bond option `arp_interval`}
-                targets: {type: list, of: address, max: 16, required: true, about: "Whom: IPv4 addresses in the bond's own networks.", counterpart: bond option `arp_ip_target`}
-                validate: {type: choice, choices: [none, active, backup, all], default: none, about: "Which slaves only count answers to their own questions.", counterpart: bond option `arp_validate`}
-        networks: {type: list, of: network, required: true, about: "The networks on this side. Each node has one address in each."}
-        gateway: {type: list, of: address, default: [], about: "The default gateway, one of each IP version at most.", counterpart: default route}
-        virtual: {type: list, of: address, default: [], about: "The addresses that move with the active role. The peers know the external one, the hosts behind the gateway the internal one.", counterpart: /etc/gateway and the `gateway` resource in haresources}
+                interval: {type: integer, unit: ms, min: 10, max: 60000, default: 250,
+                           about: "How often.",
+                           counterpart: bond option `arp_interval`}
+                targets: {type: list, of: address, max: 16, required: true,
+                          about: "Whom: IPv4 addresses in the bond's own networks.",
+                          counterpart: bond option `arp_ip_target`}
+                validate: {type: choice, choices: [none, active, backup, all], default: none,
+                           about: "Which slaves only count answers to their own questions.",
+                           counterpart: bond option `arp_validate`}
+        networks: {type: list, of: network, required: true,
+                   about: "The networks on this side. Each node has one address in each."}
+        gateway: {type: list, of: address, default: [],
+                  about: "The default gateway, one of each IP version at most.",
+                  counterpart: default route}
+        virtual: {type: list, of: address, default: [],
+                  about: "The addresses that move with the active role. The peers know the external one, the hosts
+                    behind the gateway the internal one.",
+                  counterpart: /etc/ha.d/gateway.conf, held by the `gateway` resource in haresources}
         routes:
           type: list
           default: []
@@ -80,14 +103,16 @@ gateway_schema:
             keys:
               to: {type: network, required: true, about: "The network."}
               via: {type: address, required: true, about: "The router, an address in one of the bond's networks."}
-        mtu: {type: integer, unit: bytes, min: 576, max: 65535, default: 1500, about: "Maximum transmission unit of the bond and its slaves.", counterpart: "`ip link set mtu`"}
+        mtu: {type: integer, unit: bytes, min: 576, max: 65535, default: 1500,
+              about: "Maximum transmission unit of the bond and its slaves.",
+              counterpart: "`ip link set mtu`"}
         options:
           type: mapping
           names:
             type: choice
-            choices: [lacp_rate, ad_select, ad_actor_sys_prio, ad_user_port_key, min_links, xmit_hash_policy, fail_over_mac,
-                      num_grat_arp, primary_reselect, all_slaves_active, resend_igmp, packets_per_slave, tlb_dynamic_lb,
-                      arp_all_targets, lp_interval]
+            choices: [lacp_rate, ad_select, ad_actor_sys_prio, ad_user_port_key, min_links, xmit_hash_policy,
+                      fail_over_mac, num_grat_arp, primary_reselect, all_slaves_active, resend_igmp,
+                      packets_per_slave, tlb_dynamic_lb, arp_all_targets, lp_interval]
           of: {type: value}
           default: {}
           about: "Further bond options by their kernel names."
@@ -96,14 +121,19 @@ gateway_schema:
     type: list
     of: address
     required: true
-    about: "Neighbours that show whether a node still reaches both sides: at least one outside and one inside, neither of them a gateway node."
+    about: "Neighbours that show whether a node still reaches both sides: at least one outside and one inside, neither
+      of them a gateway node."
     counterpart: "`ping` in ha.cf, read by ipfail"
   identity:
     required: true
     about: "How the gateway shows who it is. Both nodes are the same to a peer."
     keys:
-      id: {type: fqdn, required: true, about: "Its name in IKE, one of the certificate's subjectAltNames; without a leading @.", counterpart: "`leftid` in ipsec.conf"}
-      certificate: {type: name, default: gateway, about: "The name of its certificate under gateway_secrets:certificates.", counterpart: "`leftcert` in ipsec.conf"}
+      id: {type: fqdn, required: true,
+           about: "Its name in IKE, one of the certificate's subjectAltNames; without a leading @.",
+           counterpart: "`leftid` in ipsec.conf"}
+      certificate: {type: name, default: gateway,
+                    about: "The name of its certificate under gateway_secrets:certificates.",
+                    counterpart: "`leftcert` in ipsec.conf"}
   connections:
     type: mapping
     names: name
@@ -112,48 +142,82 @@ gateway_schema:
     counterpart: "`conn` in ipsec.conf"
     of:
       keys:
-        kind: {type: choice, choices: [roadwarrior, site-to-site], required: true, about: "roadwarrior: people from anywhere. site-to-site: one peer gateway with networks behind it."}
-        ike: {type: choice, choices: [ikev2, ikev1], default: ikev2, about: "The version of IKE.", counterpart: "`keyexchange`, `ikev2` in ipsec.conf"}
-        auth: {type: choice, choices: [certificate, psk], default: certificate, about: "certificate, or psk: gateway_secrets:psk has a secret of the connection's name.", counterpart: "`authby` in ipsec.conf"}
+        kind: {type: choice, choices: [roadwarrior, site-to-site], required: true,
+               about: "roadwarrior: people from anywhere. site-to-site: one peer gateway with networks behind it."}
+        ike: {type: choice, choices: [ikev2, ikev1], default: ikev2,
+              about: "The version of IKE.",
+              counterpart: "`keyexchange`, `ikev2` in ipsec.conf"}
+        auth: {type: choice, choices: [certificate, psk], default: certificate,
+               about: "certificate, or psk: gateway_secrets:psk has a secret of the connection's name.",
+               counterpart: "`authby` in ipsec.conf"}
         local:
           about: "This end, where it is not the obvious one."
           keys:
-            address: {type: address, derived: "the first external virtual address of the peer's IP version", about: "One of the external virtual addresses.", counterpart: "`left` in ipsec.conf"}
-            subnets: {type: list, of: network, derived: "the internal networks of the IP versions that the pool or the peer's subnets have", about: "What the other end may reach.", counterpart: "`leftsubnet`, `leftsubnets` in ipsec.conf"}
+            address: {type: address, derived: "the first external virtual address of the peer's IP version",
+                      about: "One of the external virtual addresses.",
+                      counterpart: "`left` in ipsec.conf"}
+            subnets: {type: list, of: network,
+                      derived: "the internal networks of the IP versions that the pool or the peer's subnets have",
+                      about: "What the other end may reach.",
+                      counterpart: "`leftsubnet`, `leftsubnets` in ipsec.conf"}
         peer:
           about: "The other end of a site-to-site connection."
           keys:
-            address: {type: address, about: "Its address. Required for site-to-site.", counterpart: "`right` in ipsec.conf"}
-            id: {type: fqdn, about: "Its name in IKE, without a leading @. Required for site-to-site.", counterpart: "`rightid` in ipsec.conf"}
-            subnets: {type: list, of: network, default: [], about: "The networks behind it. Required for site-to-site.", counterpart: "`rightsubnet`, `rightsubnets` in ipsec.conf"}
-        pool: {type: list, of: pool, default: [], about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.", counterpart: "`rightaddresspool` in ipsec.conf"}
-        dns: {type: list, of: address, default: [], about: "Name servers that roadwarriors are told. Needs a pool.", counterpart: "`modecfgdns` in ipsec.conf"}
-        initiate: {type: bool, derived: "true for site-to-site, false for roadwarrior", about: "Whether the active node calls the peer. The standby never does."}
+            address: {type: address,
+                      about: "Its address. Required for site-to-site.",
+                      counterpart: "`right` in ipsec.conf"}
+            id: {type: fqdn,
+                 about: "Its name in IKE, without a leading @. Required for site-to-site.",
+                 counterpart: "`rightid` in ipsec.conf"}
+            subnets: {type: list, of: network, default: [],
+                      about: "The networks behind it. Required for site-to-site.",
+                      counterpart: "`rightsubnet`, `rightsubnets` in ipsec.conf"}
+        pool: {type: list, of: pool, default: [],
+               about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.",
+               counterpart: "`rightaddresspool` in ipsec.conf"}
+        dns: {type: list, of: address, default: [],
+              about: "Name servers that roadwarriors are told. Needs a pool.",
+              counterpart: "`modecfgdns` in ipsec.conf"}
+        initiate: {type: bool, derived: "true for site-to-site, false for roadwarrior",
+                   about: "Whether the active node calls the peer. The standby never does."}
         dpd:
           about: "Dead peer detection."
           keys:
-            delay: {type: integer, unit: s, min: 1, max: 3600, default: 5, about: "Silence after which the peer is asked.", counterpart: "`dpddelay` in ipsec.conf"}
-            timeout: {type: integer, unit: s, min: 1, max: 86400, default: 15, about: "Silence after which the peer is given up.", counterpart: "`dpdtimeout`; with IKEv2 `retransmit-timeout` in ipsec.conf"}
+            delay: {type: integer, unit: s, min: 1, max: 3600, default: 5,
+                    about: "Silence after which the peer is asked.",
+                    counterpart: "`dpddelay` in ipsec.conf"}
+            timeout: {type: integer, unit: s, min: 1, max: 86400, default: 15,
+                      about: "Silence after which the peer is given up.",
+                      counterpart: "`dpdtimeout`; with IKEv2 `retransmit-timeout` in ipsec.conf"}
         proposals:
-          about: "The algorithms, best first, as Libreswan writes them. Left out: a modern choice (AES-GCM, SHA-2, DH 19, 20, 14)."
+          about: "The algorithms, best first, as Libreswan writes them. Left out: a modern choice (AES-GCM, SHA-2, DH
+            19, 20, 14)."
           keys:
             ike: {type: list, of: proposal, default: [], about: "For the IKE SA.", counterpart: "`ike` in ipsec.conf"}
-            esp: {type: list, of: proposal, default: [], about: "For the traffic's SAs.", counterpart: "`esp` in ipsec.conf"}
+            esp: {type: list, of: proposal, default: [],
+                  about: "For the traffic's SAs.",
+                  counterpart: "`esp` in ipsec.conf"}
         lifetime:
           about: "How long a security association lasts."
           keys:
-            ike: {type: integer, unit: s, min: 300, max: 86400, default: 28800, about: "The IKE SA.", counterpart: "`ikelifetime` in ipsec.conf"}
-            esp: {type: integer, unit: s, min: 300, max: 86400, default: 3600, about: "The traffic's SAs.", counterpart: "`salifetime` in ipsec.conf"}
+            ike: {type: integer, unit: s, min: 300, max: 86400, default: 28800,
+                  about: "The IKE SA.",
+                  counterpart: "`ikelifetime` in ipsec.conf"}
+            esp: {type: integer, unit: s, min: 300, max: 86400, default: 3600,
+                  about: "The traffic's SAs.",
+                  counterpart: "`salifetime` in ipsec.conf"}
         options:
           type: mapping
           names:
             type: choice
-            choices: [fragmentation, encapsulation, compress, replay-window, esn, pfs, narrowing, modecfgdomains, rekeymargin, rekeyfuzz,
-                      nat-keepalive, nic-offload, sha2-truncbug, ms-dh-downgrade, send-redirect, accept-redirect, decap-dscp, encap-dscp,
-                      nopmtudisc, tfc, mtu, priority, metric, leftsendcert, rightca, keyingtries, retransmit-interval]
+            choices: [fragmentation, encapsulation, compress, replay-window, esn, pfs, narrowing, modecfgdomains,
+                      rekeymargin, rekeyfuzz, nat-keepalive, nic-offload, sha2-truncbug, ms-dh-downgrade,
+                      send-redirect, accept-redirect, decap-dscp, encap-dscp, nopmtudisc, tfc, mtu, priority, metric,
+                      leftsendcert, rightca, keyingtries, retransmit-interval]
           of: {type: option}
           default: {}
-          about: "Further options by their ipsec.conf names. Not among them: what would let a connection leave the virtual address."
+          about: "Further options by their ipsec.conf names. Not among them: what would let a connection leave the
+            virtual address."
           counterpart: ipsec.conf
   heartbeat:
     required: true
@@ -167,38 +231,73 @@ gateway_schema:
           paper: {keepalive: 2, deadtime: 10, initdead: 120}
         default: default
         about: "The timing in one word; each of the four below overrides it."
-      keepalive: {type: duration, derived: by profile, about: "Time between two heartbeats.", counterpart: "`keepalive` in ha.cf"}
-      warntime: {type: duration, derived: "by profile; none in `paper`", about: "Silence that is worth a line in the log.", counterpart: "`warntime` in ha.cf"}
-      deadtime: {type: duration, derived: by profile, about: "Silence after which the other node is dead. heartbeat looks every 250 ms.", counterpart: "`deadtime` in ha.cf"}
-      initdead: {type: duration, derived: by profile, about: "The same right after heartbeat's own start, when the network may not be up.", counterpart: "`initdead` in ha.cf"}
+      keepalive: {type: duration, derived: by profile,
+                  about: "Time between two heartbeats.",
+                  counterpart: "`keepalive` in ha.cf"}
+      warntime: {type: duration, derived: "by profile; none in `paper`",
+                 about: "Silence that is worth a line in the log.",
+                 counterpart: "`warntime` in ha.cf"}
+      deadtime: {type: duration, derived: by profile,
+                 about: "Silence after which the other node is dead. heartbeat looks every 250 ms.",
+                 counterpart: "`deadtime` in ha.cf"}
+      initdead: {type: duration, derived: by profile,
+                 about: "The same right after heartbeat's own start, when the network may not be up.",
+                 counterpart: "`initdead` in ha.cf"}
       paths:
         type: list
         required: true
-        about: "Over what heartbeats go; more than one, so that a single cut is no split. Each is one of unicast, broadcast, multicast and serial."
+        about: "Over what heartbeats go; more than one, so that a single cut is no split. Each is one of unicast,
+          broadcast, multicast and serial."
         of:
           keys:
-            unicast: {type: interface, about: "A bond, to the other node's address in it.", counterpart: "`ucast` in ha.cf"}
+            unicast: {type: interface,
+                      about: "A bond, to the other node's address in it.",
+                      counterpart: "`ucast` in ha.cf"}
             broadcast: {type: interface, about: "A bond, to everyone in it.", counterpart: "`bcast` in ha.cf"}
             multicast: {type: interface, about: "A bond, to a group in it.", counterpart: "`mcast` in ha.cf"}
             group: {type: group, default: 239.0.0.43, about: "The multicast group.", counterpart: "`mcast` in ha.cf"}
             serial: {type: device, about: "A serial line between the nodes.", counterpart: "`serial` in ha.cf"}
-            baud: {type: integer, min: 1200, max: 460800, default: 19200, about: "The serial line's speed.", counterpart: "`baud` in ha.cf"}
-      port: {type: integer, min: 1, max: 65535, default: 694, about: "The UDP port.", counterpart: "`udpport` in ha.cf"}
-      auto_failback: {type: bool, default: false, about: "Whether the preferred node takes over again when it comes back.", counterpart: "`auto_failback` in ha.cf"}
-      authentication: {type: choice, choices: [sha1, md5], default: sha1, about: "How heartbeats are signed, with gateway_secrets:heartbeat:key.", counterpart: authkeys}
-      ipfail: {type: bool, default: true, about: "Give up the active role when the other node reaches more ping nodes.", counterpart: "`respawn` ipfail in ha.cf"}
-      mail_to: {type: list, of: email, default: [], about: "Who gets a mail at a takeover. The nodes have to be able to send mail.", counterpart: "`MailTo` in haresources"}
-      mail_subject: {type: name, default: ha-failover, about: "What that mail's subject starts with.", counterpart: "`MailTo` in haresources"}
-      log_facility: {type: choice, choices: [daemon, local0, local1, local2, local3, local4, local5, local6, local7, none], default: local0, about: "The syslog facility.", counterpart: "`logfacility` in ha.cf"}
+            baud: {type: integer, min: 1200, max: 460800, default: 19200,
+                   about: "The serial line's speed.",
+                   counterpart: "`baud` in ha.cf"}
+      port: {type: integer, min: 1, max: 65535, default: 694,
+             about: "The UDP port.",
+             counterpart: "`udpport` in ha.cf"}
+      auto_failback: {type: bool, default: false,
+                      about: "Whether the preferred node takes over again when it comes back.",
+                      counterpart: "`auto_failback` in ha.cf"}
+      authentication: {type: choice, choices: [sha1, md5], default: sha1,
+                       about: "How heartbeats are signed, with gateway_secrets:heartbeat:key.",
+                       counterpart: authkeys}
+      ipfail: {type: bool, default: true,
+               about: "Give up the active role when the other node reaches more ping nodes.",
+               counterpart: "`respawn` ipfail in ha.cf"}
+      mail_to: {type: list, of: email, default: [],
+                about: "Who gets a mail at a takeover. The nodes have to be able to send mail.",
+                counterpart: "`MailTo` in haresources"}
+      mail_subject: {type: name, default: ha-failover,
+                     about: "What that mail's subject starts with.",
+                     counterpart: "`MailTo` in haresources"}
+      log_facility: {type: choice, choices: [daemon, local0, local1, local2, local3, local4, local5, local6, local7,
+                       none], default: local0,
+                     about: "The syslog facility.",
+                     counterpart: "`logfacility` in ha.cf"}
       log_file: {type: path, default: /var/log/ha-log, about: "The log.", counterpart: "`logfile` in ha.cf"}
-      debug_file: {type: path, default: /var/log/ha-debug, about: "The log with more in it.", counterpart: "`debugfile` in ha.cf"}
+      debug_file: {type: path, default: /var/log/ha-debug,
+                   about: "The log with more in it.",
+                   counterpart: "`debugfile` in ha.cf"}
   firewall:
     about: "What the nodes let in besides IKE, NAT-T and ESP, and heartbeats from each other."
     keys:
-      ssh_from: {type: list, of: network, derived: "the internal networks", about: "From where SSH is let in.", counterpart: "`tcp dport 22` in the ruleset"}
-      log_dropped: {type: bool, default: true, about: "Whether dropped packets leave a line in the log, a few a second at most.", counterpart: "`log` in the ruleset"}
+      ssh_from: {type: list, of: network, derived: "the internal networks",
+                 about: "From where SSH is let in.",
+                 counterpart: "`tcp dport 22` in the ruleset"}
+      log_dropped: {type: bool, default: true,
+                    about: "Whether dropped packets leave a line in the log, a few a second at most.",
+                    counterpart: "`log` in the ruleset"}
       extra:
-        about: "Rules of the site's own, each put before the last, dropping rule of its chain. Checked with `nft -c` before use."
+        about: "Rules of the site's own, each put before the last, dropping rule of its chain. Checked with `nft -c`
+          before use."
         counterpart: the chain's rules
         keys:
           input: {type: list, of: rule, default: [], about: "For packets to the node."}
@@ -239,39 +338,59 @@ gateway_schema:
           net.ipv6.conf.default.accept_redirects: 0
           net.ipv6.conf.all.accept_ra: 0
           net.ipv6.conf.default.accept_ra: 0
-      printk: {type: levels, default: "4 4 1 7", about: "Which kernel messages reach the console; the paper's `klogd -c 4`.", counterpart: sysctl `kernel.printk`}
+      printk: {type: levels, default: "4 4 1 7",
+               about: "Which kernel messages reach the console; the paper's `klogd -c 4`.",
+               counterpart: sysctl `kernel.printk`}
   logging:
     about: "What is written down where."
     keys:
-      warn_file: {type: path, default: /var/log/warn, about: "Where warnings and worse of every facility go.", counterpart: "`*.warn` in rsyslog"}
+      warn_file: {type: path, default: /var/log/warn,
+                  about: "Where warnings and worse of every facility go.",
+                  counterpart: "`*.warn` in rsyslog"}
   time:
     about: "Both nodes need the same time, to compare logs and to check certificates."
     keys:
-      servers: {type: list, of: server, default: [0.debian.pool.ntp.org, 1.debian.pool.ntp.org, 2.debian.pool.ntp.org], about: "Where from.", counterpart: "`server` in chrony.conf"}
+      servers: {type: list, of: server, default: [0.debian.pool.ntp.org, 1.debian.pool.ntp.org,
+                  2.debian.pool.ntp.org],
+                about: "Where from.",
+                counterpart: "`server` in chrony.conf"}
   sshd:
     about: "How people log in."
     keys:
-      permit_root_login: {type: choice, choices: ["no", prohibit-password, "yes"], default: prohibit-password, about: "Whether root may: `no`, the paper's, locks everyone out of a host that knows only root.", counterpart: "`PermitRootLogin` in sshd_config"}
-      login_grace_time: {type: integer, unit: s, min: 1, max: 3600, default: 120, about: "How long logging in may take.", counterpart: "`LoginGraceTime` in sshd_config"}
-      strict_modes: {type: bool, default: true, about: "Whether files that others may write are refused.", counterpart: "`StrictModes` in sshd_config"}
+      permit_root_login: {type: choice, choices: ["no", prohibit-password, "yes"], default: prohibit-password,
+                          about: "Whether root may: `no`, the paper's, locks everyone out of a host that knows only
+                            root.",
+                          counterpart: "`PermitRootLogin` in sshd_config"}
+      login_grace_time: {type: integer, unit: s, min: 1, max: 3600, default: 120,
+                         about: "How long logging in may take.",
+                         counterpart: "`LoginGraceTime` in sshd_config"}
+      strict_modes: {type: bool, default: true,
+                     about: "Whether files that others may write are refused.",
+                     counterpart: "`StrictModes` in sshd_config"}
   services:
     about: "What a gateway has no use for."
     keys:
       disabled:
         type: list
         of: unit
-        default: [rpcbind, rpcbind.socket, nfs-server, nfs-blkmap, openbsd-inetd, inetutils-inetd, cups, cups.socket, lpd, avahi-daemon, avahi-daemon.socket]
+        default: [rpcbind, rpcbind.socket, nfs-server, nfs-blkmap, openbsd-inetd, inetutils-inetd, cups, cups.socket,
+          lpd, avahi-daemon, avahi-daemon.socket]
         about: "Services that are stopped and not started at boot, where they are installed."
         counterpart: "`systemctl disable --now`"
   rollback:
-    about: "A change of the network or the firewall is undone by the node itself unless the Salt master is reached again."
+    about: "A change of the network or the firewall is undone by the node itself unless the Salt master is reached
+      again."
     keys:
-      seconds: {type: integer, unit: s, min: 10, max: 600, default: 60, about: "How long it may take until the master is reached."}
-      confirm_with: {type: list, of: address, derived: "the default gateways", about: "Neighbours, one of which has to answer a ping where there is no master (salt-call --local)."}
+      seconds: {type: integer, unit: s, min: 10, max: 600, default: 60,
+                about: "How long it may take until the master is reached."}
+      confirm_with: {type: list, of: address, derived: "the default gateways",
+                     about: "Neighbours, one of which has to answer a ping where there is no master (salt-call
+                       --local)."}
   network:
     about: "How the bonds come back after a reboot."
     keys:
-      manager: {type: choice, choices: [auto, ifupdown, networkd], default: auto, about: "What keeps the bonds; auto: what the node runs now."}
+      manager: {type: choice, choices: [auto, ifupdown, networkd], default: auto,
+                about: "What keeps the bonds; auto: what the node runs now."}
   features:
     about: "Each part of the tree can be left out."
     keys:
@@ -292,7 +411,8 @@ gateway_schema:
       firewall: {type: list, of: package, default: [nftables], about: "For the packet filter."}
       openswan: {type: list, of: package, default: [libreswan, libnss3-tools], about: "For IPsec."}
       heartbeat: {type: list, of: package, default: [heartbeat, resource-agents], about: "For heartbeat."}
-      mail: {type: list, of: package, default: [bsd-mailx], about: "For heartbeat too, where heartbeat:mail_to is given."}
+      mail: {type: list, of: package, default: [bsd-mailx],
+             about: "For heartbeat too, where heartbeat:mail_to is given."}
       logging: {type: list, of: package, default: [rsyslog, logrotate], about: "For the log."}
       time: {type: list, of: package, default: [chrony], about: "For the time."}
       sshd: {type: list, of: package, default: [openssh-server], about: "For SSH."}

@@ -20,7 +20,8 @@ gateway:
       slaves: {enp2s0f0: switch-c, enp2s0f1: switch-d}
       networks: [198.51.100.64/26, '2001:db8:be:1::/64']
       virtual: [198.51.100.74, '2001:db8:be:1::a']
-      monitor: {arp: {interval: 250, targets: [198.51.100.66]}}
+      monitor:
+        arp: {interval: 250, targets: [198.51.100.66]}
   ping_nodes: [192.0.2.65, 198.51.100.66]
   identity:
     id: gateway.bern.example

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,7 +60,6 @@ def functions(node: str) -> dict[str, Callable]:
         "ipsec.sections": ipsec.sections,
         "ipsec.tunnels": ipsec.tunnels,
         "heartbeat.haresources": heartbeat.haresources,
-        "heartbeat.authkeys": heartbeat.authkeys,
         "kernel_options.loadable": list,
         "pillar.get": lambda path, default="": {"gateway_secrets:heartbeat:key": KEY}.get(path, default),
     }
@@ -240,8 +240,16 @@ def papers_time() -> Options:
 
 
 def our_key() -> Options:
-    """authkeys, as its state writes it."""
-    return of_words(lines(functions(MASTER)["heartbeat.authkeys"](KEY, "sha1")))
+    """authkeys, as its state writes it on a node that has none yet."""
+    module, state = load_module("_states/heartbeat.py"), states("heartbeat/configuration")["/etc/ha.d/authkeys"]
+    module.__opts__ = {"test": False}
+    module.__salt__ = {"pillar.get": lambda path, default=None, **_: {"gateway_secrets:heartbeat:key": KEY}[path],
+                       "heartbeat.running": lambda: False, "cmd.run_all": lambda *_, **__: {"retcode": 0, "stdout": ""}}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "authkeys"
+        result = module.authkeys(str(file), state["key_pillar"], state["method"], state["peer"])
+        assert result["result"], result["comment"]
+        return of_words(lines(file.read_text(encoding="utf-8")))
 
 
 def listing(name: str, read: Callable[[list[str]], Options]) -> Callable[[], Options]:
@@ -351,6 +359,8 @@ DELIBERATE: list[tuple[str, list[str], dict[str, tuple[str | None, str | None]]]
      ["ha.cf"], {"respawn": ("root /usr/lib/heartbeat/ipfail", "root /usr/libexec/heartbeat/ipfail")}),
     ("written down for the paths over the network, of which this site has none",
      ["ha.cf"], {"udpport": (None, "694")}),
+    ("a number is only the key's name in the file", ["authkeys"],
+     {"auth": ("2", "1"), "2": (f"sha1 {KEY}", None), "1": (None, f"sha1 {KEY}")}),
     ("one resource for both addresses and the daemon that runs already: a tenth of a second instead of several",
      ["haresources"], {"services": ("ipsec", "gateway")}),
     # 4.8 the bag of tricks
