@@ -94,7 +94,7 @@ gateway_schema:
         virtual: {type: list, of: address, default: [],
                   about: "The addresses that move with the active role. The peers know the external one, the hosts
                     behind the gateway the internal one.",
-                  counterpart: /etc/ha.d/gateway.conf, held by the `gateway` resource in haresources}
+                  counterpart: "/etc/ha.d/gateway.conf, held by the `gateway` resource in haresources"}
         routes:
           type: list
           default: []
