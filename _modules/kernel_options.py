@@ -11,14 +11,14 @@ from __future__ import annotations
 import gzip
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 __virtualname__ = "kernel_options"
 
 
-@dataclass(frozen=True)
-class Option:
+# No dataclass: Salt's loader keeps an execution module out of sys.modules, where dataclasses look for it.
+class Option(NamedTuple):
     """A kernel option (without ``CONFIG_``), the module it makes, and what a gateway needs it for.
 
     No module where its name differs between kernels (AES is aes_generic, aes-generic or aes): there only the
@@ -89,7 +89,7 @@ def missing(features: Iterable[str]) -> list[dict[str, str]]:
             value = config.get(option.name)
             lacking = value is None or (value == "m" and no_module)
         if lacking:
-            found.append(asdict(option))
+            found.append(option._asdict())
     return found
 
 
