@@ -45,8 +45,8 @@ def haresources(name: str, contents: str) -> dict:
     old = _read(name)
     waits = ""
     if old and owner(old) != owner(contents) and __salt__["heartbeat.running"]():
-        waits = (f"the preferred node changes from {', '.join(owner(old))} to {', '.join(owner(contents))}, which needs both "
-                 f"nodes' heartbeat stopped: run `systemctl stop heartbeat` on both and apply this state on both")
+        waits = (f"the preferred node changes from {', '.join(owner(old))} to {', '.join(owner(contents))}, which "
+                 f"needs heartbeat stopped on both: run `systemctl stop heartbeat` on both, then apply this there")
     return _placed(name, old, contents, 0o644, waits)
 
 
@@ -65,7 +65,7 @@ def authkeys(name: str, key_pillar: str, method: str, peer: str) -> dict:
     peer
         The other node's name.
     """
-    key = __salt__["pillar.get"](key_pillar)
+    key = __salt__["pillar.get"](key_pillar, None, unmask=True)
     if not key:
         return {"name": name, "result": False, "changes": {},
                 "comment": f"no {key_pillar} in pillar; write it into the site's secrets on the master"}
@@ -74,8 +74,9 @@ def authkeys(name: str, key_pillar: str, method: str, peer: str) -> dict:
     if old and old != new and __salt__["heartbeat.running"]():
         there = __salt__["heartbeat.status"]()["nodes"].get(peer)
         if there != "dead":
-            waits = (f"a new key would make both nodes active while {peer}'s heartbeat is {there or 'not known'}: on the "
-                     f"standby run `systemctl stop heartbeat`, apply this state on the active node, then on the standby")
+            waits = (f"a new key would make both nodes active while {peer}'s heartbeat is {there or 'not known'}: on "
+                     f"the standby run `systemctl stop heartbeat`, apply this state on the active node, then on the "
+                     f"standby")
     return _placed(name, old, new, 0o600, waits)
 
 
@@ -119,9 +120,8 @@ def settled(name: str, timeout: float = 90) -> dict:
         return ret | {"comment": f"this node is {status['role']} ({nodes})"}
     if status["role"] == "stopped":
         return ret | {"result": False, "comment": "heartbeat does not stay up; see `journalctl -u heartbeat`"}
-    return ret | {"result": False,
-                  "comment": f"no role after {timeout} s ({nodes}): {status['disagree'] or 'heartbeat is still at work'}; "
-                             f"see heartbeat's log"}
+    why = status["disagree"] or "heartbeat is still at work"
+    return ret | {"result": False, "comment": f"no role after {timeout} s ({nodes}): {why}; see heartbeat's log"}
 
 
 def _read(name: str) -> str:
