@@ -147,6 +147,9 @@ ONE_MISTAKE = [
     ("winterthur", {"nodes": GONE},
      "gateway:nodes: is missing; The two machines, each as its `uname -n` says. The first is the preferred one, the "
      "paper's master."),
+    ("winterthur", {"bonds/internal/slaves": {}},
+     "gateway:bonds:internal:slaves: is empty; The interfaces in the bond, each with the switch it is plugged into. The "
+     "order is the order of preference."),
     ("winterthur", {"nodes/gw3": {"external": "192.0.2.13", "internal": "198.51.100.13"}},
      "gateway:nodes: gw1, gw2, gw3: that is 3; a gateway is a pair, give two"),
     ("winterthur", {"nodes/gw2": GONE}, "gateway:nodes: gw1: that is 1; a gateway is a pair, give two"),
@@ -351,6 +354,10 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/paths": [{"broadcast": "bond0", "unicast": "bond1"}]},
      "gateway:heartbeat:paths: unicast, broadcast: a path is of one kind; give one of unicast, broadcast, multicast, "
      "serial"),
+    ("winterthur", {"bonds/heartbeat": {"name": "hb0", "slaves": {"eth3": "cable"}, "networks": "2001:db8:5::/64"},
+                    "nodes/gw1/heartbeat": "2001:db8:5::1", "nodes/gw2/heartbeat": "2001:db8:5::2",
+                    "heartbeat/paths": [{"unicast": "hb0"}]},
+     "gateway:heartbeat:paths: hb0 has no IPv4 address on gw1, and heartbeat's unicast is IPv4; give one"),
     ("winterthur", {"heartbeat/paths": [{"baud": 9600}]},
      "gateway:heartbeat:paths: no kind: a path is of one kind; give one of unicast, broadcast, multicast, serial"),
     ("winterthur", {"heartbeat/paths": [{"multicast": "bond0", "group": "192.0.2.9"}]},
