@@ -148,8 +148,8 @@ ONE_MISTAKE = [
      "gateway:nodes: is missing; The two machines, each as its `uname -n` says. The first is the preferred one, the "
      "paper's master."),
     ("winterthur", {"bonds/internal/slaves": {}},
-     "gateway:bonds:internal:slaves: is empty; The interfaces in the bond, each with the switch it is plugged into. The "
-     "order is the order of preference."),
+     "gateway:bonds:internal:slaves: is empty; The interfaces in the bond, each with the switch it is plugged into. "
+     "The order is the order of preference."),
     ("winterthur", {"nodes/gw3": {"external": "192.0.2.13", "internal": "198.51.100.13"}},
      "gateway:nodes: gw1, gw2, gw3: that is 3; a gateway is a pair, give two"),
     ("winterthur", {"nodes/gw2": GONE}, "gateway:nodes: gw1: that is 1; a gateway is a pair, give two"),
