@@ -1,0 +1,152 @@
+"""_states/heartbeat.py: what is changed, what waits, and that a key is never shown."""
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.conftest import load_module
+
+OLD = "auth 1\n1 sha1 s3cr3t.p4sswd\n"
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The states of a node whose heartbeat does not run; its situation is in `state.node`."""
+    module = load_module("_states/heartbeat.py")
+    module.node = {"running": False, "peer": "active", "key": "n3w.k3y", "unread": [], "refuses": "", "role": "active",
+                   "checked": []}
+
+    def check(command: list[str], **options: object) -> dict:
+        assert options["python_shell"] is False
+        draft = Path(command[2])
+        assert stat.S_IMODE(draft.stat().st_mode) in (0o600, 0o644)
+        module.node["checked"].append((command[1], draft.read_text()))
+        return {"retcode": 1 if module.node["refuses"] else 0, "stdout": module.node["refuses"], "stderr": ""}
+
+    def reload() -> dict:
+        if module.node["refuses"]:
+            raise CommandExecutionError(module.node["refuses"])
+        return status()
+
+    def status(timeout: float = 0) -> dict:
+        return {"role": module.node["role"], "nodes": {"gw1": "active", "gw2": module.node["peer"]}, "disagree": ""}
+
+    monkeypatch.setattr(module, "__salt__", {
+        "cmd.run_all": check, "heartbeat.running": lambda: module.node["running"], "heartbeat.status": status,
+        "heartbeat.unread": lambda: module.node["unread"], "heartbeat.reload": reload,
+        "heartbeat.role": lambda: module.node["role"], "heartbeat.wait_until_settled": status,
+        "pillar.get": lambda path, default=None, unmask=False: module.node["key"] if unmask else "**********",
+    }, raising=False)
+    monkeypatch.setattr(module, "__opts__", {"test": False}, raising=False)
+    return module
+
+
+def authkeys(state: ModuleType, path: Path) -> dict:
+    ret = state.authkeys(str(path), "gateway_secrets:heartbeat:key", "sha1", "gw2")
+    assert "n3w.k3y" not in json.dumps(ret) and "s3cr3t" not in json.dumps(ret)
+    return ret
+
+
+def test_authkeys_is_written_for_its_owner_only(state: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "authkeys"
+    ret = authkeys(state, path)
+    assert ret["result"] is True and ret["changes"] == {str(path): "new"}
+    assert path.read_text() == "auth 1\n1 sha1 n3w.k3y\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert state.node["checked"] == [("authkeys", "auth 1\n1 sha1 n3w.k3y\n")]
+    again = authkeys(state, path)
+    assert again["result"] is True and again["changes"] == {}
+    assert [file.name for file in tmp_path.iterdir()] == ["authkeys"]
+
+
+def test_authkeys_gets_its_mode_back(state: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "authkeys"
+    authkeys(state, path)
+    path.chmod(0o644)
+    assert authkeys(state, path)["changes"] == {str(path): "mode 0600"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_dry_run_writes_nothing(state: ModuleType, tmp_path: Path) -> None:
+    state.__opts__["test"] = True
+    ret = authkeys(state, tmp_path / "authkeys")
+    assert ret["result"] is None and ret["changes"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("running", "peer", "written"), [
+    (True, "active", False), (True, "up", False), (True, "", False), (True, "dead", True), (False, "active", True)])
+def test_a_new_key_waits_while_it_would_split_the_pair(state: ModuleType, tmp_path: Path, running: bool, peer: str,
+                                                       written: bool) -> None:
+    path = tmp_path / "authkeys"
+    path.write_text(OLD)
+    path.chmod(0o600)
+    state.node |= {"running": running, "peer": peer}
+    ret = authkeys(state, path)
+    assert ret["result"] is True
+    assert bool(ret["changes"]) is written
+    assert (path.read_text() == OLD) is not written
+    if not written:
+        assert "systemctl stop heartbeat" in ret["warnings"][0]
+
+
+def test_without_a_key_the_file_stays(state: ModuleType, tmp_path: Path) -> None:
+    state.node["key"] = None
+    ret = authkeys(state, tmp_path / "authkeys")
+    assert ret["result"] is False and "gateway_secrets:heartbeat:key" in ret["comment"]
+
+
+def test_what_heartbeat_refuses_is_not_placed(state: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "haresources"
+    path.write_text("gw1 gateway\n")
+    state.node["refuses"] = "Bad nodename in /etc/ha.d//haresources [gw9]"
+    ret = state.haresources(str(path), "gw9 gateway\n")
+    assert ret["result"] is False and ret["changes"] == {} and "gw9" in ret["comment"]
+    assert [file.name for file in tmp_path.iterdir()] == ["haresources"]
+    assert path.read_text() == "gw1 gateway\n"
+
+
+def test_mail_is_changed_at_once_and_a_new_owner_waits(state: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "haresources"
+    path.write_text("# of old\ngw1 gateway\n")
+    path.chmod(0o644)
+    state.node["running"] = True
+    assert state.haresources(str(path), "gw1 gateway MailTo::a@b.example::x\n")["changes"] == {str(path): "updated"}
+    ret = state.haresources(str(path), "gw2 gateway\n")
+    assert ret["result"] is True and ret["changes"] == {}
+    assert "from gw1 to gw2" in ret["warnings"][0]
+    state.node["running"] = False
+    assert state.haresources(str(path), "gw2 gateway\n")["changes"]
+
+
+def test_current_reloads_once(state: ModuleType) -> None:
+    state.node["unread"] = ["/etc/ha.d/ha.cf"]
+    ret = state.current("heartbeat")
+    assert ret["changes"] == {"reloaded": ["/etc/ha.d/ha.cf"]} and "active, as before" in ret["comment"]
+    state.node["unread"] = []
+    assert state.current("heartbeat")["changes"] == {}
+
+
+def test_current_in_a_dry_run(state: ModuleType) -> None:
+    state.__opts__["test"] = True
+    state.node["unread"] = ["/etc/ha.d/ha.cf"]
+    assert state.current("heartbeat")["result"] is None
+
+
+def test_current_that_fails_reports_no_change(state: ModuleType) -> None:
+    state.node |= {"unread": ["/etc/ha.d/ha.cf"], "refuses": "heartbeat refuses"}
+    ret = state.current("heartbeat")
+    assert ret["result"] is False and ret["changes"] == {} and ret["comment"] == "heartbeat refuses"
+
+
+@pytest.mark.parametrize(("role", "result"), [
+    ("active", True), ("standby", True), ("transition", False), ("stopped", False)])
+def test_settled(state: ModuleType, role: str, result: bool) -> None:
+    state.node["role"] = role
+    ret = state.settled("role")
+    assert ret["result"] is result and ret["changes"] == {}
