@@ -12,14 +12,16 @@ from lab.topology import TREE, sites
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab/run", description="Real-kernel Debian hosts for trying and testing the tree.")
+    parser = argparse.ArgumentParser(prog="lab/run",
+                                     description="Real-kernel Debian hosts for trying and testing the tree.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     which = {"choices": ["auto", "packaged", "built"], "default": "auto",
              "help": "auto: the built kernel if it is there already, else the packaged one (no packet filter)"}
     demo = commands.add_parser("demo", help="two bare hosts become a gateway pair; ends with a table")
     demo.add_argument("site", nargs="?", default="winterthur", choices=sites())
     demo.add_argument("--kernel", **which)
-    shell = commands.add_parser("shell", help="boot sites and give a shell in which `salt` works; leaving it ends the lab")
+    shell = commands.add_parser("shell",
+                                help="boot sites and give a shell in which `salt` works; leaving it ends the lab")
     shell.add_argument("site", nargs="*", default=["winterthur"])
     shell.add_argument("--kernel", **which)
     test = commands.add_parser("test", help="every test: unit, integration and lab (builds the kernel first)")
@@ -52,7 +54,9 @@ def main() -> int:
 
 def _inside(arguments: argparse.Namespace) -> int:
     if arguments.what == "test":
-        return subprocess.run([sys.executable, "-m", "pytest", *(arguments.rest or ["tests"])], cwd=TREE, check=False).returncode
+        # every test finds itself inside; those of tests/lab refuse to run anywhere else
+        return subprocess.run([sys.executable, "-m", "pytest", *(arguments.rest or ["tests"])], cwd=TREE, check=False,
+                              env=os.environ | {"LAB_INSIDE": "1"}).returncode
     lab = laboratory.Lab(arguments.rest, laboratory.prepare(arguments.rest, arguments.which))
     lab.start()
     if arguments.what == "demo":

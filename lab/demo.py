@@ -53,7 +53,7 @@ def _table(lab: Lab, first: Applied, second: Applied, answered: bool) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"\nsite {site.name}, kernel {lab.kernel.name}\n")
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     changes = sum(len(states) for states in second.changed.values())
     print(f"\nping from the roadwarrior to {observe.inner_target(lab)} through the tunnel: "
           f"{'answered' if answered else 'NO ANSWER'}")

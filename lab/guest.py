@@ -53,8 +53,8 @@ class Guest:
             stanzas = [f"iface {host.configured} {'inet6' if ':' in a else 'inet'} static\n    address {a}\n"
                        for a in host.addresses]
             stanzas[0] += f"    gateway {host.gateway}\n" if host.gateway else ""
-            self.put("/etc/network/interfaces", "source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n"
-                     f"auto {host.configured}\n" + "\n".join(stanzas))
+            loopback = "source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n"
+            self.put("/etc/network/interfaces", loopback + f"auto {host.configured}\n" + "\n".join(stanzas))
         if host.master:
             self.put("/etc/salt/minion.d/installer.conf", f"master: {host.master}\nid: {host.minion_id}\n")
 

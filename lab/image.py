@@ -25,7 +25,8 @@ class Release:
     @property
     def packages(self) -> list[str]:
         """What makes it a bare host: an init, the usual network tools, and what a Salt minion needs."""
-        bare = ["systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iputils-ping", "procps", "python3", "ca-certificates"]
+        bare = ["systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iputils-ping", "procps", "python3",
+                "ca-certificates"]
         return bare + (["ifupdown"] if self.network == "ifupdown" else [])
 
 
@@ -50,7 +51,8 @@ def tree(release: Release) -> Path:
         if release.network == "networkd":
             subprocess.run(["systemctl", f"--root={root}", "--quiet", "enable", "systemd-networkd.service"], check=True)
 
-    inputs = ["tree", release.name, release.packages, SALT, cache.files_digest(*GUEST.iterdir(), OVERRIDES, Path(__file__))]
+    inputs = ["tree", release.name, release.packages, SALT,
+              cache.files_digest(*GUEST.iterdir(), OVERRIDES, Path(__file__))]
     return cache.made(f"tree-{release.name}", inputs, make,
                       f"installing a bare Debian {release.name} with a Salt minion") / "tree"
 

@@ -106,8 +106,8 @@ def packaged(libc: Path) -> Kernel:
         shutil.copy(libc / "usr/lib/x86_64-linux-gnu/libc.so.6", folder / "libc")
         shutil.copy(libc / "usr/lib64/ld-linux-x86-64.so.2", folder / "libc")
         final = cache.ROOT / f"kernel-packaged-{cache.key(inputs)}" / "libc"
-        subprocess.run(["patchelf", "--set-interpreter", final / "ld-linux-x86-64.so.2", "--set-rpath", final, folder / "linux"],
-                       check=True)
+        subprocess.run(["patchelf", "--set-interpreter", final / "ld-linux-x86-64.so.2", "--set-rpath", final,
+                        folder / "linux"], check=True)
         (package / "lib/uml/modules").rename(folder / "modules")
         with open(folder / "config", "wb") as config:
             subprocess.run(["zcat", package / "share/doc/user-mode-linux/config.gz"], stdout=config, check=True)

@@ -1,6 +1,7 @@
 """What can be seen of a running lab: from the hosts themselves, and from the wire."""
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -101,7 +102,7 @@ def pings(lab: Lab, every: float = 0.1):
     def longest_gap() -> float:
         lines = guest.run(["cat", log], check=True).stdout.splitlines()
         times = [begun, *(float(line[1:].split("]")[0]) for line in lines if " bytes from " in line), time.time()]
-        return max(later - earlier for earlier, later in zip(times, times[1:]))
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
 
     try:
         yield longest_gap

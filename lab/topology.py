@@ -1,8 +1,8 @@
 """The lab's wiring, read from the sites' own pillar: nothing about a gateway is written down here twice.
 
     internet (router) --- switches of the external bonds === gateways === switches of the internal bonds --- server
-        |                                                                                        |
-    roadwarrior                                                                     the lab itself: Salt master, packages
+        |                                                                              |
+    roadwarrior                                                          the lab itself: Salt master, packages
 """
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ site-has-mistakes:
     - comment: {{ mistakes | join('\n') | tojson }}
 {%- else %}
 include:
+  - gateway.packages
 {%- for feature, wanted in salt['gateway.settings']().features.items() if wanted %}
   - {{ feature }}
 {%- endfor %}

@@ -59,9 +59,9 @@ def test_a_reboot_of_the_standby_brings_the_same_network_back(quiet):
         standby = observe.standby(quiet, site.name)
 
         def network_now(guest=standby):
-            lines = guest.run(["ip", "-br", "address"]).stdout.splitlines()
             # link-local addresses come and go with duplicate address detection
-            return {line.split()[0]: {word for word in line.split()[2:] if not word.startswith("fe80")} for line in lines}
+            links = [line.split() for line in guest.run(["ip", "-br", "address"]).stdout.splitlines()]
+            return {name: {word for word in words if not word.startswith("fe80")} for name, _, *words in links}
 
         before = network_now()
         standby.reboot()
