@@ -118,7 +118,8 @@ class Lab:
                    + " ".join(CLIENT_PACKAGES)], timeout=180, check=True)
         self.copy_to(guest, "/root/bundle.p12", bundle.pkcs12)
         self.copy_to(guest, "/root/passphrase", bundle.passphrase.encode())
-        self.copy_to(guest, "/etc/ipsec.d/gateway.conf", self.master.run("gateway.roadwarrior", its.name).encode())
+        configuration = self.master.run("gateway.roadwarrior", its.name, f"certificate={PERSON}", "key=ec")
+        self.copy_to(guest, "/etc/ipsec.conf", configuration.encode())
         database = "sql:/var/lib/ipsec/nss"
         for command in (["ipsec", "checknss"],
                         ["pk12util", "-i", "/root/bundle.p12", "-w", "/root/passphrase", "-d", database],

@@ -63,7 +63,7 @@ class Master:
 
     def run(self, *words: str) -> str:
         """Run `salt-run` and give its text."""
-        return subprocess.run([f"{sys.prefix}/bin/salt-run", "--out=newline_values_only", *words], check=True,
+        return subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=True,
                               capture_output=True, text=True).stdout
 
     def wait_for(self, minions: set[str], timeout: float = 120) -> None:

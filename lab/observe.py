@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from lab.guest import Guest
 from lab.laboratory import Lab
 
-CLIENT_CONNECTION = "gateway"
 DROPPED_COUNTER = "input_dropped"
 
 
@@ -77,7 +76,7 @@ def tunnels(guest: Guest) -> int:
 
 def connect_roadwarrior(lab: Lab) -> None:
     """Bring the roadwarrior's connection up; raises CalledProcessError with the daemon's words."""
-    lab.roadwarrior.run(["ipsec", "auto", "--up", CLIENT_CONNECTION], check=True, timeout=60)
+    lab.roadwarrior.run(["ipsec", "auto", "--up", lab.sites[0].name], check=True, timeout=60)
 
 
 def inner_target(lab: Lab) -> str:
