@@ -87,6 +87,10 @@ def __virtual__() -> str | tuple[bool, str]:
     return __virtualname__
 
 
+def _run(*argv: str) -> dict:
+    return __salt__["cmd.run_all"](list(argv), python_shell=False, ignore_retcode=True)
+
+
 # reading
 
 
@@ -139,15 +143,15 @@ def _bond_status(proc: str, link: dict) -> dict:
                          "failures": int(field(part, "Link Failure Count") or 0),
                          "permanent_mac": field(part, "Permanent HW addr"),
                          "speed": int(speed) if speed.isdigit() else 0, "duplex": field(part, "Duplex").lower()}
+    addresses = [f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"]
     return {"mode": data["mode"], "up": "UP" in link["flags"], "mii_status": field(head, "MII Status"),
             "active_slave": active, "primary": data["primary"], "monitor": monitor, "mac": link["address"],
-            "mtu": link["mtu"], "slaves": slaves,
-            "addresses": [f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"]}
+            "mtu": link["mtu"], "slaves": slaves, "addresses": addresses}
 
 
 def _ip(*arguments: str) -> list[dict]:
     """What iproute2 shows, as JSON. Its entries can be empty dictionaries (links a filter left out)."""
-    done = __salt__["cmd.run_all"](["ip", "-j", *arguments], python_shell=False)
+    done = _run("ip", "-j", *arguments)
     if done["retcode"]:
         raise CommandExecutionError(f"ip -j {' '.join(arguments)}: {done['stderr']}")
     return [entry for entry in json.loads(done["stdout"] or "[]") if entry]
@@ -180,17 +184,20 @@ def _live() -> dict:
     for link in _ip("-d", "addr", "show"):
         info = link.get("linkinfo", {})
         bond = info.get("info_kind") == "bond"
+        permanent = info.get("info_slave_data", {}).get("perm_hwaddr") or link.get("permaddr")
         entry = {
             "bond": bond, "up": "UP" in link["flags"], "mtu": link["mtu"], "master": link.get("master", ""),
-            "mac": info.get("info_slave_data", {}).get("perm_hwaddr") or link.get("permaddr") or link.get("address", ""),
-            "over": link.get("link", ""), "options": _options_of(link) if bond else {},
+            "mac": permanent or link.get("address", ""),
+            # a veth names its peer there
+            "over": link.get("link", "") if info.get("info_kind") != "veth" else "",
+            "options": _options_of(link) if bond else {},
             "addresses": {}, "held": {}, "routes": {},
         }
         for address in link.get("addr_info", []):
             if address["scope"] == "link" or address.get("protocol") == "kernel_ra" or address.get("temporary"):
                 continue
-            host = address["prefixlen"] == (32 if address["family"] == "inet" else 128)
-            entry["held" if host else "addresses"][f"{address['local']}/{address['prefixlen']}"] = _address_words(address)
+            kind = "held" if address["prefixlen"] == {"inet": 32, "inet6": 128}[address["family"]] else "addresses"
+            entry[kind][f"{address['local']}/{address['prefixlen']}"] = _address_words(address)
         links[link["ifname"]] = entry
     for family in ("-4", "-6"):
         for route in _ip(family, "route", "show", "table", "main"):
@@ -234,7 +241,7 @@ def _route_key(words: str) -> str:
 
 def _wanted(live: dict, bonds: list[dict]) -> dict:
     """``live`` as it should be. Raises CommandExecutionError with all that is in the way, before anything changes."""
-    then = {name: {**link, "addresses": dict(link["addresses"]), "routes": dict(link["routes"])} for name, link in live.items()}
+    then = {name: {**link} for name, link in live.items()}
     problems = []
     ours = {bond["name"] for bond in bonds}
     claimed = {slave: bond["name"] for bond in bonds for slave in bond["slaves"]}
@@ -267,12 +274,13 @@ def _wanted(live: dict, bonds: list[dict]) -> dict:
             del then[name]
     for bond in bonds:
         old = live.get(bond["name"], {"held": {}, "routes": {}, "over": "", "mac": ""})
-        then[bond["name"]] = {**old, "bond": True, "up": True, "mtu": bond["mtu"], "master": "",
+        routes = {key: words for key, words in old["routes"].items() if not _our_route(words)}
+        for words in _bond_routes(bond):
+            key = _route_key(words)
+            routes[key] = old["routes"].get(key, words)
+        then[bond["name"]] = {**old, "bond": True, "up": True, "mtu": bond["mtu"], "master": "", "routes": routes,
                               "mac": old["mac"] or _mac(live, bond), "options": _bond_options(bond),
-                              "addresses": {a: _new_address_words(a) for a in bond["addresses"]},
-                              "routes": {**{key: words for key, words in old["routes"].items() if not _our_route(words)},
-                                         **{_route_key(words): old["routes"].get(_route_key(words), words)
-                                            for words in _bond_routes(bond)}}}
+                              "addresses": {address: _new_address_words(address) for address in bond["addresses"]}}
     # one default route a family: another one on any interface would compete with it (unless it has a metric of its own)
     for family in {_family(gateway) for bond in bonds for gateway in bond["gateways"]}:
         for name, link in then.items():
@@ -298,8 +306,8 @@ def _bond_options(bond: dict) -> dict:
     monitor = bond["monitor"]
     said = {"mode": bond["mode"], "primary": bond.get("primary") or "", **_PREFERRED, **bond["options"]}
     if monitor.get("arp_interval"):
-        said |= {"miimon": 0, "arp_interval": monitor["arp_interval"], "arp_ip_target": ",".join(monitor["arp_targets"]),
-                 "arp_validate": monitor.get("arp_validate", "none")}
+        said |= {"miimon": 0, "arp_ip_target": ",".join(monitor["arp_targets"]),
+                 **{key: monitor[key] for key in ("arp_interval", "arp_validate") if key in monitor}}
     else:
         said |= {"miimon": monitor["miimon"], "arp_interval": 0}
         # the kernel counts delays in whole rounds of monitoring
@@ -363,11 +371,12 @@ def _batch(now: dict, then: dict) -> list[str]:
         return {name: value for name, value in new.items() if old.get(name) != value}
 
     both = [name for name in then if name in now]
-    gone = {name for name in now if name not in then}
+    gone = [name for name in now if name not in then]
     made = [name for name in then if name not in now]
     rebuilt = {name for name in both if then[name]["bond"] and any(_OPTIONS[o].locked for o in changed_options(name))}
-    leaving = [n for n in both if now[n]["master"] and (now[n]["master"] != then[n]["master"] or now[n]["master"] in rebuilt)]
-    joining = [n for n in both if then[n]["master"] and (n in leaving or now[n]["master"] != then[n]["master"])]
+    moved = [n for n in both if now[n]["master"] != then[n]["master"] or now[n]["master"] in rebuilt]
+    leaving = [name for name in moved if now[name]["master"]]
+    joining = [name for name in moved if then[name]["master"]]
     # interfaces on the way out of use first, so the one that carries the traffic is off for the shortest time
     joining.sort(key=lambda name: bool(now[name]["addresses"]))
     lines = [f"link set dev {name} nomaster" for name in leaving]
@@ -382,13 +391,13 @@ def _batch(now: dict, then: dict) -> list[str]:
         mac = f"address {then[name]['mac']} " if then[name]["mac"] else ""
         options = {k: v for k, v in _options_in_force(then[name]["options"]).items() if v != str(_OPTIONS[k].default)}
         lines.append(f"link add dev {name} {mac}mtu {then[name]['mtu']} type bond {_option_words(options)}")
-    lost = gone | rebuilt | set(leaving) | set(joining)      # down on the way: their routes and IPv6 addresses are gone
+    lost = {*gone, *rebuilt, *leaving, *joining}      # down on the way: their routes and IPv6 addresses are gone
     for name in then:
         lines += _link_lines(name, now.get(name), then[name], name in rebuilt, name in leaving, name in joining)
     for name in joining:
         lines += [f"addr del {address} dev {name}" for address in now[name]["addresses"]]
         # the kernel enslaves only what is down
-        lines += [f"link set dev {name} down", f"link set dev {name} master {then[name]['master']}", f"link set dev {name} up"]
+        lines += [f"link set dev {name} {word}" for word in ("down", f"master {then[name]['master']}", "up")]
     # without an address the routes that lead over its network are gone too
     lost |= {name for name in both if set(now[name]["addresses"]) - set(then[name]["addresses"])}
     for name in both:
@@ -420,7 +429,7 @@ def _link_lines(name: str, old: dict | None, new: dict, rebuilt: bool, left: boo
 
 def _option_words(options: dict) -> str:
     # iproute2 has no word for "no primary"; the way back to that is in _prepare_undo
-    return " ".join(f"{name} {value}" if value else f'{name} ""' for name, value in options.items() if value or name != "primary")
+    return " ".join(f"{name} " + (value or '""') for name, value in options.items() if value or name != "primary")
 
 
 def _differences(now: dict, then: dict) -> dict:
@@ -453,8 +462,8 @@ def plan(bonds: list[dict], manager: str = "auto") -> dict:
     What has to change on this node so that its bonds are as described, now and after a reboot.
 
     bonds
-        As ``gateway.settings`` has them: ``name``, ``slaves``, ``mode``, ``monitor``, ``primary``, ``mtu``, ``options``,
-        ``addresses``, ``gateways``, ``routes``.
+        As ``gateway.settings`` has them: ``name``, ``slaves``, ``mode``, ``monitor``, ``primary``, ``mtu``,
+        ``options``, ``addresses``, ``gateways``, ``routes``.
     manager
         ``ifupdown``, ``networkd``, or ``auto``: what manages the network here.
 
@@ -468,7 +477,7 @@ def plan(bonds: list[dict], manager: str = "auto") -> dict:
 
     .. code-block:: bash
 
-        salt-call bonding.plan "$(salt-call --out=json --local gateway.settings | jq -c .local.bonds)"
+        salt-call bonding.plan "$BONDS"
     """
     manager = _manager() if manager == "auto" else manager
     now = _live()
@@ -477,8 +486,10 @@ def plan(bonds: list[dict], manager: str = "auto") -> dict:
     changes = _differences(now, then)
     for path, text in files.items():
         old = Path(path).read_text() if Path(path).exists() else ""
-        changes[path] = {"diff": "\n".join(difflib.unified_diff(old.splitlines(), (text or "").splitlines(), lineterm="", n=1))}
-    return {"changes": changes, "forward": _batch(now, then), "inverse": _batch(then, now), "files": files, "manager": manager}
+        diff = difflib.unified_diff(old.splitlines(), (text or "").splitlines(), lineterm="", n=1)
+        changes[path] = {"diff": "\n".join(diff)}
+    return {"changes": changes, "files": files, "manager": manager,
+            "forward": _batch(now, then), "inverse": _batch(then, now)}
 
 
 # files
@@ -487,19 +498,21 @@ def plan(bonds: list[dict], manager: str = "auto") -> dict:
 def _manager() -> str:
     """What manages this node's network: systemd-networkd if it runs and has something to do, else ifupdown."""
     def is_on(question: str, unit: str) -> bool:
-        return not __salt__["cmd.retcode"](["systemctl", question, "--quiet", unit], python_shell=False, ignore_retcode=True)
+        return _run("systemctl", question, "--quiet", unit)["retcode"] == 0
 
     if is_on("is-active", "NetworkManager.service"):
-        raise CommandExecutionError("NetworkManager manages this node's network, and bonds are kept with ifupdown or "
-                                    "systemd-networkd: `apt purge network-manager`, then configure the network with one of them")
+        raise CommandExecutionError(
+            "NetworkManager manages this node's network, and bonds are kept with ifupdown or systemd-networkd; "
+            "configure the network with one of these and `apt purge network-manager`")
     networkd = is_on("is-active", "systemd-networkd.service") or is_on("is-enabled", "systemd-networkd.service")
     described = any(path for folder in ("/etc", "/run") for path in Path(folder, "systemd/network").glob("*.network"))
     if networkd and (described or not salt.utils.path.which("ifup")):
         return "networkd"
     if salt.utils.path.which("ifup"):
         return "ifupdown"
-    raise CommandExecutionError("nothing manages this node's network: neither ifupdown is installed nor is systemd-networkd "
-                                "enabled; `apt install ifupdown` or `systemctl enable systemd-networkd`")
+    raise CommandExecutionError(
+        "nothing manages this node's network: neither ifupdown is installed nor is systemd-networkd enabled; "
+        "`apt install ifupdown` or `systemctl enable systemd-networkd`")
 
 
 def _files_to_change(bonds: list[dict], live: dict, manager: str) -> dict[str, str | None]:
@@ -567,8 +580,9 @@ def _stanzas(bond: dict, live: dict) -> str:
     make = [f"pre-up [ -e /sys/class/net/{name} ] || ip link add dev {name} {f'address {mac} ' if mac else ''}"
             f"mtu {bond['mtu']} type bond {_option_words(given)}"]
     # a card that is missing one day must not take the bond down with it
-    make += [f"pre-up [ -e /sys/class/net/{name}/lower_{slave} ] || "
-             f"{{ ip link set dev {slave} down && ip link set dev {slave} master {name}; }} || true" for slave in bond["slaves"]]
+    for slave in bond["slaves"]:
+        enslave = f"ip link set dev {slave} down && ip link set dev {slave} master {name}"
+        make.append(f"pre-up [ -e /sys/class/net/{name}/lower_{slave} ] || {{ {enslave}; }} || true")
     if primary:
         make.append(f"pre-up ip link set dev {name} type bond primary {primary} || true")
     lines = [f"# {_MARK}", f"auto {name}"]
@@ -603,8 +617,8 @@ def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
         for option, value in _options_in_force(options).items():
             if option not in ("mode", "primary") and value != str(_OPTIONS[option].default):
                 netdev.append(_OPTIONS[option].networkd.format(value.replace(",", " ")))
-        network = [f"# {_MARK}", "[Match]", f"Name={name}", "", "[Link]", "RequiredForOnline=no", "", "[Network]",
-                   *(f"Address={address}" for address in bond["addresses"]), "LinkLocalAddressing=ipv6", "IPv6AcceptRA=no",
+        network = [*_network_head(name), *(f"Address={address}" for address in bond["addresses"]),
+                   "LinkLocalAddressing=ipv6", "IPv6AcceptRA=no",
                    "ConfigureWithoutCarrier=yes", "KeepConfiguration=static"]
         for words in _bond_routes(bond):
             to, _, via = words.split()[:3]
@@ -612,10 +626,15 @@ def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
         files[f"{_NETWORKD_D}/05-gateway-{name}.netdev"] = "\n".join(netdev) + "\n"
         files[f"{_NETWORKD_D}/05-gateway-{name}.network"] = "\n".join(network) + "\n"
         for slave in bond["slaves"]:
-            lines = [f"# {_MARK}", "[Match]", f"Name={slave}", "", "[Link]", "RequiredForOnline=no", "", "[Network]", f"Bond={name}"]
+            lines = [*_network_head(slave), f"Bond={name}"]
             lines += ["PrimarySlave=yes"] if slave == options["primary"] else []
             files[f"{_NETWORKD_D}/05-gateway-{slave}.network"] = "\n".join(lines) + "\n"
     return files
+
+
+def _network_head(interface: str) -> list[str]:
+    # a cable that is out must not hold up the boot (network-online.target)
+    return [f"# {_MARK}", "[Match]", f"Name={interface}", "", "[Link]", "RequiredForOnline=no", "", "[Network]"]
 
 
 # changing
@@ -639,7 +658,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
 
     .. code-block:: bash
 
-        salt '*' bonding.apply '[{...}]' seconds=120
+        salt-call bonding.apply "$BONDS" seconds=120
     """
     todo = plan(bonds, manager)
     if not todo["changes"]:
@@ -652,7 +671,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         if networkd:
             # Else it would put its old addresses back on the slaves as soon as those come up again.
             _systemctl("stop", *_NETWORKD_UNITS)
-        done = __salt__["cmd.run_all"](["ip", "-batch", str(_FOLDER / "forward")], python_shell=False, ignore_retcode=True)
+        done = _run("ip", "-batch", str(_FOLDER / "forward"))
         if done["retcode"]:
             raise CommandExecutionError(f"iproute2 refused a step: {done['stderr']}")
 
@@ -668,7 +687,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         if not left:
             raise CommandExecutionError(f"with its new files {todo['manager']} makes another network than described")
 
-    __salt__["commit_confirm.replace_file"](str(_FOLDER / "forward"), "".join(f"{line}\n" for line in todo["forward"]), 0o600)
+    _write_batch("forward", todo["forward"])
     problem = __salt__["commit_confirm.guarded"]("network", undo_argv, change, keep, seconds, confirm_with)
     if not problem:
         return {"changes": todo["changes"], "problem": ""}
@@ -689,7 +708,7 @@ def _settled(check: Callable[[], bool], timeout: float = 10) -> bool:
 
 
 def _systemctl(action: str, *units: str) -> None:
-    done = __salt__["cmd.run_all"](["systemctl", action, *units], python_shell=False, ignore_retcode=True)
+    done = _run("systemctl", action, *units)
     if done["retcode"]:
         raise CommandExecutionError(f"systemctl {action} {' '.join(units)}: {done['stderr']}")
 
@@ -701,10 +720,15 @@ def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool)
     commands += [["sh", "-c", 'echo > "$0"', f"/sys/class/net/{name}/bonding/primary"] for name, link in before.items()
                  if link["bond"] and not link["options"]["primary"]]
     if networkd:
-        commands = [["systemctl", "stop", *_NETWORKD_UNITS], *commands, ["systemctl", "start", *reversed(_NETWORKD_UNITS)]]
+        commands = [["systemctl", "stop", *_NETWORKD_UNITS], *commands,
+                    ["systemctl", "start", *reversed(_NETWORKD_UNITS)]]
     undo_argv = __salt__["commit_confirm.prepare"]("network", list(files), commands)
-    __salt__["commit_confirm.replace_file"](str(_FOLDER / "inverse"), "".join(f"{line}\n" for line in inverse), 0o600)
+    _write_batch("inverse", inverse)
     return undo_argv
+
+
+def _write_batch(name: str, lines: list[str]) -> None:
+    __salt__["commit_confirm.replace_file"](str(_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
 
 
 def _write_files(files: dict) -> None:

@@ -71,16 +71,18 @@ def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
     """
     if not Path("/run/systemd/system").is_dir():
         raise CommandExecutionError(
-            f"{name}: not changed, systemd does not run here (no /run/systemd/system), so nothing would undo a bad change")
+            f"{name}: not changed, as systemd does not run here (no /run/systemd/system) and nothing would undo it")
     with _lock():
         for other in pending():
             raise CommandExecutionError(
                 f"{name}: not changed, the change '{other['name']}' still waits for its confirmation; "
-                f"it is undone in {other['seconds_left']} s, or now with: salt-call --local commit_confirm.undo {other['name']}")
+                f"it is undone in {other['seconds_left']} s; undo it now with "
+                f"`salt-call --local commit_confirm.undo {other['name']}`")
         unit = _UNIT.format(name)
         record, mark = _FOLDER / f"{name}.json", _FOLDER / f"{name}.fired"
         mark.unlink(missing_ok=True)
-        record.write_text(json.dumps({"name": name, "deadline": _uptime() + seconds, "pid": os.getpid(), "undo": undo_argv}))
+        change = {"name": name, "deadline": _uptime() + seconds, "pid": os.getpid(), "undo": undo_argv}
+        record.write_text(json.dumps(change))
         _systemctl("stop", f"{unit}.timer", f"{unit}.service")
         done = __salt__["cmd.run_all"](
             ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--on-active={seconds}s",
@@ -137,7 +139,7 @@ def undo(name: str) -> bool:
 
 def pending() -> list[dict]:
     """
-    The changes that wait for a confirmation: ``name``, ``seconds_left``, ``pid`` of who made it, ``undo`` (its command).
+    The changes that wait for a confirmation: ``name``, ``seconds_left``, ``pid`` of who made it, ``undo`` (a command).
 
     CLI Example:
 
@@ -177,7 +179,7 @@ def settle(name: str) -> str:
             continue
         if change["pid"] != os.getpid() and Path(f"/proc/{change['pid']}").exists():
             raise CommandExecutionError(
-                f"{name}: another run (process {change['pid']}) is changing it; it ends within {change['seconds_left']} s")
+                f"{name}: another run (process {change['pid']}) is at it; it ends within {change['seconds_left']} s")
         undo(name)
         return f"An interrupted run's unconfirmed {name} change was undone first."
     return ""
@@ -199,16 +201,20 @@ def reached(timeout: float = 30, confirm_with: list[str] | None = None) -> dict:
         salt-call commit_confirm.reached 5
     """
     masterless = __opts__.get("file_client") == "local" or __opts__.get("master_type") == "disable"
-    targets = (confirm_with or _default_gateways()) if masterless else [f"{host} port {port}" for host, port in _masters()]
+    tests: dict[str, Callable[[], bool]] = {}
+    if masterless:
+        tests = {address: lambda address=address: _pings(address) for address in confirm_with or _default_gateways()}
+    else:
+        tests = {f"{host} port {port}": lambda host=host, port=port: _connects(host, port) for host, port in _masters()}
     deadline = time.monotonic() + timeout
-    while targets:
-        for number, target in enumerate(targets):
-            if _pings(target) if masterless else _connects(*_masters()[number]):
-                return {"reached": True, "by": target, "tried": targets}
+    while tests:
+        for target, answers in tests.items():
+            if answers():
+                return {"reached": True, "by": target, "tried": list(tests)}
         if time.monotonic() >= deadline:
             break
         time.sleep(0.5)
-    return {"reached": False, "by": "", "tried": targets}
+    return {"reached": False, "by": "", "tried": list(tests)}
 
 
 def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Callable[[], None], seconds: int = 60,
@@ -270,7 +276,7 @@ def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]
 
     .. code-block:: bash
 
-        salt-call --local commit_confirm.prepare firewall '[/etc/nftables.conf]' '[[nft, -f, /run/gateway/rollback/firewall/old]]'
+        salt-call --local commit_confirm.prepare firewall '[/etc/nftables.conf]' '[[nft, flush, ruleset]]'
     """
     folder = _FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -349,8 +355,8 @@ def _systemctl(action: str, *units: str) -> int:
 
 
 def _active(unit: str) -> bool:
-    shown = __salt__["cmd.run_stdout"](["systemctl", "show", "--property=ActiveState", "--value", unit], python_shell=False)
-    return shown.strip() in ("active", "activating")
+    argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
+    return __salt__["cmd.run_stdout"](argv, python_shell=False).strip() in ("active", "activating")
 
 
 def _masters() -> list[tuple[str, int]]:
@@ -391,4 +397,5 @@ def _default_gateways() -> list[str]:
 
 
 def _pings(address: str) -> bool:
-    return not __salt__["cmd.retcode"](["ping", "-n", "-c", "1", "-W", "1", address], python_shell=False, ignore_retcode=True)
+    argv = ["ping", "-n", "-c", "1", "-W", "1", address]
+    return __salt__["cmd.retcode"](argv, python_shell=False, ignore_retcode=True) == 0

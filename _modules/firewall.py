@@ -40,15 +40,15 @@ def rules(settings: dict) -> dict:
 
     Returns ``external`` and ``internal`` (the bonds' names), ``heartbeat_port``, ``log_dropped``, ``extra`` (further
     rules by chain), ``heartbeat`` (``interface`` and ``from`` of each path over a network) and ``families``, each with
-    ``ip`` and ``icmp`` (what nft calls them in this version) and lists of addresses and networks, none overlapping: ``ike`` (where the IPsec daemon
-serves), ``ssh_from``, ``neighbours``, ``inside`` (never the source of clear text from outside) and ``tunnels`` (``name``,
-    ``local``, ``remote``).
+    ``ip`` and ``icmp`` (nft's words for this IP version) and lists of networks of which none overlap: ``ike`` (where
+    the IPsec daemon serves), ``ssh_from``, ``neighbours``, ``inside`` (never the source of clear text from outside),
+    and ``tunnels`` (``name``, ``local``, ``remote``).
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call firewall.rules "$(salt-call --out=json --local gateway.settings | jq -c .local)"
+        salt-call firewall.rules "$SETTINGS"
     """
     sides = {bond["side"]: bond for bond in settings["bonds"]}
     inner = [net for side, bond in sides.items() if side != "external" for net in bond["networks"]]
@@ -74,7 +74,7 @@ serves), ``ssh_from``, ``neighbours``, ``inside`` (never the source of clear tex
         "external": sides["external"]["name"], "internal": sides["internal"]["name"], "families": families,
         "heartbeat": _heartbeat_paths(settings), "heartbeat_port": settings["heartbeat"]["port"],
         "log_dropped": settings["firewall"]["log_dropped"],
-        "extra": {chain: settings["firewall"].get("extra", {}).get(chain, []) for chain in ("input", "forward", "output")},
+        "extra": settings["firewall"]["extra"],
     }
 
 
@@ -89,7 +89,8 @@ def _networks(texts: list[str], version: int) -> list[str]:
             networks += ipaddress.summarize_address_range(ipaddress.ip_address(first), ipaddress.ip_address(last))
         else:
             networks.append(ipaddress.ip_network(first, strict=False))
-    return [str(net.network_address) if net.num_addresses == 1 else str(net) for net in ipaddress.collapse_addresses(networks)]
+    merged = ipaddress.collapse_addresses(networks)
+    return [str(net.network_address) if net.num_addresses == 1 else str(net) for net in merged]
 
 
 def _heartbeat_paths(settings: dict) -> list[dict]:
@@ -112,12 +113,14 @@ def render(source: str, settings: dict, saltenv: str = "base") -> str:
 
     .. code-block:: bash
 
-        salt-call firewall.render salt://firewall/files/ruleset.nft.jinja "$(salt-call --out=json --local gateway.settings | jq -c .local)"
+        salt-call firewall.render salt://firewall/files/ruleset.nft.jinja "$SETTINGS"
     """
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "ruleset")
-        if not __salt__["cp.get_template"](source, target, "jinja", saltenv, rules=rules(settings)) or not Path(target).exists():
-            raise CommandExecutionError(f"{source}: not on the file server, or its template has a mistake (see the minion's log)")
+        made = __salt__["cp.get_template"](source, target, "jinja", saltenv, rules=rules(settings))
+        if not made or not Path(target).exists():
+            raise CommandExecutionError(
+                f"{source}: not on the file server, or the template has a mistake (see the minion's log)")
         return Path(target).read_text()
 
 
@@ -192,9 +195,9 @@ def _check_kernel() -> None:
     if done["retcode"]:
         said = done["stderr"].strip().splitlines()
         raise CommandExecutionError(
-            f"this kernel ({os.uname().release}) has no packet filter of the family inet (CONFIG_NF_TABLES_INET; nft says: "
-            f"{said[0] if said else 'nothing'}). Boot a kernel that has it, as Debian's do, or leave the firewall out "
-            "knowingly: `features: {firewall: false}` in the site's pillar")
+            f"this kernel ({os.uname().release}) has no packet filter of the family inet (CONFIG_NF_TABLES_INET; "
+            f"nft says: {said[0] if said else 'nothing'}). Boot a kernel that has it, as Debian's do, or leave the "
+            "firewall out knowingly: `features: {firewall: false}` in the site's pillar")
 
 
 def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None) -> dict:
@@ -242,4 +245,5 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
         return {"changes": todo["changes"], "problem": ""}
     if _loaded() == before:
         return {"changes": {}, "problem": f"{problem}; the old ruleset is back"}
-    return {"changes": todo["changes"], "problem": f"{problem}; the old ruleset is NOT back: `nft -f {_FOLDER / 'old'}`"}
+    return {"changes": todo["changes"],
+            "problem": f"{problem}; the old ruleset is NOT back, so load it: `nft -f {_FOLDER / 'old'}`"}

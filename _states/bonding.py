@@ -18,7 +18,7 @@ __virtualname__ = "bonding"
 def __virtual__() -> str | tuple[bool, str]:
     for function in ("bonding.apply", "commit_confirm.guarded"):
         if function not in __salt__:
-            return False, f"bonding: the execution module's {function} is missing (saltutil.sync_modules, or its own reason)"
+            return False, f"bonding: {function} is missing; run saltutil.sync_modules, see the minion's log"
     return __virtualname__
 
 
@@ -58,8 +58,8 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
             ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
             return ret
         if __opts__["test"]:
-            return ret | {"result": None, "changes": todo["changes"],
-                          "comment": f"{names} would be changed (kept by {todo['manager']}), and back if the master were lost."}
+            comment = f"{names} would be changed (kept by {todo['manager']}), and back if the master were lost."
+            return ret | {"result": None, "changes": todo["changes"], "comment": comment}
         done = __salt__["bonding.apply"](bonds, manager, seconds, confirm_with)
     except CommandExecutionError as err:
         return ret | {"result": False, "comment": f"The network was not changed: {err}"}
@@ -67,5 +67,5 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
         return ret | {"result": False, "changes": done["changes"], "comment": (
             f"The network change was undone: {done['problem']}. Tried: {', '.join(todo['changes'])}. "
             "Check the slaves' cables and switch ports, the addresses and the gateway; see docs/network.md.")}
-    return ret | {"changes": done["changes"],
-                  "comment": " ".join(filter(None, [said, f"{names} changed; the master is reached, kept by {todo['manager']}."]))}
+    comment = f"{names} changed; the master is reached, kept by {todo['manager']}."
+    return ret | {"changes": done["changes"], "comment": " ".join(filter(None, [said, comment]))}

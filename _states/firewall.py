@@ -18,7 +18,7 @@ __virtualname__ = "firewall"
 def __virtual__() -> str | tuple[bool, str]:
     for function in ("firewall.apply", "commit_confirm.guarded"):
         if function not in __salt__:
-            return False, f"firewall: the execution module's {function} is missing (saltutil.sync_modules, or its own reason)"
+            return False, f"firewall: {function} is missing; run saltutil.sync_modules, see the minion's log"
     return __virtualname__
 
 

@@ -1,0 +1,174 @@
+"""_modules/firewall.py: the ruleset of the shipped sites, and when it counts as changed. Packets: tests/lab."""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import jinja2
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.conftest import TREE, load_module
+
+RECORDED = Path(__file__).parent.parent / "recorded/firewall"
+
+
+class Nft:
+    """A kernel with a table; a ruleset file is loaded by taking its text for what nft would list."""
+
+    def __init__(self) -> None:
+        self.table = ""
+        self.refuses = ""
+
+    def run_all(self, argv: list[str], **options: object) -> dict:
+        assert options["python_shell"] is False
+        refused = {"retcode": 1, "stdout": "", "stderr": self.refuses}
+        if "--check" in argv:
+            return refused if self.refuses else {"retcode": 0, "stdout": "", "stderr": ""}
+        if argv[0] == "unshare":
+            text = Path(argv[-1]).read_text()
+            return {"retcode": 0, "stdout": text.split("delete table inet gateway\n")[1], "stderr": ""}
+        assert argv[0] == "nft"
+        if argv[1] == "-f":
+            self.table = Path(argv[2]).read_text().split("delete table inet gateway\n")[1].strip()
+            return {"retcode": 0, "stdout": "", "stderr": ""}
+        return {"retcode": 0 if self.table else 1, "stdout": self.table, "stderr": ""}
+
+
+@pytest.fixture
+def nft() -> Nft:
+    return Nft()
+
+
+@pytest.fixture
+def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load_module("_modules/firewall.py")
+    guard = load_module("_modules/commit_confirm.py")
+    monkeypatch.setattr(guard, "_FOLDER", tmp_path / "run")
+    monkeypatch.setattr(guard, "_ORIGINALS", str(tmp_path / "originals"))
+    monkeypatch.setattr(module, "_FOLDER", tmp_path / "run/firewall")
+    monkeypatch.setattr(module, "_FILE", str(tmp_path / "nftables.conf"))
+    monkeypatch.setattr(module, "__salt__", {
+        "cmd.run_all": nft.run_all,
+        "commit_confirm.prepare": guard.prepare,
+        "commit_confirm.keep_original": guard.keep_original,
+        "commit_confirm.replace_file": guard.replace_file,
+    }, raising=False)
+    monkeypatch.setattr(module.salt.utils.path, "which", lambda name: f"/usr/sbin/{name}")
+    return module
+
+
+@pytest.fixture
+def ruleset(module, settings):
+    """The rendered template on a node, its chains by name."""
+    def render(site: str, node: str, **firewall: object) -> dict[str, str]:
+        its = settings(site, node)
+        its["firewall"].update(firewall)
+        template = (TREE / "salt/firewall/files/ruleset.nft.jinja").read_text()
+        text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template).render(rules=module.rules(its))
+        return dict(re.findall(r"chain (\w+) \{\n(.*?)\n    \}", text, re.DOTALL))
+    return render
+
+
+def test_ike_and_esp_for_the_virtual_addresses_only(ruleset):
+    chain = ruleset("bern", "gw-a")["input"]
+    for match in ("ip daddr { 192.0.2.74 }", "ip6 daddr { 2001:db8:be::a }"):
+        assert f'iifname "outside" {match} udp dport {{ 500, 4500 }} accept' in chain
+        assert f'iifname "outside" {match} meta l4proto esp accept' in chain
+    assert len(re.findall("500|esp", chain)) == 2 * 3
+
+
+def test_heartbeats_from_the_other_node_only(ruleset):
+    assert 'iifname "bond1" ip saddr { 198.51.100.12 } udp dport 694 accept' in ruleset("winterthur", "gw1")["input"]
+    assert 'iifname "bond1" ip saddr { 198.51.100.11 } udp dport 694 accept' in ruleset("winterthur", "gw2")["input"]
+
+
+def test_nothing_is_forwarded_but_by_a_tunnel(ruleset):
+    """And never by connection tracking: after a takeover it knows none of the connections in the tunnels."""
+    rules = [line.strip() for line in ruleset("winterthur", "gw1")["forward"].splitlines() if "accept" in line]
+    assert len(rules) == 4
+    for rule in rules:
+        assert re.search(r"(meta|rt) ipsec exists", rule) and "ct " not in rule
+    assert "drop;" in ruleset("winterthur", "gw1")["forward"]
+
+
+def test_what_comes_out_of_a_tunnel_does_not_reach_the_node(ruleset):
+    chain = ruleset("winterthur", "gw1")["input"]
+    assert chain.index("tcp dport 22") < chain.index("meta ipsec exists goto input_drop") < chain.index("echo-request")
+
+
+def test_an_inner_source_from_outside_is_dropped_before_ssh_is_let_in(ruleset):
+    chain = ruleset("winterthur", "gw1")["input"]
+    spoofed = 'iifname "bond0" meta ipsec missing ip saddr { 198.51.100.0/26 } goto input_drop'
+    assert chain.index(spoofed) < chain.index("tcp dport 22")
+
+
+def test_rules_of_the_sites_own_and_silence(ruleset):
+    chains = ruleset("winterthur", "gw1", log_dropped=False,
+                     extra={"input": ["tcp dport 9100 accept"], "forward": [], "output": ["ip daddr 192.0.2.99 drop"]})
+    assert "tcp dport 9100 accept" in chains["input"] and "192.0.2.99" in chains["output"]
+    assert not any(" log " in chain for chain in chains.values())
+
+
+@pytest.mark.parametrize(("texts", "merged"), [
+    (["198.51.100.0/25", "198.51.100.64/26"], ["198.51.100.0/25"]),
+    (["198.51.100.192-198.51.100.223"], ["198.51.100.192/27"]),
+    (["198.51.100.10-198.51.100.12"], ["198.51.100.10/31", "198.51.100.12"]),
+    (["2001:db8::1", "192.0.2.1"], ["192.0.2.1"]),
+    (["0.0.0.0/0"], ["0.0.0.0/0"]),
+])
+def test_sets_never_overlap(module, texts, merged):
+    assert module._networks(texts, 4) == merged
+
+
+def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):
+    its = settings("winterthur", "gw1")
+    its["connections"] = [{**its["connections"][0], "pool": []}]
+    assert module.rules(its)["families"][0]["tunnels"][0]["remote"] == ["0.0.0.0/0"]
+
+
+RULES = "table inet gateway {\n\tchain input { }\n}"
+
+
+def test_loaded_then_written_and_nothing_the_second_time(module, nft, monkeypatch):
+    Path(module._FILE).write_text("flush ruleset\n")
+    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lambda name, undo, apply, keep, *_: apply() or keep() or "")
+    done = module.apply(RULES)
+    assert done["problem"] == "" and set(done["changes"]) == {"table inet gateway", module._FILE}
+    assert nft.table == RULES
+    assert Path(module._FILE).stat().st_mode & 0o777 == 0o600 and RULES in Path(module._FILE).read_text()
+    assert module.apply(RULES) == {"changes": {}, "problem": ""}
+
+
+def test_a_rule_changed_by_hand_is_noticed(module, nft, monkeypatch):
+    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lambda name, undo, apply, keep, *_: apply() or keep() or "")
+    module.apply(RULES)
+    nft.table = nft.table.replace("{ }", "{\n\t\ttcp dport 23 accept\n\t}")
+    todo = module.plan(RULES)
+    assert todo["table"] and not todo["file"]
+    assert "-\t\ttcp dport 23 accept" in todo["changes"]["table inet gateway"]["diff"]
+
+
+def test_the_way_back_is_the_table_as_it_was(module, nft, monkeypatch):
+    nft.table = "table inet gateway {\n\tchain old { }\n}"
+    seen = {}
+
+    def lost(name: str, undo: list[str], apply: object, keep: object, *_: object) -> str:
+        seen["undo"] = Path(undo[1]).read_text()
+        seen["old"] = (module._FOLDER / "old").read_text()
+        apply()
+        nft.run_all(["nft", "-f", str(module._FOLDER / "old")], python_shell=False)
+        return "no answer from salt port 4506 (after the change)"
+
+    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lost)
+    done = module.apply(RULES)
+    assert done == {"changes": {}, "problem": "no answer from salt port 4506 (after the change); the old ruleset is back"}
+    assert seen["old"].startswith("table inet gateway\ndelete table inet gateway\n") and "chain old" in seen["old"]
+    assert f"nft -f {module._FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
+
+
+def test_a_kernel_without_the_packet_filter_is_an_error(module, nft):
+    nft.refuses = (RECORDED / "kernel-without-inet.txt").read_text()
+    with pytest.raises(CommandExecutionError, match=r"CONFIG_NF_TABLES_INET.*Operation not supported.*firewall: false"):
+        module.plan(RULES)
