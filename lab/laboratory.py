@@ -124,8 +124,7 @@ class Lab:
         for command in (["ipsec", "checknss"],
                         ["pk12util", "-i", "/root/bundle.p12", "-w", "/root/passphrase", "-d", database],
                         ["certutil", "-M", "-n", AUTHORITY, "-t", "CT,,", "-d", database],
-                        ["rm", "/root/bundle.p12", "/root/passphrase"],
-                        ["systemctl", "restart", "ipsec"]):
+                        ["rm", "/root/bundle.p12", "/root/passphrase"]):
             guest.run(command, check=True)
 
     def copy_to(self, guest: Guest, path: str, content: bytes) -> None:
