@@ -425,17 +425,11 @@ def reload() -> dict[str, Any]:
         salt '*gw*' ipsec.reload
     """
     before = pending()
-    wanted = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
     for name in before["remove"]:
         _whack("--delete", "--name", name, fail=False)
     asked = sorted(before["add"] + before["replace"])
     for name in asked:
-        # Replaces in one go. Deleted first, a peer that calls back at once would find nothing, or a roadwarrior
-        # connection that its certificate fits too.
-        _output(["ipsec", "addconn", "--config", CONFIGURATION, name], fail=False)
-        if wanted[name].get("auto") == "start":
-            # refused where this node does not hold the address
-            _whack("--asynchronous", "--initiate", "--name", name, fail=False)
+        _load(name)
     loaded = {_tunnel_of(name) for name in _loaded_names()}
     refused = sorted(set(asked) - loaded)
     _record(without=refused)
@@ -474,6 +468,9 @@ def reread() -> bool:
     """
     Let the daemon read secrets, certificates and keys again. Established tunnels stay.
 
+    Except with Libreswan 4.x and clients connected: it crashes (in reread_cert(), on a client's copy of a connection),
+    so the connections are loaded again instead, and their tunnels are negotiated anew at once.
+
     Returns False when no daemon runs: it will read them when it starts.
 
     CLI Example:
@@ -485,8 +482,26 @@ def reread() -> bool:
     if not running():
         return False
     _whack("--rereadsecrets", fail=False)
-    _whack("--rereadcerts", fail=False)
+    clients = any((match := re.match(_QUOTED, line)) and match["instance"] for line in _whack("--status", fail=False))
+    if _major() >= 5 or not clients:
+        _whack("--rereadcerts", fail=False)
+    else:
+        for name in connections():
+            _load(name)
     return True
+
+
+def _load(name: str) -> None:
+    """
+    Load a tunnel from the file, in place of the one of that name.
+
+    Both in one go. Deleted first, a peer that calls back at once would find nothing, or a roadwarrior connection
+    that its certificate fits too.
+    """
+    _output(["ipsec", "addconn", "--config", CONFIGURATION, name], fail=False)
+    if parse(Path(CONFIGURATION).read_text(encoding="utf-8")).get(name, {}).get("auto") == "start":
+        # refused where this node does not hold the address
+        _whack("--asynchronous", "--initiate", "--name", name, fail=False)
 
 
 # the daemon as it runs
@@ -608,7 +623,7 @@ def _connections(lines: list[str]) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for line in lines:
-        match = re.match(rf"{_QUOTED}: (?P<rest>.*\.\.\..*)", line)
+        match = re.match(rf"{_QUOTED}: (?P<rest>\S.*\.\.\..*)", line)
         if match and not match["instance"]:
             ends = re.split(r"\.\.\.", match["rest"].split(";")[0])
             local = ends[0].split("===")[-1]

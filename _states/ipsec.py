@@ -80,7 +80,7 @@ def current(name: str, addresses: list[str]) -> dict[str, Any]:
         if pending["restart"] and not held:
             return _restarted(ret, pending)
         if pending["restart"]:
-            ret["comment"] = (f"{', '.join(pending['restart'])} of {name} take effect at its next start; this node "
+            ret["comment"] = (f"{', '.join(pending['restart'])} of {name} takes effect at its next start; this node "
                               f"holds {held[0]} and would drop its tunnels, so switch over first and apply again")
         if any(pending[key] for key in ("add", "replace", "remove")):
             _reloaded(ret, pending)
