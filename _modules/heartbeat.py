@@ -89,7 +89,9 @@ def status() -> dict:
         return result
     # Until it has a role heartbeat does not listen to its clients.
     result["resources"] = _cl_status("rscstatus") or "transition"
-    result["nodes"] = {node: _cl_status("nodestatus", node) for node in sorted(_cl_status("listnodes", "-n").split())}
+    # For a dead node cl_status prints `dead` and fails.
+    result["nodes"] = {node: _run("cl_status", "nodestatus", node)["stdout"].strip()
+                       for node in sorted(_cl_status("listnodes", "-n").split())}
     says = _HOLDS.get(result["resources"])
     if isinstance(says, str):
         says = (says == "preferred") == (_owner() == __grains__["nodename"].lower())
@@ -142,15 +144,21 @@ def addresses_held() -> list[dict]:
     return [{"address": address, "interface": here[address]} for address, _interface in _virtual() if address in here]
 
 
-def wait_until_settled(timeout: float = 90) -> dict:
+def wait_until_settled(timeout: float = 180) -> dict:
     """
     Wait until this node has a role.
 
+    A node that hears the other one's heartbeats signed with another key would wait for ``initdead``, take it for dead
+    and become active as well. It is stopped before that.
+
     Args:
-        timeout: seconds.
+        timeout: seconds. Longer than ``initdead`` plus 15 s where the other node may be down.
 
     Returns:
         :func:`status`, the last one when there was no role in time. Ends early when heartbeat does not stay up.
+
+    Raises:
+        CommandExecutionError: the other node has another key; heartbeat is stopped here.
 
     CLI Example:
 
@@ -164,6 +172,12 @@ def wait_until_settled(timeout: float = 90) -> dict:
         # A heartbeat that does not like what it finds ends within a second or two.
         if now["role"] in ("active", "standby") or passed > timeout or (now["role"] == "stopped" and passed > 5):
             return now
+        if not now["nodes"] and not now["held"] and passed > 5 and _hears_another_key():
+            # It has nothing to give up, and would put off an orderly end until initdead is over.
+            _run("systemctl", "kill", "--signal=KILL", "heartbeat")
+            raise CommandExecutionError(
+                "heartbeat hears the other node's messages signed with another key and would have become active beside "
+                "it, so it is stopped here: apply this state on the other node first, then here")
         time.sleep(0.5)
 
 
@@ -263,6 +277,14 @@ def _owner() -> str:
     except FileNotFoundError:
         return ""
     return next((line.split()[0].lower() for line in lines if line.strip() and not line.startswith("#")), "")
+
+
+def _hears_another_key() -> bool:
+    """Whether the running heartbeat has logged a message that is not signed with its key."""
+    run = _run("systemctl", "show", "--property=InvocationID", "--value", "heartbeat")["stdout"].strip()
+    said = _run("journalctl", "--quiet", "--lines=1", "--output=cat", "--grep=authtoken does not match",
+                f"_SYSTEMD_INVOCATION_ID={run}")
+    return bool(run) and said["retcode"] == 0 and bool(said["stdout"].strip())
 
 
 def _cl_status(*words: str) -> str:

@@ -102,7 +102,7 @@ def current(name: str) -> dict:
     return ret | {"comment": f"heartbeat has read {', '.join(unread)}; this node is {status['role']}, as before"}
 
 
-def settled(name: str, timeout: float = 90) -> dict:
+def settled(name: str, timeout: float = 180) -> dict:
     """
     This node has a role. Right after its start heartbeat waits for the other node (``initdead``) and then 10 s more.
 
@@ -114,7 +114,10 @@ def settled(name: str, timeout: float = 90) -> dict:
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if __opts__["test"]:
         return ret | {"comment": f"this node is {__salt__['heartbeat.role']()}"}
-    status = __salt__["heartbeat.wait_until_settled"](timeout)
+    try:
+        status = __salt__["heartbeat.wait_until_settled"](timeout)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": str(err)}
     nodes = ", ".join(f"{node} {what or 'not known'}" for node, what in status["nodes"].items())
     if status["role"] in ("active", "standby"):
         return ret | {"comment": f"this node is {status['role']} ({nodes})"}

@@ -20,7 +20,7 @@
 # On the active node a changed address or tunnel counts at once; on the standby this does nothing.
 heartbeat_resource_reload:
   cmd.run:
-    - name: /etc/ha.d/resource.d/gateway reload
+    - name: /etc/ha.d/resource.d/gateway reload 'Salt changed gateway.conf'
     - onchanges:
       - file: /etc/ha.d/gateway.conf
     - require:

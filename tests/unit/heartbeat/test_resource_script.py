@@ -215,6 +215,11 @@ def test_the_log_says_who_asked(script: Script, environment: dict[str, str], cau
     assert line.startswith("logger -t gateway -p daemon.notice start: active, holds ") and line.endswith(cause)
 
 
+def test_a_caller_may_say_why(script: Script) -> None:
+    script("gateway start", "gateway stop 'heartbeat has ended'")
+    assert script.called("logger")[-1].endswith("(heartbeat has ended)")
+
+
 def test_without_tunnels_there_is_no_ipsec(script: Script) -> None:
     script.conf.write_text("address 192.0.2.10/32 outer\n")
     assert script("gateway start; echo $?", "gateway stop; echo $?") == ["0", "0"]

@@ -24,7 +24,7 @@ class Node:
     def __init__(self, resources: str | None, addresses: str, nodes: dict[str, str] | None = None) -> None:
         self.resources, self.addresses = resources, addresses
         self.nodes = nodes or {"gw1": "active", "gw2": "active"}
-        self.reload_refused = ""
+        self.reload_refused = self.journal = ""
         self.asked: list[list[str]] = []
 
     def run_all(self, command: list[str], **options: object) -> dict:
@@ -43,10 +43,14 @@ class Node:
                 answer |= {"retcode": 1, "stderr": "ERROR: Cannot signon with heartbeat"}
             case ["cl_status", "rscstatus"]:
                 answer["stdout"] = self.resources
-            case ["cl_status", "listnodes", "-n"]:
-                answer["stdout"] = "gw2\ngw1"
             case ["cl_status", "nodestatus", node]:
-                answer["stdout"] = self.nodes[node]
+                answer |= {"stdout": self.nodes[node], "retcode": int(self.nodes[node] == "dead")}
+            case ["cl_status", "listnodes", "-n"]:
+                answer |= {"stdout": "gw2\ngw1"} if self.resources else {"retcode": 1}
+            case ["systemctl", "show", *_]:
+                answer["stdout"] = "70a1c3b1b0e54b6f9d5f2b6b0d2d7c11"
+            case ["journalctl", *_]:
+                answer |= {"stdout": self.journal, "retcode": int(not self.journal)}
             case ["systemctl", "reload", "heartbeat"] if self.reload_refused:
                 answer |= {"retcode": 1, "stderr": self.reload_refused}
         return answer
@@ -167,6 +171,26 @@ def test_waiting_ends_early_when_heartbeat_does_not_stay_up(on, monkeypatch: pyt
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     assert module.wait_until_settled(90)["role"] == "stopped"
     assert next(clock) < 10
+
+
+def test_a_node_that_hears_another_key_does_not_become_active(on, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node("", "standby")
+    node.journal = "heartbeat: [14]: ERROR: authtoken does not match, authtoken=2763, authstr=1789"
+    module = on(node)
+    clock = iter(range(100))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with pytest.raises(CommandExecutionError, match="signed with another key"):
+        module.wait_until_settled(90)
+    assert ["systemctl", "kill", "--signal=KILL", "heartbeat"] in node.asked
+
+
+def test_a_node_that_just_waits_is_left_alone(on, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node("", "standby")
+    module = on(node)
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    assert module.wait_until_settled(90)["role"] == "transition"
+    assert not [command for command in node.asked if "kill" in command]
 
 
 def test_haresources_is_the_papers_line(on, settings) -> None:

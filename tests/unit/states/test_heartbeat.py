@@ -150,3 +150,10 @@ def test_settled(state: ModuleType, role: str, result: bool) -> None:
     state.node["role"] = role
     ret = state.settled("role")
     assert ret["result"] is result and ret["changes"] == {}
+
+
+def test_settled_says_why_heartbeat_was_stopped(state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_key(timeout: float) -> dict:
+        raise CommandExecutionError("another key")
+    monkeypatch.setitem(state.__salt__, "heartbeat.wait_until_settled", other_key)
+    assert state.settled("role") == {"name": "role", "result": False, "changes": {}, "comment": "another key"}
