@@ -55,7 +55,7 @@ class Master:
         Raises RuntimeError when it printed nothing that can be read.
         """
         command = [f"{sys.prefix}/bin/salt", "--out=json", "--static", f"--timeout={timeout}", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout + 60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout + 120)
         try:
             return json.loads(done.stdout)
         except json.JSONDecodeError as err:
