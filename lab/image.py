@@ -87,7 +87,8 @@ def disk(release: Release) -> Path:
     source = tree(release)
 
     def make(folder: Path) -> None:
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", source, folder / "base.ext4", "2G"],
+        # with a journal: a host that is killed in a test has to come up again
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-J", "size=16", "-d", source, folder / "base.ext4", "2G"],
                        check=True, stdout=subprocess.DEVNULL)
 
     return cache.made(f"disk-{release.name}", ["disk", source.parent.name], make,
