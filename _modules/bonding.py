@@ -617,7 +617,7 @@ def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
         for option, value in _options_in_force(options).items():
             if option not in ("mode", "primary") and value != str(_OPTIONS[option].default):
                 netdev.append(_OPTIONS[option].networkd.format(value.replace(",", " ")))
-        network = [*_network_head(name), *(f"Address={address}" for address in bond["addresses"]),
+        network = [*_network_head(name, "no-carrier"), *(f"Address={address}" for address in bond["addresses"]),
                    "LinkLocalAddressing=ipv6", "IPv6AcceptRA=no",
                    "ConfigureWithoutCarrier=yes", "KeepConfiguration=static"]
         for words in _bond_routes(bond):
@@ -626,15 +626,16 @@ def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
         files[f"{_NETWORKD_D}/05-gateway-{name}.netdev"] = "\n".join(netdev) + "\n"
         files[f"{_NETWORKD_D}/05-gateway-{name}.network"] = "\n".join(network) + "\n"
         for slave in bond["slaves"]:
-            lines = [*_network_head(slave), f"Bond={name}"]
+            lines = [*_network_head(slave, "no"), f"Bond={name}"]
             lines += ["PrimarySlave=yes"] if slave == options["primary"] else []
             files[f"{_NETWORKD_D}/05-gateway-{slave}.network"] = "\n".join(lines) + "\n"
     return files
 
 
-def _network_head(interface: str) -> list[str]:
-    # a cable that is out must not hold up the boot (network-online.target)
-    return [f"# {_MARK}", "[Match]", f"Name={interface}", "", "[Link]", "RequiredForOnline=no", "", "[Network]"]
+def _network_head(interface: str, online: str) -> list[str]:
+    # A cable that is out must not hold up the boot (network-online.target). Trap: with `no` on all of them
+    # systemd-networkd-wait-online waits for its whole two minutes.
+    return [f"# {_MARK}", "[Match]", f"Name={interface}", "", "[Link]", f"RequiredForOnline={online}", "", "[Network]"]
 
 
 # changing

@@ -91,7 +91,8 @@ def test_status_of_a_bond_with_arp_monitoring(module):
     assert status["monitor"] == {"arp_interval": 250, "arp_validate": "none", "arp_targets": ["198.51.100.61"]}
     assert (status["mode"], status["active_slave"], status["primary"], status["mii_status"]) == (
         "active-backup", "eth2", "eth2", "up")
-    assert status["addresses"] == ["198.51.100.11/26", "198.51.100.74/32", "2001:db8:be:1::a/128", "2001:db8:be:1::b/64"]
+    assert status["addresses"] == [
+        "198.51.100.11/26", "198.51.100.74/32", "2001:db8:be:1::a/128", "2001:db8:be:1::b/64"]
     assert list(status["slaves"]) == ["eth2", "eth3"]
     assert status["slaves"]["eth3"] == {"link": "up", "active": False, "failures": 0, "speed": 10000, "duplex": "full",
                                         "permanent_mac": "02:00:00:00:02:04"}
@@ -122,7 +123,8 @@ def test_and_the_way_back(bare):
         "link set dev eth0 nomaster", "link set dev eth1 nomaster", "link set dev eth2 nomaster",
         "link del dev bond0", "link del dev bond1",
         "link set dev eth0 mtu 1500", "link set dev eth1 mtu 1500",
-        "link set dev eth2 mtu 1500", "link set dev eth2 up", "addr replace 198.51.100.11/26 brd 198.51.100.63 dev eth2",
+        "link set dev eth2 mtu 1500", "link set dev eth2 up",
+        "addr replace 198.51.100.11/26 brd 198.51.100.63 dev eth2",
         "route replace default via 198.51.100.1 dev eth2",
     ]
 
@@ -146,9 +148,9 @@ def test_what_can_be_changed_live_touches_no_slave(bonded, changes, line):
 
 def test_another_mode_takes_the_slaves_out_and_keeps_the_virtual_ip(bonded):
     lines = bonded.way(but(BONDED, "inside", mode="802.3ad", primary="", monitor={"miimon": 100}))
-    option = next(number for number, line in enumerate(lines) if line.startswith("link set dev inside type bond"))
-    assert "mode 802.3ad" in lines[option]
-    assert {"link set dev eth2 nomaster", "link set dev eth3 nomaster", "link set dev inside down"} <= set(lines[:option])
+    option = next(number for number, line in enumerate(lines) if "type bond mode 802.3ad" in line)
+    before = {"link set dev eth2 nomaster", "link set dev eth3 nomaster", "link set dev inside down"}
+    assert before <= set(lines[:option])
     # the kernel drops IPv6 addresses of a link that goes down, heartbeat would not notice
     assert "addr replace 2001:db8:be:1::a/128 nodad dev inside" in lines[option:]
     assert "addr replace 2001:db8:be:1::b/64 dev inside" in lines[option:]
@@ -226,7 +228,8 @@ def test_stanzas_say_what_the_live_change_says(bare):
 
 def test_stanzas_with_both_ip_versions_make_the_bond_once(bonded):
     stanzas = bonded.module._stanzas(BONDED[0], bonded.module._live())
-    assert stanzas.count("ip link add") == 1 and stanzas.index("ip link add") < stanzas.index("iface outside inet6 static")
+    assert stanzas.count("ip link add") == 1
+    assert stanzas.index("ip link add") < stanzas.index("iface outside inet6 static")
     assert "accept_ra 0" in stanzas and stanzas.index("up ip route") > stanzas.index("2001:db8:be::b/64")
 
 
@@ -234,7 +237,8 @@ def test_networkd_keeps_the_virtual_ips_and_the_addresses_without_carrier(bonded
     files = bonded.module.plan(BONDED, "networkd")["files"]
     folder = f"{bonded.root}/etc/systemd/network/05-gateway-"
     network, netdev = files[f"{folder}outside.network"], files[f"{folder}outside.netdev"]
-    assert {"KeepConfiguration=static", "ConfigureWithoutCarrier=yes", "IPv6AcceptRA=no"} <= set(network.splitlines())
+    assert {"KeepConfiguration=static", "ConfigureWithoutCarrier=yes", "IPv6AcceptRA=no",
+            "RequiredForOnline=no-carrier"} <= set(network.splitlines())
     assert "192.0.2.74" not in network
     assert {"Mode=active-backup", "MIIMonitorSec=100ms", "UpDelaySec=200ms", "GratuitousARP=3",
             "MACAddress=02:00:00:00:02:01"} <= set(netdev.splitlines())

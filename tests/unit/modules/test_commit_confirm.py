@@ -1,4 +1,4 @@
-"""_modules/commit_confirm.py: what is armed, what counts as confirmed, and in which order. systemd itself: tests/lab."""
+"""_modules/commit_confirm.py: what is armed, what counts as confirmed, in which order. systemd itself: tests/lab."""
 from __future__ import annotations
 
 import os

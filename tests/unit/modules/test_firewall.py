@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -66,7 +67,8 @@ def ruleset(module, settings):
         its = settings(site, node)
         its["firewall"].update(firewall)
         template = (TREE / "salt/firewall/files/ruleset.nft.jinja").read_text()
-        text = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template).render(rules=module.rules(its))
+        strict = jinja2.Environment(undefined=jinja2.StrictUndefined)
+        text = strict.from_string(template).render(rules=module.rules(its))
         return dict(re.findall(r"chain (\w+) \{\n(.*?)\n    \}", text, re.DOTALL))
     return render
 
@@ -86,11 +88,12 @@ def test_heartbeats_from_the_other_node_only(ruleset):
 
 def test_nothing_is_forwarded_but_by_a_tunnel(ruleset):
     """And never by connection tracking: after a takeover it knows none of the connections in the tunnels."""
-    rules = [line.strip() for line in ruleset("winterthur", "gw1")["forward"].splitlines() if "accept" in line]
+    chain = ruleset("winterthur", "gw1")["forward"].replace("\\\n", "")
+    rules = [line for line in chain.splitlines() if "accept" in line]
     assert len(rules) == 4
     for rule in rules:
         assert re.search(r"(meta|rt) ipsec exists", rule) and "ct " not in rule
-    assert "drop;" in ruleset("winterthur", "gw1")["forward"]
+    assert "policy drop;" in chain
 
 
 def test_what_comes_out_of_a_tunnel_does_not_reach_the_node(ruleset):
@@ -128,12 +131,19 @@ def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):
     assert module.rules(its)["families"][0]["tunnels"][0]["remote"] == ["0.0.0.0/0"]
 
 
+def goes_well(name: str, undo: list[str], apply: Callable, keep: Callable, *_: object) -> str:
+    """commit_confirm.guarded with a master that answers."""
+    apply()
+    keep()
+    return ""
+
+
 RULES = "table inet gateway {\n\tchain input { }\n}"
 
 
 def test_loaded_then_written_and_nothing_the_second_time(module, nft, monkeypatch):
     Path(module._FILE).write_text("flush ruleset\n")
-    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lambda name, undo, apply, keep, *_: apply() or keep() or "")
+    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", goes_well)
     done = module.apply(RULES)
     assert done["problem"] == "" and set(done["changes"]) == {"table inet gateway", module._FILE}
     assert nft.table == RULES
@@ -142,7 +152,7 @@ def test_loaded_then_written_and_nothing_the_second_time(module, nft, monkeypatc
 
 
 def test_a_rule_changed_by_hand_is_noticed(module, nft, monkeypatch):
-    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lambda name, undo, apply, keep, *_: apply() or keep() or "")
+    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", goes_well)
     module.apply(RULES)
     nft.table = nft.table.replace("{ }", "{\n\t\ttcp dport 23 accept\n\t}")
     todo = module.plan(RULES)
@@ -163,7 +173,7 @@ def test_the_way_back_is_the_table_as_it_was(module, nft, monkeypatch):
 
     monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lost)
     done = module.apply(RULES)
-    assert done == {"changes": {}, "problem": "no answer from salt port 4506 (after the change); the old ruleset is back"}
+    assert done["changes"] == {} and done["problem"].endswith("(after the change); the old ruleset is back")
     assert seen["old"].startswith("table inet gateway\ndelete table inet gateway\n") and "chain old" in seen["old"]
     assert f"nft -f {module._FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
 
