@@ -26,8 +26,9 @@ class Guest:
         for part in ("console", "root"):
             (self.folder / part).mkdir(parents=True)
         (self.folder / "kernel").mkdir()
-        # a bind mount: the host's links mean nothing inside
-        subprocess.run(["mount", "--bind", kernel.folder, self.folder / "kernel"], check=True)
+        # A mount: the host's links mean nothing inside. Read-only: whoever cleans up behind a lab
+        # must not empty the cache.
+        subprocess.run(["mount", "--bind", "-o", "ro", kernel.folder, self.folder / "kernel"], check=True)
         nics = [f"vec{number} {nic.name} {nic.mac}\n" for number, nic in enumerate(host.nics)]
         (self.folder / "nics").write_text("".join(nics))
         self._installers_answers()
