@@ -115,9 +115,8 @@ def running() -> bool:
 
         salt 'gw*' heartbeat.running
     """
-    if not salt.utils.path.which("cl_status"):
-        return False
-    return _run("cl_status", "hbstatus")["retcode"] == 0
+    # `cl_status hbstatus` says stopped until heartbeat has heard the other node or given it up.
+    return _run("systemctl", "is-active", "heartbeat")["retcode"] == 0
 
 
 def addresses_held() -> list[dict]:

@@ -35,10 +35,8 @@ class Node:
         match command:
             case ["ip", "-j", "address", "show"]:
                 answer["stdout"] = (RECORDED / f"addresses-{self.addresses}.json").read_text()
-            case ["cl_status", "hbstatus"] if self.resources is None:
-                answer |= {"retcode": 1, "stdout": "Heartbeat is stopped on this machine."}
-            case ["cl_status", "hbstatus"]:
-                answer["stdout"] = "Heartbeat is running on this machine."
+            case ["systemctl", "is-active", "heartbeat"] if self.resources is None:
+                answer |= {"retcode": 3, "stdout": "inactive"}
             case ["cl_status", "rscstatus"] if not self.resources:      # running, and not yet listening to clients
                 answer |= {"retcode": 1, "stderr": "ERROR: Cannot signon with heartbeat"}
             case ["cl_status", "rscstatus"]:
@@ -207,5 +205,5 @@ def test_a_hung_heartbeat_is_an_error(on, monkeypatch: pytest.MonkeyPatch) -> No
     # as Salt's cmd.run_all reports a timeout
     monkeypatch.setattr(module, "__salt__", {"cmd.run_all": lambda command, **options: {
         "stdout": f"{command} : Timed out after 10 seconds", "stderr": "", "retcode": 1, "pid": 1}}, raising=False)
-    with pytest.raises(CommandExecutionError, match="cl_status hbstatus: no answer within 10 s"):
+    with pytest.raises(CommandExecutionError, match="systemctl is-active heartbeat: no answer within 10 s"):
         module.running()
