@@ -1,0 +1,274 @@
+"""The IPsec daemon's configuration and what is read out of it. Recorded: real Libreswan 4.10 and 5.2."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+RECORDED = Path(__file__).resolve().parent.parent / "recorded/ipsec"
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"{name}.txt").read_text(encoding="utf-8")
+
+
+class Daemon:
+    """Answers as the real one did; notes what it was asked to do."""
+
+    def __init__(self, version: str, state: str) -> None:
+        self.answers = {"--version": recorded(f"{version}-version"), "--status": recorded(f"{version}-status-{state}"),
+                        "--trafficstatus": recorded(f"{version}-trafficstatus-{state}") if state != "several" else "",
+                        "--briefstatus": ""}
+        self.asked: list[list[str]] = []
+        self.algparse = ""
+
+    def __call__(self, argv: list[str], **_kwargs: object) -> dict:
+        if argv[1] == "algparse":
+            return {"retcode": 1 if "ERROR" in self.algparse else 0, "stdout": self.algparse, "stderr": ""}
+        last = argv[-1]
+        if last in self.answers:
+            return {"retcode": 0, "stdout": self.answers[last], "stderr": ""}
+        self.asked.append(argv[1:])
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+
+@pytest.fixture
+def ipsec(load, monkeypatch, tmp_path):
+    module = load("_modules/ipsec.py")
+    monkeypatch.setattr(module, "__grains__", {"kernel": "Linux", "osmajorrelease": 13}, raising=False)
+    monkeypatch.setattr(module, "CONFIGURATION", str(tmp_path / "ipsec.conf"))
+    monkeypatch.setattr(module, "LOADED", str(tmp_path / "loaded.conf"))
+    monkeypatch.setattr(module.salt.utils.path, "which", lambda name: f"/usr/sbin/{name}")
+    module.daemon = lambda version, state: monkeypatch.setattr(
+        module, "__salt__", {"cmd.run_all": Daemon(version, state),
+                             "certs.inspect": lambda _pillar: {"key": module.key}}, raising=False)
+    module.key = "ec 256"
+    module.daemon("5.2", "active")
+    return module
+
+
+@pytest.fixture
+def view(gateway, schema, site):
+    def of(name: str, node: str, change=lambda _site: None) -> dict:
+        pillar = site(name)
+        change(pillar)
+        assert gateway.find_mistakes(pillar, schema) == []
+        return gateway.derive(pillar, schema, node)
+    return of
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+def test_version_is_the_installed_one(ipsec, version):
+    ipsec.daemon(version, "standby")
+    assert ipsec.version() == version
+
+
+def test_version_on_a_bare_host_is_what_its_release_brings(ipsec, monkeypatch):
+    monkeypatch.setattr(ipsec.salt.utils.path, "which", lambda _name: None)
+    assert ipsec.version() == "5.2"
+    monkeypatch.setitem(ipsec.__grains__, "osmajorrelease", 12)
+    assert ipsec.version() == "4.10"
+    monkeypatch.setitem(ipsec.__grains__, "osmajorrelease", 99)
+    with pytest.raises(CommandExecutionError, match="install libreswan first"):
+        ipsec.version()
+
+
+def test_each_version_gets_its_own_words(ipsec, view):
+    settings = view("bern", "gw-a")
+    ipsec.daemon("4.10", "standby")
+    old = ipsec.sections(settings)
+    ipsec.daemon("5.2", "standby")
+    new = ipsec.sections(settings)
+    assert old["winterthur"].keys() - new["winterthur"].keys() == {"ikev2", "dpdaction"}
+    assert new["winterthur"].keys() - old["winterthur"].keys() == {"keyexchange"}
+    assert (old["winterthur"]["dpdaction"], old["roadwarrior"]["dpdaction"]) == ("restart", "clear")
+    assert (new["winterthur"]["auto"], new["roadwarrior"]["auto"]) == ("start", "add")
+    assert new["config setup"]["listen"] == "192.0.2.74"
+
+
+def test_every_connection_is_bound_to_a_virtual_address_and_without_mobike(ipsec, view):
+    for name, node in (("winterthur", "gw1"), ("bern", "gw-a")):
+        settings = view(name, node)
+        virtual = {each["address"] for each in settings["virtual"]}
+        for section, options in ipsec.sections(settings).items():
+            if section != "config setup":
+                assert options["left"] in virtual
+                assert options["mobike"] == "no"
+                assert not {"aggressive", "aggrmode"} & options.keys()
+
+
+def test_both_nodes_of_a_site_get_the_same_file(ipsec, view):
+    assert ipsec.sections(view("winterthur", "gw1")) == ipsec.sections(view("winterthur", "gw2"))
+
+
+def test_networks_of_both_ip_versions_are_tunnels_of_their_own(ipsec, view):
+    def both(site):
+        site["connections"]["winterthur"]["peer"]["subnets"] = ["198.51.100.0/26", "2001:db8:5::/64", "2001:db8:6::/64"]
+    settings = view("bern", "gw-a", both)
+    found = ipsec.sections(settings)
+    pairs = [(each["leftsubnet"], each["rightsubnet"]) for name, each in found.items() if name.startswith("winterthur")]
+    assert pairs == [
+        ("198.51.100.64/26", "198.51.100.0/26"), ("2001:db8:be:1::/64", "2001:db8:5::/64"),
+        ("2001:db8:be:1::/64", "2001:db8:6::/64")]
+    assert [each["name"] for each in ipsec.tunnels(settings)] == [
+        "roadwarrior", "winterthur/1", "winterthur/2", "winterthur/3"]
+
+
+def test_two_virtual_addresses_leave_listen_out(ipsec, view):
+    def six(site):
+        site["connections"]["six"] = {"kind": "roadwarrior", "pool": "2001:db8:be:2::/112",
+                                      "local": {"address": "2001:db8:be::a", "subnets": ["2001:db8:be:1::/64"]}}
+    found = ipsec.sections(view("bern", "gw-a", six))
+    assert "listen" not in found["config setup"]
+    assert found["six"]["rightaddresspool"] == "2001:db8:be:2::/112"
+
+
+def test_ikev1_has_dpd_as_in_the_paper(ipsec, view):
+    def old(site):
+        site["connections"]["roadwarrior"] |= {"ike": "ikev1"}
+        site["connections"]["roadwarrior"].pop("pool")
+    ipsec.key = "rsa 2048"
+    found = ipsec.sections(view("winterthur", "gw1", old))
+    assert found["config setup"]["ikev1-policy"] == "accept"
+    assert found["roadwarrior"]["keyexchange"] == "ikev1"
+    assert (found["roadwarrior"]["dpddelay"], found["roadwarrior"]["dpdtimeout"]) == ("5s", "15s")
+    assert found["roadwarrior"]["authby"] == "rsasig"
+    assert "mobike" not in found["roadwarrior"]
+    ipsec.key = "ec 256"
+    with pytest.raises(CommandExecutionError, match="IKEv1 signs with RSA only"):
+        ipsec.sections(view("winterthur", "gw1", old))
+
+
+@pytest.mark.parametrize(("key", "authby"), [("ec 256", "ecdsa"), ("rsa 3072", "rsa-sha2")])
+def test_signature_goes_with_the_key(ipsec, view, key, authby):
+    ipsec.key = key
+    assert ipsec.sections(view("winterthur", "gw1"))["bern"]["authby"] == authby
+
+
+def test_shared_secret_needs_no_certificate(ipsec, view):
+    def psk(site):
+        for connection in site["connections"].values():
+            connection["auth"] = "psk"
+    settings = view("winterthur", "gw1", psk)
+    assert ipsec.certificates(settings) == []
+    assert ipsec.sections(settings)["bern"]["authby"] == "secret"
+    assert "leftcert" not in ipsec.sections(settings)["bern"]
+
+
+def test_options_of_the_site_win(ipsec, view):
+    def change(site):
+        site["connections"]["bern"]["options"] = {"fragmentation": False, "replay-window": 256}
+    found = ipsec.sections(view("winterthur", "gw1", change))["bern"]
+    assert (found["fragmentation"], found["replay-window"]) == ("no", "256")
+
+
+def test_problems_are_the_parsers_own_words(ipsec):
+    ipsec.__salt__["cmd.run_all"].algparse = "\tERROR: IKE encryption algorithm 'aes_foo' is not recognized\n"
+    assert ipsec.problems({"bern": {"ike": "aes_foo-sha2_256"}, "config setup": {}}) == [
+        "ipsec: connection bern: ike=aes_foo-sha2_256: IKE encryption algorithm 'aes_foo' is not recognized"]
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+def test_status_of_the_active_node(ipsec, version):
+    ipsec.daemon(version, "active")
+    found = ipsec.status()
+    assert found["running"]
+    assert found["version"] == version
+    assert found["listening"] == [{"interface": "bond0", "address": "192.0.2.10", "port": port} for port in (500, 4500)]
+    assert set(found["connections"]) == {"bern", "roadwarrior"}
+    bern, road = found["connections"]["bern"], found["connections"]["roadwarrior"]
+    assert (bern["local"], bern["remote"], bern["oriented"], bern["up"]) == ("192.0.2.10", "192.0.2.74", True, True)
+    assert (bern["sas"][0]["peer"], bern["sas"][0]["peer_id"]) == ("192.0.2.74", "@gateway.bern.example")
+    assert (road["remote"], road["sas"][0]["peer"], road["sas"][0]["inner"]) == ("%any", "192.0.2.50", "198.51.100.192")
+    assert road["sas"][0]["peer_id"] == "CN=road1.example"
+    assert isinstance(road["sas"][0]["in_bytes"], int)
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+def test_status_of_the_standby(ipsec, version):
+    ipsec.daemon(version, "standby")
+    found = ipsec.status()
+    assert found["listening"] == []
+    assert {name: (each["oriented"], each["up"]) for name, each in found["connections"].items()} == {
+        "bern": (False, False), "roadwarrior": (False, False)}
+
+
+def test_status_with_numbered_tunnels_and_ipv6(ipsec):
+    ipsec.daemon("5.2", "several")
+    assert ipsec.connections() == ["bern/1", "bern/2", "roadwarrior", "six/1", "six/2"]
+    assert {"interface": "lo", "address": "::1", "port": 500} in ipsec.listening()
+
+
+CONFIGURATION = """config setup
+    uniqueids=yes
+    listen=192.0.2.10
+
+conn bern
+    left=192.0.2.10   # a comment
+    auto=start
+
+conn roadwarrior
+    left=192.0.2.10
+    auto=add
+"""
+
+
+def test_nothing_pends_when_the_daemon_started_with_this_file(ipsec):
+    for path in (ipsec.CONFIGURATION, ipsec.LOADED):
+        Path(path).write_text(CONFIGURATION)
+    assert ipsec.pending() == {"restart": [], "add": [], "replace": [], "remove": []}
+
+
+def test_only_what_changed_is_loaded_again(ipsec):
+    Path(ipsec.LOADED).write_text(CONFIGURATION)
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=start\n    rekey=no"))
+    assert ipsec.reload() == {"add": [], "replace": ["bern"], "remove": [], "refused": []}
+    asked = ipsec.__salt__["cmd.run_all"].asked
+    assert asked == [["addconn", "--config", ipsec.CONFIGURATION, "bern"],
+                     ["whack", "--asynchronous", "--initiate", "--name", "bern"]]
+    assert ipsec.pending()["replace"] == []
+
+
+def test_an_option_of_the_daemon_itself_stays_pending(ipsec):
+    Path(ipsec.LOADED).write_text(CONFIGURATION)
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("listen=192.0.2.10", "listen=192.0.2.9"))
+    assert ipsec.pending()["restart"] == ["listen"]
+    ipsec.reload()
+    assert ipsec.pending()["restart"] == ["listen"]
+
+
+def test_a_connection_taken_out_is_removed_and_one_not_taken_is_told(ipsec):
+    Path(ipsec.LOADED).write_text(CONFIGURATION)
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("conn bern", "conn lausanne"))
+    assert ipsec.pending() == {"restart": [], "add": ["lausanne"], "replace": [], "remove": ["bern"]}
+    # this daemon's answers are recorded: it never gets lausanne
+    assert ipsec.reload()["refused"] == ["lausanne"]
+    assert "lausanne" not in ipsec.parse(Path(ipsec.LOADED).read_text())
+
+
+def test_a_daemon_of_unknown_past_gets_everything_again(ipsec):
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION)
+    assert ipsec.pending() == {"restart": ["listen", "uniqueids"], "add": [], "replace": ["bern", "roadwarrior"],
+                               "remove": []}
+
+
+@pytest.mark.parametrize(("version", "state", "expected"), [
+    ("5.2", "active", ["--rereadcerts"]),
+    ("4.10", "standby", ["--rereadcerts"]),
+    ("4.10", "active", ["bern", "roadwarrior"]),
+])
+def test_certificates_are_read_again_without_killing_4x(ipsec, version, state, expected):
+    ipsec.daemon(version, state)
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
+    assert ipsec.reread()
+    assert [argv[-1] for argv in ipsec.__salt__["cmd.run_all"].asked] == ["--rereadsecrets", *expected]
+
+
+def test_up_and_down_know_the_connections(ipsec):
+    ipsec.up("bern")
+    ipsec.down("roadwarrior")
+    assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--asynchronous", "--initiate", "--name", "bern"],
+                                                   ["whack", "--terminate", "--name", "roadwarrior"]]
+    with pytest.raises(CommandExecutionError, match="no connection nowhere is loaded; there are bern, roadwarrior"):
+        ipsec.up("nowhere")

@@ -1,0 +1,92 @@
+"""The daemon as its file says: when it is reloaded, restarted, or told to wait."""
+from __future__ import annotations
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+NOTHING = {"restart": [], "add": [], "replace": [], "remove": []}
+
+
+@pytest.fixture
+def state(load, monkeypatch):
+    module = load("_states/ipsec.py")
+    module.calls = []
+
+    def set_up(pending, held=(), test=False, refused=(), alive=True):
+        def reload():
+            module.calls.append("reload")
+            return {key: pending[key] for key in ("add", "replace", "remove")} | {"refused": list(refused)}
+        monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
+        monkeypatch.setattr(module, "__salt__", {
+            "ipsec.running": lambda: alive, "ipsec.pending": lambda: pending, "ipsec.reload": reload,
+            "ipsec.restart": lambda: module.calls.append("restart") or True,
+            "network.ip_addrs": lambda **_: list(held), "network.ip_addrs6": lambda **_: []}, raising=False)
+        return module.current("ipsec", ["192.0.2.10", "198.51.100.10"])
+
+    module.run = set_up
+    return module
+
+
+def test_nothing_to_do(state):
+    ret = state.run(NOTHING)
+    assert (ret["result"], ret["changes"], state.calls) == (True, {}, [])
+
+
+def test_changed_connections_are_reloaded_on_either_node(state):
+    ret = state.run(NOTHING | {"replace": ["bern"]}, held=["192.0.2.10"])
+    assert ret["changes"] == {"connections": {"replace": ["bern"]}}
+    assert state.calls == ["reload"]
+
+
+def test_the_standby_restarts_for_an_option_of_the_daemon(state):
+    ret = state.run(NOTHING | {"restart": ["listen"]})
+    assert (ret["result"], state.calls) == (True, ["restart"])
+    assert ret["changes"]["daemon"]["new"] == "listen"
+
+
+def test_the_active_node_waits_and_says_so(state):
+    ret = state.run(NOTHING | {"restart": ["listen"]}, held=["192.0.2.10"])
+    assert (ret["result"], ret["changes"], state.calls) == (True, {}, [])
+    assert "192.0.2.10" in ret["comment"] and "switch over" in ret["comment"]
+
+
+def test_a_refused_connection_is_an_error_unless_a_restart_is_pending(state):
+    pending = NOTHING | {"add": ["bern"]}
+    assert state.run(pending, refused=["bern"])["result"] is False
+    assert state.run(pending | {"restart": ["ikev1-policy"]}, held=["192.0.2.10"], refused=["bern"])["result"] is True
+
+
+@pytest.mark.parametrize("pending", [NOTHING | {"add": ["bern"]}, NOTHING | {"restart": ["listen"]}])
+def test_test_mode_does_nothing(state, pending):
+    ret = state.run(pending, test=True)
+    assert (ret["result"], state.calls) == (None, [])
+    assert ret["changes"]
+
+
+def test_a_dead_daemon_is_an_error(state):
+    assert state.run(NOTHING, alive=False)["result"] is False
+    assert state.run(NOTHING, alive=False, test=True)["result"] is None
+
+
+def test_a_refused_configuration_reaches_no_file(state, monkeypatch):
+    monkeypatch.setattr(state, "__states__", {}, raising=False)
+    monkeypatch.setattr(state, "__salt__", {"ipsec.sections": lambda _s: {}, "ipsec.problems": lambda _s: ["bern: no"]},
+                        raising=False)
+    assert state.configured("/etc/ipsec.conf", "salt://x", {"site": "s"}) == {
+        "name": "/etc/ipsec.conf", "result": False, "changes": {}, "comment": "bern: no"}
+
+    def broken(_settings):
+        raise CommandExecutionError("ipsec: one line")
+    monkeypatch.setitem(state.__salt__, "ipsec.sections", broken)
+    assert state.configured("/etc/ipsec.conf", "salt://x", {"site": "s"})["comment"] == "ipsec: one line"
+
+
+def test_a_good_configuration_goes_through_the_daemons_parser(state, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(state, "__states__", {"file.managed": lambda _name, **kwargs: seen.update(kwargs)},
+                        raising=False)
+    monkeypatch.setattr(state, "__salt__", {"ipsec.sections": lambda _settings: {"config setup": {}},
+                                            "ipsec.problems": lambda _sections: []}, raising=False)
+    state.configured("/etc/ipsec.conf", "salt://x", {"site": "s"})
+    assert "--checkconfig" in seen["check_cmd"]
+    assert seen["context"] == {"site": "s", "sections": {"config setup": {}}}
