@@ -1,0 +1,139 @@
+"""What the documents say is so: sites, commands, messages, links, and the recipes for keys."""
+from __future__ import annotations
+
+import ast
+import base64
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import salt.modules
+import salt.runners
+import yaml
+
+from tests.conftest import TREE, load_module
+
+DOCUMENTS = sorted([TREE / "README.md", TREE / "CHANGELOG.md", *(TREE / "docs").glob("*.md"),
+                    *(TREE / "pillar").rglob("*.md")])
+INSTALL = (TREE / "docs/install.md").read_text()
+# Salt's names for modules whose file is called otherwise.
+FILES = {"service": "systemd_service", "pkg": "aptpkg", "cmd": "cmdmod"}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def functions(file: Path) -> set[str]:
+    """The functions of a Python file by name, also by those that Salt gives them (__func_alias__)."""
+    tree = ast.parse(file.read_text())
+    aliases = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
+               and getattr(node.targets[0], "id", "") == "__func_alias__"]
+    names = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    names |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+              if isinstance(target, ast.Name)}
+    return names | {alias for mapping in aliases for alias in mapping.values()}
+
+
+def exists(name: str, own: str, package: object) -> bool:
+    """Whether Salt or this tree has a function MODULE.FUNCTION of a kind."""
+    module, _, function = name.partition(".")
+    here = TREE / own / f"{module}.py"
+    theirs = Path(package.__path__[0]) / f"{FILES.get(module, module)}.py"
+    return any(file.is_file() and function in functions(file) for file in (here, theirs))
+
+
+def test_a_name_that_does_not_exist_would_be_found():
+    assert exists("gateway.validate", "_runners", salt.runners) and exists("test.ping", "_modules", salt.modules)
+    assert not exists("gateway.vallidate", "_runners", salt.runners)
+    assert not exists("gateways.role", "_modules", salt.modules)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_call_functions_that_exist(document):
+    text = document.read_text()
+    runners = re.findall(r"salt-run(?: --?\S+)* ([a-z_]+\.[a-z_]+)", text)
+    calls = re.findall(r"salt-call(?: --?\S+)* ([a-z_]+\.[a-z_]+)", text)
+    calls += re.findall(r"\bsalt (?:-[A-Za-z] )?(?:'[^']+'|[A-Za-z0-9_.*]+) ([a-z_]+\.[a-z_]+)", text)
+    custom = "|".join(path.stem for path in (TREE / "_modules").glob("*.py"))
+    mentioned = re.findall(rf"`((?:{custom})\.[a-z_]+)`", text)
+    states = {f"{path.stem}.{name}" for path in (TREE / "_states").glob("*.py") for name in functions(path)}
+    runners_too = {f"{path.stem}.{name}" for path in (TREE / "_runners").glob("*.py") for name in functions(path)}
+    assert [name for name in runners if not exists(name, "_runners", salt.runners)] == []
+    assert [name for name in calls if not exists(name, "_modules", salt.modules)] == []
+    assert [name for name in mentioned if not exists(name, "_modules", salt.modules)
+            and name not in states | runners_too and not name.endswith((".py", ".conf", ".sls", ".service"))] == []
+
+
+def test_sites_in_the_documents_are_valid(gateway, schema, site):
+    """The first block of install.md is a whole site, those after it are parts of one."""
+    whole, *parts = [yaml.safe_load(block)["gateway"] for block in blocks(INSTALL, "yaml")]
+    assert gateway.find_mistakes(whole, schema, nodename="gw1", minion_id="gw1.winterthur") == []
+    assert parts
+    for part in parts:
+        for key, value in part.items():
+            assert gateway.find_mistakes({**whole, key: {**whole.get(key, {}), **value}}, schema) == []
+
+
+def test_the_smallest_site_is_the_smallest(gateway, schema):
+    """Nothing can be left out of it."""
+    whole = yaml.safe_load(blocks(INSTALL, "yaml")[0])["gateway"]
+    for key in set(whole) - {"connections"}:          # without one there is nothing to do, but nothing wrong either
+        assert gateway.find_mistakes({name: value for name, value in whole.items() if name != key}, schema), key
+
+
+@pytest.mark.parametrize("message", [
+    fragment for row in re.findall(r"^\| (`.+?) \| .* \| .* \|$", (TREE / "docs/troubleshooting.md").read_text(), re.M)
+    for fragment in re.findall(r"``(.+?)``|`([^`]+)`", row)])
+def test_messages_that_are_explained_are_printed_by_something(message):
+    text = message[0] or message[1]
+    if text == "pillar/secrets/SITE.sls":
+        return
+    sources = [path for folder in ("_modules", "_states", "_runners", "salt") for path in (TREE / folder).rglob("*")
+               if path.is_file() and path.suffix != ".pyc"]
+    assert any(text in path.read_text() for path in sources), text
+
+
+def test_the_recipes_make_a_certificate_and_secrets_that_are_accepted(tmp_path, gateway, schema):
+    """The blocks with openssl and gpg, run as they stand but for the places and Salt's own user."""
+    keyring, tree = tmp_path / "keys", tmp_path / "tree"
+    (tree / "pillar/secrets").mkdir(parents=True)
+    script = "\n".join(block for block in blocks(INSTALL, "sh") if "gpg --homedir" in block or "openssl req" in block)
+    assert script.count("openssl") == 5 and "quick-generate-key" in script
+    script = script.replace("runuser -u salt -- ", "").replace(" -o salt -g salt", "").replace("chown salt:", "true")
+    script = script.replace("/etc/salt/gpgkeys", str(keyring)).replace("/srv/gateway", str(tree))
+    script = script.replace("rsa:3072", "rsa:2048").replace("shred -u", "true")      # faster
+    # the key first: it stands first in the document too
+    assert script.index("quick-generate-key") < script.index("openssl req") < script.index("seal()")
+    try:
+        subprocess.run(["sh", "-euc", script], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
+        text = (tree / "pillar/secrets/winterthur.sls").read_text()
+        assert (tree / "pillar/secrets/winterthur.sls").stat().st_mode & 0o077 == 0
+        secrets = decrypted(yaml.safe_load(text), keyring)["gateway_secrets"]
+    finally:
+        subprocess.run(["gpgconf", "--homedir", keyring, "--kill", "gpg-agent"], check=False)
+    site = yaml.safe_load(blocks(INSTALL, "yaml")[0])["gateway"]
+    assert gateway.find_mistakes(site, schema, secrets=secrets) == []
+    certs = load_module("_modules/certs.py")
+    certs.__salt__ = {"pillar.get": lambda *_args, **_more: secrets["certificates"]["gateway"]}
+    facts = certs.inspect("gateway_secrets:certificates:gateway", "gateway.winterthur.example")
+    assert facts["names"] == ["gateway.winterthur.example"]
+    assert [authority["subject"] for authority in facts["authorities"]] == ["CN=Example VPN CA"]
+    assert base64.b64decode(secrets["certificates"]["gateway"]["pkcs12"])[:1] == b"\x30"
+
+
+def decrypted(tree: object, keyring: Path) -> object:
+    """Every message in nested mappings, as Salt's gpg renderer gives it."""
+    if isinstance(tree, dict):
+        return {key: decrypted(value, keyring) for key, value in tree.items()}
+    return subprocess.run(["gpg", "--homedir", keyring, "--batch", "--decrypt"], input=tree, capture_output=True,
+                          text=True, check=True).stdout
