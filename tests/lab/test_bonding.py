@@ -24,12 +24,12 @@ def test_carrier_loss_on_the_active_slave_moves_the_bond_and_not_the_role(quiet)
 def test_an_arp_monitored_bond_notices_a_dead_path_that_keeps_carrier(quiet):
     standby = observe.standby(quiet, "bern")
     before = observe.active_slave(standby, "inside")
-    tap = next(nic.tap for nic in standby.host.nics if nic.name == before)
-    network.ip("link", "set", tap, "down")
+    nic = next(nic for nic in standby.host.nics if nic.name == before)
+    network.ip("link", "set", nic.tap, "nomaster")     # off the switch, with the carrier still there
     try:
         assert eventually(lambda: observe.active_slave(standby, "inside") not in ("", before), 10)
     finally:
-        network.ip("link", "set", tap, "up")
+        network.ip("link", "set", nic.tap, "master", nic.switch)
     assert eventually(lambda: observe.active_slave(standby, "inside") == before, 20)
 
 

@@ -29,6 +29,7 @@ def state(outcome: dict, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "__opts__", {"test": False}, raising=False)
     monkeypatch.setattr(module, "__salt__", {
         "commit_confirm.settle": lambda name: outcome["settled"],
+        "cmd.has_exec": lambda command: command == "nft",
         "commit_confirm.guarded": None,
         "firewall.render": lambda *_: "table inet gateway { }",
         "firewall.plan": plan,
@@ -58,6 +59,14 @@ def test_only_looking_changes_nothing(state):
     state.__salt__["firewall.apply"] = state.__salt__["commit_confirm.settle"] = None
     ret = run(state)
     assert ret["result"] is None and ret["changes"] == CHANGES
+
+
+def test_only_looking_at_a_bare_host_needs_no_nft(state, outcome):
+    state.__opts__["test"] = True
+    state.__salt__["cmd.has_exec"] = lambda _command: False
+    outcome["error"] = "the command nft is missing"
+    ret = run(state)
+    assert ret["result"] is None and ret["changes"]
 
 
 def test_undone(state, outcome):
