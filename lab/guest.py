@@ -68,8 +68,10 @@ class Guest:
         identity = hashlib.sha256(self.host.minion_id.encode()).hexdigest()[:32]
         devices = [f"vec{number}:transport=tap,ifname={nic.tap},depth=64,mac=02:ff{nic.mac[5:]}"
                    for number, nic in enumerate(self.host.nics)]
+        # Trap: without "t" (no trim) user-mode-linux writes the zeroes that ext4 asks for into the wrong
+        # place of a copy-on-write file, and the disk is corrupt at the next boot.
         command = [str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
-                   f"ubd0={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
+                   f"ubd0t={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
                    "con=null", "con0=null,fd:1", "net.ifnames=0", f"systemd.machine_id={identity}",
                    f"systemd.hostname={self.host.name}", f"labdir={self.folder}", *devices]
         if not self.host.master:
@@ -118,11 +120,7 @@ class Guest:
 
         Raises CalledProcessError with `check`, TimeoutError when the host does not answer at all.
         """
-        base = self.folder / "console" / f"{next(self._numbers):06d}"
-        writing = base.with_suffix(".asking")
-        writing.write_text(json.dumps({"argv": argv, "stdin": stdin, "timeout": timeout}))
-        writing.rename(base.with_suffix(".request"))
-        answer, deadline = base.with_suffix(".answer"), time.monotonic() + timeout + 5
+        answer, deadline = self._ask(argv, timeout, stdin), time.monotonic() + timeout + 5
         while not answer.exists():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.host.name} does not answer on its console ({' '.join(argv)})")
@@ -132,6 +130,14 @@ class Guest:
         if check and code:
             raise subprocess.CalledProcessError(code, argv, stdout, stderr)
         return subprocess.CompletedProcess(argv, code, stdout, stderr)
+
+    def _ask(self, argv: list[str], timeout: float, stdin: str = "") -> Path:
+        """Hand a command over and give the path where its answer will be."""
+        base = self.folder / "console" / f"{next(self._numbers):06d}"
+        writing = base.with_suffix(".asking")
+        writing.write_text(json.dumps({"argv": argv, "stdin": stdin, "timeout": timeout}))
+        writing.rename(base.with_suffix(".request"))
+        return base.with_suffix(".answer")
 
     def wait_up(self, timeout: float = 120) -> None:
         """Wait until it has booted (systemd has nothing left to start)."""
@@ -150,7 +156,8 @@ class Guest:
 
     def reboot(self) -> None:
         """A clean reboot, and up again."""
-        self.run(["systemctl", "poweroff", "--no-block"])
-        self._process.wait(timeout=90)
+        # no answer is waited for: the console goes down with the rest
+        self._ask(["systemctl", "poweroff"], timeout=60)
+        self._process.wait(timeout=120)
         self.start()
         self.wait_up()
