@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import salt.channel.client
 import salt.client
+import salt.utils.user
 import yaml
 from pytestshellutils.utils.processes import ProcessResult
 from saltfactories.daemons.master import SaltMaster
@@ -172,7 +173,11 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
             with ThreadPoolExecutor() as pool:
                 started = pool.map(SaltMinion.start, minions.values())
             assert all(started)
-            yield Salt(master, minions, tree, secrets, salt.client.LocalClient(mopts=dict(master.config)))
+            with pytest.MonkeyPatch.context() as patch:
+                # in their namespace the daemons are root's, whoever we are
+                patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
+                client = salt.client.LocalClient(mopts=dict(master.config))
+            yield Salt(master, minions, tree, secrets, client)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(SaltMinion.terminate, minions.values()))
     finally:

@@ -63,15 +63,13 @@ def test_no_other_environment_leads_out_of_it(salt_, saltenv):
 
 
 def test_nothing_else_of_the_tree_is_served(salt_):
-    """One file of every folder, asked for by its name and through the links."""
+    """One file of every folder, asked for by its name in the tree."""
     beside = [path for path in salt_.tree.iterdir() if path.name not in {"salt", *LINKED}]
     assert {"pillar", "etc", "README.md"} <= {path.name for path in beside}
     for entry in beside:
         file = next((path for path in [entry, *sorted(entry.rglob("*"))] if path.is_file()), None)
         if file:
-            name = file.relative_to(salt_.tree)
-            for path in (f"{name}", f"../{name}", f"_modules/../{name}"):
-                assert served(salt_, path) == "", path
+            assert served(salt_, str(file.relative_to(salt_.tree))) == "", file
 
 
 def test_a_minion_asking_in_the_usual_way_gets_nothing_either(salt_):

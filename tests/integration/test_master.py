@@ -5,7 +5,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.conftest import TREE
@@ -55,8 +54,7 @@ def test_the_runner_names_a_mistake_and_fails(salt_):
     assert any("192.0.2.200 is outside 192.0.2.0/26" in line for line in done.data["mistakes"])
 
 
-@pytest.mark.parametrize("site, virtual", [("winterthur", "192.0.2.10"), ("bern", "192.0.2.74")])
-def test_the_runner_writes_a_client_s_file(salt_, site, virtual):
-    done = salt_.run("gateway.roadwarrior", site, "--out=newline_values_only")
+def test_the_runner_writes_a_client_s_file(salt_):
+    done = salt_.run("--out=newline_values_only", "gateway.roadwarrior", "bern")
     assert done.returncode == 0, done
-    assert f"right={virtual}\n" in done.stdout and f"rightid=@gateway.{site}.example\n" in done.stdout
+    assert "right=192.0.2.74\n" in done.stdout and "rightid=@gateway.bern.example\n" in done.stdout

@@ -26,6 +26,7 @@ FACTS = {
                                    "initiate winterthur"],
     },
 }
+MODES = {"/etc/ipsec.secrets": "0o600", "/etc/ha.d/resource.d/gateway": "0o755"}
 
 
 def formulas(highstate: dict) -> set[str]:
@@ -86,16 +87,10 @@ def test_files_say_what_the_site_says_and_a_second_run_changes_nothing(salt_, hi
         text = re.sub(r"[ \t]+", " ", Path(f"{tmp_path}{name}").read_text())
         missing = [fact for fact in facts if fact not in text]
         assert not missing, f"{name} lacks {missing}:\n{text}"
+    modes = {name: oct(Path(f"{tmp_path}{name}").stat().st_mode & 0o7777) for name in MODES}
+    assert modes == MODES
     second = salt_.call(minion, "state.high", high)
     assert {name: state["changes"] for name, state in second.items() if state["changes"] or not state["result"]} == {}
-
-
-def test_modes_are_as_they_should_be_from_the_start(salt_, highstates, tmp_path):
-    high = files(highstates["gw1.winterthur"], tmp_path)
-    salt_.call("gw1.winterthur", "state.high", high)
-    modes = {name.removeprefix(str(tmp_path)): f"{Path(name).stat().st_mode & 0o7777:04o}" for name in high}
-    assert modes["/etc/ipsec.secrets"] == "0600"
-    assert modes["/etc/ha.d/resource.d/gateway"] == "0755"
 
 
 def test_a_shared_secret_stands_in_its_file_in_clear_and_nowhere_else(salt_, highstates, tmp_path):

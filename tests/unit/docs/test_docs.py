@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -26,6 +27,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+@functools.cache
 def functions(file: Path) -> set[str]:
     """The functions of a Python file by name, also by those that Salt gives them (__func_alias__)."""
     tree = ast.parse(file.read_text())
