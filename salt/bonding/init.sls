@@ -1,8 +1,14 @@
 {%- set gateway = salt['gateway.settings']() %}
+{%- if gateway.features.kernel %}
+
+include:
+  - kernel
+{%- endif %}
 
 bonding-packages:
   pkg.installed:
     - pkgs: {{ gateway.packages.bonding | tojson }}
+    - install_recommends: False
 
 # One state for all bonds: they move together and share one proof that the master is still reached.
 bonds:
@@ -13,3 +19,6 @@ bonds:
     - confirm_with: {{ gateway.rollback.confirm_with | tojson }}
     - require:
       - pkg: bonding-packages
+      {%- if gateway.features.kernel %}
+      - sls: kernel
+      {%- endif %}

@@ -1,8 +1,15 @@
 {%- set gateway = salt['gateway.settings']() %}
+{%- if gateway.features.bonding %}
+
+# the rules name the bonds
+include:
+  - bonding
+{%- endif %}
 
 firewall-packages:
   pkg.installed:
     - pkgs: {{ gateway.packages.firewall | tojson }}
+    - install_recommends: False
 
 firewall:
   firewall.applied:
@@ -12,6 +19,9 @@ firewall:
     - confirm_with: {{ gateway.rollback.confirm_with | tojson }}
     - require:
       - pkg: firewall-packages
+      {%- if gateway.features.bonding %}
+      - sls: bonding
+      {%- endif %}
 
 # Loads /etc/nftables.conf at boot. Not started now: that would only load it once more.
 firewall-at-boot:

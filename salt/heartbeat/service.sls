@@ -1,3 +1,11 @@
+{%- set gateway = salt['gateway.settings']() %}
+# A node that is not complete must not become active.
+include:
+  - .resource
+{%- for formula in ('kernel', 'bonding', 'firewall', 'openswan') if gateway.features[formula] %}
+  - {{ formula }}
+{%- endfor %}
+
 # Nothing here restarts heartbeat: that would move the addresses.
 heartbeat_service:
   service.running:
@@ -8,6 +16,9 @@ heartbeat_service:
       - file: /etc/ha.d/gateway.conf
       - heartbeat: /etc/ha.d/haresources
       - heartbeat: /etc/ha.d/authkeys
+      {%- for formula in ('kernel', 'bonding', 'firewall', 'openswan') if gateway.features[formula] %}
+      - sls: {{ formula }}
+      {%- endfor %}
 
 heartbeat_current:
   heartbeat.current:

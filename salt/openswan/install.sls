@@ -2,6 +2,7 @@
 openswan_packages:
   pkg.installed:
     - pkgs: {{ gateway.packages.openswan | json }}
+    - install_recommends: False
 
 # Before the daemon's first start by Salt: it notes with what file the daemon runs, so that a
 # change can be told from what is loaded (ipsec.pending).

@@ -1,4 +1,9 @@
 {%- set gateway = salt['gateway.settings']() %}
+{%- if gateway.features.kernel %}
+include:
+  - kernel
+
+{%- endif %}
 # It runs on both nodes and serves whichever holds the virtual address (docs/openswan.md).
 openswan_service:
   service.running:
@@ -8,6 +13,9 @@ openswan_service:
       - ipsec: /etc/ipsec.conf
       - file: /etc/ipsec.secrets
       - file: /etc/systemd/system/ipsec.service.d/gateway.conf
+      {%- if gateway.features.kernel %}
+      - sls: kernel
+      {%- endif %}
 
 openswan_reread:
   module.run:
