@@ -24,9 +24,10 @@ class Release:
 
     @property
     def packages(self) -> list[str]:
-        """What makes it a bare host: an init, the usual network tools, and what a Salt minion needs."""
-        bare = ["systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iputils-ping", "procps", "python3",
-                "ca-certificates"]
+        """What makes it a bare host: of what Debian's installer always leaves the part that matters here
+        (priorities important and standard), and Python for the minion."""
+        bare = ["systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iputils-ping", "procps", "nftables", "logrotate",
+                "perl", "python3", "ca-certificates"]
         return bare + (["ifupdown"] if self.network == "ifupdown" else [])
 
 

@@ -37,8 +37,11 @@ def test_clear_text_to_the_inner_network_is_dropped(quiet):
     site, target = quiet.sites[0], observe.inner_target(quiet)
     network.ip("route", "add", f"{target}/32", "via", site.virtual("external"), namespace=network.ROUTER)
     try:
-        seen = observe.capture(site.server.name, "eth0", "icmp", during=lambda: network.ping(network.ROUTER, target))
-        assert "echo request" not in seen, seen
+        # the server is also a ping node: heartbeat's own pings come from the nodes themselves
+        inner = next(bond["networks"][0] for bond in site.view["bonds"] if bond["side"] == "internal")
+        seen = observe.capture(site.server.name, "eth0", f"icmp and not src net {inner}",
+                               during=lambda: network.ping(network.ROUTER, target))
+        assert not seen, seen
     finally:
         network.ip("route", "del", f"{target}/32", namespace=network.ROUTER)
 
@@ -59,7 +62,7 @@ def test_a_ruleset_that_cuts_the_master_off_is_taken_back(quiet):
     before = standby.run(["nft", "-s", "list", "ruleset"]).stdout
     wrong = {"gateway": {"firewall": {"extra": {"output": [f"ip daddr {standby.host.master} drop"]}}}}
     run = apply(quiet, standby.host.minion_id, "firewall", f"pillar={json.dumps(wrong)}")
-    assert "master" in json.dumps(run.failed), run.returns
+    assert "was undone: no answer from" in json.dumps(run.failed), run.returns
     assert standby.run(["nft", "-s", "list", "ruleset"]).stdout == before
     again = apply(quiet, standby.host.minion_id)
     assert not again.failed and not again.changed, (again.failed, again.changed)
