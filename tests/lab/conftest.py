@@ -38,7 +38,14 @@ def looked_first(bare: Lab) -> Applied:
 
 
 @pytest.fixture(scope="session")
-def first_run(bare: Lab, looked_first: Applied) -> Applied:
+def after_looking(bare: Lab, looked_first: Applied) -> dict[str, str]:
+    """What a gateway would have and a bare host has not, on each host after only looking: normally nothing."""
+    look = "ls /etc/ha.d/ha.cf /etc/ipsec.conf /etc/sysctl.d/60-gateway.conf 2>/dev/null; ip link show type bond"
+    return {minion: bare.guests[minion].run(["sh", "-c", look]).stdout for minion in looked_first.returns}
+
+
+@pytest.fixture(scope="session")
+def first_run(bare: Lab, after_looking: dict[str, str]) -> Applied:
     """The first `state.apply`."""
     return apply(bare, "*gw*")
 
