@@ -24,42 +24,44 @@ def _parser() -> argparse.ArgumentParser:
                                 help="boot sites and give a shell in which `salt` works; leaving it ends the lab")
     shell.add_argument("site", nargs="*", default=["winterthur"])
     shell.add_argument("--kernel", **which)
-    test = commands.add_parser("test", help="every test: unit, integration and lab (builds the kernel first)")
-    test.add_argument("pytest", nargs=argparse.REMAINDER, help="arguments for pytest instead of everything")
+    commands.add_parser("test", usage="lab/run test [PYTEST ARGUMENTS]",
+                        help="every test: unit, integration and lab (builds the kernel first)")
     commands.add_parser("kernel", help="build the kernel that has a packet filter")
     commands.add_parser("clean", help="remove everything cached")
     inside = commands.add_parser("inside")
     inside.add_argument("what", choices=["demo", "shell", "test"])
     inside.add_argument("which", choices=["built", "packaged"])
-    inside.add_argument("rest", nargs=argparse.REMAINDER)
     return parser
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    # what follows is pytest's own, or the sites' names: argparse would take its options for ours
+    own = {"test": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
+    words, rest = sys.argv[1:own + 1], sys.argv[own + 1:]
+    arguments = _parser().parse_args(words)
     if arguments.command == "clean":
         shutil.rmtree(cache.ROOT, ignore_errors=True)
     elif arguments.command == "kernel":
         kernel.built()
     elif arguments.command == "inside":
-        return _inside(arguments)
+        return _inside(arguments.what, arguments.which, rest)
     else:
         names = {"demo": lambda: [arguments.site], "shell": lambda: arguments.site, "test": sites}[arguments.command]()
         which = "built" if arguments.command == "test" else arguments.kernel
         chosen = laboratory.prepare(names, which)
-        rest = arguments.pytest if arguments.command == "test" else names
-        laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged", *rest])
+        laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged",
+                          *(rest if arguments.command == "test" else names)])
     return 0
 
 
-def _inside(arguments: argparse.Namespace) -> int:
-    if arguments.what == "test":
+def _inside(what: str, which: str, rest: list[str]) -> int:
+    if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
-        return subprocess.run([sys.executable, "-m", "pytest", *(arguments.rest or ["tests"])], cwd=TREE, check=False,
+        return subprocess.run([sys.executable, "-m", "pytest", *(rest or ["tests"])], cwd=TREE, check=False,
                               env=os.environ | {"LAB_INSIDE": "1"}).returncode
-    lab = laboratory.Lab(arguments.rest, laboratory.prepare(arguments.rest, arguments.which))
+    lab = laboratory.Lab(rest, laboratory.prepare(rest, which))
     lab.start()
-    if arguments.what == "demo":
+    if what == "demo":
         from lab import demo
 
         return demo.show(lab)
