@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from lab import cache, kernel, laboratory
+from lab import cache, kernel, laboratory, network
 from lab.topology import TREE, sites
 
 
@@ -55,6 +55,7 @@ def main() -> int:
 
 
 def _inside(what: str, which: str, rest: list[str]) -> int:
+    network.ip("link", "set", "lo", "up")
     if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
         return subprocess.run([sys.executable, "-m", "pytest", *(rest or ["tests"])], cwd=TREE, check=False,
