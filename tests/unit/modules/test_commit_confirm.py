@@ -1,6 +1,7 @@
 """_modules/commit_confirm.py: what is armed, what counts as confirmed, in which order. systemd itself: tests/lab."""
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -120,9 +121,11 @@ def test_what_an_interrupted_run_left_is_undone_first(module):
 def test_a_run_that_is_still_at_it_is_left_alone(module, systemd):
     module.arm("network", ["undo"])
     record = module._FOLDER / "network.json"
-    record.write_text(record.read_text().replace(str(os.getpid()), "1"))
-    with pytest.raises(CommandExecutionError, match="process 1"):
-        module.settle("network")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"pid": other.pid}))
+        with pytest.raises(CommandExecutionError, match=f"process {other.pid}"):
+            module.settle("network")
+        other.kill()
     assert systemd.active
 
 
