@@ -41,7 +41,7 @@ def test_clear_text_to_the_inner_network_is_dropped(quiet):
         inner = next(bond["networks"][0] for bond in site.view["bonds"] if bond["side"] == "internal")
         seen = observe.capture(site.server.name, "eth0", f"icmp and not src net {inner}",
                                during=lambda: network.ping(network.ROUTER, target))
-        assert not seen, seen
+        assert not seen.strip(), seen
     finally:
         network.ip("route", "del", f"{target}/32", namespace=network.ROUTER)
 
