@@ -79,11 +79,6 @@ def build(sites: list[Site], hosts: list[Host]) -> None:
             ip("link", "set", nic.tap, "master", nic.switch, "up")
 
 
-def switch_power(name: str, on: bool) -> None:
-    """Switch a switch off or on. The hosts' own carrier is theirs to lose: see `Guest.cable`."""
-    ip("link", "set", name, "up" if on else "down")
-
-
 def ping(namespace: str, target: str, count: int = 3, timeout: float = 1) -> bool:
     """Whether `target` answers from a namespace."""
     return subprocess.run(["ip", "netns", "exec", namespace, "ping", "-q", "-c", str(count), "-W", str(timeout),
