@@ -45,10 +45,11 @@ def _report(run: Applied) -> int:
 def _table(lab: Lab, first: Applied, second: Applied, answered: bool) -> None:
     site = lab.sites[0]
     rows = [("node", "role", "bonds: active slave / slaves", "virtual IPs held", "tunnels")]
+    roles = observe.roles(lab, site.name)
     for guest in lab.gateways(site.name):
         bonds = [f"{bond['name']}: {observe.active_slave(guest, bond['name'])} / {' '.join(bond['slaves'])}"
                  for bond in site.settings[guest.host.name]["bonds"]]
-        rows.append((guest.host.name, str(observe.call(lab, guest, "heartbeat.role")), ", ".join(bonds),
+        rows.append((guest.host.name, roles[guest.host.name], ", ".join(bonds),
                      " ".join(sorted(observe.virtual_held(lab, guest))) or "-", str(observe.tunnels(guest) // 2)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print(f"\nsite {site.name}, kernel {lab.kernel.name}\n")

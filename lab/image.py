@@ -67,7 +67,7 @@ def _uv() -> str:
 def _install_lab_files(root: Path) -> None:
     for name, place in {"lab-setup": "usr/local/sbin", "lab-console": "usr/local/sbin", "salt-call": "usr/local/bin",
                         "lab-setup.service": "etc/systemd/system", "lab-console.service": "etc/systemd/system",
-                        "salt-minion.service": "etc/systemd/system"}.items():
+                        "salt-minion.service": "etc/systemd/system", "99-zz-lab.rules": "etc/udev/rules.d"}.items():
         shutil.copy(GUEST / name, root / place / name)
     for unit, target in {"lab-setup": "sysinit", "lab-console": "sysinit", "salt-minion": "multi-user"}.items():
         wants = root / f"etc/systemd/system/{target}.target.wants"
@@ -78,6 +78,11 @@ def _install_lab_files(root: Path) -> None:
     (root / "etc/machine-id").write_text("11111111111111111111111111111111\n")
     # no login prompts: nobody sits there
     (root / "etc/systemd/system/getty.target").symlink_to("/dev/null")
+    # no generators for what a lab host has not got: each daemon-reload waits for all of them
+    generators = root / "etc/systemd/system-generators"
+    generators.mkdir(exist_ok=True)
+    for name in ("debug", "getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update", "tpm2"):
+        (generators / f"systemd-{name}-generator").symlink_to("/dev/null")
     # compiled once here rather than at every host's first start
     subprocess.run(["chroot", root, "python3", "-m", "compileall", "-q", "-j0", "/opt/salt"], check=False,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
