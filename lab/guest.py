@@ -75,7 +75,8 @@ class Guest:
         command = [str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
                    f"ubd0t={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
                    "con=null", "con0=null,fd:1", "net.ifnames=0", "pty.legacy_count=0",
-                   f"systemd.machine_id={identity}", f"systemd.hostname={self.host.name}", f"labdir={self.folder}", *devices]
+                   f"systemd.machine_id={identity}", f"systemd.hostname={self.host.name}",
+                   f"labdir={self.folder}", *devices]
         if not self.host.master:
             command.append("systemd.mask=salt-minion.service")
         with open(self.folder / "console.log", "ab") as log:
