@@ -39,7 +39,7 @@ def rules(settings: dict) -> dict:
     What the ruleset's template needs of ``gateway.settings``, by IP version.
 
     Returns ``external`` and ``internal`` (the bonds' names), ``heartbeat_port``, ``log_dropped``, ``extra`` (further
-    rules by chain), ``heartbeat`` (``interface`` and ``from`` of each path over a network) and ``families``, each with
+    rules by chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``, with
     ``ip`` and ``icmp`` (nft's words for this IP version) and lists of networks of which none overlap: ``ike`` (where
     the IPsec daemon serves), ``ssh_from``, ``neighbours``, ``inside`` (never the source of clear text from outside),
     and ``tunnels`` (``name``, ``local``, ``remote``).
@@ -99,7 +99,8 @@ def _heartbeat_paths(settings: dict) -> list[dict]:
         bond = next((bond for bond in settings["bonds"] if bond["name"] == path.get("interface")), None)
         # heartbeat 3 is IPv4 only
         peers = _networks([path["peer"]] if path.get("peer") else bond["peer_addresses"] if bond else [], 4)
-        entry = {"interface": path.get("interface"), "from": peers}
+        own = _networks([each.partition("/")[0] for each in bond["addresses"]] if bond else [], 4)
+        entry = {"interface": path.get("interface"), "from": peers, "own": own}
         if path["kind"] != "serial" and peers and entry not in paths:
             paths.append(entry)
     return paths

@@ -50,6 +50,8 @@ def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
     run = apply(quiet, standby.host.minion_id, "bonding", f"pillar={json.dumps(elsewhere)}")
     assert "was undone: no answer from" in json.dumps(run.failed), run.returns
     assert network_now() == before
+    # what the master publishes while the minion's connection is still the broken one is lost
+    quiet.master.wait_for({standby.host.minion_id})
     again = apply(quiet, standby.host.minion_id)
     assert not again.failed and not again.changed, (again.failed, again.changed)
 

@@ -86,6 +86,10 @@ def test_heartbeats_from_the_other_node_only(ruleset):
     assert 'iifname "bond1" ip saddr { 198.51.100.11 } udp dport 694 accept' in ruleset("winterthur", "gw2")["input"]
 
 
+def test_a_nodes_own_broadcast_heartbeats_do_not_fill_the_log(ruleset):
+    assert 'iifname "bond1" ip saddr { 198.51.100.11 } udp dport 694 drop' in ruleset("winterthur", "gw1")["input"]
+
+
 def test_nothing_is_forwarded_but_by_a_tunnel(ruleset):
     """And never by connection tracking: after a takeover it knows none of the connections in the tunnels."""
     chain = ruleset("winterthur", "gw1")["forward"].replace("\\\n", "")
