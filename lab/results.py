@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 from lab.laboratory import Lab
 
@@ -13,11 +14,13 @@ class Applied:
 
     seconds: float
     returns: dict[str, dict | list | str]
+    targeted: tuple[str, ...]
 
     @property
     def failed(self) -> dict[str, list[str]]:
         """By minion the comments of what did not work; a minion that ran no state has its errors here."""
-        found: dict[str, list[str]] = {}
+        # a minion that said nothing at all has failed too
+        found = {minion: ["returned nothing"] for minion in self.targeted if minion not in self.returns}
         for minion, states in self.returns.items():
             if not isinstance(states, dict):
                 found[minion] = [str(states)]
@@ -43,4 +46,5 @@ def apply(lab: Lab, target: str, *words: str) -> Applied:
     """Run `salt TARGET state.apply WORDS` and time it, as its user would."""
     begun = time.monotonic()
     returns = lab.master.salt(target, "state.apply", *words)
-    return Applied(time.monotonic() - begun, returns)
+    minions = tuple(name for name, guest in lab.guests.items() if guest.host.master and fnmatch(name, target))
+    return Applied(time.monotonic() - begun, returns, minions)
