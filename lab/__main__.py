@@ -26,23 +26,27 @@ def _parser() -> argparse.ArgumentParser:
     shell.add_argument("--kernel", **which)
     commands.add_parser("test", usage="lab/run test [PYTEST ARGUMENTS]",
                         help="every test: unit, integration and lab (builds the kernel first)")
+    commands.add_parser("bench", usage="lab/run bench [--runs N] [--configuration ...] [--fault ...] [--client ...]",
+                        help="takeover, measured: faults x configurations x clients")
     commands.add_parser("kernel", help="build the kernel that has a packet filter")
     commands.add_parser("clean", help="remove everything cached")
     inside = commands.add_parser("inside")
-    inside.add_argument("what", choices=["demo", "shell", "test"])
+    inside.add_argument("what", choices=["demo", "shell", "test", "bench"])
     inside.add_argument("which", choices=["built", "packaged"])
     return parser
 
 
 def main() -> int:
     # what follows is pytest's own, or the sites' names: argparse would take its options for ours
-    own = {"test": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
+    own = {"test": 1, "bench": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
     words, rest = sys.argv[1:own + 1], sys.argv[own + 1:]
     arguments = _parser().parse_args(words)
     if arguments.command == "clean":
         shutil.rmtree(cache.ROOT, ignore_errors=True)
     elif arguments.command == "kernel":
         kernel.built()
+    elif arguments.command == "bench":
+        return _bench(rest)
     elif arguments.command == "inside":
         return _inside(arguments.what, arguments.which, rest)
     else:
@@ -54,12 +58,30 @@ def main() -> int:
     return 0
 
 
+def _bench(words: list[str]) -> int:
+    from lab.bench import run
+
+    arguments = run.parser().parse_args(words)
+    laboratory.prepare([run.SITE], "built", run.more_packages())
+    for configuration in arguments.configuration:
+        # a lab of its own each, that ends with its process
+        done = subprocess.run(laboratory.command(["inside", "bench", "built", configuration, *words]), check=False)
+        if done.returncode:
+            return done.returncode
+    print(run.table(arguments.results))
+    return 0
+
+
 def _inside(what: str, which: str, rest: list[str]) -> int:
     network.ip("link", "set", "lo", "up")
     if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
         return subprocess.run([sys.executable, "-m", "pytest", *(rest or ["tests"])], cwd=TREE, check=False,
                               env=os.environ | {"LAB_INSIDE": "1"}).returncode
+    if what == "bench":
+        from lab.bench import run
+
+        return run.main(rest)
     lab = laboratory.Lab(rest, laboratory.prepare(rest, which))
     lab.start()
     if what == "demo":

@@ -157,10 +157,14 @@ class Guest:
         except TimeoutError:
             return True
 
-    def reboot(self) -> None:
-        """A clean reboot, and up again."""
+    def shut_down(self) -> None:
+        """An orderly end."""
         # no answer is waited for: the console goes down with the rest
         self._ask(["systemctl", "poweroff"], timeout=60)
         self._process.wait(timeout=120)
+
+    def reboot(self) -> None:
+        """A clean reboot, and up again."""
+        self.shut_down()
         self.start()
         self.wait_up()

@@ -18,26 +18,27 @@ from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
 
 FOLDER = Path("/run/gateway-lab")
 CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's owner installs
-PERSON = "roadwarrior.example"
+ROADWARRIOR = "roadwarrior"
 
 
-def prepare(names: list[str], which: str) -> Kernel:
+def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -> Kernel:
     """Everything that needs the world outside: kernel, images, packages. All of it cached."""
     kernel = choose(which, image.tree(image.TRIXIE))
-    for release, packages in _packages(wired(names)[0]).items():
+    for release, packages in _packages(wired(names, ())[0], more_packages).items():
         image.disk(release)
         image.repository(release, packages)
     return kernel
 
 
-def wired(names: list[str]) -> tuple[list[Site], Host]:
-    """The sites and the roadwarrior."""
+def wired(names: list[str], persons: tuple[str, ...]) -> tuple[list[Site], list[Host]]:
+    """The sites and the roadwarriors."""
     counter = Counter()
-    return [site(name, counter) for name in names], roadwarrior(counter)
+    return ([site(name, counter) for name in names],
+            [roadwarrior(counter, person, number) for number, person in enumerate(persons)])
 
 
-def _packages(sites: list[Site]) -> dict[image.Release, list[str]]:
-    wanted: dict[image.Release, set[str]] = {image.TRIXIE: set(CLIENT_PACKAGES)}
+def _packages(sites: list[Site], more: tuple[str, ...] = ()) -> dict[image.Release, list[str]]:
+    wanted: dict[image.Release, set[str]] = {image.TRIXIE: {*CLIENT_PACKAGES, *more}}
     for its in sites:
         for gateway in its.gateways:
             wanted.setdefault(gateway.release, set()).update(
@@ -45,33 +46,42 @@ def _packages(sites: list[Site]) -> dict[image.Release, list[str]]:
     return {release: sorted(packages) for release, packages in wanted.items()}
 
 
-def enter(arguments: list[str]) -> None:
-    """Go on as `python -m lab ARGUMENTS` inside new network, mount and process namespaces.
+def command(arguments: list[str]) -> list[str]:
+    """The command that runs `python -m lab ARGUMENTS` inside new network, mount and process namespaces.
 
     When that process ends, however it ends, the kernel removes every process, interface and
     mount of the lab with it.
     """
-    os.execvp("unshare", ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-                          sys.executable, "-m", "lab", *arguments])
+    return ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+            sys.executable, "-m", "lab", *arguments]
+
+
+def enter(arguments: list[str]) -> None:
+    """Go on as that command."""
+    os.execvp("unshare", command(arguments))
 
 
 class Lab:
     """The running lab. Made inside the namespaces that `enter` gives."""
 
-    def __init__(self, names: list[str], kernel: Kernel) -> None:
+    def __init__(self, names: list[str], kernel: Kernel, persons: tuple[str, ...] = (ROADWARRIOR,),
+                 more_packages: tuple[str, ...] = ()) -> None:
+        """`persons` are the roadwarriors' names; `more_packages` are those of `prepare`."""
         self.kernel = kernel
-        self.sites, person = wired(names)
+        self.more_packages = more_packages
+        self.sites, people = wired(names, persons)
         for place in (FOLDER, Path("/run/netns")):
             place.mkdir(exist_ok=True)
             subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True)
         self.authority = Authority()
-        hosts = [*(gateway for its in self.sites for gateway in its.gateways), person]
+        hosts = [*(gateway for its in self.sites for gateway in its.gateways), *people]
         network.build(self.sites, hosts)
         self.master = Master(FOLDER / "master")
         self._write_secrets()
         self._serve_packages()
         self.guests = {host.minion_id: self._guest(host) for host in hosts}
-        self.roadwarrior = self.guests[person.minion_id]
+        self.roadwarriors = {host.name: self.guests[host.minion_id] for host in people}
+        self.roadwarrior = self.guests[people[0].minion_id]
 
     def _write_secrets(self) -> None:
         pillar = EncryptedPillar(self.master.config / "gpgkeys")
@@ -82,7 +92,7 @@ class Lab:
     def _serve_packages(self) -> None:
         served = FOLDER / "packages"
         served.mkdir()
-        for release, packages in _packages(self.sites).items():
+        for release, packages in _packages(self.sites, self.more_packages).items():
             (served / release.name).symlink_to(image.repository(release, packages))
         self.master.serve_packages(served)
 
@@ -111,14 +121,14 @@ class Lab:
         step("waiting for the minions")
         self.master.wait_for({name for name, guest in self.guests.items() if guest.host.master})
 
-    def equip_roadwarrior(self, its: Site) -> None:
-        """Do what the roadwarrior's owner does: install the client, import the bundle, copy the configuration."""
-        guest, bundle = self.roadwarrior, self.authority.issue(PERSON)
-        guest.run(["sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends "
-                   + " ".join(CLIENT_PACKAGES)], timeout=180, check=True)
+    def equip_roadwarrior(self, its: Site, name: str = ROADWARRIOR) -> None:
+        """Do what a roadwarrior's owner does: install the client, import the bundle, copy the configuration."""
+        guest, person = self.roadwarriors[name], f"{name}.example"
+        bundle = self.authority.issue(person)
+        self.install(guest, CLIENT_PACKAGES)
         self.copy_to(guest, "/root/bundle.p12", bundle.pkcs12)
         self.copy_to(guest, "/root/passphrase", bundle.passphrase.encode())
-        configuration = self.master.run("gateway.roadwarrior", its.name, f"certificate={PERSON}", "key=ec")
+        configuration = self.master.run("gateway.roadwarrior", its.name, f"certificate={person}", "key=ec")
         self.copy_to(guest, "/etc/ipsec.conf", configuration.encode())
         database = "sql:/var/lib/ipsec/nss"
         for command in (["ipsec", "checknss"],
@@ -126,6 +136,12 @@ class Lab:
                         ["certutil", "-M", "-n", AUTHORITY, "-t", "CT,,", "-d", database],
                         ["rm", "/root/bundle.p12", "/root/passphrase"]):
             guest.run(command, check=True)
+
+    def install(self, guest: Guest, packages: list[str]) -> None:
+        """Packages onto a host, from the lab's own repository."""
+        guest.run(["apt-get", "-qq", "update"], timeout=60, check=True)
+        guest.run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "install", "-y",
+                   "--no-install-recommends", *packages], timeout=300, check=True)
 
     def copy_to(self, guest: Guest, path: str, content: bytes) -> None:
         """A file onto a running host, readable by root only."""

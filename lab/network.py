@@ -25,12 +25,16 @@ def _switch(name: str) -> None:
 
 
 def _cable(one: str, other: str) -> None:
-    """Join two switches."""
-    number = next(_cables)
-    ends = (f"cable{number}a", f"cable{number}b")
-    ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
-    ip("link", "set", ends[0], "master", one, "up")
-    ip("link", "set", ends[1], "master", other, "up")
+    """Join two switches; the cable's end at the second has a name of its own."""
+    near = f"cable{next(_cables)}"
+    ip("link", "add", near, "type", "veth", "peer", "name", uplink(other))
+    ip("link", "set", near, "master", one, "up")
+    ip("link", "set", uplink(other), "master", other, "up")
+
+
+def uplink(switch: str) -> str:
+    """The interface by which a switch hangs on its site's core switch."""
+    return f"up-{switch}"[:15]
 
 
 def _namespace(host: Namespace) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lab.guest import Guest
@@ -92,23 +92,40 @@ def ping_through_tunnel(lab: Lab, count: int = 2) -> bool:
                                timeout=30).returncode == 0
 
 
+class Pings:
+    """A ping through the tunnel that goes on all the while, from one roadwarrior."""
+
+    LOG = "/tmp/pings"
+
+    def __init__(self, lab: Lab, guest: Guest, every: float) -> None:
+        self.guest, self.begun = guest, time.time()
+        command = f"ping -D -n -i {every} {inner_target(lab)} > {self.LOG} 2>&1 & echo $! > {self.LOG}.pid"
+        guest.run(["sh", "-c", command], check=True)
+
+    def replies(self) -> list[float]:
+        """When replies came. Guests have their host's clock."""
+        lines = self.guest.run(["cat", self.LOG], check=True).stdout.splitlines()
+        return [float(line[1:].split("]")[0]) for line in lines if " bytes from " in line]
+
+    def longest_gap(self, since: float = 0) -> float:
+        """The longest time without a reply, in seconds; it looks at what ended after `since` only."""
+        # A tunnel that never comes back shows no gap between two replies: the end counts too.
+        times = [self.begun, *self.replies(), time.time()]
+        return max(later - earlier for earlier, later in itertools.pairwise(times) if later > since)
+
+    def stop(self) -> None:
+        """End it."""
+        self.guest.run(["sh", "-c", f"kill $(cat {self.LOG}.pid)"])
+
+
 @contextmanager
-def pings(lab: Lab, every: float = 0.1):
-    """Ping through the tunnel all the while; gives a function that tells the longest gap so far, in seconds."""
-    guest = lab.roadwarrior
-    log = "/tmp/pings"
-    guest.run(["sh", "-c", f"ping -D -n -i {every} {inner_target(lab)} > {log} 2>&1 & echo $! > {log}.pid"], check=True)
-    begun = time.time()
-
-    def longest_gap() -> float:
-        lines = guest.run(["cat", log], check=True).stdout.splitlines()
-        times = [begun, *(float(line[1:].split("]")[0]) for line in lines if " bytes from " in line), time.time()]
-        return max(later - earlier for earlier, later in itertools.pairwise(times))
-
+def pings(lab: Lab, every: float = 0.1, guest: Guest | None = None) -> Iterator[Pings]:
+    """Ping through the tunnel while the block runs, from the first roadwarrior if none is given."""
+    running = Pings(lab, guest or lab.roadwarrior, every)
     try:
-        yield longest_gap
+        yield running
     finally:
-        guest.run(["sh", "-c", f"kill $(cat {log}.pid)"])
+        running.stop()
 
 
 def capture(namespace: str, interface: str, expression: str, during: Callable[[], object]) -> str:
@@ -169,8 +186,11 @@ def tcp_answers(namespace: str, address: str, port: int) -> str:
     return _inside(namespace, _TCP, address, str(port))
 
 
-def _ike_sa_init() -> bytes:
-    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256: what the gateways propose themselves."""
+def ike_sa_init(acceptable: bool = True) -> bytes:
+    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256: what the gateways propose themselves.
+
+    One that is not acceptable (DES with a 64-bit IV) is refused at once, and the daemon keeps nothing of it.
+    """
     def payload(next_type: int, body: bytes) -> bytes:
         return bytes([next_type, 0]) + (len(body) + 4).to_bytes(2, "big") + body
 
@@ -178,7 +198,8 @@ def _ike_sa_init() -> bytes:
         return bytes([3 if more else 0, 0]) + (8 + len(attribute)).to_bytes(2, "big") + bytes([kind, 0]) \
             + number.to_bytes(2, "big") + attribute
 
-    transforms = (transform(True, 1, 20, bytes.fromhex("800e0100")) + transform(True, 2, 5)
+    encryption = transform(True, 1, 20, bytes.fromhex("800e0100")) if acceptable else transform(True, 1, 1)
+    transforms = (encryption + transform(True, 2, 5)
                   + transform(False, 4, 19))
     proposal = bytes([0, 0]) + (8 + len(transforms)).to_bytes(2, "big") + bytes([1, 1, 0, 3]) + transforms
     # a point on the curve: its generator (SEC 2), which any implementation accepts as a public value
@@ -192,7 +213,7 @@ def _ike_sa_init() -> bytes:
 
 def ike_answers(namespace: str, address: str) -> bool:
     """Whether anything comes back to a well-formed IKE_SA_INIT."""
-    return _inside(namespace, _IKE % _ike_sa_init().hex(), address) == "answered"
+    return _inside(namespace, _IKE % ike_sa_init().hex(), address) == "answered"
 
 
 def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:

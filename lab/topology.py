@@ -159,8 +159,8 @@ def _inside(address: str, networks: list[str]) -> bool:
     return any(ipaddress.ip_address(address) in ipaddress.ip_network(net) for net in networks)
 
 
-def roadwarrior(counter: Counter) -> Host:
-    """A person's machine somewhere on the internet."""
-    return Host(name="roadwarrior", domain="somewhere", release=TRIXIE, nics=[counter.nic("eth0", "street")],
-                configured="eth0", addresses=[f"{ROADWARRIOR_NETWORK[10]}/{ROADWARRIOR_NETWORK.prefixlen}"],
+def roadwarrior(counter: Counter, name: str, number: int) -> Host:
+    """A person's machine somewhere on the internet, the one with this number."""
+    return Host(name=name, domain="somewhere", release=TRIXIE, nics=[counter.nic("eth0", "street")],
+                configured="eth0", addresses=[f"{ROADWARRIOR_NETWORK[10 + number]}/{ROADWARRIOR_NETWORK.prefixlen}"],
                 gateway=str(ROADWARRIOR_NETWORK[1]))

@@ -9,7 +9,7 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
     bond = next(virtual["interface"] for virtual in site.view["virtual"] if virtual["side"] == "external")
-    with observe.pings(quiet) as longest_gap:
+    with observe.pings(quiet) as seen:
         active.crash()
         try:
             assert eventually(lambda: observe.holds_all(quiet, standby), 60), "the standby did not take the addresses"
@@ -17,7 +17,7 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
             # announced, not left to expire: the router already knows the survivor
             hardware = standby.run(["cat", f"/sys/class/net/{bond}/address"]).stdout.strip()
             assert network.neighbours(network.ROUTER)[site.virtual("external")] == hardware
-            assert longest_gap() < 90
+            assert seen.longest_gap() < 90
         finally:
             active.start()
             active.wait_up()

@@ -1,0 +1,1 @@
+"""Takeover, measured: faults x configurations x clients, with what a user would pick today beside it."""

@@ -1,0 +1,107 @@
+"""Roadwarriors of two makes, each tuned for speed and as shipped: what a takeover costs depends on both ends."""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+
+from lab.guest import Guest
+from lab.identities import Bundle
+from lab.laboratory import Lab
+
+STRONGSWAN_PACKAGES = ["charon-systemd", "strongswan-swanctl", "libstrongswan-standard-plugins"]
+# What Libreswan and strongSwan agree on without a second round (docs/openswan.md has the gateways' list).
+PROPOSALS = "aes256gcm16-prfsha512-ecp256"
+
+
+@dataclass(frozen=True)
+class Client:
+    """One kind of roadwarrior. `name` is also its host's."""
+
+    name: str
+    make: str
+    tuned: bool
+
+
+CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False),
+           Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False)]
+
+
+def equip(lab: Lab, client: Client) -> None:
+    """Install and configure it; its connection starts with its daemon."""
+    if client.make == "Libreswan":
+        _equip_libreswan(lab, client)
+    else:
+        _equip_strongswan(lab, client)
+
+
+def daemon(client: Client) -> str:
+    """The client's systemd unit."""
+    return "ipsec" if client.make == "Libreswan" else "strongswan"
+
+
+def _equip_libreswan(lab: Lab, client: Client) -> None:
+    guest = lab.roadwarriors[client.name]
+    lab.equip_roadwarrior(lab.sites[0], client.name)
+    if client.tuned:
+        text = guest.run(["cat", "/etc/ipsec.conf"], check=True).stdout
+        # Less than 2 s, and 5.2 gives up too early and waits for longer before it calls again.
+        text = re.sub(r"retransmit-timeout=.*", "retransmit-timeout=2s\n    retransmit-interval=150", text)
+        text = re.sub(r"dpddelay=.*", "dpddelay=1s", text)
+        lab.copy_to(guest, "/etc/ipsec.conf", text.encode())
+
+
+def _equip_strongswan(lab: Lab, client: Client) -> None:
+    guest, its = lab.roadwarriors[client.name], lab.sites[0]
+    person = f"{client.name}.example"
+    lab.install(guest, STRONGSWAN_PACKAGES)
+    put_identity(lab, guest, person, lab.authority.issue(person))
+    lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", f"""connections {{
+  gateway {{
+    version = 2
+    mobike = no
+    remote_addrs = {its.virtual("external")}
+    vips = 0.0.0.0
+    proposals = {PROPOSALS}
+    dpd_delay = {"1s" if client.tuned else "30s"}
+    keyingtries = 0
+    local {{
+      auth = pubkey
+      certs = {person}.pem
+      id = {person}
+    }}
+    remote {{
+      auth = pubkey
+      id = {its.view["identity"]["id"]}
+    }}
+    children {{
+      gateway {{
+        remote_ts = {its.settings[its.gateways[0].name]["bonds"][1]["networks"][0]}
+        esp_proposals = aes256gcm16
+        start_action = start
+        dpd_action = restart
+        close_action = start
+      }}
+    }}
+  }}
+}}
+""".encode())
+    if client.tuned:
+        lab.copy_to(guest, "/etc/strongswan.d/lab.conf", tuned_charon().encode())
+
+
+def tuned_charon() -> str:
+    """strongswan.conf(5): retransmission tuned to the limit, 0.15 s and twice."""
+    return ("charon-systemd {\n  retransmit_timeout = 0.15\n  retransmit_tries = 2\n  retransmit_base = 1\n"
+            "  retry_initiate_interval = 1\n}\n")
+
+
+def put_identity(lab: Lab, guest: Guest, name: str, bundle: Bundle) -> None:
+    """A PKCS#12's key, certificate and authority where swanctl(8) looks for them."""
+    key, certificate, authorities = pkcs12.load_key_and_certificates(bundle.pkcs12, bundle.passphrase.encode())
+    for folder, file, content in (
+            ("private", name, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())),
+            ("x509", name, certificate.public_bytes(Encoding.PEM)),
+            ("x509ca", "authority", authorities[0].public_bytes(Encoding.PEM))):
+        lab.copy_to(guest, f"/etc/swanctl/{folder}/{file}.pem", content)

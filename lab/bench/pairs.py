@@ -1,0 +1,116 @@
+"""A pair under test, whichever software makes it one: how to look at it and what to call its parts."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from lab import observe
+from lab.bench import rival
+from lab.guest import Guest
+from lab.laboratory import Lab
+from lab.results import apply
+
+AGENT = "/usr/local/lib/gateway/agent/run"
+
+
+class Pair:
+    """The first site's two gateways, with the product on them."""
+
+    # names of processes, as pgrep -x takes them
+    daemon = "pluto"
+    cluster = "heartbeat"
+
+    def __init__(self, lab: Lab, profile: str) -> None:
+        self.lab, self.profile, self.site = lab, profile, lab.sites[0]
+        self.guests = lab.gateways(self.site.name)
+
+    def set_up(self) -> None:
+        """From bare hosts to a working pair."""
+        pillar = {"gateway": {"heartbeat": {"profile": self.profile}}}
+        applied = apply(self.lab, f"*.{self.site.name}", f"pillar={json.dumps(pillar)}")
+        if applied.failed:
+            raise SystemExit(f"lab: {applied.failed}")
+
+    def active(self) -> Guest | None:
+        """The node that serves, None when it is not exactly one."""
+        return observe.holder(self.lab, self.site.name)
+
+    def other(self, guest: Guest) -> Guest:
+        """The one that is not this one."""
+        return next(each for each in self.guests if each is not guest)
+
+    def settled(self) -> bool:
+        """One serves, and the other could take over at once."""
+        return self.active() is not None and all(self._ready(guest) for guest in self.guests)
+
+    def _ready(self, guest: Guest) -> bool:
+        shown = guest.run([AGENT, "status"])
+        if shown.returncode:
+            return False
+        status = json.loads(shown.stdout)
+        return status["ready"] and status["peer"]["ready"] and status["role"] in ("active", "standby")
+
+    def switch_over(self, active: Guest) -> Callable[[], None] | None:
+        """Move the role on purpose. Gives what puts things right again, if that is more than to wait."""
+        active.run([AGENT, "standby"], check=True, timeout=30)
+        return None
+
+    def agent(self, guest: Guest) -> list[str]:
+        """Process numbers of the role agent's worker; empty where there is none."""
+        return guest.run(["sh", "-c", "pgrep -P $(cat /run/gateway-agent.lock)"]).stdout.split()
+
+    def processes(self, guest: Guest, name: str) -> list[str]:
+        """Process numbers by name."""
+        return guest.run(["pgrep", "-x", name]).stdout.split()
+
+    def slaves(self, side: str) -> list[str]:
+        """The slaves of a bond."""
+        return next(bond["slaves"] for bond in self.site.view["bonds"] if bond["side"] == side)
+
+    def active_slave(self, guest: Guest, side: str) -> str:
+        """The one that carries the traffic now."""
+        bond = next(bond["name"] for bond in self.site.view["bonds"] if bond["side"] == side)
+        return observe.active_slave(guest, bond)
+
+
+class Paper(Pair):
+    """The paper's profile: heartbeat's own scripts decide."""
+
+    def _ready(self, guest: Guest) -> bool:
+        said = guest.run(["cl_status", "rscstatus"]).stdout.strip()
+        nodes = [guest.run(["cl_status", "nodestatus", each.host.name]).stdout.strip() for each in self.guests]
+        return said in ("all", "none", "local", "foreign") and nodes == ["active", "active"]
+
+    def switch_over(self, active: Guest) -> Callable[[], None] | None:
+        active.run(["/usr/share/heartbeat/hb_standby"], check=True)
+        return None
+
+    def agent(self, guest: Guest) -> list[str]:
+        return []
+
+
+class Rival(Pair):
+    """keepalived and strongSwan."""
+
+    daemon = "charon-systemd"
+    cluster = "keepalived"
+
+    def set_up(self) -> None:
+        rival.set_up(self.lab)
+
+    def _ready(self, guest: Guest) -> bool:
+        return guest.run(["systemctl", "is-active", "keepalived", "strongswan"]).returncode == 0
+
+    def switch_over(self, active: Guest) -> Callable[[], None] | None:
+        # the documented way to let the other node have it: this one says good-bye (priority 0)
+        active.run(["systemctl", "stop", "keepalived"], check=True)
+        return lambda: active.run(["systemctl", "start", "keepalived"], check=True) and None
+
+    def agent(self, guest: Guest) -> list[str]:
+        return []
+
+
+def pair(lab: Lab, configuration: str) -> Pair:
+    """`paper`, `default`, `fast` or `rival`."""
+    kinds = {"paper": Paper, "rival": Rival}
+    return kinds.get(configuration, Pair)(lab, configuration)

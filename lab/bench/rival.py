@@ -1,0 +1,108 @@
+"""What a user would pick today instead: keepalived (VRRP version 3, 50 ms) with strongSwan as hot standby.
+
+Tuned as well as it can be: shortest stable advertisement interval, real-time priority, tracked interfaces and daemon,
+repeated announcements. Bonds and kernel parameters are the product's own, so that only the takeover differs.
+"""
+from __future__ import annotations
+
+from lab.bench import clients
+from lab.guest import Guest
+from lab.laboratory import Lab
+from lab.results import apply
+
+PACKAGES = ["keepalived", *clients.STRONGSWAN_PACKAGES]
+ONLY_NETWORK = ('pillar={"gateway": {"features": {"firewall": false, "openswan": false, "heartbeat": false, '
+                '"logging": false, "time": false, "sshd": false}}}')
+
+
+def set_up(lab: Lab) -> None:
+    """Turn the first site's bare hosts into the rival's pair."""
+    its = lab.sites[0]
+    applied = apply(lab, f"*.{its.name}", ONLY_NETWORK)
+    if applied.failed:
+        raise SystemExit(f"lab: {applied.failed}")
+    bundle = lab.authority.issue(its.view["identity"]["id"])
+    for number, guest in enumerate(lab.gateways(its.name)):
+        lab.install(guest, PACKAGES)
+        clients.put_identity(lab, guest, "gateway", bundle)
+        lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab).encode())
+        lab.copy_to(guest, "/etc/strongswan.d/lab.conf", clients.tuned_charon().encode())
+        lab.copy_to(guest, "/etc/keepalived/keepalived.conf", _keepalived(lab, guest, 200 - number).encode())
+        guest.run(["systemctl", "restart", "strongswan", "keepalived"], check=True)
+
+
+def _keepalived(lab: Lab, guest: Guest, priority: int) -> str:
+    its = lab.sites[0]
+    virtual = its.view["virtual"]
+    inner = next(bond for bond in its.settings[guest.host.name]["bonds"] if bond["side"] == "internal")
+    bonds = " ".join(bond["name"] for bond in its.view["bonds"])
+    held = "\n".join(f"        {each['address']}/{each['prefix']} dev {each['interface']}" for each in virtual)
+    return f"""global_defs {{
+    vrrp_version 3
+    vrrp_garp_master_delay 0
+    vrrp_garp_master_repeat 5
+    vrrp_rt_priority 50
+    vrrp_no_swap
+    enable_script_security
+}}
+vrrp_track_process charon {{
+    process charon-systemd
+    weight -150
+    delay 0
+}}
+vrrp_instance gateway {{
+    state BACKUP
+    interface {inner["name"]}
+    virtual_router_id 10
+    priority {priority}
+    advert_int 0.05
+    nopreempt
+    garp_master_delay 0
+    virtual_ipaddress {{
+{held}
+    }}
+    track_interface {{
+        {"; ".join(bonds.split())}
+    }}
+    track_process {{
+        charon
+    }}
+}}
+""".replace("; ", "\n        ")
+
+
+def _swanctl(lab: Lab) -> str:
+    its = lab.sites[0]
+    connection = next(each for each in its.view["connections"] if each["kind"] == "roadwarrior")
+    return f"""connections {{
+  roadwarrior {{
+    version = 2
+    mobike = no
+    local_addrs = {its.virtual("external")}
+    pools = roadwarrior
+    proposals = {clients.PROPOSALS}
+    dpd_delay = 5s
+    unique = replace
+    local {{
+      auth = pubkey
+      certs = gateway.pem
+      id = {its.view["identity"]["id"]}
+    }}
+    remote {{
+      auth = pubkey
+      id = %any
+    }}
+    children {{
+      roadwarrior {{
+        local_ts = {",".join(connection["local"]["subnets"])}
+        esp_proposals = aes256gcm16
+      }}
+    }}
+  }}
+}}
+pools {{
+  roadwarrior {{
+    addrs = {connection["pool"][0]}
+  }}
+}}
+"""
