@@ -59,7 +59,7 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
         if fault.name in arguments.fault:
             for number in range(arguments.runs):
                 try:
-                    row = one(lab, its, fault, chosen)
+                    row = one(lab, its, fault, [client.name for client in chosen])
                 except NotThere:
                     break
                 step(f"{configuration}: {fault.name} {number + 1}: {row['gaps']}")
@@ -72,13 +72,19 @@ def more_packages() -> tuple[str, ...]:
     return (*rival.PACKAGES, *clients.STRONGSWAN_PACKAGES)
 
 
-def one(lab: Lab, its: Pair, fault: Fault, chosen: list[clients.Client]) -> dict:
-    """Make the fault once; everything is as before at the end."""
+def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
+    """Make the fault once; everything is as before at the end.
+
+    Returns ``at`` (when, seconds since the epoch), ``gaps`` (each roadwarrior's longest, in seconds) and ``serving`` (how
+    long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped).
+
+    Raises NotThere when the configuration has no such part.
+    """
     observe.eventually(its.settled, 240, every=1)
     active = its.active()
     if fault.prepare:
         fault.prepare(its, active)
-    running = {client.name: observe.Pings(lab, lab.roadwarriors[client.name], EVERY) for client in chosen}
+    running = {name: observe.Pings(lab, lab.roadwarriors[name], EVERY) for name in roadwarriors}
     observe.eventually(lambda: all(_answered(each) for each in running.values()), NEVER, every=1)
     time.sleep(random.uniform(2, 4))
     prober = Prober(its.site.virtual("external"))
