@@ -75,8 +75,8 @@ def more_packages() -> tuple[str, ...]:
 def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
     """Make the fault once; everything is as before at the end.
 
-    Returns ``at`` (when, seconds since the epoch), ``gaps`` (each roadwarrior's longest, in seconds) and ``serving`` (how
-    long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped).
+    Returns ``at`` (when, seconds since the epoch), ``gaps`` (each roadwarrior's longest, in seconds) and ``serving``
+    (how long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped).
 
     Raises NotThere when the configuration has no such part.
     """
