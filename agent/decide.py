@@ -241,6 +241,7 @@ class Machine:
         self.lost_at = now  # since when heartbeat does not answer
         self.peer = "init"
         self.peer_agent = False
+        self.agent_gone_at = now
         self.state: PeerState | None = None
         self.pings: dict[str, bool] = {}
         self.reached = False  # any ping node, ever
@@ -257,6 +258,7 @@ class Machine:
         self.claimed_at = 0.0
         self.failing_back = False
         self.failbacks = [at for at in failbacks if now - at < HOUR]
+        self.alone = False  # took over because the peer was dead
         self.gave_up = False
         self.calm_since: float | None = None
         self.try_again = now  # the next try to give up, fence or claim
@@ -364,8 +366,7 @@ class Machine:
     def take(self, cause: str) -> None:
         """Everything that makes this node the one that serves, at once."""
         self.epoch = self.highest = self.highest + 1
-        self.muted = False
-        self.gave_up = False
+        self.muted = self.gave_up = self.alone = False
         self.calm_since = None
         self.reasons.clear()
         self.out.append(Hold())
@@ -422,15 +423,15 @@ class Machine:
 
     # Events
 
-    def handle(self, event: Any, now: float) -> list[Any]:
-        """What to do about an event. Never raises for what comes from outside."""
+    def handle(self, event: Any, now: float, more: bool = False) -> list[Any]:
+        """What to do about an event. `more`: others of the same moment follow, so decide only after them."""
         self.now = max(now, self.now)
         self.out = []
         if not self.ended:
             getattr(self, "on_" + type(event).__name__.lower())(event)
         if not self.ended:
             self.watch()
-        if not self.ended:
+        if not self.ended and not more:
             self.decide()
         if not self.ended and self.connected and (
                 self.sendable() != self.sent or self.now - self.sent_at >= STATE_EVERY):
@@ -462,6 +463,8 @@ class Machine:
             self.state = None
 
     def on_peeragent(self, event: PeerAgent) -> None:
+        if self.peer_agent and not event.there:
+            self.agent_gone_at = self.now
         self.peer_agent = event.there
         if not event.there:
             self.state = None
@@ -535,9 +538,10 @@ class Machine:
             self.ended = True
             self.out.append(End())
         elif self.role == "active" and not self.peer_unready() and not self.muted:
-            self.yield_to_peer("heartbeat ends here")
+            self.yield_to_peer(f"heartbeat ends on {self.site.node}")
         elif self.role == "active":
-            self.give_away("heartbeat ends here, " + (self.peer_unready() or "and nobody was to be asked"))
+            why = self.peer_unready() or "in a moment of doubt"
+            self.give_away(f"heartbeat ends on {self.site.node}, {why}")
 
     def on_command(self, event: Command) -> None:
         if self.command or self.ending or self.role not in ("standby", "active"):
@@ -556,7 +560,7 @@ class Machine:
             elif self.peer_unready():
                 self.give_away_by_force()
             else:
-                self.yield_to_peer("switch-over, asked for here", event.force)
+                self.yield_to_peer(f"switch-over, asked for on {self.site.node}", event.force)
         else:
             why = self.not_ready() or ("" if self.connected else "heartbeat does not answer here")
             state = self.fresh()
@@ -618,8 +622,8 @@ class Machine:
             self.muted = False
             self.log("notice", f"{self.site.peer} did not take over: answering again")
             self.out.append(Unmute())
-        elif self.role == "active" and before and before.role == "active":
-            self.out.append(Announce())  # it left: neighbours may have heard it last
+        elif self.role == "active" and not self.muted and (before is None or before.role == "active"):
+            self.out.append(Announce())  # it was active too, or may have been: neighbours may have heard it last
 
     def meet(self, state: PeerState) -> None:
         """The other node says that it is active, and this one is not standby."""
@@ -733,6 +737,11 @@ class Machine:
                 self.log("notice", f"{self.site.peer} does not answer: answering again")
                 self.out.append(Unmute())
             return
+        if self.alone and self.peer == "dead" and self.cut_off() and self.now - self.since < FRESH:
+            # heartbeat says so of the other node first and of the ping nodes a little later, or at the same time.
+            self.try_again = self.now + AGAIN
+            self.give_away("no ping node answers any more: this node is probably the one that is cut off")
+            return
         reason = self.trouble()
         if not reason:
             return
@@ -750,12 +759,12 @@ class Machine:
         state = self.fresh()
         for kind, since in self.reasons.items():
             if kind == "uplink" and self.now - since >= UPLINK:
-                return f"no carrier on {', '.join(self.site.uplinks)}"
+                return f"no carrier on {', '.join(self.site.uplinks)} of {self.site.node}"
             if kind == "pings" and self.now - since >= PINGS and state and len(self.pings) == len(self.site.ping_nodes):
-                return f"{self.reached_now()} ping nodes answer here, {state.pings} on {self.site.peer}"
+                return f"{self.reached_now()} ping nodes answer on {self.site.node}, {state.pings} on {self.site.peer}"
             if kind == "daemon" and self.now >= self.grace_until and not (
                     state and state.pings < self.reached_now() and not state.pings):
-                return f"the IPsec daemon is {self.daemon}"
+                return f"the IPsec daemon of {self.site.node} is {self.daemon}"
         return ""
 
     def decide_standby(self) -> None:
@@ -772,7 +781,7 @@ class Machine:
         if self.peer == "dead":
             self.decide_alone()
         elif not state:
-            if self.peer != "init" and not self.peer_agent and self.now - self.since >= FRESH:
+            if self.peer != "init" and not self.peer_agent and self.now - max(self.since, self.agent_gone_at) >= FRESH:
                 self.say("alone", f"heartbeat is alive on {self.site.peer}, and no agent answers there: staying "
                          "standby; see the log there (`journalctl -t gateway-agent`), or `run takeover --force` here")
         elif self.idle_since is not None and self.now >= self.try_again:
@@ -786,7 +795,7 @@ class Machine:
             self.decide_failback()
 
     def decide_alone(self) -> None:
-        if self.reached and self.site.ping_nodes and not self.reached_now():
+        if self.cut_off():
             self.say("cut off", f"{self.site.peer} is dead and no ping node answers any more: this node is probably "
                      "the one that is cut off, not taking over until one answers")
         elif self.now < self.try_again:
@@ -796,6 +805,11 @@ class Machine:
             self.out.append(Fence())
         else:
             self.take(f"{self.site.peer} is dead")
+            self.alone = True
+
+    def cut_off(self) -> bool:
+        """Some ping node answered, and none does any more."""
+        return self.reached and bool(self.site.ping_nodes) and not self.reached_now()
 
     def decide_failback(self) -> None:
         self.failbacks = [at for at in self.failbacks if self.now - at < HOUR]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Callable
 from typing import Any
 
 from agent.decide import Peer, PeerAgent, Ping, Received
@@ -44,12 +45,14 @@ class Cluster(ctypes.Structure):
 class Heartbeat:
     """A signed-on client. Events of decide.py come out of read()."""
 
-    def __init__(self, node: str, peer: str, ping_nodes: tuple[str, ...]) -> None:
-        """Signs on. Raises Gone. Blocks for as long as heartbeat takes to answer."""
+    def __init__(self, node: str, peer: str, ping_nodes: tuple[str, ...], beat: Callable[[], None]) -> None:
+        """Signs on. Raises Gone. Waits for heartbeat's answers (up to a keepalive each) and calls `beat` after each."""
+        self.beat = beat
         self.node, self.peer, self.ping_nodes = node, peer, ping_nodes
         self.events: list[Any] = []
         self.links: dict[str, str] = {}
         self.echoes = 0
+        self.on = False
         self.client = ctypes.CDLL("libhbclient.so.1")
         self.plumb = ctypes.CDLL("libplumb.so.2")
         self.client.ll_cluster_new.restype = ctypes.POINTER(Cluster)
@@ -67,12 +70,16 @@ class Heartbeat:
             for name, (position, result, arguments) in OPS.items()}
         try:
             self.sign_on()
+            self.on = True
         except Gone:
             self.close()
             raise
 
     def call(self, name: str, *arguments: Any) -> Any:
-        return self.functions[name](ctypes.cast(self.cluster, P), *arguments)
+        result = self.functions[name](ctypes.cast(self.cluster, P), *arguments)
+        if not self.on:
+            self.beat()
+        return result
 
     def sign_on(self) -> None:
         if self.call("signon", CLIENT.encode()) != API_OK:

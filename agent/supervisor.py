@@ -166,6 +166,7 @@ class Supervisor:
 
 def stop_heartbeat(parent: int) -> None:
     """So that the other node takes over. It ends this process, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # heartbeat waits for its clients to end
     log("err", "the agent does not live on this node: addresses given up, stopping heartbeat, so that the other node "
                "takes over. When the reason is gone: `systemctl start heartbeat`")
     if os.path.isdir("/run/systemd/system"):

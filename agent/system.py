@@ -1,6 +1,7 @@
 """What the processes of the agent need of the system."""
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
 import gc
@@ -23,25 +24,33 @@ def clock() -> float:
 
 
 class Log:
-    """The system's log. Never waits: syslog(3) would, while the log's daemon hangs."""
+    """The system's log. Never waits: syslog(3) would, while the log's daemon hangs or is flooded."""
 
     def __init__(self) -> None:
         self.socket: socket.socket | None = None
+        self.waiting: collections.deque[bytes] = collections.deque(maxlen=100)
 
     def __call__(self, priority: str, text: str) -> None:
-        line = f"<{FACILITY | PRIORITIES[priority]}>{IDENT}[{os.getpid()}]: {text}".encode()
-        for _ in range(2):  # its daemon may have been restarted
+        self.waiting.append(f"<{FACILITY | PRIORITIES[priority]}>{IDENT}[{os.getpid()}]: {text}".encode())
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what waits; what is not taken stays for the next time."""
+        while self.waiting:
             try:
                 if self.socket is None:
                     self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
                     self.socket.setblocking(False)
                     self.socket.connect("/dev/log")
-                self.socket.send(line)
+                self.socket.send(self.waiting[0])
+                self.waiting.popleft()
+            except BlockingIOError:
                 return
-            except OSError:
+            except OSError:  # its daemon was restarted
                 if self.socket:
                     self.socket.close()
                 self.socket = None
+                return
 
 
 log = Log()

@@ -63,7 +63,8 @@ class Worker:
         self.heartbeat_fd = -1
         self.echo_sent = self.echo_heard = 0.0
         self.echoes = 0
-        self.next_try = self.next_look = self.next_pulse = 0.0
+        self.next_try = self.next_look = self.before = 0.0
+        self.refusal = ""
         self.announcing: list[float] = []
         self.clients: dict[int, int] = {}  # number of a command: its client
         self.ended = False
@@ -120,24 +121,29 @@ class Worker:
         if self.machine.role == "active":
             self.machine.missing = self.missing
             self.handle(decide.Missing(self.missing))
-        before = clock()
+        self.before = clock()
         while not self.ended:
             found = self.poll.poll(TICK * 1000)
             now = clock()
-            if now - before > self.settings.deadtime:
-                self.handle(decide.Gap(now - before))  # before anything that came meanwhile is read
-                self.echo_heard = now
-            before = now
-            if now >= self.next_pulse:
-                self.next_pulse = now + 0.2
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self.pulse, b".")
+            gap = now - self.before
+            if gap > self.settings.deadtime:
+                self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
+            if gap > 2 * TICK:
+                self.echo_heard += gap  # heartbeat may have stood still as well
+            self.before = now
+            self.beat()
             for fd, _ in found:
                 if fd in self.ready:
                     self.ready[fd]()
             self.tick(now)
 
+    def beat(self) -> None:
+        """For the supervisor: not hung."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.pulse, b".")
+
     def tick(self, now: float) -> None:
+        log.flush()
         self.keep_heartbeat(now)
         for job in [each for each in self.jobs if now >= each.deadline]:
             self.drop(job)
@@ -154,11 +160,11 @@ class Worker:
             self.look()
         self.handle(decide.Tick())
 
-    def handle(self, event: Any) -> None:
-        """One event, and what came up while it was handled."""
+    def handle(self, event: Any, more: bool = False) -> None:
+        """One event, and what came up while it was handled. `more`: others of the same moment follow."""
         self.queue.append(event)
         while self.queue and not self.ended:
-            for action in self.machine.handle(self.queue.pop(0), clock()):
+            for action in self.machine.handle(self.queue.pop(0), clock(), more):
                 try:
                     getattr(self, "do_" + type(action).__name__.lower())(action)
                 except Refused as error:
@@ -175,27 +181,30 @@ class Worker:
                 return
             self.next_try = now + 2 * TICK
             try:
-                self.heartbeat = Heartbeat(self.settings.node, self.settings.peer, self.settings.ping_nodes)
+                self.heartbeat = Heartbeat(self.settings.node, self.settings.peer, self.settings.ping_nodes,
+                                           self.beat)
             except Gone as error:
-                self.machine.now = now
-                self.machine.say("heartbeat", f"heartbeat: {error}")
-                self.machine.out, said = [], self.machine.out
-                for each in said:
-                    self.do_log(each)
+                if self.refusal != str(error):
+                    self.refusal = str(error)
+                    log("warning", f"heartbeat: {error}; trying on")
                 return
+            self.refusal = ""
             self.heartbeat_fd = self.heartbeat.fileno()
             self.add(self.heartbeat_fd, self.on_heartbeat)
-            self.echo_heard = self.echo_sent = now
+            # Signing on takes one to ten of heartbeat's keepalives
+            self.echo_heard = self.echo_sent = self.before = clock()
+            self.echoes = 0
             self.handle(decide.Connected(True))
             self.on_heartbeat()
             return
         # A heartbeat that hangs keeps the connection, and is dead for the peer: it has to return a message to itself.
-        silent = now - self.echo_heard > max(deadtime / 2, 4 * TICK)
-        if now - self.echo_sent >= (max(1.0, deadtime) if silent else max(deadtime / 4, 2 * TICK)):
+        # It takes up to a keepalive (a message waits for its next round), and on a busy machine some more.
+        silent = now - self.echo_heard > max(1.0, deadtime)
+        if now - self.echo_sent >= (max(1.0, deadtime) if silent else 0.25):
             self.echo_sent = now
             self.post({"kind": "echo"}, self.settings.node)
         if self.heartbeat and silent and self.machine.connected:
-            self.handle(decide.Connected(False, self.echo_heard))
+            self.handle(decide.Connected(False))
         self.on_heartbeat()  # the library may hold messages that poll() does not know of
 
     def on_heartbeat(self) -> None:
@@ -210,8 +219,8 @@ class Worker:
             self.echoes, self.echo_heard = self.heartbeat.echoes, clock()
             if not self.machine.connected:
                 self.handle(decide.Connected(True))
-        for event in events:
-            self.handle(event)
+        for number, event in enumerate(events, 1):
+            self.handle(event, number < len(events))
 
     def lost(self, why: str) -> None:
         """heartbeat has gone; it is tried again at every second tick."""
