@@ -303,9 +303,10 @@ class Machine:
         """The peer's state, if it is no old one."""
         return self.state if self.state and self.now - self.state.at < FRESH and self.peer != "dead" else None
 
-    def rank(self) -> tuple[int, int, bool]:
-        """Of two active nodes the higher one stays."""
-        return self.epoch, self.reached_now(), self.site.preferred
+    def outranks(self, peer: PeerState) -> bool:
+        """Of two active nodes: whether this one stays. Names only count where both say that they are preferred."""
+        return ((self.epoch, self.reached_now(), self.site.preferred, self.site.node)
+                > (peer.epoch, peer.pings, peer.preferred, self.site.peer))
 
     def peer_unready(self) -> str:
         """Why the peer can not take over, empty when it can."""
@@ -627,14 +628,13 @@ class Machine:
 
     def meet(self, state: PeerState) -> None:
         """The other node says that it is active, and this one is not standby."""
-        stays = self.rank() > (state.epoch, state.pings, state.preferred)
         if self.role == "leaving":
             if state.epoch > self.epoch:
                 self.role = "releasing"
                 self.deadline = self.now + RELEASE
                 self.out.append(Release())
         elif self.role == "active":
-            if not stays:
+            if not self.outranks(state):
                 self.give_away(f"{self.site.peer} is active with epoch {state.epoch}, this node with {self.epoch}")
             else:
                 self.say("split", f"{self.site.peer} is active too, with epoch {state.epoch}: this node stays", 10.0)

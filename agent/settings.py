@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 CONF = Path("/etc/ha.d/agent.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TUNNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[0-9]{1,4})?")  # winterthur, or bern/1 of several networks
 INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,14}")  # IFNAMSIZ in linux/if.h is 16 with the final zero
 
 
@@ -138,8 +139,8 @@ def parse(values: Any) -> Settings:
     fence = reader.take(values, "", "fence", (dict, type(None)), None)
     if daemon is not None:
         reader.unknown(daemon, "daemon: ", DaemonSettings._fields)
-        daemon = DaemonSettings(reader.names(daemon, "daemon: ", "tunnels", NAME),
-                                reader.names(daemon, "daemon: ", "initiate", NAME))
+        daemon = DaemonSettings(reader.names(daemon, "daemon: ", "tunnels", TUNNEL),
+                                reader.names(daemon, "daemon: ", "initiate", TUNNEL))
         for each in sorted(set(daemon.initiate) - set(daemon.tunnels)):
             reader.wrong.append(f"daemon: initiate: {each} is not among the tunnels")
     if fence is not None:
