@@ -412,6 +412,6 @@ def test_one_command_at_a_time():
 
 def test_all_actions_are_known_to_the_worker():
     from agent.worker import Worker
-    actions = (Mute, Unmute, Hold, Restore, Announce, Park, Release, Leave, Restart, Fence, Send, decide.Keep, decide.Note,
-               decide.Log, Answer, End)
+    actions = (Mute, Unmute, Hold, Restore, Announce, Park, Release, Leave, Restart, Fence, Send, decide.Keep,
+               decide.Note, decide.Log, Answer, End)
     assert all(hasattr(Worker, f"do_{each.__name__.lower()}") for each in actions)
