@@ -369,6 +369,7 @@ class Machine:
         self.epoch = self.highest = self.highest + 1
         self.muted = self.gave_up = self.alone = False
         self.calm_since = None
+        self.try_again = self.now
         self.reasons.clear()
         self.out.append(Hold())
         self.turn("active", cause)
@@ -787,7 +788,8 @@ class Machine:
         elif self.idle_since is not None and self.now >= self.try_again:
             idle = self.now - self.idle_since
             mine, other = not self.not_ready(), state.ready
-            if mine and (self.site.preferred or not other or idle >= FRESH):
+            # The preferred one may only be a moment later: its daemon was not asked yet.
+            if mine and (self.site.preferred or idle >= (FRESH if other else ANSWER)):
                 self.take("nobody is active")
             elif not mine and not other and self.site.preferred and idle >= CALM:
                 self.take(f"nobody is active and nobody is ready; here: {self.not_ready()}")

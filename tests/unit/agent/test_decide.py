@@ -110,7 +110,9 @@ def test_the_other_waits_for_the_preferred_and_not_for_ever():
 
 def test_the_other_takes_over_when_the_preferred_is_not_ready():
     node = Node(SITE._replace(preferred=False))
-    assert "Hold" in node.tell(state(preferred=True, ready=False, why="IPsec daemon dead"))
+    unready = state(preferred=True, ready=False, why="the IPsec daemon is not known yet")
+    assert "Hold" not in node.tell(unready)
+    assert "Hold" in node.wait(1.2, unready)
 
 
 def test_peer_dead_means_at_once():
