@@ -1,0 +1,72 @@
+"""Tells the neighbours who has a virtual IP: gratuitous ARP and unsolicited neighbour advertisements."""
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.settings import Address
+
+BROADCAST = b"\xff" * 6
+ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
+ALL_NODES_MAC = bytes.fromhex("333300000001")  # RFC 2464, section 7
+# At once, then while switches and neighbours may still have been busy.
+TIMES = (0.0, 0.05, 0.25, 0.75, 1.5, 2.5)
+
+
+def gratuitous_arp(mac: bytes, address: bytes, operation: int) -> bytes:
+    """An Ethernet frame that says that `address` (4 bytes) is at `mac`.
+
+    operation 1 (request) is what RFC 5227 calls an announcement, 2 (reply) is there for those who take only replies.
+    """
+    target = b"\0" * 6 if operation == 1 else BROADCAST
+    return (BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
+            + struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + mac + address + target + address)
+
+
+ETH_P_ARP = 0x0806  # linux/if_ether.h
+ETH_P_IPV6 = 0x86DD
+
+
+def advertisement(mac: bytes, address: bytes) -> bytes:
+    """An unsolicited neighbour advertisement to all nodes (RFC 4861, sections 4.4 and 7.2.6), override flag set."""
+    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + address + struct.pack("!BB", 2, 1) + mac
+    pseudo = address + ALL_NODES + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6)
+    body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
+    # Hop limit 255, or it is dropped
+    header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255) + address + ALL_NODES
+    return ALL_NODES_MAC + mac + struct.pack("!H", ETH_P_IPV6) + header + body
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def frames(address: Address, mac: bytes) -> list[bytes]:
+    """What is sent for one virtual IP."""
+    packed = ipaddress.ip_address(address.address).packed
+    if len(packed) == 4:
+        return [gratuitous_arp(mac, packed, 1), gratuitous_arp(mac, packed, 2)]
+    return [advertisement(mac, packed)]
+
+
+def send(addresses: Iterable[Address]) -> list[str]:
+    """All of them once. Returns what went wrong, one line an address; it is repeated anyway."""
+    wrong = []
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        for each in addresses:
+            try:
+                # Read each time: a bond takes its first member's address when that one comes.
+                text = Path(f"/sys/class/net/{each.interface}/address").read_text()
+                mac = bytes.fromhex(text.strip().replace(":", ""))
+                for frame in frames(each, mac):
+                    raw.sendto(frame, (each.interface, 0))
+            except (OSError, ValueError) as error:
+                wrong.append(f"{each.address} was not announced on {each.interface}: {error}")
+    return wrong

@@ -1,0 +1,141 @@
+"""The IPsec daemon, Libreswan's pluto: alive, hung or dead; listen, call, end, restart. Nothing else knows whack.
+
+Every command runs beside the loop: a hung daemon must not keep the addresses here.
+"""
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.settings import DaemonSettings
+
+WHACK = "/usr/libexec/ipsec/whack"
+PIDFILE = Path("/run/pluto/pluto.pid")  # ipsec.conf(5): --rundir
+PROBE = "--fipsstatus"  # one line, from the daemon's own loop: the cheapest of its questions (ipsec_whack(8))
+EVERY = 1.0  # between two questions
+PATIENCE = 0.8  # for the answer; two misses in a row are a hang, so that a busy machine is not taken for one
+LISTEN = 2.0
+RESTART = 30.0
+
+
+class Job:
+    """A command that runs beside the loop. `done(ok, why)` is called once."""
+
+    def __init__(self, command: Sequence[str], timeout: float, now: float, done: Callable[[bool, str], None]) -> None:
+        """Raises OSError when it can not be started."""
+        self.name = os.path.basename(command[0])
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL, start_new_session=True)
+        self.fd = os.pidfd_open(self.process.pid)
+        self.timeout, self.deadline, self.done = timeout, now + timeout, done
+
+    def ended(self) -> None:
+        """The descriptor became readable."""
+        code = self.process.wait()
+        os.close(self.fd)
+        self.done(code == 0, "" if code == 0 else f"{self.name} ended with {code}")
+
+    def kill(self) -> None:
+        """Took too long."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+        self.done(False, f"{self.name} took longer than {self.timeout:g} s")
+
+
+class Daemon:
+    """One node's daemon. `start(command, timeout, done)` runs a command; `changed(state)` is told alive, hung, dead."""
+
+    def __init__(self, settings: DaemonSettings | None,
+                 start: Callable[[Sequence[str], float, Callable[[bool, str], None]], None],
+                 changed: Callable[[str], None]) -> None:
+        self.settings, self.start, self.changed = settings, start, changed
+        self.state = "unknown" if settings else "none"
+        self.pid, self.pidfd = 0, -1
+        self.misses = 0
+        self.asking = False
+        self.next = 0.0
+
+    def set(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self.changed(state)
+
+    def tick(self, now: float) -> None:
+        """Once a second: is it there, does it answer?"""
+        if not self.settings or self.asking or now < self.next:
+            return
+        self.next = now + EVERY
+        if not self.find():
+            self.misses = 0
+            self.set("dead")
+            return
+        self.asking = True
+        self.start([WHACK, PROBE], PATIENCE, self.answered)
+
+    def find(self) -> bool:
+        """Whether the process is there; from then on its end is noticed at once."""
+        if self.pidfd >= 0:
+            return True
+        try:
+            self.pid = int(PIDFILE.read_text())
+            self.pidfd = os.pidfd_open(self.pid)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def died(self) -> None:
+        """Its descriptor became readable."""
+        os.close(self.pidfd)
+        self.pid, self.pidfd, self.next = 0, -1, 0.0
+        self.set("dead")
+
+    def answered(self, ok: bool, _why: str) -> None:
+        self.asking = False
+        if self.pidfd < 0:
+            return  # died meanwhile
+        self.misses = 0 if ok else self.misses + 1
+        if ok:
+            self.set("alive")
+        elif self.misses >= 2:
+            self.set("hung")
+        if not ok:
+            self.next = 0.0
+
+    def listen(self, done: Callable[[bool], None]) -> None:
+        """Take note of the addresses as they are, then call those peers that this side calls."""
+        if not self.settings:
+            done(True)
+            return
+
+        def listened(ok: bool, _why: str) -> None:
+            for name in self.settings.initiate if ok and self.settings else ():
+                # Refused for one that the daemon has called by itself: no error.
+                self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN, lambda _ok, _why: None)
+            done(ok)
+
+        self.start([WHACK, "--listen"], LISTEN, listened)
+
+    def forget(self) -> None:
+        """Take note of addresses that are gone."""
+        if self.settings:
+            self.start([WHACK, "--listen"], LISTEN, lambda _ok, _why: None)
+
+    def terminate(self, done: Callable[[], None]) -> None:
+        """Tell the peers that their tunnels end, one after the other; one that hangs ends it."""
+        left = list(self.settings.tunnels) if self.settings and self.state == "alive" else []
+
+        def following(_ok: bool, why: str) -> None:
+            if not left or "longer" in why:
+                done()
+            else:
+                self.start([WHACK, "--terminate", "--name", left.pop(0)], LISTEN, following)
+
+        following(True, "")
+
+    def restart(self, done: Callable[[bool, str], None]) -> None:
+        """Start it anew, however it is."""
+        if self.settings:
+            self.start(["/usr/bin/systemctl", "restart", "ipsec.service"], RESTART, done)

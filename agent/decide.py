@@ -1,0 +1,821 @@
+"""Who serves: the state machine, without any I/O.
+
+Events come in, each with the time (seconds, any steady clock), actions come out. Nothing in here sleeps, reads or
+sends, so that every decision can be tried as a table.
+
+    standby --take--> active --park, yield--> leaving --the peer took over--> releasing --> standby
+       |                ^                        |
+       +--fence-> fencing                        +--no answer within 1 s: everything is taken back
+
+The epoch is one up at every take-over. Where two nodes are active (a split that has healed), the higher epoch stays:
+clients and neighbours follow the latest announcement.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+VERSION = 1  # of the messages between the agents
+STATE_EVERY = 1.0  # the state is sent at least that often
+FRESH = 3.0  # a peer's state counts for that long
+ANSWER = 1.0  # for a take-over by the peer that was asked for
+COMMAND = 8.0  # a person's request is given up after it
+UPLINK = 0.2  # without carrier for that long: cut off
+PINGS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
+CALM = 5.0  # after giving up: the reason has to be gone for that long
+AGAIN = 10.0  # between two tries to fence
+RESTART = 30.0  # the daemon has that long to come up
+RELEASE = 5.0  # tunnels are told that they end; then the addresses go anyway
+ALONE = 0.3  # a peer that was dead before this machine stood still gets that long to answer
+HOUR = 3600.0
+
+
+# Events. Times are not part of them: handle() is told the time.
+class Connected(NamedTuple):
+    """This node's heartbeat answers, or does not since `since`."""
+    yes: bool
+    since: float | None = None
+
+
+class Peer(NamedTuple):
+    """heartbeat's word on the other node: init, up, active, dead."""
+    status: str
+
+
+class PeerAgent(NamedTuple):
+    """heartbeat's word on the other node's agent."""
+    there: bool
+
+
+class Received(NamedTuple):
+    """A message of the other agent, as it came."""
+    message: Any
+
+
+class Ping(NamedTuple):
+    """A ping node answers, or does not."""
+    address: str
+    up: bool
+
+
+class Uplink(NamedTuple):
+    """An uplink's carrier."""
+    interface: str
+    carrier: bool
+
+
+class Daemon(NamedTuple):
+    """The IPsec daemon: alive, hung, dead, none (not wanted here)."""
+    state: str
+
+
+class Listened(NamedTuple):
+    """After Hold: the daemon took note of the addresses within 2 s, or did not."""
+    ok: bool
+
+
+class Released(NamedTuple):
+    """After Release: the daemon has told its peers, as far as it could."""
+
+
+class Missing(NamedTuple):
+    """Virtual addresses that should be held and are not."""
+    addresses: tuple[str, ...]
+
+
+class Gap(NamedTuple):
+    """The whole process stood still for so many seconds."""
+    seconds: float
+
+
+class Fenced(NamedTuple):
+    """The fence command ended."""
+    ok: bool
+    why: str
+
+
+class Command(NamedTuple):
+    """A person asks: standby or takeover. `number` comes back in Answer."""
+    name: str
+    force: bool
+    number: int
+
+
+class Terminate(NamedTuple):
+    """heartbeat ends: leave. With `keep` it only starts itself anew: leave the addresses where they are."""
+    keep: bool = False
+
+
+class Tick(NamedTuple):
+    """Time passes."""
+
+
+# Actions, in the order in which they have to be done.
+class Mute(NamedTuple):
+    """Packets to the virtual addresses vanish from now on."""
+
+
+class Unmute(NamedTuple):
+    """They are answered again."""
+
+
+class Hold(NamedTuple):
+    """Hold and announce the addresses, let the daemon listen."""
+
+
+class Restore(NamedTuple):
+    """Put back addresses that vanished, without announcing role changes."""
+
+
+class Announce(NamedTuple):
+    """Tell the neighbours once more."""
+
+
+class Park(NamedTuple):
+    """Mute, and keep the addresses only to send from."""
+
+
+class Release(NamedTuple):
+    """Let the daemon tell its peers that their tunnels end; Released comes back."""
+
+
+class Leave(NamedTuple):
+    """Give the addresses up, let the daemon listen."""
+
+
+class Restart(NamedTuple):
+    """Restart the daemon."""
+
+
+class Fence(NamedTuple):
+    """Run the fence command; Fenced comes back."""
+
+
+class Send(NamedTuple):
+    """To the other agent."""
+    message: dict[str, Any]
+
+
+class Keep(NamedTuple):
+    """Write both epochs to disk."""
+    own: int
+    highest: int
+
+
+class Note(NamedTuple):
+    """A line for the history."""
+    role: str
+    cause: str
+    epoch: int
+
+
+class Log(NamedTuple):
+    """A line for the system's log."""
+    priority: str
+    text: str
+
+
+class Answer(NamedTuple):
+    """To a Command. `refused` is empty when it was done."""
+    number: int
+    refused: str
+
+
+class End(NamedTuple):
+    """The process ends."""
+
+
+class PeerState(NamedTuple):
+    """What the other agent last said."""
+    role: str
+    epoch: int
+    ready: bool
+    why: str
+    pings: int
+    preferred: bool
+    at: float
+
+    @classmethod
+    def parse(cls, message: dict[str, Any], now: float) -> PeerState:
+        """Raises ValueError for anything that an agent would not send."""
+        try:
+            role, epoch, pings = message["role"], message["epoch"], message["pings"]
+            ready, preferred, why = message["ready"], message["preferred"], message.get("why", "")
+        except KeyError as error:
+            raise ValueError(f"no {error}") from None
+        if role not in ("standby", "active", "transition"):
+            raise ValueError(f"role {role!r}")
+        if any(type(each) is not int or not 0 <= each < 2**53 for each in (epoch, pings)):
+            raise ValueError("epoch or pings are no counts")
+        if type(ready) is not bool or type(preferred) is not bool or type(why) is not str:
+            raise ValueError("ready, preferred or why have the wrong type")
+        return cls(role, epoch, ready, why[:200], pings, preferred, now)
+
+
+class Site(NamedTuple):
+    """What the machine has to know of the settings."""
+    node: str
+    peer: str
+    preferred: bool
+    uplinks: tuple[str, ...] = ()
+    ping_nodes: tuple[str, ...] = ()
+    deadtime: float = 1.0
+    failback: bool = False
+    failback_delay: float = 300.0
+    fence: bool = False
+    daemon: bool = True
+
+
+class Machine:
+    """One node's decisions. Every method but handle() is for handle() and for tests to look."""
+
+    def __init__(self, site: Site, now: float, own: int = 0, highest: int = 0, held: str = "none",
+                 failbacks: Iterable[float] = ()) -> None:
+        """`held`: none, held, muted or parked, as the kernel has the addresses; `failbacks`: times of the last hour."""
+        self.site = site
+        self.epoch, self.highest = own, max(own, highest)
+        self.role = {"none": "standby", "parked": "leaving"}.get(held, "active")
+        self.cause = "the agent started" if held == "none" else "the agent started and found the addresses here"
+        self.since = now
+        self.connected = False
+        self.lost_at = now  # since when heartbeat does not answer
+        self.peer = "init"
+        self.peer_agent = False
+        self.agent_gone_at = now
+        self.state: PeerState | None = None
+        self.pings: dict[str, bool] = {}
+        self.reached = False  # any ping node, ever
+        self.uplinks: dict[str, bool] = {}
+        self.daemon = "unknown" if site.daemon else "none"
+        self.missing: tuple[str, ...] = ()
+        self.muted = held in ("muted", "parked")
+        self.ask = 0
+        self.muted_until = now + ANSWER
+        self.deadline = now + ANSWER
+        self.careful_until = now  # right after a standstill heartbeat's word on the peer may be about the past
+        self.command: Command | None = None
+        self.command_until = 0.0
+        self.claimed_at = 0.0
+        self.failing_back = False
+        self.failbacks = [at for at in failbacks if now - at < HOUR]
+        self.alone = False  # took over because the peer was dead
+        self.gave_up = False
+        self.calm_since: float | None = None
+        self.try_again = now  # the next try to give up, fence or claim
+        self.reasons: dict[str, float] = {}  # kind of trouble: since when
+        self.idle_since: float | None = None  # nobody is active
+        self.healthy_since: float | None = None  # for the failback
+        self.restarted: float | None = None
+        self.grace_until = now
+        self.ending = False
+        self.ended = False
+        self.sent_at = now - STATE_EVERY
+        self.sent: tuple[Any, ...] = ()
+        self.said: dict[str, tuple[str, float]] = {}
+        self.out: list[Any] = []
+        self.now = now
+
+    # What the node is
+
+    def reached_now(self) -> int:
+        """How many ping nodes answer."""
+        return sum(self.pings.get(each, False) for each in self.site.ping_nodes)
+
+    def carrier(self) -> bool:
+        """Any uplink has carrier. One that was never reported counts as there."""
+        return not self.site.uplinks or any(self.uplinks.get(each, True) for each in self.site.uplinks)
+
+    def not_ready(self) -> str:
+        """Why this node could not serve, empty when it could."""
+        if not self.carrier():
+            return f"no carrier on {', '.join(self.site.uplinks)}"
+        if self.daemon not in ("alive", "none"):
+            return "the IPsec daemon is not known yet" if self.daemon == "unknown" else f"IPsec daemon {self.daemon}"
+        if self.gave_up:
+            return "it gave up lately, and the reason is not gone for long enough"
+        return ""
+
+    def public_role(self) -> str:
+        """standby, active or transition."""
+        return self.role if self.role in ("standby", "active") else "transition"
+
+    def fresh(self) -> PeerState | None:
+        """The peer's state, if it is no old one."""
+        return self.state if self.state and self.now - self.state.at < FRESH and self.peer != "dead" else None
+
+    def outranks(self, peer: PeerState) -> bool:
+        """Of two active nodes: whether this one stays. Names only count where both say that they are preferred."""
+        return ((self.epoch, self.reached_now(), self.site.preferred, self.site.node)
+                > (peer.epoch, peer.pings, peer.preferred, self.site.peer))
+
+    def peer_unready(self) -> str:
+        """Why the peer can not take over, empty when it can."""
+        if not self.connected:
+            return "heartbeat does not answer here"
+        if self.peer == "dead":
+            return f"{self.site.peer} is dead"
+        state = self.fresh()
+        if not state:
+            return f"no agent answers on {self.site.peer}"
+        if not state.ready:
+            return f"{self.site.peer} is not ready: {state.why or 'it does not say why'}"
+        return ""
+
+    # Words
+
+    def log(self, priority: str, text: str) -> None:
+        self.out.append(Log(priority, text))
+
+    def say(self, key: str, text: str, every: float = 60.0, priority: str = "warning") -> None:
+        """Log something that lasts: when it changes and once in a while."""
+        before, at = self.said.get(key, ("", 0.0))
+        if before != text or self.now - at >= every:
+            self.said[key] = (text, self.now)
+            self.log(priority, text)
+
+    def turn(self, role: str, cause: str) -> None:
+        """The new role, with its one line."""
+        before, self.role = self.public_role(), role
+        self.said.clear()
+        if self.public_role() == before:
+            return
+        self.cause, self.since = cause, self.now
+        self.log("notice", f"{self.public_role()}: {cause} (epoch {self.epoch})")
+        if self.role in ("standby", "active"):
+            self.out.append(Note(self.role, cause, self.epoch))
+
+    def answer(self, refused: str = "") -> None:
+        if self.command:
+            self.out.append(Answer(self.command.number, refused))
+            self.command = None
+
+    def send(self, kind: str = "state", **more: Any) -> None:
+        """A message always carries the whole state."""
+        why = self.not_ready()
+        self.out.append(Send({
+            "kind": kind, "version": VERSION, "role": self.public_role(), "epoch": self.epoch, "ready": not why,
+            "why": why, "pings": self.reached_now(), "preferred": self.site.preferred,
+            "since": round(self.now - self.since, 3), **more}))
+        self.sent_at = self.now
+        self.sent = self.sendable()
+
+    def sendable(self) -> tuple[Any, ...]:
+        return self.role, self.epoch, self.not_ready(), self.reached_now()
+
+    # Roles
+
+    def take(self, cause: str) -> None:
+        """Everything that makes this node the one that serves, at once."""
+        self.epoch = self.highest = self.highest + 1
+        self.muted = self.gave_up = self.alone = False
+        self.calm_since = None
+        self.try_again = self.now
+        self.reasons.clear()
+        self.out.append(Hold())
+        self.turn("active", cause)
+        self.send()
+        self.out.append(Keep(self.epoch, self.highest))
+        if self.failing_back:
+            self.failbacks.append(self.now)
+            self.failing_back = False
+        if self.command and self.command.name == "takeover":
+            self.answer()
+
+    def take_back(self, why: str) -> None:
+        """The peer did not take over: serve on."""
+        self.muted = False
+        self.try_again = self.now + CALM
+        self.out.append(Hold())
+        self.turn("active", f"taken back: {why}")
+        self.send()
+        self.answer(f"taken back: {why}")
+        if self.ending:
+            self.give_away("heartbeat ends and nobody takes over")
+
+    def give_away(self, cause: str) -> None:
+        """Leave at once, without asking anybody."""
+        self.muted = False
+        self.out.append(Leave())
+        self.turn("standby", cause)
+        self.answer(cause)
+        self.finish()
+
+    def yield_to_peer(self, cause: str, force: bool = False) -> None:
+        """Planned: still able to send, no longer answering, until the peer says that it has taken over."""
+        self.muted = True
+        self.deadline = self.now + ANSWER
+        self.out.append(Park())
+        self.turn("leaving", cause)
+        self.send("yield", force=force, cause=cause)
+
+    def released(self, cause: str) -> None:
+        self.out.append(Leave())
+        self.muted = False
+        self.turn("standby", cause)
+        self.answer()
+        self.finish()
+
+    def finish(self) -> None:
+        if self.ending and not self.ended:
+            self.ended = True
+            self.send()
+            self.out.append(End())
+        elif not self.ended:
+            self.send()
+
+    # Events
+
+    def handle(self, event: Any, now: float, more: bool = False) -> list[Any]:
+        """What to do about an event. `more`: others of the same moment follow, so decide only after them."""
+        self.now = max(now, self.now)
+        self.out = []
+        if not self.ended:
+            getattr(self, "on_" + type(event).__name__.lower())(event)
+        if not self.ended:
+            self.watch()
+        if not self.ended and not more:
+            self.decide()
+        if not self.ended and self.connected and (
+                self.sendable() != self.sent or self.now - self.sent_at >= STATE_EVERY):
+            self.send()
+        return self.out
+
+    def on_tick(self, event: Tick) -> None:
+        pass
+
+    def on_connected(self, event: Connected) -> None:
+        if self.connected and not event.yes:
+            self.lost_at = self.now if event.since is None else event.since
+            self.log("warning", "heartbeat on this node does not answer")
+        elif event.yes and not self.connected:
+            self.log("info", "heartbeat answers")
+            self.careful_until = max(self.careful_until, self.now)
+            if self.muted and self.role == "active":
+                self.question()
+        self.connected = event.yes
+        if not event.yes:
+            self.state = None
+
+    def on_peer(self, event: Peer) -> None:
+        if event.status != self.peer:
+            self.log("info", f"heartbeat says that {self.site.peer} is {event.status}")
+        self.peer = event.status
+        if event.status == "dead":
+            self.peer_agent = False
+            self.state = None
+
+    def on_peeragent(self, event: PeerAgent) -> None:
+        if self.peer_agent and not event.there:
+            self.agent_gone_at = self.now
+        self.peer_agent = event.there
+        if not event.there:
+            self.state = None
+        elif self.connected:
+            self.send()
+
+    def on_ping(self, event: Ping) -> None:
+        self.pings[event.address] = event.up
+        self.reached = self.reached or event.up
+
+    def on_uplink(self, event: Uplink) -> None:
+        self.uplinks[event.interface] = event.carrier
+
+    def on_daemon(self, event: Daemon) -> None:
+        if event.state != self.daemon and event.state in ("hung", "dead"):
+            self.log("warning", f"the IPsec daemon is {event.state}")
+        self.daemon = event.state
+
+    def on_listened(self, event: Listened) -> None:
+        if not event.ok and self.role == "active" and self.restarted_lately() is None:
+            self.grace_until = self.now + RESTART
+            self.restart("does not listen")
+
+    def on_missing(self, event: Missing) -> None:
+        self.missing = event.addresses
+        if event.addresses and self.role == "active" and not self.muted:
+            self.say("missing", f"{', '.join(event.addresses)} vanished: put back", every=10.0)
+            self.out.append(Restore())
+
+    def on_gap(self, event: Gap) -> None:
+        self.careful_until = self.now + max(self.site.deadtime, ANSWER)
+        if event.seconds <= self.site.deadtime:
+            return
+        if self.role == "active":
+            # Before anything else: the peer may have taken over meanwhile.
+            if not self.muted:
+                self.out.append(Mute())
+                self.muted = True
+            self.log("warning", f"stood still for {event.seconds:.2f} s: silent until {self.site.peer} was asked")
+            self.question()
+        else:
+            self.log("warning", f"stood still for {event.seconds:.2f} s")
+            if self.role == "leaving":
+                self.deadline = self.now + ANSWER
+
+    def question(self) -> None:
+        self.ask += 1
+        alone = self.peer == "dead" and self.now - self.since > FRESH
+        self.muted_until = self.now + (ALONE if alone else ANSWER)
+        self.send(ask=self.ask)
+
+    def on_fenced(self, event: Fenced) -> None:
+        if self.role != "fencing":
+            return
+        if event.ok:
+            self.take(f"{self.site.peer} is dead and fenced")
+            return
+        self.role = "standby"
+        self.try_again = self.now + AGAIN
+        self.log("err", f"not taking over: {self.site.peer} could not be fenced ({event.why}); again in {AGAIN:.0f} s")
+
+    def on_released(self, event: Released) -> None:
+        if self.role == "releasing":
+            self.released(self.cause)
+
+    def on_terminate(self, event: Terminate) -> None:
+        self.ending = True
+        if event.keep or self.role in ("standby", "fencing"):
+            if event.keep:
+                self.log("info", "heartbeat starts itself anew: the addresses stay")
+            self.ended = True
+            self.out.append(End())
+        elif self.role == "active" and not self.peer_unready() and not self.muted:
+            self.yield_to_peer(f"heartbeat ends on {self.site.node}")
+        elif self.role == "active":
+            why = self.peer_unready() or "in a moment of doubt"
+            self.give_away(f"heartbeat ends on {self.site.node}, {why}")
+
+    def on_command(self, event: Command) -> None:
+        if self.command or self.ending or self.role not in ("standby", "active"):
+            self.out.append(Answer(event.number, "something is going on already: try again in a few seconds"))
+            return
+        self.command, self.command_until = event, self.now + COMMAND
+        wanted = {"standby": "standby", "takeover": "active"}.get(event.name)
+        if wanted is None:
+            self.answer(f"unknown command {event.name}")
+        elif wanted == self.role:
+            self.answer()
+        elif event.name == "standby":
+            why = self.peer_unready() or self.peer_worse()
+            if why and not event.force:
+                self.answer(why)
+            elif self.peer_unready():
+                self.give_away_by_force()
+            else:
+                self.yield_to_peer(f"switch-over, asked for on {self.site.node}", event.force)
+        else:
+            why = self.not_ready() or ("" if self.connected else "heartbeat does not answer here")
+            state = self.fresh()
+            if not why and not state and self.peer != "dead":
+                why = f"heartbeat is alive on {self.site.peer}, and no agent answers there"
+            if why and not event.force:
+                self.answer(why)
+            elif state and state.role != "standby":
+                self.claim("switch-over, asked for on " + self.site.node, event.force)
+            else:
+                self.take("asked for by a person" + (", forced" if event.force else ""))
+
+    def give_away_by_force(self) -> None:
+        self.out.append(Leave())
+        self.turn("standby", "asked for by a person, forced")
+        self.try_again = self.now + COMMAND
+        self.answer()
+        self.send()
+
+    def peer_worse(self) -> str:
+        state = self.fresh()
+        if state and state.pings < self.reached_now():
+            return (f"{self.site.peer} reaches {state.pings} of {len(self.site.ping_nodes)} ping nodes, "
+                    f"this node {self.reached_now()}")
+        return ""
+
+    def claim(self, cause: str, force: bool = False) -> None:
+        self.claimed_at = self.now
+        self.try_again = self.now + CALM
+        self.send("claim", cause=cause, force=force)
+
+    def on_received(self, event: Received) -> None:
+        message = event.message
+        try:
+            if type(message) is not dict:
+                raise ValueError("no mapping")
+            state = PeerState.parse(message, self.now)
+        except ValueError as error:
+            self.say("message", f"a message of {self.site.peer} makes no sense and is dropped: {error}")
+            return
+        before, self.state, self.peer_agent = self.state, state, True
+        if state.epoch > self.highest:
+            self.highest = state.epoch
+            self.out.append(Keep(self.epoch, self.highest))
+        kind = message.get("kind")
+        cause = str(message.get("cause", ""))[:200]
+        force = message.get("force") is True
+        if type(message.get("ask")) is int:
+            self.send(re=message["ask"])
+        if state.role == "active" and self.role != "standby":
+            self.meet(state)
+        elif kind == "yield" and self.role in ("standby", "fencing"):
+            self.asked_to_take(cause, force)
+        elif kind == "claim" and self.role == "active" and not self.muted:
+            self.asked_to_leave(state, cause, force)
+        elif kind == "refuse":
+            self.refused(cause)
+        elif self.role == "active" and self.muted and message.get("re") == self.ask:
+            self.muted = False
+            self.log("notice", f"{self.site.peer} did not take over: answering again")
+            self.out.append(Unmute())
+        elif self.role == "active" and not self.muted and (before is None or before.role == "active"):
+            self.out.append(Announce())  # it was active too, or may have been: neighbours may have heard it last
+
+    def meet(self, state: PeerState) -> None:
+        """The other node says that it is active, and this one is not standby."""
+        if self.role == "leaving":
+            if state.epoch > self.epoch:
+                self.role = "releasing"
+                self.deadline = self.now + RELEASE
+                self.out.append(Release())
+        elif self.role == "active":
+            if not self.outranks(state):
+                self.give_away(f"{self.site.peer} is active with epoch {state.epoch}, this node with {self.epoch}")
+            else:
+                self.say("split", f"{self.site.peer} is active too, with epoch {state.epoch}: this node stays", 10.0)
+                self.send()
+                if self.muted:
+                    self.muted = False
+                    self.out.append(Unmute())
+        elif self.role == "fencing":
+            self.role = "standby"
+
+    def asked_to_take(self, cause: str, force: bool) -> None:
+        why = self.not_ready()
+        if self.now < self.careful_until:
+            self.send("refuse", cause=f"{self.site.node} stood still a moment ago")
+        elif why and not force:
+            self.send("refuse", cause=f"{self.site.node} is not ready: {why}")
+        else:
+            self.take(cause or f"{self.site.peer} yields")
+
+    def asked_to_leave(self, state: PeerState, cause: str, force: bool) -> None:
+        if not state.ready and not force:
+            self.send("refuse", cause=f"{self.site.peer} is not ready: {state.why}")
+        elif self.peer_worse() and not force:
+            self.send("refuse", cause=self.peer_worse())
+        else:
+            self.yield_to_peer(cause or f"{self.site.peer} asks", force)
+
+    def refused(self, cause: str) -> None:
+        if self.role == "leaving":
+            self.take_back(cause)
+        elif self.claimed_at:
+            self.claimed_at = 0.0
+            if self.failing_back:
+                self.failing_back = False
+                self.log("warning", f"no failback: {cause}")
+            self.answer(cause)
+
+    # What follows from all that
+
+    def watch(self) -> None:
+        """Notes since when something is the case."""
+        state = self.fresh()
+        worse = bool(state and state.pings > self.reached_now())
+        bad = {"uplink": not self.carrier(), "pings": worse, "daemon": self.daemon in ("hung", "dead")}
+        for kind, now in bad.items():
+            if not now:
+                self.reasons.pop(kind, None)
+            else:
+                self.reasons.setdefault(kind, self.now)
+        if self.gave_up:
+            if self.reasons:
+                self.calm_since = None
+            elif self.calm_since is None:
+                self.calm_since = self.now
+            elif self.now - self.calm_since >= CALM:
+                self.gave_up = False
+        nobody = self.role == "standby" and state is not None and state.role == "standby"
+        self.idle_since = (self.idle_since if self.idle_since is not None else self.now) if nobody else None
+        healthy = self.role == "standby" and bool(state) and not self.not_ready() and not worse
+        self.healthy_since = (self.healthy_since if self.healthy_since is not None else self.now) if healthy else None
+
+    def decide(self) -> None:
+        if self.command and self.now >= self.command_until:
+            self.answer(f"no result within {COMMAND:.0f} s; see the log of {self.site.peer} too")
+        if self.role == "active":
+            self.decide_active()
+        elif self.role == "leaving":
+            if self.peer == "dead" and self.connected and self.now >= self.careful_until:
+                self.take_back(f"{self.site.peer} is dead")
+            elif self.now >= self.deadline:
+                self.take_back(f"{self.site.peer} did not take over within {ANSWER:.0f} s")
+        elif self.role == "releasing":
+            if self.now >= self.deadline:
+                self.released(self.cause)
+        elif self.role == "standby":
+            self.decide_standby()
+        elif self.role == "fencing" and self.connected and self.peer != "dead":
+            self.role = "standby"
+            self.log("notice", f"{self.site.peer} is {self.peer} again: not taking over")
+        if not self.ended and self.daemon in ("hung", "dead") and self.role in ("active", "standby"):
+            if self.restarted_lately() is None:
+                self.restart(f"is {self.daemon}")
+
+    def restarted_lately(self) -> float | None:
+        lately = self.restarted is not None and self.now - self.restarted < RESTART
+        return self.restarted if lately else None
+
+    def restart(self, why: str) -> None:
+        self.restarted = self.now
+        self.log("warning", f"the IPsec daemon {why}: restarting it")
+        self.out.append(Restart())
+
+    def decide_active(self) -> None:
+        if not self.connected and self.now - self.lost_at >= self.site.deadtime:
+            self.give_away(f"heartbeat did not answer here for {self.site.deadtime:g} s")
+            return
+        if self.muted:
+            if self.now >= self.muted_until:
+                self.muted = False
+                self.log("notice", f"{self.site.peer} does not answer: answering again")
+                self.out.append(Unmute())
+            return
+        if self.alone and self.peer == "dead" and self.cut_off() and self.now - self.since < FRESH:
+            # heartbeat says so of the other node first and of the ping nodes a little later, or at the same time.
+            self.try_again = self.now + AGAIN
+            self.give_away("no ping node answers any more: this node is probably the one that is cut off")
+            return
+        reason = self.trouble()
+        if not reason:
+            return
+        state = self.fresh()
+        if self.peer_unready() or not state or state.role != "standby":
+            self.say("trouble", f"{reason}; staying, {self.peer_unready() or 'the other node is in transition'}")
+        elif self.now >= self.try_again:
+            self.gave_up = True
+            self.calm_since = None
+            self.try_again = self.now + CALM
+            self.yield_to_peer(reason)
+
+    def trouble(self) -> str:
+        """Why the peer would be the better one."""
+        state = self.fresh()
+        for kind, since in self.reasons.items():
+            if kind == "uplink" and self.now - since >= UPLINK:
+                return f"no carrier on {', '.join(self.site.uplinks)} of {self.site.node}"
+            if kind == "pings" and self.now - since >= PINGS and state and len(self.pings) == len(self.site.ping_nodes):
+                return f"{self.reached_now()} ping nodes answer on {self.site.node}, {state.pings} on {self.site.peer}"
+            if kind == "daemon" and self.now >= self.grace_until and not (
+                    state and state.pings < self.reached_now() and not state.pings):
+                return f"the IPsec daemon of {self.site.node} is {self.daemon}"
+        return ""
+
+    def decide_standby(self) -> None:
+        if not self.connected or self.ending or self.now < self.careful_until:
+            return
+        if self.command and self.command.name == "takeover" and self.claimed_at:
+            if self.command.force and self.now - self.claimed_at >= ANSWER:
+                self.take(f"asked for by a person, forced: {self.site.peer} does not answer")
+            elif self.now - self.claimed_at >= FRESH:
+                self.claimed_at = 0.0
+                self.answer(f"{self.site.peer} does not give the addresses up; see its log")
+            return
+        state = self.fresh()
+        if self.peer == "dead":
+            self.decide_alone()
+        elif not state:
+            if self.peer != "init" and not self.peer_agent and self.now - max(self.since, self.agent_gone_at) >= FRESH:
+                self.say("alone", f"heartbeat is alive on {self.site.peer}, and no agent answers there: staying "
+                         "standby; see the log there (`journalctl -t gateway-agent`), or `run takeover --force` here")
+        elif self.idle_since is not None and self.now >= self.try_again:
+            idle = self.now - self.idle_since
+            mine, other = not self.not_ready(), state.ready
+            # The preferred one may only be a moment later: its daemon was not asked yet.
+            if mine and (self.site.preferred or idle >= (FRESH if other else ANSWER)):
+                self.take("nobody is active")
+            elif not mine and not other and self.site.preferred and idle >= CALM:
+                self.take(f"nobody is active and nobody is ready; here: {self.not_ready()}")
+        elif state.role == "active" and self.site.failback and self.site.preferred:
+            self.decide_failback()
+
+    def decide_alone(self) -> None:
+        if self.cut_off():
+            self.say("cut off", f"{self.site.peer} is dead and no ping node answers any more: this node is probably "
+                     "the one that is cut off, not taking over until one answers")
+        elif self.now < self.try_again:
+            return
+        elif self.site.fence:
+            self.turn("fencing", f"{self.site.peer} is dead: fencing it")
+            self.out.append(Fence())
+        else:
+            self.take(f"{self.site.peer} is dead")
+            self.alone = True
+
+    def cut_off(self) -> bool:
+        """Some ping node answered, and none does any more."""
+        return self.reached and bool(self.site.ping_nodes) and not self.reached_now()
+
+    def decide_failback(self) -> None:
+        self.failbacks = [at for at in self.failbacks if self.now - at < HOUR]
+        delay = self.site.failback_delay * 2 ** len(self.failbacks)
+        if self.healthy_since is not None and self.now - self.healthy_since >= delay and self.now >= self.try_again:
+            self.failing_back = True
+            self.claim(f"failback, {self.site.node} is healthy for {delay:g} s")

@@ -1,0 +1,387 @@
+"""The one loop: events to decide.py, its actions to the kernel, heartbeat, the daemon, the log."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from agent import announce, control, decide, history
+from agent.addresses import Addresses, Refused, Watch
+from agent.daemon import Daemon, Job
+from agent.heartbeat import Gone, Heartbeat
+from agent.settings import Address, Settings
+from agent.system import clock, drain, in_time, log, wake_on
+
+TICK = 0.05
+FORMER = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
+
+
+def former(path: Path = FORMER) -> list[Address]:
+    """What this node held last."""
+    try:
+        return [Address(*each) for each in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def release(settings: Settings | None) -> None:
+    """Gives up all addresses, whoever holds them for whatever reason. Raises OSError."""
+    wanted = {*former(), *(settings.addresses if settings else ())}
+    Addresses(wanted).leave()
+    FORMER.unlink(missing_ok=True)
+
+
+def reloading() -> bool:
+    """heartbeat ends its clients also when it only reads ha.cf again (`heartbeat -r`, ExecReload of the unit)."""
+    if not os.path.isdir("/run/systemd/system"):
+        return False
+    try:
+        said = subprocess.run(["/usr/bin/systemctl", "show", "--property=SubState", "heartbeat.service"],
+                              capture_output=True, text=True, timeout=0.8, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return said.strip().startswith("SubState=reload")
+
+
+class Worker:
+    """One life of the agent. run() returns when it is over."""
+
+    def __init__(self, settings: Settings, pulse: int) -> None:
+        self.settings, self.pulse = settings, pulse
+        self.poll = select.poll()
+        self.ready: dict[int, Callable[[], None]] = {}
+        self.jobs: list[Job] = []
+        self.heartbeat: Heartbeat | None = None
+        self.heartbeat_fd = -1
+        self.echo_sent = self.echo_heard = 0.0
+        self.echoes = 0
+        self.next_try = self.next_look = self.before = 0.0
+        self.refusal = ""
+        self.announcing: list[float] = []
+        self.clients: dict[int, int] = {}  # number of a command: its client
+        self.ended = False
+        self.queue: list[Any] = []
+
+        gone = set(former()) - set(settings.addresses)
+        if gone:
+            Addresses(gone).leave()
+            log("notice", f"{', '.join(each.address for each in gone)}: no virtual IP any more, given up")
+        self.addresses = Addresses(settings.addresses)
+        self.links = Watch()
+        self.add(self.links.socket.fileno(), self.on_link)
+        self.signals, wakeup = socket.socketpair()
+        self.signals.setblocking(False)
+        wake_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), wakeup)
+        self.wakeup = wakeup
+        self.add(self.signals.fileno(), self.on_signal)
+        self.server = control.Server(self.on_question)
+        self.add(self.server.socket.fileno(), self.on_client)
+        self.daemon = Daemon(settings.daemon, self.start, lambda state: self.queue.append(decide.Daemon(state)))
+        self.daemon_fd = -1
+
+        state, _held, self.missing = self.addresses.look()
+        self.held_before = state
+        try:
+            own, highest = history.epochs()
+        except ValueError as error:
+            log("err", f"{error}: begins at 0")
+            own = highest = 0
+        now = clock()
+        site = decide.Site(
+            settings.node, settings.peer, settings.preferred, settings.uplinks, settings.ping_nodes, settings.deadtime,
+            settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
+            daemon=settings.daemon is not None)
+        self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
+
+    # The loop
+
+    def add(self, fd: int, call: Callable[[], None]) -> None:
+        self.ready[fd] = call
+        self.poll.register(fd, select.POLLIN)
+
+    def remove(self, fd: int) -> None:
+        del self.ready[fd]
+        self.poll.unregister(fd)
+
+    def run(self) -> None:
+        """Until it is over."""
+        refused = in_time()
+        log("info", f"started on {self.settings.node}, addresses {self.held_before}"
+                    + (f", without {refused}" if refused else ""))
+        for name, up in self.addresses.carriers().items():
+            self.on_carrier(name, up)
+        if self.machine.role == "active":
+            self.machine.missing = self.missing
+            self.handle(decide.Missing(self.missing))
+        self.before = clock()
+        while not self.ended:
+            found = self.poll.poll(TICK * 1000)
+            now = clock()
+            gap = now - self.before
+            if gap > self.settings.deadtime:
+                self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
+            if gap > 2 * TICK:
+                self.echo_heard += gap  # heartbeat may have stood still as well
+            self.before = now
+            self.beat()
+            for fd, _ in found:
+                if fd in self.ready:
+                    self.ready[fd]()
+            self.tick(now)
+
+    def beat(self) -> None:
+        """For the supervisor: not hung."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.pulse, b".")
+
+    def tick(self, now: float) -> None:
+        log.flush()
+        self.keep_heartbeat(now)
+        for job in [each for each in self.jobs if now >= each.deadline]:
+            self.drop(job)
+            job.kill()
+        self.daemon.tick(now)
+        if self.daemon.pidfd != self.daemon_fd and self.daemon.pidfd >= 0:
+            self.daemon_fd = self.daemon.pidfd
+            self.add(self.daemon_fd, self.on_daemon_died)
+        if self.announcing and now >= self.announcing[0]:
+            self.announcing.pop(0)
+            for wrong in announce.send(self.settings.addresses):
+                log("warning", wrong)
+        if now >= self.next_look:
+            self.look()
+        self.handle(decide.Tick())
+
+    def handle(self, event: Any, more: bool = False) -> None:
+        """One event, and what came up while it was handled. `more`: others of the same moment follow."""
+        self.queue.append(event)
+        while self.queue and not self.ended:
+            for action in self.machine.handle(self.queue.pop(0), clock(), more):
+                try:
+                    getattr(self, "do_" + type(action).__name__.lower())(action)
+                except Refused as error:
+                    log("err", f"the kernel refuses: {error}")
+                except (OSError, ValueError) as error:
+                    log("err", f"{type(action).__name__.lower()}: {error}")
+
+    # Where events come from
+
+    def keep_heartbeat(self, now: float) -> None:
+        deadtime = self.settings.deadtime
+        if not self.heartbeat:
+            if now < self.next_try:
+                return
+            self.next_try = now + 2 * TICK
+            try:
+                self.heartbeat = Heartbeat(self.settings.node, self.settings.peer, self.settings.ping_nodes,
+                                           self.beat)
+            except Gone as error:
+                if self.refusal != str(error):
+                    self.refusal = str(error)
+                    log("warning", f"heartbeat: {error}; trying on")
+                return
+            self.refusal = ""
+            self.heartbeat_fd = self.heartbeat.fileno()
+            self.add(self.heartbeat_fd, self.on_heartbeat)
+            # Signing on takes one to ten of heartbeat's keepalives
+            self.echo_heard = self.echo_sent = self.before = clock()
+            self.echoes = 0
+            self.handle(decide.Connected(True))
+            self.on_heartbeat()
+            return
+        # A heartbeat that hangs keeps the connection, and is dead for the peer: it has to return a message to itself.
+        # It takes up to a keepalive (a message waits for its next round), and on a busy machine some more.
+        silent = now - self.echo_heard > max(1.0, deadtime)
+        if now - self.echo_sent >= (max(1.0, deadtime) if silent else 0.25):
+            self.echo_sent = now
+            self.post({"kind": "echo"}, self.settings.node)
+        if self.heartbeat and silent and self.machine.connected:
+            self.handle(decide.Connected(False))
+        self.on_heartbeat()  # the library may hold messages that poll() does not know of
+
+    def on_heartbeat(self) -> None:
+        if not self.heartbeat:
+            return
+        try:
+            events = self.heartbeat.read()
+        except Gone as error:
+            self.lost(str(error))
+            return
+        if self.heartbeat.echoes != self.echoes:
+            self.echoes, self.echo_heard = self.heartbeat.echoes, clock()
+            if not self.machine.connected:
+                self.handle(decide.Connected(True))
+        for number, event in enumerate(events, 1):
+            self.handle(event, number < len(events))
+
+    def lost(self, why: str) -> None:
+        """heartbeat has gone; it is tried again at every second tick."""
+        if self.heartbeat:
+            self.remove(self.heartbeat_fd)
+            self.heartbeat.close()
+            self.heartbeat = None
+            log("warning", f"heartbeat: {why}")
+            self.handle(decide.Connected(False))
+
+    def post(self, message: dict[str, Any], node: str = "") -> None:
+        if self.heartbeat:
+            try:
+                self.heartbeat.send(message, node)
+            except Gone as error:
+                self.lost(str(error))
+
+    def on_link(self) -> None:
+        if self.links.read(self.on_carrier):
+            self.look()
+
+    def on_carrier(self, name: str, up: bool) -> None:
+        if name in self.settings.uplinks and self.machine.uplinks.get(name) != up:
+            log("info", f"{name} {'has' if up else 'lost'} carrier")
+            self.handle(decide.Uplink(name, up))
+
+    def look(self) -> None:
+        self.next_look = clock() + 1.0
+        _state, _held, missing = self.addresses.look()
+        if missing or self.machine.missing:
+            self.handle(decide.Missing(missing))
+
+    def on_signal(self) -> None:
+        if any(each in (signal.SIGTERM, signal.SIGINT) for each in drain(self.signals.fileno())):
+            self.handle(decide.Terminate(reloading()))
+
+    def on_daemon_died(self) -> None:
+        self.remove(self.daemon_fd)
+        self.daemon_fd = -1
+        self.daemon.died()
+
+    def on_client(self) -> None:
+        number = self.server.accept()
+        if number is not None:
+            self.add(number, lambda: self.server.read(number) or self.remove(number))
+
+    def on_question(self, client: int, question: dict[str, Any]) -> None:
+        name = question.get("command")
+        if name == "status":
+            self.server.answer(client, self.status())
+        elif name in ("standby", "takeover"):
+            number = max(self.clients, default=0) + 1
+            self.clients[number] = client
+            self.handle(decide.Command(name, question.get("force") is True, number))
+        else:
+            self.server.answer(client, {"error": f"unknown command {name!r}"[:200]})
+
+    def status(self) -> dict[str, Any]:
+        """What `run status` prints."""
+        machine, peer = self.machine, self.machine.fresh()
+        _state, held, missing = self.addresses.look()
+        since = datetime.now().astimezone() - timedelta(seconds=clock() - machine.since)
+        return {
+            "role": machine.public_role(), "epoch": machine.epoch, "since": since.isoformat(timespec="milliseconds"),
+            "cause": machine.cause, "node": self.settings.node, "muted": machine.muted,
+            "heartbeat": "alive" if machine.connected else "dead",
+            "peer": {"node": self.settings.peer, "heartbeat": machine.peer if machine.connected else "unknown",
+                     "agent": "there" if peer else "silent" if machine.peer_agent else "none",
+                     "role": peer.role if peer else "unknown", "ready": bool(peer and peer.ready),
+                     "not_ready_because": machine.peer_unready(), "epoch": peer.epoch if peer else None},
+            "ready": not machine.not_ready(), "not_ready_because": machine.not_ready(),
+            "held": list(held), "missing": list(missing),
+            "links": dict(self.heartbeat.links) if self.heartbeat else {},
+            "ping_nodes": {each: "up" if machine.pings.get(each) else "dead" for each in self.settings.ping_nodes},
+            "daemon": machine.daemon,
+        }
+
+    def start(self, command: Sequence[str], timeout: float, done: Callable[[bool, str], None]) -> None:
+        """A command beside the loop."""
+        try:
+            job = Job(command, timeout, clock(), done)
+        except OSError as error:
+            done(False, f"{command[0]}: {error.strerror}")
+            return
+        self.jobs.append(job)
+        self.add(job.fd, lambda: (self.drop(job), job.ended(), None)[-1])
+
+    def drop(self, job: Job) -> None:
+        self.jobs.remove(job)
+        self.remove(job.fd)
+
+    # Actions
+
+    def do_hold(self, _action: decide.Hold) -> None:
+        try:
+            self.addresses.hold()
+        finally:
+            self.do_announce(decide.Announce())
+            history.replace(FORMER, json.dumps(self.settings.addresses))
+            self.daemon.listen(lambda ok: self.queue.append(decide.Listened(ok)))
+
+    def do_restore(self, _action: decide.Restore) -> None:
+        self.do_hold(decide.Hold())
+
+    def do_announce(self, _action: decide.Announce) -> None:
+        now = clock()
+        self.announcing = [now + each for each in announce.TIMES[1:]]
+        for wrong in announce.send(self.settings.addresses):
+            log("warning", wrong)
+
+    def do_mute(self, _action: decide.Mute) -> None:
+        self.addresses.mute()
+        self.announcing.clear()
+
+    def do_unmute(self, _action: decide.Unmute) -> None:
+        self.addresses.unmute()
+        self.do_announce(decide.Announce())
+
+    def do_park(self, _action: decide.Park) -> None:
+        self.announcing.clear()
+        self.addresses.park()
+
+    def do_release(self, _action: decide.Release) -> None:
+        self.daemon.terminate(lambda: self.queue.append(decide.Released()))
+
+    def do_leave(self, _action: decide.Leave) -> None:
+        self.announcing.clear()
+        self.addresses.leave()
+        FORMER.unlink(missing_ok=True)
+        self.daemon.forget()
+
+    def do_restart(self, _action: decide.Restart) -> None:
+        def restarted(ok: bool, why: str) -> None:
+            log("info" if ok else "err", "the IPsec daemon was restarted" if ok else f"the IPsec daemon: {why}")
+            self.daemon.next = 0.0
+            if ok and self.machine.role == "active":
+                self.daemon.listen(lambda _ok: None)
+
+        self.daemon.restart(restarted)
+
+    def do_fence(self, _action: decide.Fence) -> None:
+        fence = self.settings.fence
+        if fence:
+            self.start(fence.command, fence.timeout, lambda ok, why: self.queue.append(decide.Fenced(ok, why)))
+
+    def do_send(self, action: decide.Send) -> None:
+        self.post(action.message)
+
+    def do_keep(self, action: decide.Keep) -> None:
+        history.keep(action.own, action.highest)
+
+    def do_note(self, action: decide.Note) -> None:
+        history.note(action.role, action.cause, action.epoch)
+
+    def do_log(self, action: decide.Log) -> None:
+        log(action.priority, action.text)
+
+    def do_answer(self, action: decide.Answer) -> None:
+        client = self.clients.pop(action.number, None)
+        if client is not None:
+            self.server.answer(client, {"error": action.refused} if action.refused else self.status())
+
+    def do_end(self, _action: decide.End) -> None:
+        self.ended = True

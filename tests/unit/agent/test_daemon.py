@@ -1,0 +1,121 @@
+"""The IPsec daemon as the agent sees it, with a stand-in for whack."""
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+
+import pytest
+
+from agent import daemon
+from agent.daemon import Daemon, Job
+from agent.settings import DaemonSettings
+
+
+class World:
+    """Commands are written down; the test answers them."""
+
+    def __init__(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(daemon, "PIDFILE", tmp_path / "pluto.pid")
+        self.pidfile = tmp_path / "pluto.pid"
+        self.commands, self.states = [], []
+        self.daemon = Daemon(DaemonSettings(("bern", "basel"), ("basel",)), self.start, self.states.append)
+
+    def start(self, command, timeout, done):
+        self.commands.append((command[1:], done))
+
+    def answer(self, ok=True, why=""):
+        command, done = self.commands.pop(0)
+        done(ok, why)
+        return command
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def pluto(world):
+    process = subprocess.Popen(["sleep", "60"])
+    world.pidfile.write_text(f"{process.pid}\n")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_not_there(world):
+    world.daemon.tick(0)
+    assert world.states == ["dead"]
+
+
+def test_alive_hung_alive(world, pluto):
+    world.daemon.tick(0.0)
+    world.answer()
+    world.daemon.tick(0.5)
+    assert not world.commands  # once a second
+    for now in (1.0, 1.8):
+        world.daemon.tick(now)
+        world.answer(False, "whack took longer than 0.8 s")
+    world.daemon.tick(2.6)
+    assert world.states == ["alive", "hung"]
+    world.answer()
+    assert world.states == ["alive", "hung", "alive"]
+
+
+def test_death_is_noticed_at_once(world, pluto):
+    world.daemon.tick(0.0)
+    world.answer()
+    pluto.kill()
+    poll = select.poll()
+    poll.register(world.daemon.pidfd, select.POLLIN)
+    assert poll.poll(2000)
+    world.daemon.died()
+    assert world.states == ["alive", "dead"]
+
+
+def test_listen_then_call(world):
+    said = []
+    world.daemon.listen(said.append)
+    assert world.answer() == ["--listen"]
+    assert world.answer() == ["--asynchronous", "--initiate", "--name", "basel"]
+    world.daemon.listen(said.append)
+    world.answer(False, "whack took longer than 2 s")
+    assert said == [True, False] and not world.commands
+
+
+def test_tunnels_end_one_after_the_other_unless_it_hangs(world):
+    ended = []
+    world.daemon.state = "alive"
+    world.daemon.terminate(lambda: ended.append(1))
+    assert world.answer() == ["--terminate", "--name", "bern"] and not ended
+    assert world.answer(False, "whack ended with 21") == ["--terminate", "--name", "basel"] and ended
+    world.daemon.terminate(lambda: ended.append(2))
+    world.answer(False, "whack took longer than 2 s")
+    assert ended == [1, 2] and not world.commands
+    world.daemon.state = "dead"
+    world.daemon.terminate(lambda: ended.append(3))
+    assert ended == [1, 2, 3] and not world.commands
+
+
+def test_no_ipsec_here():
+    said = []
+    none = Daemon(None, lambda *_: pytest.fail("nothing to start"), said.append)
+    none.tick(0.0)
+    none.listen(said.append)
+    none.terminate(lambda: said.append("ended"))
+    none.forget()
+    none.restart(lambda _ok, _why: None)
+    assert (none.state, said) == ("none", [True, "ended"])
+
+
+def test_job():
+    said = []
+    job = Job(["/bin/false"], 1.0, 0.0, lambda ok, why: said.append((ok, why)))
+    select.select([job.fd], [], [], 5)
+    job.ended()
+    job = Job(["/bin/sleep", "60"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
+    job.kill()
+    assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s")]
+    assert not os.path.exists(f"/proc/self/fd/{job.fd}")

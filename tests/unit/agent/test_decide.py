@@ -1,0 +1,419 @@
+"""Decisions as tables: what happened, what is done about it."""
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent import decide
+from agent.decide import (
+    Announce,
+    Answer,
+    Command,
+    Connected,
+    Daemon,
+    End,
+    Fence,
+    Fenced,
+    Gap,
+    Hold,
+    Leave,
+    Listened,
+    Machine,
+    Missing,
+    Mute,
+    Park,
+    Peer,
+    PeerAgent,
+    Ping,
+    Received,
+    Release,
+    Released,
+    Restart,
+    Restore,
+    Send,
+    Site,
+    Terminate,
+    Tick,
+    Unmute,
+    Uplink,
+)
+
+SITE = Site("gw1", "gw2", True, ("bond0",), ("192.0.2.1", "192.0.2.2"), 1.0, daemon=True)
+
+
+def state(role: str = "standby", epoch: int = 0, **more: Any) -> Received:
+    return Received({"kind": "state", "role": role, "epoch": epoch, "ready": True, "why": "", "pings": 2,
+                     "preferred": False, **more})
+
+
+class Node:
+    """A machine, its clock, and what it last did."""
+
+    def __init__(self, site: Site = SITE, **more: Any) -> None:
+        self.now = 100.0
+        self.machine = Machine(site, self.now, **more)
+        self.done: list[Any] = []
+        self.tell(Connected(True), Peer("active"), PeerAgent(True), Daemon("alive"), Uplink("bond0", True),
+                  *(Ping(each, True) for each in site.ping_nodes))
+
+    def tell(self, *events: Any, after: float = 0.0) -> list[str]:
+        self.done = []
+        self.now += after
+        for event in events:
+            self.done += self.machine.handle(event, self.now)
+        return self.names()
+
+    def wait(self, seconds: float, *each: Any) -> list[str]:
+        """In steps of 50 ms; the peer's state comes in every second where it is given."""
+        done, until, step = [], self.now + seconds, 0
+        while self.now < until:
+            self.now += 0.05
+            step += 1
+            for event in (*(each if step % 10 == 0 else ()), Tick()):
+                done += self.machine.handle(event, self.now)
+        self.done = done
+        return self.names()
+
+    def names(self) -> list[str]:
+        return [type(each).__name__ for each in self.done if type(each).__name__ not in ("Log", "Keep", "Note")]
+
+    def sent(self, kind: str) -> list[dict[str, Any]]:
+        return [each.message for each in self.done if isinstance(each, Send) and each.message["kind"] == kind]
+
+    def said(self) -> str:
+        return "\n".join(each.text for each in self.done if isinstance(each, decide.Log))
+
+    @property
+    def role(self) -> str:
+        return self.machine.role
+
+
+def active(**more: Any) -> Node:
+    node = Node(own=4, highest=4, held="held", **more)
+    node.tell(state())
+    return node
+
+
+def test_preferred_takes_over_when_nobody_is_active():
+    node = Node()
+    assert Hold.__name__ in node.tell(state())
+    assert (node.role, node.machine.epoch) == ("active", 1)
+
+
+def test_the_other_waits_for_the_preferred_and_not_for_ever():
+    node = Node(SITE._replace(preferred=False))
+    assert "Hold" not in node.tell(state(preferred=True))
+    assert "Hold" not in node.wait(2.0, state(preferred=True))
+    assert "Hold" in node.wait(2.0, state(preferred=True))
+
+
+def test_the_other_takes_over_when_the_preferred_is_not_ready():
+    node = Node(SITE._replace(preferred=False))
+    unready = state(preferred=True, ready=False, why="the IPsec daemon is not known yet")
+    assert "Hold" not in node.tell(unready)
+    assert "Hold" in node.wait(1.2, unready)
+
+
+def test_peer_dead_means_at_once():
+    node = Node()
+    node.tell(state("active", 7))
+    assert node.tell(Peer("dead"))[0] == "Hold"
+    assert node.machine.epoch == 8
+
+
+def test_peer_without_agent_is_left_alone_and_said_every_minute():
+    node = Node()
+    node.tell(PeerAgent(False))
+    names = node.wait(130)
+    assert "Hold" not in names
+    assert 2 <= node.said().count("no agent answers there") <= 3
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_cut_off_node_does_not_take_over(together):
+    node = Node()
+    node.tell(state("active", 7))
+    lost = [Ping("192.0.2.1", False), Ping("192.0.2.2", False)]
+    if together:
+        node.tell(*lost, Peer("dead"))
+        assert node.role == "standby" and "cut off" in node.said()
+    else:  # heartbeat says it in the other order: back again
+        node.tell(Peer("dead"))
+        assert node.role == "active"
+        assert "Leave" in node.tell(*lost, after=0.5)
+    assert "Hold" not in node.wait(20)
+    assert "Hold" in node.tell(Ping("192.0.2.2", True))
+
+
+def test_fencing_comes_before_the_addresses():
+    node = Node(SITE._replace(fence=True))
+    node.tell(state("active", 7))
+    assert node.tell(Peer("dead")) == ["Fence", "Send"]
+    assert "Hold" not in node.tell(Fenced(False, "took longer than 10 s"))
+    assert "could not be fenced" in node.said()
+    assert node.wait(9.5) .count("Fence") == 0
+    assert node.wait(1.0).count("Fence") == 1
+    assert node.tell(Fenced(True, ""))[0] == "Hold"
+
+
+def test_fencing_is_given_up_when_the_peer_is_back():
+    node = Node(SITE._replace(fence=True))
+    node.tell(Peer("dead"))
+    node.tell(Peer("active"))
+    assert node.role == "standby"
+    assert "Hold" not in node.tell(Fenced(True, ""))
+
+
+def test_switch_over_in_order():
+    node = active()
+    names = node.tell(Command("standby", False, 1))
+    assert names[:2] == ["Park", "Send"] and node.sent("yield")
+    assert node.tell(state("active", 5)) [0] == "Release"
+    names = node.tell(Released())
+    assert names[0] == "Leave" and Answer(1, "") in node.done
+    assert node.role == "standby"
+
+
+def test_switch_over_that_nobody_answers_is_taken_back():
+    node = active()
+    node.tell(Command("standby", False, 1))
+    assert "Hold" not in node.wait(0.9)
+    assert "Hold" in node.wait(0.2)
+    assert node.role == "active" and any(isinstance(each, Answer) and each.refused for each in node.done)
+
+
+@pytest.mark.parametrize(("peer", "why"), [
+    (state(ready=False, why="IPsec daemon dead"), "IPsec daemon dead"),
+    (state(pings=1), "reaches 1 of 2 ping nodes"),
+    (PeerAgent(False), "no agent answers"),
+    (Peer("dead"), "is dead"),
+    (Connected(False), "heartbeat does not answer here"),
+])
+def test_switch_over_is_refused(peer, why):
+    node = active()
+    node.tell(peer)
+    node.tell(Command("standby", False, 1))
+    assert [why in each.refused for each in node.done if isinstance(each, Answer)] == [True]
+    assert node.role == "active"
+
+
+def test_yield_is_taken_at_once_or_refused():
+    node = Node(SITE._replace(preferred=False))
+    node.tell(state("active", 7))
+    wanted = state("transition", 7, kind="yield", cause="switch-over")
+    assert node.tell(wanted)[0] == "Hold" and node.machine.epoch == 8
+    node = Node(SITE._replace(preferred=False))
+    node.tell(state("active", 7), Daemon("dead"))
+    assert "Hold" not in node.tell(wanted) and node.sent("refuse")
+
+
+def test_take_over_asked_for():
+    node = Node()
+    node.tell(state("active", 7))
+    node.tell(Command("takeover", False, 1))
+    assert node.sent("claim")
+    node.tell(state("transition", 7, kind="yield"))
+    assert Answer(1, "") in node.done and node.role == "active"
+
+
+def test_take_over_by_force_from_a_silent_peer():
+    node = Node()
+    node.tell(state("active", 7))
+    node.tell(Command("takeover", True, 1))
+    assert "Hold" in node.wait(1.2)
+    node = Node()
+    node.tell(state("active", 7))
+    node.tell(Command("takeover", False, 1))
+    assert "Hold" not in node.wait(3.2)
+    assert any(isinstance(each, Answer) and each.refused for each in node.done)
+
+
+@pytest.mark.parametrize(("events", "seconds", "gives"), [
+    ([Uplink("bond0", False)], 0.1, False),
+    ([Uplink("bond0", False)], 0.3, True),
+    ([Uplink("bond0", False), Uplink("bond0", True)], 0.3, False),
+    ([Ping("192.0.2.1", False)], 0.9, False),
+    ([Ping("192.0.2.1", False)], 1.2, True),
+    ([Daemon("dead")], 0.05, True),
+    ([Daemon("hung")], 0.05, True),
+])
+def test_gives_up_by_itself(events, seconds, gives):
+    node = active()
+    done = node.tell(*events) + node.wait(seconds, state())
+    assert ("Park" in done) is gives
+
+
+@pytest.mark.parametrize("peer", [state(ready=False), PeerAgent(False), Peer("dead")])
+def test_stays_without_a_ready_peer(peer):
+    node = active()
+    node.tell(peer)
+    done = node.tell(Daemon("dead"))
+    assert "Park" not in done and "Leave" not in done and "Restart" in done
+    assert "staying" in node.said()
+
+
+def test_a_daemon_that_does_not_listen_is_restarted_before_anything_is_given_up():
+    node = active()
+    assert node.tell(Listened(False))[0] == "Restart"
+    assert "Park" not in node.tell(Daemon("hung"))
+    assert "Park" not in node.wait(29, state())
+    assert "Park" in node.wait(2, state())
+
+
+def test_not_ready_for_5_s_after_giving_up():
+    node = active()
+    node.tell(Daemon("dead"))
+    node.tell(state("active", 5))
+    node.tell(Released())
+    node.tell(Daemon("alive"))
+    assert "gave up lately" in node.machine.not_ready()
+    node.wait(5.2, state("active", 5))
+    assert node.machine.not_ready() == ""
+
+
+@pytest.mark.parametrize(("own", "peer", "stays"), [
+    (4, state("active", 5), False),
+    (5, state("active", 4), True),
+    (4, state("active", 4, pings=1), True),
+    (4, state("active", 4), True),  # the preferred one
+    (4, state("active", 4, preferred=True), False),  # wrong settings; gw2 is behind gw1
+])
+def test_split_heals(own, peer, stays):
+    node = Node(own=own, highest=own, held="held")
+    done = node.tell(peer)
+    assert ("Leave" in done) is not stays
+
+
+def test_survivor_of_a_split_is_announced_again():
+    node = active()
+    node.tell(Peer("dead"))
+    node.tell(Peer("active"))
+    assert "Announce" in node.tell(state())
+
+
+def test_standstill_mutes_first_and_asks():
+    node = active()
+    assert node.tell(Gap(3.0), after=3.0)[:2] == ["Mute", "Send"]
+    ask = node.sent("state")[0]["ask"]
+    assert "Unmute" not in node.tell(state())  # may be from before
+    assert "Unmute" in node.tell(state(re=ask))
+    node.tell(Gap(3.0), after=3.0)
+    assert "Leave" in node.tell(state("active", 5))
+
+
+def test_standstill_with_a_silent_peer():
+    node = active()
+    node.tell(Gap(3.0), after=3.0)
+    assert "Unmute" not in node.wait(0.9)
+    assert "Unmute" in node.wait(0.2)
+
+
+def test_standstill_alone():
+    node = active()
+    node.tell(Peer("dead"))
+    node.wait(5)
+    node.tell(Gap(3.0), after=3.0)
+    assert "Unmute" in node.wait(0.4)
+
+
+def test_after_a_standstill_heartbeats_word_may_be_old():
+    node = Node()
+    node.tell(state("active", 7))
+    assert "Hold" not in node.tell(Gap(3.0), Peer("dead"), after=3.0)
+    assert "Hold" not in node.wait(0.5)
+    assert "Hold" in node.wait(0.8)
+
+
+def test_heartbeat_gone_means_leaving_after_deadtime():
+    node = active()
+    node.tell(Connected(False))
+    assert "Leave" not in node.wait(0.9)
+    assert "Leave" in node.wait(0.2)
+    assert "Hold" not in node.wait(10)
+
+
+def test_heartbeat_back_in_time():
+    node = active()
+    node.tell(Connected(False))
+    node.tell(Connected(True), after=0.8)
+    assert "Leave" not in node.wait(5)
+
+
+@pytest.mark.parametrize(("held", "own", "peer", "does"), [
+    ("held", 4, state("active", 5), "Leave"),
+    ("held", 4, state("standby", 4), "Announce"),
+    ("parked", 4, state("active", 5), "Release"),
+    ("parked", 4, Tick(), "Hold"),
+    ("muted", 4, Tick(), "Unmute"),
+])
+def test_agent_started_again(held, own, peer, does):
+    node = Node(own=own, highest=own, held=held)
+    assert does in node.tell(peer) + node.wait(1.2)
+
+
+def test_vanished_addresses_come_back_only_on_the_active_node():
+    assert "Restore" in active().tell(Missing(("192.0.2.10",)))
+    assert "Restore" not in Node().tell(Missing(("192.0.2.10",)))
+
+
+def test_end_of_heartbeat():
+    node = active()
+    assert node.tell(Terminate())[0] == "Park"
+    node.tell(state("active", 5))
+    assert node.tell(Released())[-1] == "End"
+    node = active()
+    node.tell(PeerAgent(False))
+    assert node.tell(Terminate())[0] == "Leave" and node.names()[-1] == "End"
+    assert active().tell(Terminate(keep=True)) == ["End"]
+    assert Node().tell(Terminate()) == ["End"]
+    node = active()  # nobody answers: taken back, then left all the same
+    node.tell(Terminate())
+    names = node.wait(1.2)
+    assert names.index("Hold") < names.index("Leave") < names.index("End")
+
+
+def test_failback_waits_and_is_damped():
+    site = SITE._replace(failback=True, failback_delay=10.0)
+    for failbacks, delay in (((), 10), ((50.0,), 20), ((50.0, 60.0), 40), ((-4000.0,), 10)):
+        node = Node(site, failbacks=failbacks)
+        node.tell(state("active", 7))
+        node.wait(delay - 0.5, state("active", 7))
+        assert not node.sent("claim"), delay
+        node.wait(1, state("active", 7))
+        assert node.sent("claim"), delay
+    node.tell(state("transition", 7, kind="yield", cause="failback"))
+    assert len(node.machine.failbacks) == 1
+
+
+def test_no_failback_without_being_asked():
+    node = Node()
+    node.tell(state("active", 7))
+    node.wait(400, state("active", 7))
+    assert not node.sent("claim")
+
+
+@pytest.mark.parametrize("message", [
+    None, [], {}, {"role": "king"}, {**state().message, "epoch": -1}, {**state().message, "epoch": True},
+    {**state().message, "epoch": 1e9}, {**state().message, "pings": "2"}, {**state().message, "ready": 1},
+    {**state().message, "epoch": 2**60},
+])
+def test_nonsense_is_dropped(message):
+    node = active()
+    before = node.machine.state
+    node.tell(Received(message))
+    assert node.machine.state == before and "dropped" in node.said()
+
+
+def test_one_command_at_a_time():
+    node = active()
+    node.tell(Command("standby", False, 1))
+    node.tell(Command("standby", False, 2))
+    assert "something is going on" in node.done[0].refused
+
+
+def test_all_actions_are_known_to_the_worker():
+    from agent.worker import Worker
+    actions = (Mute, Unmute, Hold, Restore, Announce, Park, Release, Leave, Restart, Fence, Send, decide.Keep,
+               decide.Note, decide.Log, Answer, End)
+    assert all(hasattr(Worker, f"do_{each.__name__.lower()}") for each in actions)

@@ -1,0 +1,125 @@
+"""The supervisor with workers that die, hang and end as told."""
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from agent import supervisor
+from agent.supervisor import Failures, Supervisor, only_one
+
+
+@pytest.fixture
+def keeper(monkeypatch):
+    """A supervisor of a given worker; signals of the test's own process are put back."""
+    monkeypatch.setattr(supervisor, "BEAT", 0.02)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)}
+    made = []
+
+    def make(work):
+        made.append(0)
+        return Supervisor(work, lambda: made.append(1))
+
+    make.made = made
+    yield make
+    signal.set_wakeup_fd(-1)
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+def test_three_within_a_minute():
+    failures = Failures()
+    assert [failures.another(at) for at in (0, 30, 70, 89, 95, 200)] == [False, False, False, True, True, False]
+
+
+def test_ends_as_told(keeper):
+    assert keeper(lambda pulse: None).run() == "ended"
+
+
+def test_dies_too_often(keeper, tmp_path):
+    lives = tmp_path / "lives"
+
+    def work(pulse):
+        with lives.open("a") as file:
+            file.write("x")
+        os._exit(7)
+
+    assert keeper(work).run() == "failed"
+    assert lives.read_text() == "xxx"
+
+
+def test_exception_is_a_death(keeper, tmp_path):
+    lives = tmp_path / "lives"
+
+    def work(pulse):
+        if lives.exists():
+            return
+        lives.touch()
+        raise ValueError("of the test")
+
+    assert keeper(work).run() == "ended"
+
+
+def test_hang_is_killed(keeper, tmp_path):
+    lives = tmp_path / "lives"
+
+    def work(pulse):
+        os.write(pulse, b".")
+        if not lives.exists():
+            lives.touch()
+            time.sleep(60)
+
+    start = time.monotonic()
+    assert keeper(work).run() == "ended"
+    assert time.monotonic() - start < 5
+
+
+def beating(pulse):
+    ended = []
+    signal.signal(signal.SIGTERM, lambda _number, _frame: ended.append(1))
+    while not ended:
+        os.write(pulse, b".")
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGTERM, "ended"), (signal.SIGHUP, "reload")])
+def test_signals(keeper, number, why):
+    one = keeper(beating)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
+    timer.start()
+    assert one.run() == why
+    if why == "reload":
+        one.kill()
+
+
+def test_worker_that_does_not_leave(keeper, monkeypatch):
+    monkeypatch.setattr(supervisor, "LEAVING", 0.3)
+
+    def work(pulse):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            os.write(pulse, b".")
+            time.sleep(0.01)
+
+    one = keeper(work)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert one.run() == "ended"
+    assert keeper.made == [0, 1]  # the addresses were given up by the supervisor
+
+
+def test_only_one(tmp_path):
+    path = tmp_path / "lock"
+    ready, pid = os.pipe(), os.fork()
+    if pid == 0:
+        only_one(path)
+        os.write(ready[1], b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.read(ready[0], 1)
+    lock = only_one(path)
+    assert path.read_text() == str(os.getpid())
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    os.close(lock)
