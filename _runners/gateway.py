@@ -260,15 +260,20 @@ def _value(rule: dict | str) -> str:
     kind = rule["type"]
     if kind == "choice":
         sets = rule["choices"] if isinstance(rule["choices"], dict) else dict.fromkeys(rule["choices"], {})
-        return "one of " + ", ".join(
-            f"`{choice}`" + (f" ({', '.join(f'{key} {value}' for key, value in its.items())})" if its else "")
-            for choice, its in sets.items())
+        return "one of " + ", ".join(f"`{choice}`" + _choice(its) for choice, its in sets.items())
     if kind == "list":
         return f"list of {_value(rule['of'])}"
     if kind == "mapping":
         return f"mapping: {_value(rule['names'])} to {_value(rule['of'])}"
     limits = f" {rule['min']} to {rule['max']}" if "min" in rule else ""
     return f"{kind}{limits} {rule.get('unit', '')}".rstrip()
+
+
+def _choice(stands_for: dict) -> str:
+    """What a word stands for, in brackets, and what speaks for and against it."""
+    said = ", ".join(f"{key} {str(value).lower()}" for key, value in stands_for.items() if key != "about")
+    about = f"; {' '.join(stands_for['about'].split())}" if "about" in stands_for else ""
+    return f" ({said}{about})" if said else ""
 
 
 def _default(rule: dict) -> str:
