@@ -139,9 +139,10 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         Plain data with these keys: ``site``, ``node``, ``peer``, ``nodes``,
         ``preferred`` (this node is the site's first), ``features``, ``packages`` (of the features that are on),
         ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its ``agent``: whether the
-        role agent decides), ``agent`` (what agent.json says, but for its ``daemon``; None without the agent), ``firewall``, ``network``,
-        ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are seconds, except bond
-        options (milliseconds) and heartbeat's (text as ha.cf takes it); addresses are in their canonical form.
+        role agent decides), ``agent`` (what agent.json says, but for its ``daemon``; None without the agent),
+        ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are
+        seconds, except bond options (milliseconds) and heartbeat's (text as ha.cf takes it); addresses are in
+        their canonical form.
 
     Raises:
         KeyError: the site has no such node.
@@ -323,7 +324,7 @@ def _has_agent(full: dict, schema: dict) -> bool:
 
 
 def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dict) -> dict:
-    """What the role agent is told, agent.json but for its ``daemon``: tunnels are what _modules/ipsec.py makes of them."""
+    """What the role agent is told, agent.json but for ``daemon``: the tunnels are _modules/ipsec.py's."""
     its = full["heartbeat"]
     return {
         "node": node,
@@ -640,11 +641,11 @@ def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
         yield f"{path}:warntime", (f"{times['warntime']} is not between the keepalive {times['keepalive']} and the "
                                    f"deadtime {times['deadtime']}; give a time between them")
     if keepalive < deadtime < _LOOKS:
-        yield f"{path}:deadtime", (f"{times['deadtime']} is less than the {_LOOKS} ms after which heartbeat looks again "
-                                   f"for dead nodes, which makes nothing faster; give {_LOOKS}ms or more")
+        yield f"{path}:deadtime", (f"{times['deadtime']} is less than the {_LOOKS} ms after which heartbeat looks "
+                                   f"again for dead nodes, which makes nothing faster; give {_LOOKS}ms or more")
     if deadping and deadping < 2 * keepalive:
-        yield f"{path}:deadping", (f"{times['deadping']} is less than twice the keepalive {times['keepalive']}, one lost "
-                                   f"ping would count; give several times the keepalive")
+        yield f"{path}:deadping", (f"{times['deadping']} is less than twice the keepalive {times['keepalive']}, one "
+                                   f"lost ping would count; give several times the keepalive")
     if initdead < 2 * deadtime:
         yield f"{path}:initdead", (f"{times['initdead']} is less than twice the deadtime {times['deadtime']}; give "
                                    f"more, the network may come up late")
@@ -668,6 +669,8 @@ def _check_paths(full: dict) -> Iterator[Mistake]:
                     yield path, f"{name} has no IPv4 address on {node}, and heartbeat's unicast is IPv4; give one"
     # Two kinds over one bond are one path.
     ways = sorted({entry[kind] for entry in full["heartbeat"]["paths"] for kind in _PATH_KINDS if entry[kind]})
+    if not {name for name in ways if not name.startswith("/dev/")} <= set(sides):
+        return      # said above
     wanted = full["heartbeat"]["one_path"]
     if len(ways) == 1 and not wanted:
         yield path, (f"{_list(ways)}: when this one is cut both nodes become active; give a second path over something "
@@ -682,8 +685,8 @@ def _check_way(full: dict, given: dict, schema: dict) -> Iterator[Mistake]:
     path, said = "gateway:heartbeat", said if isinstance(said, dict) else {}
     if _has_agent(full, schema):
         if not its["ipfail"]:
-            yield f"{path}:ipfail", (f"false is for the profile paper; in {its['profile']} the agent compares ping nodes "
-                                     f"itself; leave it out")
+            yield f"{path}:ipfail", (f"false is for the profile paper; in {its['profile']} the agent compares ping "
+                                     f"nodes itself; leave it out")
         if its["mail_to"]:
             yield f"{path}:mail_to", (f"{_list(its['mail_to'])}: mails are heartbeat's scripts' and for the profile "
                                       f"paper; leave it out")

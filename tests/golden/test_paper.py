@@ -60,6 +60,7 @@ def functions(node: str) -> dict[str, Callable]:
         "ipsec.sections": ipsec.sections,
         "ipsec.tunnels": ipsec.tunnels,
         "heartbeat.haresources": heartbeat.haresources,
+        "heartbeat.agent_json": heartbeat.agent_json,
         "kernel_options.loadable": list,
         "pillar.get": lambda path, default="": {"gateway_secrets:heartbeat:key": KEY}.get(path, default),
     }

@@ -118,8 +118,9 @@ def test_addresses_held_come_with_their_interface(on) -> None:
 def test_before_the_first_run_nothing_is_held(on, tmp_path: Path) -> None:
     module = on(Node(None, "active"))
     (tmp_path / "gateway.conf").unlink()
-    assert module.status() == {"role": "stopped", "running": False, "resources": "", "nodes": {}, "held": [],
-                               "missing": [], "disagree": ""}
+    assert module.status() == {"role": "stopped", "since": "", "cause": "", "way": "", "running": False, "nodes": {},
+                               "links": {}, "ping_nodes": {}, "resources": "", "agent": {}, "held": [], "missing": [],
+                               "addresses": {}, "disagree": ""}
 
 
 def test_unread_names_what_changed_since_heartbeat_read_it(on, tmp_path: Path) -> None:
@@ -194,6 +195,8 @@ def test_a_node_that_just_waits_is_left_alone(on, monkeypatch: pytest.MonkeyPatc
 def test_haresources_is_the_papers_line(on, settings) -> None:
     module = on(Node("all", "active"))
     its = settings("winterthur", "gw2")
+    assert "gw1" not in module.haresources(its)         # the agent decides
+    its["heartbeat"]["agent"] = False
     assert module.haresources(its).splitlines()[-1] == "gw1 gateway"
     its["heartbeat"] |= {"mail_to": ["email@yourdomain.example", "b@yourdomain.example"], "mail_subject": "ha-failover"}
     assert module.haresources(its).splitlines()[-1] == (

@@ -19,7 +19,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The states of a node whose heartbeat does not run; its situation is in `state.node`."""
     module = load_module("_states/heartbeat.py")
     module.node = {"running": False, "peer": "active", "key": "n3w.k3y", "unread": [], "refuses": "", "role": "active",
-                   "checked": []}
+                   "checked": [], "waits": "", "reloads_agent": False, "way": "scripts", "hears": False}
 
     def check(command: list[str], **options: object) -> dict:
         assert options["python_shell"] is False
@@ -39,6 +39,8 @@ def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "__salt__", {
         "cmd.run_all": check, "heartbeat.running": lambda: module.node["running"], "heartbeat.status": status,
         "heartbeat.unread": lambda: module.node["unread"], "heartbeat.reload": reload,
+        "heartbeat.waits": lambda: module.node["waits"], "heartbeat.reload_agent": lambda: module.node["reloads_agent"],
+        "heartbeat.way": lambda: module.node["way"], "heartbeat.hears_agent": lambda port: module.node["hears"],
         "heartbeat.role": lambda: module.node["role"], "heartbeat.wait_until_settled": status,
         "pillar.get": lambda path, default=None, unmask=False: module.node["key"] if unmask else "**********",
     }, raising=False)
