@@ -384,7 +384,8 @@ def history(limit: int = 20) -> list[dict]:
     if way() == "agent":
         with contextlib.suppress(FileNotFoundError):
             lines = AGENT_HISTORY.read_text(encoding="utf-8", errors="replace").splitlines()
-            return [entry for entry in map(_json, reversed(lines)) if isinstance(entry, dict)][:limit]
+            entries = [entry for entry in map(_json, reversed(lines)) if isinstance(entry, dict)][:limit]
+            return [{"time": entry.pop("at", ""), **entry} for entry in entries]
         return []
     found = []
     said = _run("journalctl", "--quiet", "--identifier=gateway", "--output=json", "--reverse", "--lines=1000")
