@@ -4,14 +4,21 @@ heartbeat_agent:
   file.recurse:
     - name: /usr/local/lib/gateway/agent
     - source: salt://heartbeat/agent
-    - file_mode: keep
+    - file_mode: '0644'
     - dir_mode: '0755'
     - clean: True
-    # Python's own, on either side.
-    - exclude_pat: E@__pycache__
+    # Python's own, on either side; and the one program, which has a mode of its own.
+    - exclude_pat: E@__pycache__|^run$
     - require:
       - pkg: heartbeat_packages
       - heartbeat: heartbeat_way
+
+/usr/local/lib/gateway/agent/run:
+  file.managed:
+    - source: salt://heartbeat/agent/run
+    - mode: '0755'
+    - require:
+      - file: heartbeat_agent
 
 /etc/ha.d/agent.json:
   file.managed:
@@ -20,7 +27,7 @@ heartbeat_agent:
     - mode: '0644'
     - check_cmd: /usr/local/lib/gateway/agent/run check
     - require:
-      - file: heartbeat_agent
+      - file: /usr/local/lib/gateway/agent/run
 
 # What heartbeat leaves behind when it ends, whatever became of the agent.
 /usr/local/sbin/heartbeat-ended:
