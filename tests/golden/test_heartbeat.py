@@ -66,6 +66,16 @@ def test_what_the_agent_is_told(with_agent):
         "daemon": {"tunnels": ["roadwarrior"], "initiate": []}, "deadtime": 1.0, "fence": None}
 
 
+@pytest.mark.parametrize("name", ["winterthur", "bern"])
+def test_the_agent_itself_accepts_what_it_is_told(settings, site, name):
+    agent = pytest.importorskip("agent.settings")
+    heartbeat, ipsec = load_module("_modules/heartbeat.py"), load_module("_modules/ipsec.py")
+    for node in site(name)["nodes"]:
+        its = settings(name, node)
+        told = json.loads(heartbeat.agent_json(its, ipsec.tunnels(its)))
+        assert agent.parse(told).node == node and set(told) == set(agent.Settings._fields)
+
+
 def test_without_ipsec_the_agent_has_no_daemon(gateway, schema, site):
     bare = {**site("winterthur"), "features": {"openswan": False}}
     told = load_module("_modules/heartbeat.py").agent_json(gateway.derive(bare, schema, "gw1"), [])
