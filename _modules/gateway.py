@@ -38,7 +38,7 @@ _PATTERNS = {
     "interface": (r"[A-Za-z][A-Za-z0-9._-]{0,14}",
                   "an interface's name: a letter, then letters, digits, . - and _, 15 characters at most"),
     "path": (r"(/[A-Za-z0-9._+-]+)+", "an absolute path of letters, digits and ._+-"),
-    "device": (r"/dev(/[A-Za-z0-9._+-]+)+", "a device such as /dev/ttyS0"),
+    "device": (r"/dev(/[A-Za-z0-9._+-]+)+", "a device such as /dev/ttyS0 or /dev/watchdog"),
     "email": (r"[A-Za-z0-9._+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a mail address such as ops@site.example"),
     "proposal": (r"[a-z0-9_]+([-;+][a-z0-9_]+)*", "algorithms such as aes_gcm256-sha2_512-dh19"),
     "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
@@ -58,7 +58,11 @@ _SHOWN = 60
 _ABSENT = object()
 _WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
 _WITHOUT_ARP = ("802.3ad", "balance-tlb", "balance-alb")
-_TIMES = ("keepalive", "warntime", "deadtime", "initdead")
+_TIMES = ("keepalive", "warntime", "deadtime", "deadping", "initdead")
+# heartbeat.c, POLL_INTERVAL: how often it looks for dead nodes.
+_LOOKS = 250
+# Seconds; where a site that fails back by itself gives none.
+_FAILBACK_DELAY = 300
 _PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
 
 
@@ -134,9 +138,11 @@ def derive(site: dict, schema: dict, node: str) -> dict:
     Returns:
         Plain data with these keys: ``site``, ``node``, ``peer``, ``nodes``,
         ``preferred`` (this node is the site's first), ``features``, ``packages`` (of the features that are on),
-        ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat``, ``firewall``, ``network``,
-        ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are seconds, except bond
-        options (milliseconds) and heartbeat's (text as ha.cf takes it); addresses are in their canonical form.
+        ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its ``agent``: whether the
+        role agent decides), ``agent`` (what agent.json says, but for its ``daemon``; None without the agent),
+        ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are
+        seconds, except bond options (milliseconds) and heartbeat's (text as ha.cf takes it); addresses are in
+        their canonical form.
 
     Raises:
         KeyError: the site has no such node.
@@ -153,9 +159,14 @@ def derive(site: dict, schema: dict, node: str) -> dict:
     bonds = [_bond(full, side, node, peer) for side in full["bonds"]]
     versions = {_version(net) for bond in full["bonds"].values() for net in bond["networks"]}
     kernel, rollback, packages = full["kernel"], full["rollback"], full["packages"]
-    mail = packages.pop("mail")
-    if full["heartbeat"]["mail_to"]:
-        packages["heartbeat"] += [name for name in mail if name not in packages["heartbeat"]]
+    # Of full length: a node's own traffic never takes such an address as its source.
+    virtual = [{"side": side, "interface": bond["name"], "address": address,
+                "prefix": ipaddress.ip_address(address).max_prefixlen}
+               for side, bond in full["bonds"].items() for address in bond["virtual"]]
+    heartbeat = _heartbeat(full, schema, peer)
+    also = [(packages.pop("agent"), heartbeat["agent"]), (packages.pop("mail"), heartbeat["mail_to"])]
+    packages["heartbeat"] += [name for names, wanted in also if wanted
+                              for name in names if name not in packages["heartbeat"]]
     if 6 not in versions:
         kernel["sysctl"] = {key: value for key, value in kernel["sysctl"].items() if not key.startswith("net.ipv6.")}
     return {
@@ -167,14 +178,12 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "features": full["features"],
         "packages": {part: names for part, names in packages.items() if full["features"][part]},
         "bonds": bonds,
-        # Of full length: a node's own traffic never takes such an address as its source.
-        "virtual": [{"side": side, "interface": bond["name"], "address": address,
-                     "prefix": ipaddress.ip_address(address).max_prefixlen}
-                    for side, bond in full["bonds"].items() for address in bond["virtual"]],
+        "virtual": virtual,
         "ping_nodes": full["ping_nodes"],
         "identity": full["identity"],
         "connections": [_connection(full, name) for name in full["connections"]],
-        "heartbeat": _heartbeat(full, schema, peer),
+        "heartbeat": heartbeat,
+        "agent": _agent(full, node, peer, virtual, heartbeat) if heartbeat["agent"] else None,
         "firewall": {**full["firewall"],
                      "ssh_from": full["firewall"]["ssh_from"] or full["bonds"]["internal"]["networks"]},
         "network": full["network"],
@@ -303,8 +312,33 @@ def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
         elif kind == "serial":
             entry["baud"] = path["baud"]
         paths.append(entry)
-    rest = {key: value for key, value in heartbeat.items() if key != "profile"}
-    return {**rest, **_timing(full, schema), "paths": paths, "ping_nodes": full["ping_nodes"]}
+    rest = {key: value for key, value in heartbeat.items()
+            if key not in ("profile", "one_path", "failback_delay", "fence")}
+    return {**rest, **_timing(full, schema), "paths": paths, "ping_nodes": full["ping_nodes"],
+            "agent": _has_agent(full, schema), "watchdog": heartbeat["watchdog"] or ""}
+
+
+def _has_agent(full: dict, schema: dict) -> bool:
+    """Whether the role agent decides, and not heartbeat's own scripts."""
+    return schema["heartbeat"]["keys"]["profile"]["choices"][full["heartbeat"]["profile"]]["agent"]
+
+
+def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dict) -> dict:
+    """What the role agent is told, agent.json but for ``daemon``: the tunnels are _modules/ipsec.py's."""
+    its = full["heartbeat"]
+    return {
+        "node": node,
+        "peer": peer,
+        "preferred": node == next(iter(full["nodes"])),
+        "addresses": [{key: each[key] for key in ("address", "prefix", "interface")} for each in virtual],
+        "uplinks": [bond["name"] for side, bond in full["bonds"].items() if side == "external"],
+        "ping_nodes": full["ping_nodes"],
+        "failback": "auto" if its["auto_failback"] else "manual",
+        "failback_delay": its["failback_delay"] or _FAILBACK_DELAY,
+        "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
+        "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
+        if "fence" in its else None,
+    }
 
 
 # Mistakes
@@ -338,7 +372,8 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
         found += [
             *_check_nodes(full, given), *_check_bonds(full), *_check_addresses(full), *_check_monitors(full, given),
             *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full),
-            *_check_times(_timing(full, schema)), *_check_paths(full), *_check_machine(full, nodename, minion_id),
+            *_check_times(_timing(full, schema)), *_check_paths(full), *_check_way(full, given, schema),
+            *_check_machine(full, nodename, minion_id),
         ]
         if secrets is not None:
             found += _check_secrets(full, secrets)
@@ -598,13 +633,19 @@ def _check_tunnels(full: dict) -> Iterator[Mistake]:
 def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
     """heartbeat's times in their order."""
     path = "gateway:heartbeat"
-    keepalive, warntime, deadtime, initdead = (_milliseconds(times[key]) for key in _TIMES)
+    keepalive, warntime, deadtime, deadping, initdead = (_milliseconds(times[key]) for key in _TIMES)
     if deadtime <= keepalive:
         yield f"{path}:deadtime", (f"{times['deadtime']} is not above the keepalive {times['keepalive']}, every "
                                    f"heartbeat would be late; give several times the keepalive")
     elif warntime and not keepalive < warntime < deadtime:
         yield f"{path}:warntime", (f"{times['warntime']} is not between the keepalive {times['keepalive']} and the "
                                    f"deadtime {times['deadtime']}; give a time between them")
+    if keepalive < deadtime < _LOOKS:
+        yield f"{path}:deadtime", (f"{times['deadtime']} is less than the {_LOOKS} ms after which heartbeat looks "
+                                   f"again for dead nodes, which makes nothing faster; give {_LOOKS}ms or more")
+    if deadping and deadping < 2 * keepalive:
+        yield f"{path}:deadping", (f"{times['deadping']} is less than twice the keepalive {times['keepalive']}, one "
+                                   f"lost ping would count; give several times the keepalive")
     if initdead < 2 * deadtime:
         yield f"{path}:initdead", (f"{times['initdead']} is less than twice the deadtime {times['deadtime']}; give "
                                    f"more, the network may come up late")
@@ -626,6 +667,36 @@ def _check_paths(full: dict) -> Iterator[Mistake]:
             for node, its in full["nodes"].items():
                 if not any(_version(address) == 4 for address in its[sides[name]]):
                     yield path, f"{name} has no IPv4 address on {node}, and heartbeat's unicast is IPv4; give one"
+    # Two kinds over one bond are one path.
+    ways = sorted({entry[kind] for entry in full["heartbeat"]["paths"] for kind in _PATH_KINDS if entry[kind]})
+    if not {name for name in ways if not name.startswith("/dev/")} <= set(sides):
+        return      # said above
+    wanted = full["heartbeat"]["one_path"]
+    if len(ways) == 1 and not wanted:
+        yield path, (f"{_list(ways)}: when this one is cut both nodes become active; give a second path over something "
+                     f"else, or one_path: true if there is nothing else")
+    elif len(ways) > 1 and wanted:
+        yield "gateway:heartbeat:one_path", f"true, and there are {len(ways)}: {_list(ways)}; leave it out"
+
+
+def _check_way(full: dict, given: dict, schema: dict) -> Iterator[Mistake]:
+    """Nothing is asked of heartbeat's scripts where the agent decides, and the other way round."""
+    its, said = full["heartbeat"], given.get("heartbeat")
+    path, said = "gateway:heartbeat", said if isinstance(said, dict) else {}
+    if _has_agent(full, schema):
+        if not its["ipfail"]:
+            yield f"{path}:ipfail", (f"false is for the profile paper; in {its['profile']} the agent compares ping "
+                                     f"nodes itself; leave it out")
+        if its["mail_to"]:
+            yield f"{path}:mail_to", (f"{_list(its['mail_to'])}: mails are heartbeat's scripts' and for the profile "
+                                      f"paper; leave it out")
+        if its["failback_delay"] and not its["auto_failback"]:
+            yield f"{path}:failback_delay", (f"{its['failback_delay']} delays what auto_failback: false never does; "
+                                             f"leave one of them out")
+    else:
+        for key in ("failback_delay", "fence"):
+            if key in said:
+                yield f"{path}:{key}", f"is done by the agent, which the profile {its['profile']} has not; leave it out"
 
 
 def _check_machine(full: dict, nodename: str | None, minion_id: str | None) -> Iterator[Mistake]:

@@ -1,27 +1,36 @@
 """
-heartbeat on a gateway: which role this node has, who is there, and heartbeat's own files
-========================================================================================
+heartbeat on a gateway: which role this node has, who is there, and moving the role
+====================================================================================
 
 :depends: heartbeat 3.0.6, iproute2
 
-heartbeat says which part of the resources a node has (``cl_status rscstatus``), the kernel says which addresses
-it holds. Only where both agree a node is *active* or *standby*.
+There are two ways in which a pair decides who is active (docs/takeover.md): by the role *agent*, heartbeat's client, or
+by heartbeat's own *scripts* (the profile ``paper``). In both the decider has a word for this node, and the kernel says
+which addresses the node holds. Only where both agree a node is *active* or *standby*.
 
-Formats: cl_status(1), authkeys(5), ``/usr/share/doc/heartbeat/haresources.gz``, ip-address(8).
+Formats: cl_status(1), authkeys(5), ``/usr/share/doc/heartbeat/haresources.gz``, ip-address(8), proc_pid_stat(5);
+``agent/__main__.py`` for what the agent prints.
 """
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import signal
+import socket
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
 
 if TYPE_CHECKING:
     __salt__: dict[str, Callable]
+    __grains__: dict
 
 __virtualname__ = "heartbeat"
 
@@ -31,10 +40,28 @@ READ = (Path("/etc/ha.d/ha.cf"), Path("/etc/ha.d/authkeys"))
 # What it has read: noted by its unit at each start and reload.
 LOADED = Path("/run/gateway-heartbeat-loaded")
 HARESOURCES = Path("/etc/ha.d/haresources")
+AGENT = Path("/usr/local/lib/gateway/agent")
+AGENT_JSON = Path("/etc/ha.d/agent.json")
+AGENT_HISTORY = Path("/var/lib/gateway-agent/history")
+PROC = Path("/proc")
+# What people and Salt call the agent's program with; the agent itself has none of them.
+_VERBS = ("status", "standby", "takeover", "check", "release")
+_NOT_RUNNING = 3
 
+ROLES = ("active", "standby", "transition", "stopped", "split")
 # heartbeat's words for the resources a node has. Each node has its local ones from the start, whether or not
 # haresources gives it any: only the preferred node's are ours.
 _HOLDS = {"all": True, "none": False, "local": "preferred", "foreign": "other"}
+# What the resource script logs when it has changed the role, and why.
+_LOGGED = re.compile(r"(start: active|stop: standby)\b.*\(([^()]*)\)$")
+
+
+class Process(NamedTuple):
+    """One process of the agent's: the supervisor, or the worker under it."""
+
+    pid: int
+    parent: int
+    started: float      # seconds since 1970
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -48,8 +75,10 @@ def role() -> str:
     This node's role.
 
     Returns:
-        ``active``, ``standby``, ``stopped`` (heartbeat does not run here) or ``transition`` (heartbeat is at work, or
-        what it says and the addresses that are held do not agree).
+        ``active``, ``standby``, ``stopped`` (heartbeat does not run here), ``split`` (this node is active and the other
+        node's agent says that it is, too) or ``transition`` (a change is under way, or the decider's word and the
+        addresses that are held do not agree). A split in which the nodes do not hear each other is seen from outside
+        only: ``salt-run gateway.roles SITE``.
 
     CLI Example:
 
@@ -57,21 +86,57 @@ def role() -> str:
 
         salt 'gw*' heartbeat.role
     """
-    return status()["role"]
+    return _look()["role"]
+
+
+def is_active() -> bool:
+    """
+    Whether this node is active: for ``onlyif`` and ``unless``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' heartbeat.is_active
+    """
+    return role() in ("active", "split")
+
+
+def way() -> str:
+    """
+    Who decides on this node, by the ha.cf that is in place: ``agent``, ``scripts`` (heartbeat's own, the profile
+    ``paper``), or nothing where there is no ha.cf.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' heartbeat.way
+    """
+    try:
+        lines = READ[0].read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ""
+    started = [line.split()[-1] for line in lines if line.startswith("respawn ")]
+    return "agent" if str(AGENT / "run") in started else "scripts"
 
 
 def status() -> dict:
     """
-    This node as heartbeat and the kernel see it.
+    The pair as this node sees it.
 
     Returns:
-        ``role`` as in :func:`role`; ``running``; ``resources``, heartbeat's word for what it has here (``all``,
-        ``local``, ``foreign``, ``none``, ``transition``), empty when it does not run; ``nodes``, each node's status
-        by its name (``active``, ``up``, ``init``, ``dead``); ``held`` and ``missing``, virtual addresses;
-        ``disagree``, a line that says so when heartbeat and the kernel do, else empty.
+        ``role`` as in :func:`role`, ``since`` when (ISO 8601) and for what ``cause``; ``way`` as in :func:`way`;
+        ``running``; ``nodes``, each node's heartbeat by its name (``active``, ``up``, ``init``, ``dead``); ``links``,
+        by interface whether the other node is heard on it (``up``, ``dead``); ``ping_nodes``, likewise by address;
+        ``resources``, the word of heartbeat's scripts for what this node has (``all``, ``local``, ``foreign``,
+        ``none``, ``transition``), empty with the agent; ``agent``, what else the agent says (``ready``,
+        ``not_ready_because``, ``epoch``, ``peer``, ``daemon``), empty without it; ``held`` and ``missing``, virtual
+        addresses here; ``addresses``, each virtual address with the node that holds it as far as this node knows, else
+        nothing; ``disagree``, a line that says so when the decider and the kernel do, else empty.
 
     Raises:
-        CommandExecutionError: heartbeat or ``ip`` does not answer.
+        CommandExecutionError: heartbeat, the agent or ``ip`` does not answer.
 
     CLI Example:
 
@@ -79,30 +144,85 @@ def status() -> dict:
 
         salt 'gw*' heartbeat.status
     """
+    now = _look()
+    if now["running"] and now["way"] != "agent":
+        _ask_heartbeat(now)
+    if now["way"] != "agent":
+        last = next(iter(history(1)), {})
+        if last.get("role") == now["role"]:
+            now |= {"since": last["time"], "cause": last["cause"]}
+    return now
+
+
+def _look() -> dict:
+    """:func:`status`, without what takes many more processes and says nothing about the role."""
     virtual = [address for address, _interface in _virtual()]
     held = [each["address"] for each in addresses_held()]
-    result = {"role": "stopped", "running": running(), "resources": "", "nodes": {}, "held": held,
-              "missing": [address for address in virtual if address not in held], "disagree": ""}
-    if not result["running"]:
-        if held:
-            result["disagree"] = f"heartbeat does not run and {', '.join(held)} is held"
-        return result
+    now = {"role": "stopped", "since": "", "cause": "", "way": way(), "running": running(), "nodes": {}, "links": {},
+           "ping_nodes": {}, "resources": "", "agent": {}, "held": held,
+           "missing": [address for address in virtual if address not in held], "addresses": {}, "disagree": ""}
+    peer_is_active = False
+    if now["running"]:
+        # For a dead node cl_status prints `dead` and fails.
+        now["nodes"] = {node: _run("cl_status", "nodestatus", node)["stdout"].strip()
+                        for node in sorted(_cl_status("listnodes", "-n").split())}
+        peer_is_active = _by_agent(now) if now["way"] == "agent" else _by_scripts(now)
+    elif held:
+        now["disagree"] = f"heartbeat does not run and {', '.join(held)} is held"
+    me = __grains__["nodename"].lower()
+    peer = _peer(now)
+    now["addresses"] = {address: me if address in held else peer if peer_is_active else "" for address in virtual}
+    return now
+
+
+def _by_scripts(now: dict) -> bool:
+    """Fill in the role by the word of heartbeat's own resource management. Whether it is the other node's."""
     # Until it has a role heartbeat does not listen to its clients.
-    result["resources"] = _cl_status("rscstatus") or "transition"
-    # For a dead node cl_status prints `dead` and fails.
-    result["nodes"] = {node: _run("cl_status", "nodestatus", node)["stdout"].strip()
-                       for node in sorted(_cl_status("listnodes", "-n").split())}
-    says = _HOLDS.get(result["resources"])
+    now["resources"] = _cl_status("rscstatus") or "transition"
+    says = _HOLDS.get(now["resources"])
     if isinstance(says, str):
         says = (says == "preferred") == (_owner() == __grains__["nodename"].lower())
-    result["role"] = "transition"
-    if says is not None and says == (not result["missing"]) and says == bool(held):
-        result["role"] = "active" if says else "standby"
+    _judge(now, says, "heartbeat")
+    return says is False and now["nodes"].get(_peer(now)) == "active"
+
+
+def _by_agent(now: dict) -> bool:
+    """Fill in the role by the agent's word. Whether it is the other node's, by that one's own word."""
+    said = _agent("status")
+    if said is None:
+        now["role"] = "transition"
+        now["disagree"] = (f"heartbeat runs and its role agent does not; held: {', '.join(now['held']) or 'none'}; see "
+                           f"`journalctl -t gateway-agent`")
+        return False
+    now |= {key: said.get(key) or now[key] for key in ("since", "cause", "links", "ping_nodes")}
+    now["agent"] = {key: said.get(key) for key in ("ready", "not_ready_because", "epoch", "peer", "daemon")}
+    theirs = (said.get("peer") or {}).get("role")
+    _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent")
+    if now["role"] == "active" and theirs == "active":
+        now |= {"role": "split", "disagree": f"this node is active and {_peer(now)}'s agent says that it is, too"}
+    return theirs == "active"
+
+
+def _judge(now: dict, says: bool | None, who: str) -> None:
+    """The role, if what the decider says (None: neither) and the addresses held agree; otherwise a line about it."""
+    now["role"] = "transition"
+    if says is not None and says == (not now["missing"]) and says == bool(now["held"]):
+        now["role"] = "active" if says else "standby"
     elif says is not None:
         wants = "these addresses" if says else "none of the addresses"
-        result["disagree"] = (f"heartbeat says this node has {wants}; held: {', '.join(held) or 'none'}, "
-                              f"not held: {', '.join(result['missing']) or 'none'}")
-    return result
+        now["disagree"] = (f"{who} says this node has {wants}; held: {', '.join(now['held']) or 'none'}, "
+                           f"not held: {', '.join(now['missing']) or 'none'}")
+
+
+def _ask_heartbeat(now: dict) -> None:
+    """Fill in the links to the other node and the ping nodes, as heartbeat itself sees them."""
+    def up(*words: str) -> str:
+        return "dead" if _run("cl_status", *words)["stdout"].strip() == "dead" else "up"
+
+    peer = _peer(now)
+    if peer:
+        now["links"] = {link: up("hblinkstatus", peer, link) for link in _cl_status("listhblinks", peer).split()}
+    now["ping_nodes"] = {node: up("nodestatus", node) for node in _cl_status("listnodes", "-p").split()}
 
 
 def running() -> bool:
@@ -143,6 +263,190 @@ def addresses_held() -> list[dict]:
     return [{"address": address, "interface": here[address]} for address, _interface in _virtual() if address in here]
 
 
+def wait_for_role(role: str, timeout: float = 60) -> dict:
+    """
+    Wait until this node has a role.
+
+    Args:
+        role: ``active``, ``standby``, ``transition``, ``stopped`` or ``split``.
+        timeout: seconds.
+
+    Returns:
+        :func:`status` at that moment.
+
+    Raises:
+        CommandExecutionError: there is no such role, or it did not come in time.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw2.winterthur' heartbeat.wait_for_role active 10
+    """
+    if role not in ROLES:
+        raise CommandExecutionError(f"{role} is no role; give one of {', '.join(ROLES)}")
+    begin = time.monotonic()
+    while True:
+        now = _look()
+        if now["role"] == role:
+            return status()
+        if time.monotonic() - begin > timeout:
+            why = now["disagree"] or now["agent"].get("not_ready_because") or f"the nodes are {_said(now['nodes'])}"
+            raise CommandExecutionError(f"after {timeout} s this node is {now['role']} and not {role}: {why}")
+        time.sleep(0.2)
+
+
+def standby(force: bool = False, timeout: float = 30) -> dict:
+    """
+    Hand the active role over to the other node. On a node that is standby already nothing is done.
+
+    Args:
+        force: also when the other node is not ready to take over, or there is none.
+        timeout: seconds until this node has to be standby.
+
+    Returns:
+        :func:`status` afterwards.
+
+    Raises:
+        CommandExecutionError: the other node is not ready, or heartbeat or its agent does not do it in time.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw1.winterthur' heartbeat.standby
+    """
+    return _move("standby", force, timeout)
+
+
+def takeover(force: bool = False, timeout: float = 30) -> dict:
+    """
+    Take the active role over from the other node. On a node that is active already nothing is done.
+
+    Args:
+        force: also when this node is not ready.
+        timeout: seconds until this node has to be active.
+
+    Returns:
+        :func:`status` afterwards.
+
+    Raises:
+        CommandExecutionError: this node is not ready, or heartbeat or its agent does not do it in time.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw2.winterthur' heartbeat.takeover
+    """
+    return _move("active", force, timeout)
+
+
+def _move(wanted: str, force: bool, timeout: float) -> dict:
+    """This node, in the role that is wanted."""
+    now = _look()
+    if now["role"] == wanted:
+        return status()
+    if not now["running"]:
+        raise CommandExecutionError("heartbeat does not run here: start it with `systemctl start heartbeat`")
+    if now["way"] == "agent":
+        if _agent({"active": "takeover"}.get(wanted, wanted), *(["--force"] if force else [])) is None:
+            raise CommandExecutionError(now["disagree"] or "the role agent does not run")
+    else:
+        peer = _peer(now)
+        if now["nodes"].get(peer) != "active" and not force:
+            raise CommandExecutionError(f"the heartbeat of {peer or 'the other node'} is "
+                                        f"{now['nodes'].get(peer) or 'not known'}: nobody would take over from here")
+        done = _run(f"/usr/share/heartbeat/hb_{'takeover' if wanted == 'active' else 'standby'}")
+        if done["retcode"]:
+            raise CommandExecutionError(f"heartbeat does not do it: {done['stderr'] or done['stdout']}")
+    return wait_for_role(wanted, timeout)
+
+
+def history(limit: int = 20) -> list[dict]:
+    """
+    The last changes of this node's role, the newest first.
+
+    Args:
+        limit: how many.
+
+    Returns:
+        One mapping each, with ``time`` (ISO 8601), ``role`` and ``cause``, and what else the agent wrote down. Without
+        the agent from the journal, which may not go back far.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' heartbeat.history 5
+    """
+    limit = int(limit)
+    if way() == "agent":
+        with contextlib.suppress(FileNotFoundError):
+            lines = AGENT_HISTORY.read_text(encoding="utf-8", errors="replace").splitlines()
+            entries = [entry for entry in map(_json, reversed(lines)) if isinstance(entry, dict)][:limit]
+            return [{"time": entry.pop("at", ""), **entry} for entry in entries]
+        return []
+    found = []
+    said = _run("journalctl", "--quiet", "--identifier=gateway", "--output=json", "--reverse", "--lines=1000")
+    for entry in map(_json, said["stdout"].splitlines()):
+        match = _LOGGED.match(str(entry.get("MESSAGE"))) if isinstance(entry, dict) else None
+        if match:
+            when = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6).astimezone()
+            found.append({"time": when.isoformat(timespec="milliseconds"), "role": match[1].split()[1],
+                          "cause": match[2]})
+    return found[:limit]
+
+
+def healthy(role: str = "", timeout: float = 60) -> dict:
+    """
+    Wait until nothing is wrong with this node's part of the pair: it is active or standby, hears the other node on
+    every path, reaches every ping node, its IPsec daemon runs, and its agent is ready.
+
+    Args:
+        role: the role it has to have; left out, active or standby.
+        timeout: seconds.
+
+    Returns:
+        :func:`status` at that moment.
+
+    Raises:
+        CommandExecutionError: what was still wrong when the time was over.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw2.winterthur' heartbeat.healthy standby
+    """
+    begin = time.monotonic()
+    while True:
+        now = status()
+        wrong = _wrong(now, role)
+        if not wrong:
+            return now
+        if time.monotonic() - begin > timeout:
+            raise CommandExecutionError(f"not healthy after {timeout} s: {'; '.join(wrong)}")
+        time.sleep(0.5)
+
+
+def _wrong(now: dict, role: str) -> list[str]:
+    """What is wrong, a line each."""
+    peer, agent = _peer(now), now["agent"]
+    found = [now["disagree"]] if now["disagree"] else []
+    if now["role"] not in ([role] if role else ["active", "standby"]):
+        found.append(f"this node is {now['role']}, and has to be {role or 'active or standby'}")
+    if now["nodes"].get(peer) != "active":
+        found.append(f"the heartbeat of {peer or 'the other node'} is {now['nodes'].get(peer) or 'not known'}")
+    found += [f"{peer} is not heard on {link}" for link, state in now["links"].items() if state != "up"]
+    found += [f"the ping node {node} is not reached" for node, state in now["ping_nodes"].items() if state != "up"]
+    if agent and not agent["ready"]:
+        found.append(f"the agent is not ready: {agent['not_ready_because'] or 'it does not say why'}")
+    if __salt__["gateway.settings"]()["features"]["openswan"] and not __salt__["ipsec.running"]():
+        found.append("the IPsec daemon does not run")
+    return found
+
+
 def wait_until_settled(timeout: float = 180) -> dict:
     """
     Wait until this node has a role.
@@ -167,7 +471,7 @@ def wait_until_settled(timeout: float = 180) -> dict:
     """
     begin = time.monotonic()
     while True:
-        now, passed = status(), time.monotonic() - begin
+        now, passed = _look(), time.monotonic() - begin
         # A heartbeat that does not like what it finds ends within a second or two.
         if now["role"] in ("active", "standby") or passed > timeout or (now["role"] == "stopped" and passed > 5):
             return now
@@ -182,7 +486,7 @@ def wait_until_settled(timeout: float = 180) -> dict:
 
 def unread() -> list[str]:
     """
-    The files that changed since the running heartbeat read them; empty when it does not run.
+    The files that changed since the running heartbeat and its agent read them; empty when heartbeat does not run.
 
     CLI Example:
 
@@ -198,16 +502,51 @@ def unread() -> list[str]:
         loaded = []
     # Whole seconds, as heartbeat compares them.
     now = [str(int(path.stat().st_mtime)) if path.exists() else "" for path in READ]
-    return [str(path) for path, time_now, time_then in zip(READ, now, loaded or [""] * len(READ), strict=True)
-            if time_now != time_then]
+    changed = [str(path) for path, time_now, time_then in zip(READ, now, loaded or [""] * len(READ), strict=True)
+               if time_now != time_then]
+    return changed + _unread_by_agent() if way() == "agent" else changed
+
+
+def _unread_by_agent() -> list[str]:
+    """agent.json, and the agent's folder, if they changed after the worker was started."""
+    worker = _processes()[1]
+    if worker is None:
+        return []
+    code = [path for path in AGENT.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    parts = [(str(AGENT_JSON), [AGENT_JSON] if AGENT_JSON.exists() else []), (str(AGENT), code)]
+    return [name for name, paths in parts if any(path.stat().st_mtime > worker.started for path in paths)]
+
+
+def waits() -> str:
+    """
+    Why what :func:`unread` names can not be read now without moving the addresses; empty when it can.
+
+    Under the agent heartbeat is never told to read a changed ha.cf again: for that it starts itself anew, without the
+    option that keeps its own resource management out. It is restarted instead, which only the standby can afford.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' heartbeat.waits
+    """
+    if way() != "agent" or str(READ[0]) not in unread():
+        return ""
+    now = role()
+    if now == "standby":
+        return ""
+    return (f"heartbeat has to be restarted for a changed ha.cf, and this node is {now}: apply this state on the "
+            f"standby, switch over (`salt-run state.orch orch.switch_over`, docs/takeover.md), then apply it here")
 
 
 def reload(timeout: float = 60) -> dict:
     """
-    Let heartbeat read ha.cf and authkeys again. The addresses stay where they are.
+    Let heartbeat and its agent read again what has changed. The addresses stay where they are.
 
-    A changed ha.cf makes heartbeat start itself anew and keep its resources, in about two seconds, during which the
-    other node waits 30 s longer than its deadtime for it; a changed authkeys is just read.
+    By heartbeat's scripts: a changed ha.cf makes heartbeat start itself anew and keep its resources, in about two
+    seconds, during which the other node waits 30 s longer than its deadtime for it; a changed authkeys is just read.
+    With the agent: for ha.cf heartbeat is restarted, on the standby only; the agent's worker starts anew with changed
+    settings or code and goes on with the addresses that it finds.
 
     Args:
         timeout: seconds until the node has to have its role again.
@@ -225,15 +564,24 @@ def reload(timeout: float = 60) -> dict:
 
         salt 'gw*' heartbeat.reload
     """
-    before = status()
+    before = _look()
     if before["role"] == "stopped":
         raise CommandExecutionError("heartbeat does not run here: start it with `systemctl start heartbeat`")
-    done = _run("systemctl", "reload", "heartbeat")
-    if done["retcode"]:
-        raise CommandExecutionError(f"heartbeat refuses to reload and goes on with what it had: {done['stderr']}; "
-                                    f"see `journalctl -u heartbeat`")
-    # The signal is handled a moment later; a role seen before that is the old one.
-    time.sleep(3)
+    by_agent, changed = before["way"] == "agent", unread()
+    if by_agent and str(READ[0]) in changed:
+        why = waits()
+        if why:
+            raise CommandExecutionError(why)
+        _restart(before)
+    elif not by_agent or str(READ[1]) in changed:
+        done = _run("systemctl", "reload", "heartbeat")
+        if done["retcode"]:
+            raise CommandExecutionError(f"heartbeat refuses to reload and goes on with what it had: {done['stderr']}; "
+                                        f"see `journalctl -u heartbeat`")
+        # The signal is handled a moment later; a role seen before that is the old one.
+        time.sleep(3)
+    if by_agent:
+        reload_agent()
     after = wait_until_settled(timeout)
     if after["role"] != before["role"]:
         raise CommandExecutionError(f"heartbeat reloaded and this node, {before['role']} before, is {after['role']}; "
@@ -241,9 +589,93 @@ def reload(timeout: float = 60) -> dict:
     return after
 
 
+def reload_agent(timeout: float = 10) -> bool:
+    """
+    Let the agent take up changed settings and code: its supervisor starts the worker anew. No address moves.
+
+    Args:
+        timeout: seconds until the new worker has to answer.
+
+    Returns:
+        Whether there was anything to take up.
+
+    Raises:
+        CommandExecutionError: no new worker came, or it does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' heartbeat.reload_agent
+    """
+    if not _unread_by_agent():
+        return False
+    os.kill(_processes()[0].pid, signal.SIGHUP)
+    begin = time.monotonic()
+    while time.monotonic() - begin < timeout:
+        time.sleep(0.2)
+        if _processes()[1] and not _unread_by_agent() and _agent("status") is not None:
+            return True
+    raise CommandExecutionError(f"the role agent has not taken up its new settings or code within {timeout} s; see "
+                                f"`journalctl -t gateway-agent`")
+
+
+def _restart(before: dict) -> None:
+    """
+    Restart heartbeat on the standby. A node that no longer hears the other one, for a path that only one of them has,
+    would become active beside it after initdead: it is stopped before that.
+    """
+    peer = _peer(before)
+    done = _run("systemctl", "restart", "heartbeat", timeout=70)
+    if done["retcode"]:
+        raise CommandExecutionError(f"heartbeat does not start: {done['stderr']}; see `journalctl -u heartbeat`")
+    begin = time.monotonic()
+    while before["nodes"].get(peer) == "active":
+        if _cl_status("nodestatus", peer) in ("active", "up"):
+            return
+        if time.monotonic() - begin > 10:
+            _run("systemctl", "kill", "--signal=KILL", "heartbeat")
+            raise CommandExecutionError(
+                f"with its new ha.cf heartbeat does not hear {peer} any more and would have become active beside it, "
+                f"so it is stopped here: a path or port that only one node has? `systemctl stop heartbeat` on {peer}, "
+                f"apply this state there, then here")
+        time.sleep(0.3)
+
+
+def hears_agent(port: int = 694, seconds: float = 3) -> bool:
+    """
+    Whether the other node's role agent is heard, on a node whose own heartbeat does not run. Agents speak once a
+    second; not over a serial line or to a multicast group, which this does not listen to.
+
+    Args:
+        port: heartbeat's UDP port.
+        seconds: how long to listen.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw2.winterthur' heartbeat.hears_agent
+    """
+    deadline = time.monotonic() + seconds
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            ear.bind(("", port))
+        except OSError as err:
+            raise CommandExecutionError(f"UDP port {port}: {err.strerror}; does heartbeat run here?") from err
+        while (left := deadline - time.monotonic()) > 0:
+            ear.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                # The type of the agents' messages, in clear text as all that heartbeat sends.
+                if b"gwagent" in ear.recv(65535):
+                    return True
+    return False
+
+
 def haresources(settings: dict) -> str:
     """
-    The text of haresources: the preferred node owns the one resource.
+    The text of haresources: the preferred node owns the one resource; none where the role agent decides.
 
     Args:
         settings: what ``gateway.settings`` gives.
@@ -255,8 +687,30 @@ def haresources(settings: dict) -> str:
         salt-call heartbeat.haresources "$SETTINGS"
     """
     its = settings["heartbeat"]
+    if its["agent"]:
+        return "# Managed by Salt (heartbeat). No resource: the role agent decides.\n"
     mail = f" MailTo::{','.join(its['mail_to'])}::{its['mail_subject']}" if its["mail_to"] else ""
     return f"# Managed by Salt (heartbeat). The same on both nodes.\n{settings['nodes'][0]} gateway{mail}\n"
+
+
+def agent_json(settings: dict, tunnels: list[dict]) -> str:
+    """
+    The text of agent.json, what the role agent is told.
+
+    Args:
+        settings: what ``gateway.settings`` gives.
+        tunnels: what ``ipsec.tunnels`` gives for them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call heartbeat.agent_json "$SETTINGS" "$TUNNELS"
+    """
+    daemon = {"tunnels": [tunnel["name"] for tunnel in tunnels],
+              "initiate": [tunnel["name"] for tunnel in tunnels if tunnel["initiate"]]}
+    told = settings["agent"] | {"daemon": daemon if settings["features"]["openswan"] else None}
+    return json.dumps(told, indent=2, sort_keys=True) + "\n"
 
 
 def _virtual() -> list[tuple[str, str]]:
@@ -292,10 +746,65 @@ def _cl_status(*words: str) -> str:
     return done["stdout"].strip() if done["retcode"] == 0 else ""
 
 
-def _run(*command: str) -> dict:
-    """A command's retcode, stdout and stderr. A hung heartbeat holds its callers: none waits longer than 10 s."""
-    done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True, timeout=10,
+def _peer(now: dict) -> str:
+    """The other node's name as heartbeat has it, empty where it does not say."""
+    return next((node for node in now["nodes"] if node != __grains__["nodename"].lower()), "")
+
+
+def _said(nodes: dict[str, str]) -> str:
+    return ", ".join(f"{node} {what or 'not known'}" for node, what in nodes.items()) or "not known"
+
+
+def _agent(*words: str) -> dict | None:
+    """
+    What the agent answers to a verb; None when no agent runs.
+
+    Raises:
+        CommandExecutionError: it refuses, with its own reason, or does not answer.
+    """
+    done = _run(str(AGENT / "run"), *words, timeout=15)
+    if done["retcode"] == _NOT_RUNNING:
+        return None
+    if done["retcode"]:
+        raise CommandExecutionError(f"the role agent: {done['stderr'].strip() or done['stdout'].strip()}")
+    answer = _json(done["stdout"])
+    if not isinstance(answer, dict) or "role" not in answer:
+        raise CommandExecutionError(f"the role agent's answer to {words[0]} can not be read: {done['stdout'][:100]}")
+    return answer
+
+
+def _processes() -> tuple[Process | None, Process | None]:
+    """The agent's supervisor and worker."""
+    found: dict[int, Process] = {}
+    program = str(AGENT / "run").encode()
+    booted = time.time() - float((PROC / "uptime").read_text(encoding="ascii").split()[0])
+    for entry in PROC.iterdir():
+        # It may end while it is looked at.
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if words[1:2] != [program] or words[2:3] and words[2].decode(errors="replace") in _VERBS:
+                continue
+            # The command's name, the second field, may have blanks and brackets of its own.
+            fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+            found[int(entry.name)] = Process(int(entry.name), int(fields[1]), started)
+    supervisor = next((each for each in found.values() if each.parent not in found), None)
+    worker = next((each for each in found.values() if supervisor and each.parent == supervisor.pid), None)
+    return supervisor, worker
+
+
+def _json(text: str) -> object:
+    """A JSON text's value, None where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _run(*command: str, timeout: float = 10) -> dict:
+    """A command's retcode, stdout and stderr. A hung heartbeat holds its callers: none waits for ever."""
+    done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True, timeout=timeout,
                                    output_loglevel="quiet")
     if done["retcode"] and "Timed out" in done["stdout"]:
-        raise CommandExecutionError(f"{' '.join(command)}: no answer within 10 s")
+        raise CommandExecutionError(f"{' '.join(command)}: no answer within {timeout} s")
     return done

@@ -2,24 +2,31 @@
 What an operator asks the master about the sites
 ================================================
 
-``validate`` before a change is rolled out, ``roadwarrior`` for the person who wants to connect, ``reference`` for
-whoever writes a site. Nothing here touches a gateway.
+``validate`` before a change is rolled out, ``roles`` and ``active`` for who is active now, ``roadwarrior`` for the
+person who wants to connect, ``reference`` for whoever writes a site. Nothing here changes a gateway; what does is
+under ``salt/orch``.
 
 The checks are those of ``_modules/gateway.py``, the very file that the minions get from this master's file server.
 """
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
+import salt.client
 import salt.loader
 import salt.template
+import salt.utils.minions
 import salt.utils.templates
 import yaml
 from salt.exceptions import SaltRunnerError
 
 __virtualname__ = "gateway"
+
+# How long the nodes may take to say who they are.
+_ANSWER = 15
 
 
 def validate(site: str | None = None) -> dict:
@@ -65,6 +72,91 @@ def sites() -> list[str]:
     """
     folders = [Path(root) / "sites" for root in __opts__["pillar_roots"].get("base", [])]
     return sorted({path.stem for folder in folders for path in folder.glob("*.sls")})
+
+
+def roles(site: str) -> dict:
+    """
+    The roles of a site's nodes as they are now: each node is asked, nothing is remembered.
+
+    Args:
+        site: the site's name.
+
+    Returns:
+        By minion id the role, as ``heartbeat.role`` has it, ``silent`` for a node that does not answer, and ``split``
+        for both when both say they are active; or what :func:`validate` returns, when there is no such site.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.roles winterthur
+    """
+    its = pair(site)
+    return its["roles"] or _result([], its["mistakes"])
+
+
+def active(site: str) -> str | dict:
+    """
+    The minion id of a site's active node, to be used as a target. It is true at the moment of asking, which a grain, a
+    pillar or the mine are not: they are from the last time somebody refreshed them.
+
+    Args:
+        site: the site's name.
+
+    Returns:
+        The minion id; or what :func:`validate` returns, when there is not exactly one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt "$(salt-run --out=newline_values_only gateway.active winterthur)" ipsec.status
+    """
+    its = pair(site)
+    return its["active"] or _result([], its["mistakes"])
+
+
+def pair(site: str) -> dict:
+    """
+    A site's two nodes for an orchestration: who is who now, and what speaks against moving a role.
+
+    Args:
+        site: the site's name.
+
+    Returns:
+        ``site``; ``roles``, by minion id; ``preferred``, ``active`` and ``standby``, minion ids; ``mistakes``, one line
+        each, when there is no such site, a node has no accepted key or does not answer, or the nodes are not one active
+        and one standby: ``active`` and ``standby`` are then empty where they are not known.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.pair winterthur
+    """
+    result = {"site": "", "roles": {}, "preferred": "", "active": "", "standby": "", "mistakes": []}
+    try:
+        names = list(_nodes(site))
+    except SaltRunnerError as error:
+        return result | {"mistakes": str(error).splitlines()}
+    accepted = _accepted()
+    # NODE.SITE, or with a domain behind it: see pillar/top.sls.
+    ids = {name: sorted(each for each in accepted if f"{each}.".startswith(f"{name}.{site}.")) for name in names}
+    mistakes = [f"{site}: {name}: {', '.join(found) or 'no minion'} has an accepted key; there has to be one, with the "
+                f"id {name}.{site}" for name, found in ids.items() if len(found) != 1]
+    if mistakes:
+        return result | {"site": site, "mistakes": mistakes}
+    minions = [ids[name][0] for name in names]
+    said = _ask(minions, "heartbeat.role")
+    its = {minion: said.get(minion, "silent") for minion in minions}
+    if all(role in ("active", "split") for role in its.values()):
+        its = dict.fromkeys(minions, "split")
+    of = {role: [minion for minion in minions if its[minion] == role] for role in ("active", "standby")}
+    mistakes = [] if sorted(its.values()) == ["active", "standby"] else [
+        f"{site}: {minion} is {role}; one node has to be active and the other standby: see `heartbeat.status` of both"
+        for minion, role in its.items() if role not in ("active", "standby") or len(of[role]) > 1]
+    return {"site": site, "roles": its, "preferred": minions[0], "mistakes": mistakes,
+            **{role: found[0] if len(found) == 1 else "" for role, found in of.items()}}
 
 
 def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior", key: str = "rsa",
@@ -114,6 +206,27 @@ def _result(valid: list[str], mistakes: list[str]) -> dict:
     """What a check has come to; the return code is for salt-run and for the job's event."""
     __context__["retcode"] = 1 if mistakes else 0
     return {"valid": valid, "mistakes": mistakes, "retcode": __context__["retcode"]}
+
+
+def _nodes(site: str) -> dict:
+    """The nodes of a site without mistakes."""
+    data, gateway = _site(site), _gateway()
+    found = gateway.find_mistakes(data, _schema())
+    if found:
+        raise SaltRunnerError("\n".join(found))
+    return data["nodes"]
+
+
+def _accepted() -> list[str]:
+    """The ids of all minions with an accepted key."""
+    return salt.utils.minions.CkMinions(__opts__).check_minions("*", "glob")["minions"]
+
+
+def _ask(minions: list[str], function: str) -> dict[str, str]:
+    """What a function returns on some minions, by id; those that do not answer are left out."""
+    with salt.client.get_local_client(mopts=__opts__) as client:
+        answers = client.cmd(minions, function, tgt_type="list", timeout=_ANSWER)
+    return {minion: str(said) for minion, said in answers.items() if said is not False}
 
 
 def _client(site: str, connection: str | None, client: dict[str, str]) -> str:
@@ -167,7 +280,9 @@ def _schema() -> dict:
 
 
 def _site(name: str) -> object:
-    """The pillar key gateway of a site."""
+    """The pillar key gateway of a site. The name is part of a path here, and of a target elsewhere."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,62}", name):
+        raise SaltRunnerError(f"{str(name)[:60]!r}: is no site's name; give one of {', '.join(sites())}")
     data = _yaml(_find("pillar_roots", f"sites/{name}.sls"))
     file = f"pillar/sites/{name}.sls"
     if not isinstance(data, dict) or "gateway" not in data:
@@ -260,15 +375,20 @@ def _value(rule: dict | str) -> str:
     kind = rule["type"]
     if kind == "choice":
         sets = rule["choices"] if isinstance(rule["choices"], dict) else dict.fromkeys(rule["choices"], {})
-        return "one of " + ", ".join(
-            f"`{choice}`" + (f" ({', '.join(f'{key} {value}' for key, value in its.items())})" if its else "")
-            for choice, its in sets.items())
+        return "one of " + ", ".join(f"`{choice}`" + _choice(its) for choice, its in sets.items())
     if kind == "list":
         return f"list of {_value(rule['of'])}"
     if kind == "mapping":
         return f"mapping: {_value(rule['names'])} to {_value(rule['of'])}"
     limits = f" {rule['min']} to {rule['max']}" if "min" in rule else ""
     return f"{kind}{limits} {rule.get('unit', '')}".rstrip()
+
+
+def _choice(stands_for: dict) -> str:
+    """What a word stands for, in brackets, and what speaks for and against it."""
+    said = ", ".join(f"{key} {str(value).lower()}" for key, value in stands_for.items() if key != "about")
+    about = f"; {' '.join(stands_for['about'].split())}" if "about" in stands_for else ""
+    return f" ({said}{about})" if said else ""
 
 
 def _default(rule: dict) -> str:

@@ -2,7 +2,8 @@
 heartbeat under Salt: change what can be changed under a running pair, wait with the rest
 =========================================================================================
 
-No state here moves the addresses. Where a change would, the state says which commands a person has to give.
+No state here moves the addresses, except ``heartbeat.role`` where it is told to. Where a change would, the state says
+which commands a person has to give.
 """
 from __future__ import annotations
 
@@ -26,6 +27,37 @@ def __virtual__() -> str | tuple[bool, str]:
     if "heartbeat.status" in __salt__:
         return "heartbeat"
     return False, "heartbeat: the execution module heartbeat is not there"
+
+
+def way(name: str, port: int = 694) -> dict:
+    """
+    Who decides on this node may become what ``name`` says. It does not change under a running heartbeat, and
+    heartbeat's scripts, which do not know of an agent, are not started beside the other node's.
+
+    name
+        ``agent`` or ``scripts``.
+    port
+        heartbeat's UDP port, to listen for the other node's agent.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    there = __salt__["heartbeat.way"]()
+    if there in ("", name):
+        return ret | {"comment": f"decided by: {name}"}
+    # A node that comes with the agent stays standby beside one whose heartbeat has none: one after the other will do.
+    # The other way round nobody would hold back.
+    wait = {"agent": "on the standby first, then on the other node: `systemctl stop heartbeat`, then apply this there",
+            "scripts": "`systemctl stop heartbeat` on both nodes, then apply this on both"}[name]
+    if __salt__["heartbeat.running"]():
+        return ret | {"result": False, "comment": f"heartbeat runs here and is decided by: {there}, not yet by: "
+                                                  f"{name}; {wait} (docs/takeover.md)"}
+    if name == "scripts":
+        try:
+            heard = __salt__["heartbeat.hears_agent"](port)
+        except CommandExecutionError as err:
+            return ret | {"result": False, "comment": str(err)}
+        if heard:
+            return ret | {"result": False, "comment": f"the other node's role agent is still at work; {wait}"}
+    return ret | {"comment": f"decided by: {name} from now on, {there} before"}
 
 
 def haresources(name: str, contents: str) -> dict:
@@ -82,8 +114,9 @@ def authkeys(name: str, key_pillar: str, method: str, peer: str) -> dict:
 
 def current(name: str) -> dict:
     """
-    The running heartbeat has read its files as they are now. If not it is reloaded, which leaves the addresses where
-    they are; a heartbeat that does not run is left alone.
+    The running heartbeat and its agent have read their files as they are now. If not they are told to, which leaves
+    the addresses where they are; what can not be read without moving them waits. A heartbeat that does not run is left
+    alone.
 
     name
         Any; ``heartbeat``.
@@ -92,6 +125,9 @@ def current(name: str) -> dict:
     unread = __salt__["heartbeat.unread"]()
     if not unread:
         return ret
+    waits = __salt__["heartbeat.waits"]()
+    if waits:
+        return _agent_only(ret, unread, waits)
     ret["changes"] = {"reloaded": unread}
     if __opts__["test"]:
         return ret | {"result": None, "comment": f"heartbeat would read {', '.join(unread)} again"}
@@ -100,6 +136,19 @@ def current(name: str) -> dict:
     except CommandExecutionError as err:
         return ret | {"result": False, "changes": {}, "comment": str(err)}
     return ret | {"comment": f"heartbeat has read {', '.join(unread)}; this node is {status['role']}, as before"}
+
+
+def _agent_only(ret: dict, unread: list[str], waits: str) -> dict:
+    """heartbeat's own files wait; the agent takes up its own."""
+    ret |= {"comment": f"not read: {waits}", "warnings": [f"heartbeat waits for you: {waits}"]}
+    if __opts__["test"]:
+        return ret
+    try:
+        if __salt__["heartbeat.reload_agent"]():
+            ret["changes"] = {"reloaded": [path for path in unread if "agent" in path]}
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": str(err)}
+    return ret
 
 
 def settled(name: str, timeout: float = 180) -> dict:
@@ -125,6 +174,46 @@ def settled(name: str, timeout: float = 180) -> dict:
         return ret | {"result": False, "comment": "heartbeat does not stay up; see `journalctl -u heartbeat`"}
     why = status["disagree"] or "heartbeat is still at work"
     return ret | {"result": False, "comment": f"no role after {timeout} s ({nodes}): {why}; see heartbeat's log"}
+
+
+def role(name: str, move: bool = False, force: bool = False, timeout: float = 60) -> dict:
+    """
+    This node has a role, for other states to require. It is waited for; only with ``move`` it is brought about.
+
+    .. code-block:: yaml
+
+        active:
+          heartbeat.role:
+            - timeout: 10
+
+    name
+        The role, ``active`` or ``standby``.
+    move
+        Whether to switch over when this node has the other role.
+    force
+        With ``move``: also when the node that has to take over is not ready.
+    timeout
+        Seconds to wait for it.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"this node is {name}"}
+    moves = {"active": "heartbeat.takeover", "standby": "heartbeat.standby"}
+    if name not in moves:
+        return ret | {"result": False, "comment": f"{name} is no role to wait for; give active or standby"}
+    now = __salt__["heartbeat.role"]()
+    if now == name:
+        return ret
+    changes = {"role": {"old": now, "new": name}}
+    if __opts__["test"]:
+        what = "the role would be moved" if move else f"would wait {timeout} s for another one"
+        return ret | {"result": None, "changes": changes if move else {}, "comment": f"this node is {now}; {what}"}
+    try:
+        if move:
+            __salt__[moves[name]](force=force, timeout=timeout)
+        else:
+            __salt__["heartbeat.wait_for_role"](name, timeout)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": str(err)}
+    return ret | {"changes": changes, "comment": f"this node is {name}, {now} before"}
 
 
 def _read(name: str) -> str:

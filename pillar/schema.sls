@@ -226,11 +226,20 @@ gateway_schema:
       profile:
         type: choice
         choices:
-          default: {keepalive: 500ms, warntime: 1500ms, deadtime: 3, initdead: 30}
-          fast: {keepalive: 200ms, warntime: 600ms, deadtime: 1, initdead: 30}
-          paper: {keepalive: 2, deadtime: 10, initdead: 120}
+          # agent: who decides, see docs/takeover.md. Not below 250 ms for deadtime: heartbeat looks no more often.
+          default:
+            {agent: true, keepalive: 200ms, warntime: 600ms, deadtime: 1, deadping: 1, initdead: 30,
+             about: "a crash is noticed within 1.25 s, and a machine that stalls for half a second keeps its role"}
+          fast:
+            {agent: true, keepalive: 50ms, warntime: 150ms, deadtime: 300ms, deadping: 1, initdead: 30,
+             about: "a crash is noticed within 0.55 s, and a machine that stalls for a third of a second loses its role"}
+          paper:
+            {agent: false, keepalive: 2, deadtime: 10, initdead: 120,
+             about: "the paper's own, decided by heartbeat's scripts: nothing short is taken for a crash, and a crash is
+               noticed after 10 s"}
         default: default
-        about: "The timing in one word; each of the four below overrides it."
+        about: "The timing in one word, and with it who decides: the role agent, or in `paper` heartbeat's own scripts;
+          each of the five times below overrides the profile's."
       keepalive: {type: duration, derived: by profile,
                   about: "Time between two heartbeats.",
                   counterpart: "`keepalive` in ha.cf"}
@@ -240,6 +249,9 @@ gateway_schema:
       deadtime: {type: duration, derived: by profile,
                  about: "Silence after which the other node is dead. heartbeat looks every 250 ms.",
                  counterpart: "`deadtime` in ha.cf"}
+      deadping: {type: duration, derived: "by profile; in `paper` the deadtime",
+                 about: "Silence after which a ping node is not reached any more.",
+                 counterpart: "`deadping` in ha.cf"}
       initdead: {type: duration, derived: by profile,
                  about: "The same right after heartbeat's own start, when the network may not be up.",
                  counterpart: "`initdead` in ha.cf"}
@@ -260,20 +272,41 @@ gateway_schema:
             baud: {type: integer, min: 1200, max: 460800, default: 19200,
                    about: "The serial line's speed.",
                    counterpart: "`baud` in ha.cf"}
+      one_path: {type: bool, default: false,
+                 about: "A single path is wanted, although its cut alone makes both nodes active."}
       port: {type: integer, min: 1, max: 65535, default: 694,
              about: "The UDP port.",
              counterpart: "`udpport` in ha.cf"}
       auto_failback: {type: bool, default: false,
-                      about: "Whether the preferred node takes over again when it comes back.",
-                      counterpart: "`auto_failback` in ha.cf"}
+                      about: "Whether the preferred node takes over again when it comes back; otherwise that is the
+                        operator's decision.",
+                      counterpart: "`failback` in agent.json; `auto_failback` in ha.cf"}
+      failback_delay: {type: integer, unit: s, min: 10, max: 86400, derived: "300; nothing in `paper`",
+                       about: "How long the preferred node has to be up and healthy before it does; doubled with each
+                         further time within an hour.",
+                       counterpart: "`failback_delay` in agent.json"}
+      fence:
+        optional: true
+        about: "A command that makes sure that the other node is off (STONITH), run before its addresses are taken over.
+          It gets the other node's name as its argument. When it fails nothing is taken over, and it is tried again."
+        counterpart: "`fence` in agent.json"
+        keys:
+          command: {type: path, required: true, about: "The program, which has to be on both nodes."}
+          timeout: {type: integer, unit: s, min: 1, max: 300, default: 10,
+                    about: "After how long it counts as failed."}
+      watchdog: {type: device,
+                 about: "A watchdog device, /dev/watchdog with softdog or a machine's own: a node whose heartbeat hangs
+                   is reset.",
+                 counterpart: "`watchdog` in ha.cf"}
       authentication: {type: choice, choices: [sha1, md5], default: sha1,
                        about: "How heartbeats are signed, with gateway_secrets:heartbeat:key.",
                        counterpart: authkeys}
       ipfail: {type: bool, default: true,
-               about: "Give up the active role when the other node reaches more ping nodes.",
+               about: "Give up the active role when the other node reaches more ping nodes. The agent always does; only
+                 `paper` knows false.",
                counterpart: "`respawn` ipfail in ha.cf"}
       mail_to: {type: list, of: email, default: [],
-                about: "Who gets a mail at a takeover. The nodes have to be able to send mail.",
+                about: "Who gets a mail at a takeover, in `paper`. The nodes have to be able to send mail.",
                 counterpart: "`MailTo` in haresources"}
       mail_subject: {type: name, default: ha-failover,
                      about: "What that mail's subject starts with.",
@@ -334,6 +367,9 @@ gateway_schema:
           net.ipv4.conf.default.accept_source_route: 0
           # Asked on the external side for an internal address, be silent. Not 2: the virtual addresses are /32.
           net.ipv4.conf.all.arp_ignore: 1
+          # Ask with an address of the interface itself: with the virtual one the node that is leaving would draw its
+          # neighbours back to itself at every switch-over.
+          net.ipv4.conf.all.arp_announce: 2
           net.ipv6.conf.all.accept_redirects: 0
           net.ipv6.conf.default.accept_redirects: 0
           net.ipv6.conf.all.accept_ra: 0
@@ -411,6 +447,8 @@ gateway_schema:
       firewall: {type: list, of: package, default: [nftables], about: "For the packet filter."}
       openswan: {type: list, of: package, default: [libreswan, libnss3-tools], about: "For IPsec."}
       heartbeat: {type: list, of: package, default: [heartbeat, resource-agents], about: "For heartbeat."}
+      agent: {type: list, of: package, default: [python3-pyroute2],
+              about: "For heartbeat too, where the role agent decides."}
       mail: {type: list, of: package, default: [bsd-mailx],
              about: "For heartbeat too, where heartbeat:mail_to is given."}
       logging: {type: list, of: package, default: [rsyslog, logrotate], about: "For the log."}

@@ -11,6 +11,10 @@
     - require:
       - pkg: heartbeat_packages
       - file: /usr/local/sbin/heartbeat-check
+      - heartbeat: heartbeat_way
+      {%- if gateway.heartbeat.agent %}
+      - file: /etc/ha.d/agent.json
+      {%- endif %}
 
 # Who owns the resource, and with what key the nodes talk: under a running pair these two wait for a person.
 /etc/ha.d/haresources:

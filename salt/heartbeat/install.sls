@@ -5,12 +5,20 @@ heartbeat_packages:
     - pkgs: {{ gateway.packages.heartbeat | json }}
     - install_recommends: False
 
+# Who decides does not change under a running heartbeat: what is written waits for this.
+heartbeat_way:
+  heartbeat.way:
+    - name: {{ 'agent' if gateway.heartbeat.agent else 'scripts' }}
+    - port: {{ gateway.heartbeat.port }}
+
 heartbeat_unit:
   file.managed:
     - name: /etc/systemd/system/heartbeat.service.d/gateway.conf
-    - source: salt://heartbeat/files/heartbeat.service.conf
+    - source: salt://heartbeat/files/heartbeat{{ '-agent' if gateway.heartbeat.agent else '' }}.service.conf
     - mode: '0644'
     - makedirs: True
+    - require:
+      - heartbeat: heartbeat_way
   module.run:
     - name: service.systemctl_reload
     - onchanges:

@@ -16,6 +16,7 @@
     - mode: '0644'
     - require:
       - pkg: heartbeat_packages
+{%- if not gateway.heartbeat.agent %}
 
 # On the active node a changed address or tunnel counts at once; on the standby this does nothing.
 heartbeat_resource_reload:
@@ -25,3 +26,4 @@ heartbeat_resource_reload:
       - file: /etc/ha.d/gateway.conf
     - require:
       - file: /etc/ha.d/resource.d/gateway
+{%- endif %}

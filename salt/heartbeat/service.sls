@@ -13,6 +13,10 @@ heartbeat_service:
     - enable: True
     - require:
       - module: heartbeat_unit
+      - file: heartbeat_unit
+      {%- if gateway.heartbeat.agent %}
+      - file: /usr/local/sbin/heartbeat-ended
+      {%- endif %}
       - file: /etc/ha.d/gateway.conf
       - heartbeat: /etc/ha.d/haresources
       - heartbeat: /etc/ha.d/authkeys

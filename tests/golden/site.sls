@@ -29,6 +29,7 @@ gateway:
   heartbeat:
     profile: paper
     paths: {serial: /dev/ttyS0, baud: 19200}
+    one_path: true
     auto_failback: true
     mail_to: email@yourdomain.com
   time:

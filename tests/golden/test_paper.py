@@ -60,6 +60,7 @@ def functions(node: str) -> dict[str, Callable]:
         "ipsec.sections": ipsec.sections,
         "ipsec.tunnels": ipsec.tunnels,
         "heartbeat.haresources": heartbeat.haresources,
+        "heartbeat.agent_json": heartbeat.agent_json,
         "kernel_options.loadable": list,
         "pillar.get": lambda path, default="": {"gateway_secrets:heartbeat:key": KEY}.get(path, default),
     }
@@ -352,6 +353,8 @@ DELIBERATE: list[tuple[str, list[str], dict[str, tuple[str | None, str | None]]]
       for what in ("accept_redirects", "send_redirects", "accept_source_route")}),
     ("asked on the external side for an internal address, a node is silent",
      ["sysctl"], {"net.ipv4.conf.all.arp_ignore": (None, "1")}),
+    ("a node that asks with the virtual address while it leaves would draw its neighbours back to itself",
+     ["sysctl"], {"net.ipv4.conf.all.arp_announce": (None, "2")}),
     # 4.6 heartbeat
     ("10.0.0.12 is the slave's own address: see test_the_papers_second_ping_node_is_refused",
      ["ha.cf"], {"ping": ("160.85.160.1 10.0.0.12", "160.85.160.1 10.0.0.2")}),

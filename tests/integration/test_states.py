@@ -13,7 +13,9 @@ OF_THE_HOST = {"kernel-options", "bonds", "firewall"}
 # By site, what has to stand in which file.
 FACTS = {
     "winterthur": {
-        "/etc/ha.d/ha.cf": ["node gw1", "node gw2", "ping 192.0.2.1", "bcast bond1", "auto_failback off"],
+        "/etc/ha.d/ha.cf": ["node gw1", "node gw2", "ping 192.0.2.1", "bcast bond1", "auto_failback off",
+                            "respawn root /usr/local/lib/gateway/agent/run"],
+        "/etc/ha.d/agent.json": ['"node": "gw1"', '"deadtime": 1.0', '"roadwarrior"'],
         "/etc/ha.d/gateway.conf": ["address 192.0.2.10/32 bond0", "address 198.51.100.10/32 bond1"],
         "/etc/chrony/chrony.conf": ["0.debian.pool.ntp.org"],
         "/etc/ssh/sshd_config.d/10-gateway.conf": ["PermitRootLogin prohibit-password"],
@@ -26,7 +28,8 @@ FACTS = {
                                    "initiate winterthur"],
     },
 }
-MODES = {"/etc/ipsec.secrets": "0o600", "/etc/ha.d/resource.d/gateway": "0o755"}
+MODES = {"/etc/ipsec.secrets": "0o600", "/etc/ha.d/resource.d/gateway": "0o755",
+         "/usr/local/lib/gateway/agent/run": "0o755", "/usr/local/lib/gateway/agent/decide.py": "0o644"}
 
 
 def formulas(highstate: dict) -> set[str]:
@@ -41,16 +44,19 @@ def failures(returns: dict) -> dict[str, str]:
 
 
 def files(highstate: dict, root: Path) -> dict:
-    """The files that file.managed writes, as high data for the same under another root, without what runs commands."""
+    """The files that Salt writes, as high data for the same under another root, without what runs commands."""
     high = {}
     for name, state in highstate.items():
         words = [word for word in state.get("file", []) if isinstance(word, dict)]
         arguments = {key: value for word in words for key, value in word.items()}
         if "source" in arguments or "contents" in arguments:
             path = f"{root}{arguments.get('name', name)}"
-            kept = {key: arguments[key] for key in ("source", "contents", "template", "context", "mode", "show_changes")
-                    if key in arguments}
-            high[path] = {"file": ["managed", {"makedirs": True}, *({key: value} for key, value in kept.items())],
+            function = "recurse" if "recurse" in state["file"] else "managed"
+            kept = {key: arguments[key] for key in (
+                "source", "contents", "template", "context", "mode", "show_changes", "file_mode", "dir_mode", "clean",
+                "exclude_pat") if key in arguments}
+            kept |= {"makedirs": True} if function == "managed" else {}
+            high[path] = {"file": [function, *({key: value} for key, value in kept.items())],
                           "__sls__": state["__sls__"], "__env__": "base"}
     return high
 

@@ -31,7 +31,7 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
 def test_a_switch_over_by_hand_moves_the_tunnel_and_leaves_nothing(quiet):
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    active.run(["/usr/share/heartbeat/hb_standby"], check=True)
+    active.run(["/usr/local/lib/gateway/agent/run", "standby"], check=True)
     assert eventually(lambda: observe.holds_all(quiet, standby), 60)
     assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
     assert not observe.virtual_held(quiet, active)

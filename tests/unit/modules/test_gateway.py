@@ -154,7 +154,7 @@ ONE_MISTAKE = [
      "gateway:nodes: gw1, gw2, gw3: that is 3; a gateway is a pair, give two"),
     ("winterthur", {"nodes/gw2": GONE}, "gateway:nodes: gw1: that is 1; a gateway is a pair, give two"),
     # bonds
-    ("winterthur", {"bonds/internal": GONE, "heartbeat/paths": [{"broadcast": "bond0"}],
+    ("winterthur", {"bonds/internal": GONE, "heartbeat/paths": [{"broadcast": "bond0"}], "heartbeat/one_path": True,
                     "nodes/gw1/internal": "198.51.100.11"},
      "gateway:bonds: internal is missing; a gateway stands between an external and an internal network"),
     ("winterthur", {"bonds/external/slaves": {"ethernet-number-0": "switch-a", "eth1": "switch-b"}},
@@ -336,12 +336,43 @@ ONE_MISTAKE = [
      "gateway:heartbeat:deadtime: 2 is not above the keepalive 2, every heartbeat would be late; give several times "
      "the keepalive"),
     ("winterthur", {"heartbeat/warntime": "200ms"},
-     "gateway:heartbeat:warntime: 200ms is not between the keepalive 500ms and the deadtime 3; give a time between "
+     "gateway:heartbeat:warntime: 200ms is not between the keepalive 200ms and the deadtime 1; give a time between "
      "them"),
     ("winterthur", {"heartbeat/warntime": 4},
-     "gateway:heartbeat:warntime: 4 is not between the keepalive 500ms and the deadtime 3; give a time between them"),
-    ("winterthur", {"heartbeat/initdead": 5},
-     "gateway:heartbeat:initdead: 5 is less than twice the deadtime 3; give more, the network may come up late"),
+     "gateway:heartbeat:warntime: 4 is not between the keepalive 200ms and the deadtime 1; give a time between them"),
+    ("winterthur", {"heartbeat/initdead": 1},
+     "gateway:heartbeat:initdead: 1 is less than twice the deadtime 1; give more, the network may come up late"),
+    ("winterthur", {"heartbeat/profile": "fast", "heartbeat/deadtime": "200ms"},
+     "gateway:heartbeat:deadtime: 200ms is less than the 250 ms after which heartbeat looks again for dead nodes, "
+     "which makes nothing faster; give 250ms or more"),
+    ("winterthur", {"heartbeat/deadping": "300ms"},
+     "gateway:heartbeat:deadping: 300ms is less than twice the keepalive 200ms, one lost ping would count; give "
+     "several times the keepalive"),
+    ("winterthur", {"heartbeat/paths": {"broadcast": "bond1"}},
+     "gateway:heartbeat:paths: bond1: when this one is cut both nodes become active; give a second path over "
+     "something else, or one_path: true if there is nothing else"),
+    ("winterthur", {"heartbeat/paths": [{"broadcast": "bond1"}, {"unicast": "bond1"}]},
+     "gateway:heartbeat:paths: bond1: when this one is cut both nodes become active; give a second path over "
+     "something else, or one_path: true if there is nothing else"),
+    ("winterthur", {"heartbeat/one_path": True},
+     "gateway:heartbeat:one_path: true, and there are 2: bond0, bond1; leave it out"),
+    # what the agent does, and what heartbeat's scripts do
+    ("winterthur", {"heartbeat/ipfail": False},
+     "gateway:heartbeat:ipfail: false is for the profile paper; in default the agent compares ping nodes itself; leave "
+     "it out"),
+    ("winterthur", {"heartbeat/mail_to": "ops@winterthur.example"},
+     "gateway:heartbeat:mail_to: ops@winterthur.example: mails are heartbeat's scripts' and for the profile paper; "
+     "leave it out"),
+    ("winterthur", {"heartbeat/failback_delay": 60},
+     "gateway:heartbeat:failback_delay: 60 delays what auto_failback: false never does; leave one of them out"),
+    ("winterthur", {"heartbeat/profile": "paper", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60},
+     "gateway:heartbeat:failback_delay: is done by the agent, which the profile paper has not; leave it out"),
+    ("winterthur", {"heartbeat/profile": "paper", "heartbeat/fence": {"command": "/usr/local/sbin/fence"}},
+     "gateway:heartbeat:fence: is done by the agent, which the profile paper has not; leave it out"),
+    ("winterthur", {"heartbeat/fence": {}},
+     "gateway:heartbeat:fence:command: is missing; The program, which has to be on both nodes."),
+    ("winterthur", {"heartbeat/watchdog": "softdog"},
+     "gateway:heartbeat:watchdog: softdog does not fit; give a device such as /dev/ttyS0 or /dev/watchdog"),
     ("winterthur", {"heartbeat/paths": GONE},
      "gateway:heartbeat:paths: is missing; Over what heartbeats go; more than one, so that a single cut is no split. "
      "Each is one of unicast, broadcast, multicast and serial."),
@@ -356,14 +387,15 @@ ONE_MISTAKE = [
      "serial"),
     ("winterthur", {"bonds/heartbeat": {"name": "hb0", "slaves": {"eth3": "cable"}, "networks": "2001:db8:5::/64"},
                     "nodes/gw1/heartbeat": "2001:db8:5::1", "nodes/gw2/heartbeat": "2001:db8:5::2",
-                    "heartbeat/paths": [{"unicast": "hb0"}]},
+                    "heartbeat/paths": [{"unicast": "hb0"}, {"broadcast": "bond0"}]},
      "gateway:heartbeat:paths: hb0 has no IPv4 address on gw1, and heartbeat's unicast is IPv4; give one"),
-    ("winterthur", {"heartbeat/paths": [{"baud": 9600}]},
+    ("winterthur", {"heartbeat/paths": [{"baud": 9600}, {"broadcast": "bond0"}, {"broadcast": "bond1"}]},
      "gateway:heartbeat:paths: no kind: a path is of one kind; give one of unicast, broadcast, multicast, serial"),
     ("winterthur", {"heartbeat/paths": [{"multicast": "bond0", "group": "192.0.2.9"}]},
      "gateway:heartbeat:paths:0:group: 192.0.2.9 is no IPv4 multicast group; give one such as 239.0.0.43"),
     ("winterthur", {"heartbeat/paths": [{"serial": "ttyS0"}]},
-     "gateway:heartbeat:paths:0:serial: ttyS0 does not fit; give a device such as /dev/ttyS0"),
+     "gateway:heartbeat:paths:0:serial: ttyS0 does not fit; give a device such as /dev/ttyS0 or "
+     "/dev/watchdog"),
 ]
 
 
@@ -535,7 +567,7 @@ def test_each_node_has_its_own_view(settings, name, node, peer, preferred, exter
 @pytest.mark.parametrize("name", SITES)
 def test_what_does_not_depend_on_the_node_is_the_same_on_both(settings, name):
     first, second = (settings(name, node) for node in SITES[name]["nodes"])
-    for key in set(first) - {"node", "peer", "preferred", "bonds", "heartbeat"}:
+    for key in set(first) - {"node", "peer", "preferred", "bonds", "heartbeat", "agent"}:
         assert first[key] == second[key], key
     assert first.keys() == second.keys()
 
@@ -601,15 +633,15 @@ def test_heartbeat_paths_are_complete():
 
 
 @pytest.mark.parametrize("heartbeat, times", [
-    ({}, ("500ms", "1500ms", "3", "30")),
-    ({"heartbeat/profile": "fast"}, ("200ms", "600ms", "1", "30")),
-    ({"heartbeat/profile": "paper"}, ("2", "", "10", "120")),
+    ({}, ("200ms", "600ms", "1", "1", "30")),
+    ({"heartbeat/profile": "fast"}, ("50ms", "150ms", "300ms", "1", "30")),
+    ({"heartbeat/profile": "paper"}, ("2", "", "10", "", "120")),
     ({"heartbeat/profile": "paper", "heartbeat/deadtime": 9.5, "heartbeat/warntime": "5s"},
-     ("2", "5", "9500ms", "120")),
+     ("2", "5", "9500ms", "", "120")),
 ])
 def test_timing(heartbeat, times):
     its = derived("winterthur", "gw1", heartbeat)["heartbeat"]
-    assert tuple(its[key] for key in ("keepalive", "warntime", "deadtime", "initdead")) == times
+    assert tuple(its[key] for key in ("keepalive", "warntime", "deadtime", "deadping", "initdead")) == times
     assert "profile" not in its
 
 
@@ -634,7 +666,7 @@ def test_primaries_are_on_different_switches(changes, primaries):
 def test_a_link_of_the_nodes_own():
     changes = {"bonds/heartbeat": {"name": "hb0", "slaves": {"eth3": "cable"}, "networks": "10.255.0.0/30"},
                "nodes/gw1/heartbeat": "10.255.0.1", "nodes/gw2/heartbeat": "10.255.0.2",
-               "heartbeat/paths": [{"unicast": "hb0"}]}
+               "heartbeat/paths": [{"unicast": "hb0"}], "heartbeat/one_path": True}
     its = derived("winterthur", "gw1", changes)
     assert bonds(its)["heartbeat"]["addresses"] == ["10.255.0.1/30"]
     assert its["heartbeat"]["paths"] == [{"kind": "unicast", "interface": "hb0", "peer": "10.255.0.2",
@@ -651,8 +683,32 @@ def test_defaults_follow_from_other_keys():
 
 def test_mails_need_a_package():
     assert "bsd-mailx" not in str(derived("winterthur", "gw1", {})["packages"])
-    its = derived("winterthur", "gw1", {"heartbeat/mail_to": "ops@winterthur.example"})
+    its = derived("winterthur", "gw1", {"heartbeat/profile": "paper", "heartbeat/mail_to": "ops@winterthur.example"})
     assert its["packages"]["heartbeat"] == ["heartbeat", "resource-agents", "bsd-mailx"]
+
+
+@pytest.mark.parametrize("profile_name, agent", [("default", True), ("fast", True), ("paper", False)])
+def test_the_profile_says_who_decides(profile_name, agent):
+    its = derived("winterthur", "gw1", {"heartbeat/profile": profile_name})
+    assert its["heartbeat"]["agent"] is (its["agent"] is not None) is agent
+    assert ("python3-pyroute2" in its["packages"]["heartbeat"]) is agent
+
+
+def test_what_the_agent_is_told():
+    assert derived("bern", "gw-b", {})["agent"] == {
+        "node": "gw-b", "peer": "gw-a", "preferred": False,
+        "addresses": [{"address": "192.0.2.74", "prefix": 32, "interface": "outside"},
+                      {"address": "2001:db8:be::a", "prefix": 128, "interface": "outside"},
+                      {"address": "198.51.100.74", "prefix": 32, "interface": "inside"},
+                      {"address": "2001:db8:be:1::a", "prefix": 128, "interface": "inside"}],
+        "uplinks": ["outside"], "ping_nodes": ["192.0.2.65", "198.51.100.66"],
+        "failback": "manual", "failback_delay": 300, "deadtime": 1.0, "fence": None}
+    its = derived("winterthur", "gw1", {
+        "heartbeat/profile": "fast", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60,
+        "heartbeat/fence": {"command": "/usr/local/sbin/fence", "timeout": 20}})["agent"]
+    assert its["preferred"] and its["deadtime"] == 0.3
+    assert (its["failback"], its["failback_delay"]) == ("auto", 60)
+    assert its["fence"] == {"command": ["/usr/local/sbin/fence", "gw2"], "timeout": 20}
 
 
 def test_a_mapping_is_laid_over_its_default_and_a_list_replaces_it():

@@ -1,6 +1,10 @@
 """_modules/heartbeat.py on what heartbeat 3.0.6's tools and iproute2 print on a real pair."""
 from __future__ import annotations
 
+import json
+import os
+import socket
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +51,8 @@ class Node:
                 answer |= {"stdout": "gw2\ngw1"} if self.resources else {"retcode": 1}
             case ["systemctl", "show", *_]:
                 answer["stdout"] = "70a1c3b1b0e54b6f9d5f2b6b0d2d7c11"
+            case ["journalctl", "--quiet", "--identifier=gateway", *_]:
+                answer["stdout"] = self.journal
             case ["journalctl", *_]:
                 answer |= {"stdout": self.journal, "retcode": int(not self.journal)}
             case ["systemctl", "reload", "heartbeat"] if self.reload_refused:
@@ -118,8 +124,9 @@ def test_addresses_held_come_with_their_interface(on) -> None:
 def test_before_the_first_run_nothing_is_held(on, tmp_path: Path) -> None:
     module = on(Node(None, "active"))
     (tmp_path / "gateway.conf").unlink()
-    assert module.status() == {"role": "stopped", "running": False, "resources": "", "nodes": {}, "held": [],
-                               "missing": [], "disagree": ""}
+    assert module.status() == {"role": "stopped", "since": "", "cause": "", "way": "", "running": False, "nodes": {},
+                               "links": {}, "ping_nodes": {}, "resources": "", "agent": {}, "held": [], "missing": [],
+                               "addresses": {}, "disagree": ""}
 
 
 def test_unread_names_what_changed_since_heartbeat_read_it(on, tmp_path: Path) -> None:
@@ -194,6 +201,8 @@ def test_a_node_that_just_waits_is_left_alone(on, monkeypatch: pytest.MonkeyPatc
 def test_haresources_is_the_papers_line(on, settings) -> None:
     module = on(Node("all", "active"))
     its = settings("winterthur", "gw2")
+    assert "gw1" not in module.haresources(its)         # the agent decides
+    its["heartbeat"]["agent"] = False
     assert module.haresources(its).splitlines()[-1] == "gw1 gateway"
     its["heartbeat"] |= {"mail_to": ["email@yourdomain.example", "b@yourdomain.example"], "mail_subject": "ha-failover"}
     assert module.haresources(its).splitlines()[-1] == (
@@ -207,3 +216,357 @@ def test_a_hung_heartbeat_is_an_error(on, monkeypatch: pytest.MonkeyPatch) -> No
         "stdout": f"{command} : Timed out after 10 seconds", "stderr": "", "retcode": 1, "pid": 1}}, raising=False)
     with pytest.raises(CommandExecutionError, match="systemctl is-active heartbeat: no answer within 10 s"):
         module.running()
+
+
+# With the role agent
+
+AGENT_SAYS = {
+    "role": "active", "epoch": 7, "since": "2026-11-24T01:02:03.004+00:00", "cause": "gw2 is dead", "ready": True,
+    "not_ready_because": "", "held": [], "missing": [], "links": {"bond0": "up", "bond1": "dead"},
+    "ping_nodes": {"192.0.2.1": "up"}, "daemon": "alive",
+    "peer": {"node": "gw2", "heartbeat": "active", "agent": "there", "role": "standby", "ready": True, "epoch": 6},
+}
+
+
+class AgentNode(Node):
+    """A node whose agent says something, or nothing; `does` is what its verbs lead to."""
+
+    def __init__(self, says: dict | None, addresses: str, **more: object) -> None:
+        super().__init__("all", addresses, **more)
+        self.says, self.refuses = says, ""
+
+    def run_all(self, command: list[str], **options: object) -> dict:
+        """Salt's cmd.run_all."""
+        if not command[0].endswith("/run"):
+            return super().run_all(command, **options)
+        self.asked.append(command)
+        if self.says is None:
+            return {"retcode": 3, "stdout": "", "stderr": "no agent runs here"}
+        if command[1] != "status":
+            if self.refuses:
+                return {"retcode": 1, "stdout": "", "stderr": self.refuses}
+            self.says = self.says | {"role": {"takeover": "active"}.get(command[1], command[1])}
+            self.addresses = self.says["role"]
+        return {"retcode": 0, "stdout": json.dumps(self.says), "stderr": ""}
+
+
+@pytest.fixture
+def agent_on(on, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The module on a node that has the agent: agent_on(AgentNode(...))."""
+    def place(node: AgentNode, name: str = "gw1") -> ModuleType:
+        module = on(node, name)
+        for constant, path in (("AGENT", "agent"), ("AGENT_JSON", "agent.json"), ("AGENT_HISTORY", "history"),
+                               ("PROC", "proc")):
+            monkeypatch.setattr(module, constant, tmp_path / path)
+        (tmp_path / "ha.cf").write_text(f"node gw1\nrespawn root {tmp_path}/agent/run\n")
+        return module
+    return place
+
+
+def says(**changes: object) -> dict:
+    """What the agent says, changed; `peer_role` is in its peer."""
+    peer = AGENT_SAYS["peer"] | {"role": changes.pop("peer_role", "standby")}
+    return {**AGENT_SAYS, "peer": peer, **changes}
+
+
+@pytest.mark.parametrize(("said", "addresses", "role"), [
+    (says(), "active", "active"),
+    (says(role="standby", peer_role="active"), "standby", "standby"),
+    (says(role="transition"), "active", "transition"),
+    (says(), "standby", "transition"),                          # its word and the kernel do not agree
+    (says(role="standby"), "active", "transition"),
+    (says(peer_role="active"), "active", "split"),
+    (None, "standby", "transition"),                            # no agent runs
+])
+def test_role_with_the_agent(agent_on, said: dict | None, addresses: str, role: str) -> None:
+    assert agent_on(AgentNode(said, addresses)).role() == role
+
+
+def test_status_with_the_agent(agent_on) -> None:
+    now = agent_on(AgentNode(says(), "active")).status()
+    assert now["way"] == "agent" and now["resources"] == "" and now["disagree"] == ""
+    assert (now["since"], now["cause"]) == ("2026-11-24T01:02:03.004+00:00", "gw2 is dead")
+    assert now["links"] == {"bond0": "up", "bond1": "dead"} and now["ping_nodes"] == {"192.0.2.1": "up"}
+    assert now["addresses"] == {"192.0.2.10": "gw1", "2001:db8:be::a": "gw1", "198.51.100.10": "gw1"}
+    assert now["agent"]["epoch"] == 7 and now["agent"]["peer"]["role"] == "standby"
+
+
+def test_who_holds_an_address_is_known_from_the_other_agent_only(agent_on) -> None:
+    module = agent_on(AgentNode(says(role="standby", peer_role="active"), "standby"))
+    assert set(module.status()["addresses"].values()) == {"gw2"}
+    module = agent_on(AgentNode(says(role="standby", peer_role="unknown"), "standby"))
+    assert set(module.status()["addresses"].values()) == {""}
+
+
+def test_a_node_without_its_agent_says_so(agent_on) -> None:
+    assert "its role agent does not; held: 192.0.2.10" in agent_on(AgentNode(None, "active")).status()["disagree"]
+
+
+@pytest.mark.parametrize("answer", ["", "[]", "{}", "Traceback"])
+def test_an_answer_that_makes_no_sense(agent_on, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    module = agent_on(AgentNode(says(), "active"))
+    monkeypatch.setattr(module, "_run", lambda *_, **__: {"retcode": 0, "stdout": answer, "stderr": ""})
+    with pytest.raises(CommandExecutionError, match="can not be read"):
+        module._agent("status")
+
+
+def test_the_agent_moves_the_role(agent_on) -> None:
+    node = AgentNode(says(), "active")
+    module = agent_on(node)
+    assert module.standby()["role"] == "standby"
+    assert module.takeover(force=True)["role"] == "active"
+    assert [command[1:] for command in node.asked if command[0].endswith("/run") and command[1] != "status"] == [
+        ["standby"], ["takeover", "--force"]]
+
+
+def test_nothing_is_moved_where_it_is_already(agent_on) -> None:
+    node = AgentNode(says(), "active")
+    assert agent_on(node).takeover()["role"] == "active"
+    assert not [command for command in node.asked if "takeover" in command]
+
+
+def test_the_agent_s_reason_is_the_error(agent_on) -> None:
+    node = AgentNode(says(), "active")
+    node.refuses = "gw2 is not ready: its daemon hangs"
+    with pytest.raises(CommandExecutionError, match="the role agent: gw2 is not ready: its daemon hangs"):
+        agent_on(node).standby()
+
+
+def test_heartbeat_s_scripts_move_the_role(on) -> None:
+    class Scripts(Node):
+        def run_all(self, command: list[str], **options: object) -> dict:
+            if command[0].startswith("/usr/share/heartbeat/hb_"):
+                self.resources = {"hb_standby": "none", "hb_takeover": "all"}[Path(command[0]).name]
+                self.addresses = {"none": "standby", "all": "active"}[self.resources]
+            return super().run_all(command, **options)
+    module = on(Scripts("all", "active"))
+    assert module.standby()["role"] == "standby" and module.takeover()["role"] == "active"
+
+
+def test_nobody_to_hand_over_to(on) -> None:
+    with pytest.raises(CommandExecutionError, match="the heartbeat of gw2 is dead: nobody would take over"):
+        on(Node("all", "active", {"gw1": "active", "gw2": "dead"})).standby()
+
+
+def test_a_stopped_heartbeat_moves_nothing(on) -> None:
+    with pytest.raises(CommandExecutionError, match="systemctl start heartbeat"):
+        on(Node(None, "standby")).takeover()
+
+
+def test_waiting_for_a_role(agent_on, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = agent_on(AgentNode(says(role="standby", ready=False, not_ready_because="bond0 has no carrier"), "standby"))
+    assert module.wait_for_role("standby")["role"] == "standby"
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with pytest.raises(CommandExecutionError,
+                       match="after 5 s this node is standby and not active: bond0 has no carrier"):
+        module.wait_for_role("active", 5)
+    with pytest.raises(CommandExecutionError, match="master is no role; give one of active, standby"):
+        module.wait_for_role("master")
+
+
+def test_links_and_ping_nodes_as_heartbeat_sees_them(on) -> None:
+    class Linked(Node):
+        def run_all(self, command: list[str], **options: object) -> dict:
+            said = {"listhblinks": "bond1\nbond0", "hblinkstatus": "dead" if command[-1] == "bond0" else "up"}
+            if command[:1] == ["cl_status"] and command[1] in said:
+                return {"retcode": 0, "stdout": said[command[1]], "stderr": ""}
+            if command == ["cl_status", "listnodes", "-p"]:
+                return {"retcode": 0, "stdout": "192.0.2.1\n198.51.100.2", "stderr": ""}
+            if command[:2] == ["cl_status", "nodestatus"] and command[2][0].isdigit():
+                return {"retcode": 0, "stdout": "ping" if command[2] == "192.0.2.1" else "dead", "stderr": ""}
+            return super().run_all(command, **options)
+    now = on(Linked("all", "active")).status()
+    assert now["links"] == {"bond1": "up", "bond0": "dead"}
+    assert now["ping_nodes"] == {"192.0.2.1": "up", "198.51.100.2": "dead"}
+
+
+def test_history_with_the_agent(agent_on, tmp_path: Path) -> None:
+    module = agent_on(AgentNode(says(), "active"))
+    assert module.history() == []
+    (tmp_path / "history").write_text(
+        '{"at": "2026-11-24T01:00:00+00:00", "role": "standby", "cause": "start"}\nbroken\n'
+        '{"at": "2026-11-24T02:00:00+00:00", "role": "active", "cause": "gw2 is dead"}\n')
+    assert [entry["role"] for entry in module.history()] == ["active", "standby"]
+    assert module.history(1) == [{"time": "2026-11-24T02:00:00+00:00", "role": "active", "cause": "gw2 is dead"}]
+
+
+def test_history_of_the_scripts(on) -> None:
+    node = Node("all", "active")
+    logged = [
+        (1790000300, "start: active, holds 192.0.2.10/32@bond0 198.51.100.10/32@bond1 (node gw2 is dead)"),
+        (1790000200, "stop: the IPsec daemon hangs, peers are not told (heartbeat asks)"),
+        (1790000100, "stop: standby, gave up 192.0.2.10/32@bond0 (heartbeat asks)"), (1790000000, [1, 2])]
+    node.journal = "\n".join(json.dumps({"__REALTIME_TIMESTAMP": str(when * 1000000), "MESSAGE": text})
+                             for when, text in logged) + "\nbroken"
+    module = on(node)
+    assert [(entry["role"], entry["cause"]) for entry in module.history()] == [
+        ("active", "node gw2 is dead"), ("standby", "heartbeat asks")]
+    now = module.status()
+    assert now["since"].startswith("2026-") and now["cause"] == "node gw2 is dead"
+
+
+@pytest.mark.parametrize(("changes", "ipsec", "wrong"), [
+    ({}, True, "gw2 is not heard on bond1"),
+    ({"links": {"bond0": "up"}}, False, "the IPsec daemon does not run"),
+    ({"links": {}, "ping_nodes": {"192.0.2.1": "dead"}}, True, "the ping node 192.0.2.1 is not reached"),
+    ({"links": {}, "ready": False, "not_ready_because": "bond0 has no carrier"}, True, "bond0 has no carrier"),
+    ({"links": {}, "role": "transition"}, True, "this node is transition, and has to be active or standby"),
+    ({"links": {}}, True, ""),
+])
+def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec: bool, wrong: str) -> None:
+    module = agent_on(AgentNode(says(**changes), "active"))
+    module.__salt__ |= {"gateway.settings": lambda: {"features": {"openswan": True}}, "ipsec.running": lambda: ipsec}
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    if wrong:
+        with pytest.raises(CommandExecutionError, match=wrong):
+            module.healthy(timeout=3)
+    else:
+        assert module.healthy("active")["role"] == "active"
+        with pytest.raises(CommandExecutionError, match="has to be standby"):
+            module.healthy("standby", timeout=3)
+
+
+def process(proc: Path, pid: int, parent: int, age: float, *words: str) -> None:
+    """One process, that old."""
+    (proc / str(pid)).mkdir(parents=True, exist_ok=True)
+    (proc / "uptime").write_text("1000.00 0\n")
+    (proc / str(pid) / "cmdline").write_text("\0".join(words) + "\0")
+    ticks = int((1000 - age) * os.sysconf("SC_CLK_TCK"))
+    (proc / str(pid) / "stat").write_text(f"{pid} (a (b) c) S {parent} " + "0 " * 17 + f"{ticks} 0\n")
+
+
+@pytest.fixture
+def agent_runs(agent_on, tmp_path: Path):
+    """A node whose agent was started 100 s ago, with all its files older than that."""
+    node = AgentNode(says(), "active")
+    module = agent_on(node)
+    module.node = node
+    for name in ("ha.cf", "authkeys", "agent.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "agent/__pycache__").mkdir(parents=True)
+    (tmp_path / "agent/run").touch()
+    (tmp_path / "ha.cf").write_text(f"respawn root {tmp_path}/agent/run\n")
+    (tmp_path / "loaded").write_text("\n".join(str(int((tmp_path / name).stat().st_mtime))
+                                               for name in ("ha.cf", "authkeys")))
+    for name in ("agent.json", "agent/run"):
+        os.utime(tmp_path / name, (1, 1))
+    program = ("/usr/bin/python3", f"{tmp_path}/agent/run")
+    process(tmp_path / "proc", 1, 0, 999, "/sbin/init")
+    process(tmp_path / "proc", 50, 1, 200, *program)
+    process(tmp_path / "proc", 51, 50, 100, *program)
+    process(tmp_path / "proc", 60, 1, 1, *program, "status")
+    return module
+
+
+def test_a_worker_that_is_older_than_its_files(agent_runs, tmp_path: Path) -> None:
+    assert [each.pid for each in agent_runs._processes()] == [50, 51]
+    assert agent_runs.unread() == []
+    (tmp_path / "agent/__pycache__/run.pyc").touch()            # Python's own
+    assert agent_runs.unread() == []
+    (tmp_path / "agent/run").touch()
+    assert agent_runs.unread() == [str(tmp_path / "agent")]
+    (tmp_path / "agent.json").touch()
+    assert agent_runs.unread() == [str(tmp_path / "agent.json"), str(tmp_path / "agent")]
+
+
+def test_the_supervisor_is_told_and_a_new_worker_awaited(agent_runs, monkeypatch: pytest.MonkeyPatch,
+                                                         tmp_path: Path) -> None:
+    told = []
+
+    def kill(pid: int, number: int) -> None:
+        told.append((pid, number))
+        process(tmp_path / "proc", 51, 50, -5, "/usr/bin/python3", f"{tmp_path}/agent/run")
+
+    monkeypatch.setattr(agent_runs.os, "kill", kill)
+    assert agent_runs.reload_agent() is False and not told
+    (tmp_path / "agent.json").touch()
+    assert agent_runs.reload()["role"] == "active"
+    assert told == [(50, 1)]
+    assert not [command for command in agent_runs.node.asked if "reload" in command or "restart" in command]
+
+
+def test_a_worker_that_does_not_come(agent_runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(agent_runs.os, "kill", lambda *_: None)
+    clock = iter(range(1000))
+    monkeypatch.setattr(agent_runs.time, "monotonic", lambda: next(clock))
+    (tmp_path / "agent.json").touch()
+    with pytest.raises(CommandExecutionError, match="has not taken up its new settings or code within 10 s"):
+        agent_runs.reload_agent()
+
+
+def test_a_changed_ha_cf_waits_on_the_active_node(agent_runs, tmp_path: Path) -> None:
+    assert agent_runs.waits() == ""
+    (tmp_path / "loaded").write_text("1\n1\n")
+    assert "this node is active: apply this state on the standby" in agent_runs.waits()
+    with pytest.raises(CommandExecutionError, match="apply this state on the standby"):
+        agent_runs.reload()
+    assert not [command for command in agent_runs.node.asked if "reload" in command or "restart" in command]
+
+
+def test_a_changed_ha_cf_restarts_the_standby(agent_runs, tmp_path: Path) -> None:
+    agent_runs.node.says, agent_runs.node.addresses = says(role="standby", peer_role="active"), "standby"
+    (tmp_path / "loaded").write_text("1\n1\n")
+    assert agent_runs.waits() == ""
+    assert agent_runs.reload()["role"] == "standby"
+    assert ["systemctl", "restart", "heartbeat"] in agent_runs.node.asked
+
+
+def test_a_standby_that_hears_nobody_after_its_restart_is_stopped(agent_runs, monkeypatch: pytest.MonkeyPatch,
+                                                                  tmp_path: Path) -> None:
+    node = agent_runs.node
+    node.says, node.addresses = says(role="standby", peer_role="active"), "standby"
+    (tmp_path / "loaded").write_text("1\n1\n")
+    answers = node.run_all
+
+    def run_all(command: list[str], **options: object) -> dict:
+        if command == ["systemctl", "restart", "heartbeat"]:
+            node.nodes["gw2"] = "dead"
+        return answers(command, **options)
+
+    agent_runs.__salt__["cmd.run_all"] = run_all
+    clock = iter(range(1000))
+    monkeypatch.setattr(agent_runs.time, "monotonic", lambda: next(clock))
+    with pytest.raises(CommandExecutionError, match="does not hear gw2 any more"):
+        agent_runs.reload()
+    assert ["systemctl", "kill", "--signal=KILL", "heartbeat"] in node.asked
+
+
+def test_a_new_key_is_just_read(agent_runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = (tmp_path / "loaded").read_text().split()[0]
+    (tmp_path / "loaded").write_text(f"{first}\n1\n")
+    assert agent_runs.reload()["role"] == "active"
+    assert ["systemctl", "reload", "heartbeat"] in agent_runs.node.asked
+
+
+def test_who_decides_stands_in_ha_cf(on, tmp_path: Path) -> None:
+    module = on(Node("all", "active"))
+    assert module.way() == ""
+    (tmp_path / "ha.cf").write_text("respawn root /usr/libexec/heartbeat/ipfail\n")
+    assert module.way() == "scripts"
+    (tmp_path / "ha.cf").write_text("respawn root /usr/local/lib/gateway/agent/run\n")
+    assert module.way() == "agent"
+
+
+@pytest.mark.parametrize(("packet", "heard"), [
+    (b">>>\nt=gwagent\nsrc=gw2\n<<<\n", True), (b">>>\nt=status\n<<<\n", False)])
+def test_the_other_agent_is_heard(on, packet: bytes, heard: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    speaking = True
+
+    def speak() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+            while speaking:
+                mouth.sendto(packet, ("127.0.0.1", port))
+                threading.Event().wait(0.05)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        assert on(Node(None, "standby")).hears_agent(port, 0.5) is heard
+    finally:
+        speaking = False
+        speaker.join()

@@ -105,3 +105,63 @@ def test_no_file_for_a_client_of_what_is_not_there(master, site, connection, exp
 def test_the_reference_in_docs_is_up_to_date(master):
     assert (TREE / "docs/site-reference.md").read_text(encoding="utf-8") == master.reference(), (
         "run: salt-run --no-color gateway.reference > docs/site-reference.md")
+
+
+# Who is active
+
+ACCEPTED = ["gw1.winterthur", "gw2.winterthur.example", "gw1.winterthur2", "gw-a.bern", "laptop.winterthur"]
+
+
+@pytest.fixture
+def nodes(master, monkeypatch):
+    """A master whose minions answer what is in `.roles`."""
+    master.roles_said = {"gw1.winterthur": "active", "gw2.winterthur.example": "standby"}
+    monkeypatch.setattr(master, "_accepted", lambda: ACCEPTED)
+    monkeypatch.setattr(master, "_ask", lambda minions, function: {
+        minion: said for minion, said in master.roles_said.items() if minion in minions})
+    return master
+
+
+def test_a_pair_by_its_roles(nodes):
+    assert nodes.pair("winterthur") == {
+        "site": "winterthur", "roles": nodes.roles_said, "preferred": "gw1.winterthur", "active": "gw1.winterthur",
+        "standby": "gw2.winterthur.example", "mistakes": []}
+    assert nodes.roles("winterthur") == nodes.roles_said
+    assert nodes.active("winterthur") == "gw1.winterthur"
+
+
+@pytest.mark.parametrize("first, second, roles, active, mistakes", [
+    ("standby", "active", ("standby", "active"), "gw2.winterthur.example", 0),
+    ("active", "active", ("split", "split"), "", 2),
+    ("active", "split", ("split", "split"), "", 2),
+    ("standby", "standby", ("standby", "standby"), "", 2),
+    ("active", "stopped", ("active", "stopped"), "gw1.winterthur", 1),
+    ("active", "Passed invalid arguments", ("active", "Passed invalid arguments"), "gw1.winterthur", 1),
+    (None, "active", ("silent", "active"), "gw2.winterthur.example", 1),
+])
+def test_what_speaks_against_moving_a_role(nodes, first, second, roles, active, mistakes):
+    nodes.roles_said = {minion: role for minion, role in zip(nodes.roles_said, (first, second), strict=True) if role}
+    its = nodes.pair("winterthur")
+    assert (tuple(its["roles"].values()), its["active"], len(its["mistakes"])) == (roles, active, mistakes)
+    assert all(line.startswith("winterthur: gw") for line in its["mistakes"])
+    if not active:
+        assert nodes.active("winterthur")["retcode"] == 1
+
+
+def test_a_node_without_a_key_is_named(nodes):
+    its = nodes.pair("bern")
+    assert its["roles"] == {} and its["mistakes"] == [
+        "bern: gw-b: no minion has an accepted key; there has to be one, with the id gw-b.bern"]
+
+
+@pytest.mark.parametrize("name", ["../secrets/winterthur", "winterthur/../bern", "*", "", "a" * 64, None, 7, "g and *"])
+def test_a_name_is_checked_before_it_is_a_path_or_a_target(nodes, monkeypatch, name):
+    monkeypatch.setattr(nodes, "_find", lambda *_: pytest.fail("looked for"))
+    assert "is no site's name" in nodes.pair(name)["mistakes"][0]
+
+
+def test_a_site_with_mistakes_moves_nothing(nodes):
+    file = nodes.pillar / "sites/winterthur.sls"
+    file.write_text(file.read_text().replace("ping_nodes:", "ping_node:"))
+    its = nodes.pair("winterthur")
+    assert its["active"] == "" and "did you mean ping_nodes?" in its["mistakes"][0]

@@ -19,7 +19,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The states of a node whose heartbeat does not run; its situation is in `state.node`."""
     module = load_module("_states/heartbeat.py")
     module.node = {"running": False, "peer": "active", "key": "n3w.k3y", "unread": [], "refuses": "", "role": "active",
-                   "checked": []}
+                   "checked": [], "waits": "", "reloads_agent": False, "way": "scripts", "hears": False}
 
     def check(command: list[str], **options: object) -> dict:
         assert options["python_shell"] is False
@@ -39,6 +39,8 @@ def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "__salt__", {
         "cmd.run_all": check, "heartbeat.running": lambda: module.node["running"], "heartbeat.status": status,
         "heartbeat.unread": lambda: module.node["unread"], "heartbeat.reload": reload,
+        "heartbeat.waits": lambda: module.node["waits"], "heartbeat.reload_agent": lambda: module.node["reloads_agent"],
+        "heartbeat.way": lambda: module.node["way"], "heartbeat.hears_agent": lambda port: module.node["hears"],
         "heartbeat.role": lambda: module.node["role"], "heartbeat.wait_until_settled": status,
         "pillar.get": lambda path, default=None, unmask=False: module.node["key"] if unmask else "**********",
     }, raising=False)
@@ -157,3 +159,72 @@ def test_settled_says_why_heartbeat_was_stopped(state: ModuleType, monkeypatch: 
         raise CommandExecutionError("another key")
     monkeypatch.setitem(state.__salt__, "heartbeat.wait_until_settled", other_key)
     assert state.settled("role") == {"name": "role", "result": False, "changes": {}, "comment": "another key"}
+
+
+def test_what_would_move_the_addresses_waits_and_the_agent_goes_on(state: ModuleType) -> None:
+    state.node |= {"unread": ["/etc/ha.d/ha.cf", "/etc/ha.d/agent.json"], "waits": "switch over first",
+                   "reloads_agent": True}
+    ret = state.current("heartbeat")
+    assert ret["result"] is True and ret["changes"] == {"reloaded": ["/etc/ha.d/agent.json"]}
+    assert ret["warnings"] == ["heartbeat waits for you: switch over first"]
+    state.node["reloads_agent"] = False
+    assert state.current("heartbeat")["changes"] == {}
+
+
+@pytest.mark.parametrize(("there", "wanted", "running", "hears", "result", "said"), [
+    ("", "agent", True, False, True, "decided by: agent"),
+    ("agent", "agent", True, True, True, "decided by: agent"),
+    ("scripts", "agent", False, False, True, "agent from now on"),
+    ("scripts", "agent", True, False, False, "on the standby first"),
+    ("agent", "scripts", True, False, False, "`systemctl stop heartbeat` on both nodes"),
+    ("agent", "scripts", False, True, False, "the other node's role agent is still at work"),
+    ("agent", "scripts", False, False, True, "scripts from now on"),
+])
+def test_who_decides_does_not_change_under_a_running_pair(state: ModuleType, there: str, wanted: str, running: bool,
+                                                          hears: bool, result: bool, said: str) -> None:
+    state.node |= {"way": there, "running": running, "hears": hears}
+    ret = state.way(wanted)
+    assert ret["result"] is result and ret["changes"] == {} and said in ret["comment"]
+
+
+@pytest.fixture
+def moved(state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list:
+    """What was called to move the role or to wait for it."""
+    calls = []
+    for name in ("takeover", "standby", "wait_for_role"):
+        monkeypatch.setitem(state.__salt__, f"heartbeat.{name}",
+                            lambda *args, _name=name, **kwargs: calls.append((_name, args, kwargs)))
+    return calls
+
+
+def test_a_role_that_is_there(state: ModuleType, moved: list) -> None:
+    assert state.role("active") == {"name": "active", "result": True, "changes": {}, "comment": "this node is active"}
+    assert moved == []
+
+
+def test_a_role_is_waited_for_and_never_moved_unasked(state: ModuleType, moved: list) -> None:
+    ret = state.role("standby", timeout=5)
+    assert ret["result"] is True and ret["changes"] == {"role": {"old": "active", "new": "standby"}}
+    assert moved == [("wait_for_role", ("standby", 5), {})]
+
+
+def test_a_role_that_is_moved(state: ModuleType, moved: list) -> None:
+    assert state.role("standby", move=True)["result"] is True
+    assert moved == [("standby", (), {"force": False, "timeout": 60})]
+
+
+def test_a_role_in_a_dry_run(state: ModuleType, moved: list) -> None:
+    state.__opts__["test"] = True
+    assert state.role("active")["result"] is True
+    ret = state.role("standby", move=True)
+    assert ret["result"] is None and ret["changes"] and "would be moved" in ret["comment"]
+    assert state.role("standby")["result"] is None and moved == []
+
+
+def test_a_role_that_does_not_come(state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(role: str, timeout: float) -> None:
+        raise CommandExecutionError("after 5 s this node is active and not standby")
+    monkeypatch.setitem(state.__salt__, "heartbeat.wait_for_role", never)
+    ret = state.role("standby", timeout=5)
+    assert ret["result"] is False and ret["changes"] == {} and "after 5 s" in ret["comment"]
+    assert state.role("master")["result"] is False

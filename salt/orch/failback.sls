@@ -1,0 +1,43 @@
+{%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
+# The active role back to the preferred node, once nothing is wrong with that one. Where it is already, nothing is done.
+#   salt-run state.orch orch.failback pillar='{"site": "winterthur"}'
+{%- for mistake in pair.mistakes %}
+
+mistake-{{ loop.index }}:
+  test.fail_without_changes:
+    - name: {{ mistake | tojson }}
+    - comment: {{ mistake | tojson }}
+{%- else %}
+
+{%- if pair.active == pair.preferred %}
+
+back_already:
+  test.succeed_without_changes:
+    - comment: {{ pair.preferred }} is the preferred node and active
+{%- else %}
+
+preferred_healthy:
+  salt.function:
+    - name: heartbeat.healthy
+    - arg: [standby]
+    - tgt: [{{ pair.preferred }}]
+    - tgt_type: list
+
+handed_over:
+  salt.function:
+    - name: heartbeat.standby
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+    - require:
+      - salt: preferred_healthy
+
+taken_over:
+  salt.function:
+    - name: heartbeat.wait_for_role
+    - arg: [active]
+    - tgt: [{{ pair.preferred }}]
+    - tgt_type: list
+    - require:
+      - salt: handed_over
+{%- endif %}
+{%- endfor %}

@@ -1,0 +1,26 @@
+{%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
+# The active role to the other node, which has to be ready for it.
+#   salt-run state.orch orch.switch_over pillar='{"site": "winterthur"}'
+{%- for mistake in pair.mistakes %}
+
+mistake-{{ loop.index }}:
+  test.fail_without_changes:
+    - name: {{ mistake | tojson }}
+    - comment: {{ mistake | tojson }}
+{%- else %}
+
+handed_over:
+  salt.function:
+    - name: heartbeat.standby
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+
+taken_over:
+  salt.function:
+    - name: heartbeat.wait_for_role
+    - arg: [active]
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+    - require:
+      - salt: handed_over
+{%- endfor %}

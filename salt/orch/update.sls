@@ -1,0 +1,61 @@
+{%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
+# What pillar and tree say, onto both nodes of a site, one after the other: the standby first, and the other one only when
+# that is healthy and has become active. The first failure ends it. With test=True both nodes only look.
+#   salt-run state.orch orch.update pillar='{"site": "winterthur"}'
+{%- for mistake in pair.mistakes %}
+
+mistake-{{ loop.index }}:
+  test.fail_without_changes:
+    - name: {{ mistake | tojson }}
+    - comment: {{ mistake | tojson }}
+{%- else %}
+
+standby_applied:
+  salt.state:
+    - highstate: True
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+
+standby_healthy:
+  salt.function:
+    - name: heartbeat.healthy
+    - arg: [standby]
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+    - require:
+      - salt: standby_applied
+
+handed_over:
+  salt.function:
+    - name: heartbeat.standby
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+    - require:
+      - salt: standby_healthy
+
+taken_over:
+  salt.function:
+    - name: heartbeat.healthy
+    - arg: [active]
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+    - require:
+      - salt: handed_over
+
+former_active_applied:
+  salt.state:
+    - highstate: True
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+    - require:
+      - salt: taken_over
+
+former_active_healthy:
+  salt.function:
+    - name: heartbeat.healthy
+    - arg: [standby]
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+    - require:
+      - salt: former_active_applied
+{%- endfor %}
