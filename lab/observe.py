@@ -186,11 +186,8 @@ def tcp_answers(namespace: str, address: str, port: int) -> str:
     return _inside(namespace, _TCP, address, str(port))
 
 
-def ike_sa_init(acceptable: bool = True) -> bytes:
-    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256: what the gateways propose themselves.
-
-    One that is not acceptable (DES with a 64-bit IV) is refused at once, and the daemon keeps nothing of it.
-    """
+def _ike_sa_init() -> bytes:
+    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256: what the gateways propose themselves."""
     def payload(next_type: int, body: bytes) -> bytes:
         return bytes([next_type, 0]) + (len(body) + 4).to_bytes(2, "big") + body
 
@@ -198,8 +195,7 @@ def ike_sa_init(acceptable: bool = True) -> bytes:
         return bytes([3 if more else 0, 0]) + (8 + len(attribute)).to_bytes(2, "big") + bytes([kind, 0]) \
             + number.to_bytes(2, "big") + attribute
 
-    encryption = transform(True, 1, 20, bytes.fromhex("800e0100")) if acceptable else transform(True, 1, 1)
-    transforms = (encryption + transform(True, 2, 5)
+    transforms = (transform(True, 1, 20, bytes.fromhex("800e0100")) + transform(True, 2, 5)
                   + transform(False, 4, 19))
     proposal = bytes([0, 0]) + (8 + len(transforms)).to_bytes(2, "big") + bytes([1, 1, 0, 3]) + transforms
     # a point on the curve: its generator (SEC 2), which any implementation accepts as a public value
@@ -213,7 +209,7 @@ def ike_sa_init(acceptable: bool = True) -> bytes:
 
 def ike_answers(namespace: str, address: str) -> bool:
     """Whether anything comes back to a well-formed IKE_SA_INIT."""
-    return _inside(namespace, _IKE % ike_sa_init().hex(), address) == "answered"
+    return _inside(namespace, _IKE % _ike_sa_init().hex(), address) == "answered"
 
 
 def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:

@@ -25,6 +25,7 @@ from lab.progress import step
 CONFIGURATIONS = ["paper", "default", "fast", "rival"]
 SITE = "winterthur"
 EVERY = 0.06
+NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 NEVER = 240.0          # a tunnel that is not back by then is said not to come back
 
 
@@ -103,7 +104,7 @@ def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
     after = [each - at for each in answers if each > at]
     # the first answer after the longest silence that began after the fault
     silence = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0, 0))
-    return {"at": at, "gaps": gaps, "serving": round(silence[1], 2) if silence[1] - silence[0] > 0.1 else 0.0}
+    return {"at": at, "gaps": gaps, "serving": round(silence[1], 2) if silence[1] - silence[0] > NOISE else 0.0}
 
 
 def _answered(running: observe.Pings) -> bool:
