@@ -187,7 +187,7 @@ class Addresses:
 
     def route(self, each: Address, verb: int, flags: int, kind: int, metric: int, interface: str) -> tuple[Any, ...]:
         packed = ipaddress.ip_address(each.address).packed
-        # IPv6 looks at the protocol of a route to delete, and not at its kind: a local one would be taken for the other.
+        # Of an IPv6 route to delete the kernel looks at the protocol, and not at the kind.
         protocol = RTPROT_KERNEL if kind == RTN_LOCAL else RTPROT_BOOT
         scope = 0 if verb == RTM_NEWROUTE else RT_SCOPE_NOWHERE
         family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
