@@ -5,8 +5,8 @@ muted     there, and packets to them vanish: an agent that is not sure
 parked    muted and on lo: only sending is left, neighbours get no answer. A node that leaves lets the daemon tell its
           peers from there; one that calls again at once has to reach the other node.
 
-Written on the socket itself, not with pyroute2: that takes 0.12 s to load, which a restarted agent does not have to
-spare, and its 0.8 starts threads. Formats: rtnetlink(7), netlink(7), linux/rtnetlink.h, linux/if_addr.h.
+Written on the socket itself, not with pyroute2: that takes 0.12 s to load, longer than all the rest, and a restarted
+agent has no time to spare. Formats: rtnetlink(7), netlink(7), linux/rtnetlink.h, linux/if_addr.h.
 """
 from __future__ import annotations
 
