@@ -5,8 +5,8 @@ muted     there, and packets to them vanish: an agent that is not sure
 parked    muted and on lo: only sending is left, neighbours get no answer. A node that leaves lets the daemon tell its
           peers from there; one that calls again at once has to reach the other node.
 
-Written on the socket itself, not with pyroute2: that takes 0.12 s to load, which a restarted agent does not have to
-spare, and its 0.8 starts threads. Formats: rtnetlink(7), netlink(7), linux/rtnetlink.h, linux/if_addr.h.
+Written on the socket itself, not with pyroute2: that takes 0.12 s to load, longer than all the rest, and a restarted
+agent has no time to spare. Formats: rtnetlink(7), netlink(7), linux/rtnetlink.h, linux/if_addr.h.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import ipaddress
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_F_NODAD = 1, 2, 6, 0x02
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
-RTN_LOCAL, RTN_BLACKHOLE, RT_TABLE_LOCAL, RTPROT_BOOT = 2, 6, 255, 3
+RTN_LOCAL, RTN_BLACKHOLE, RT_TABLE_LOCAL, RTPROT_KERNEL, RTPROT_BOOT = 2, 6, 255, 2, 3
 RT_SCOPE_NOWHERE = 255  # of a route to delete: any
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_IFNAME = 3
@@ -78,29 +79,30 @@ class Addresses:
 
     def hold(self) -> None:
         """All held and answered, whatever there was before. Raises Refused when one can not be had."""
-        steps = []
+        steps, muted = [], self.look()[0] == "muted"
         for each in self.wanted:
+            if muted and ":" in each.address:
+                # Its local route is gone, and comes back only with the address.
+                steps.append(self.delete(each, each.interface))
             steps += [self.add(each, each.interface), *self.unmuted(each), self.delete(each, "lo")]
         self.run(steps, Refused)
 
     def mute(self) -> None:
         """Packets to them vanish; they stay where they are."""
-        self.run([step for each in self.wanted for step in self.muted(each)])
+        self.run([self.muted(each) for each in self.wanted])
+        self.unlocal(lambda each: each.interface)
 
     def unmute(self) -> None:
         """Ends mute()."""
-        self.run([step for each in self.wanted for step in self.unmuted(each)])
-        # Of an IPv6 address the local route is gone: it comes back with the address.
-        self.run([step for each in self.wanted if ":" in each.address
-                  for step in (self.delete(each, each.interface), self.add(each, each.interface))], Refused)
+        self.hold()
 
     def park(self) -> None:
         """Muted first, then off the interface, without a moment in which they are nowhere."""
         steps = []
         for each in self.wanted:
-            steps += [*self.muted(each), self.add(each, "lo"), *self.muted_on_lo(each),
-                      self.delete(each, each.interface)]
+            steps += [self.muted(each), self.add(each, "lo"), self.delete(each, each.interface)]
         self.run(steps)
+        self.unlocal(lambda _each: "lo")
 
     def leave(self) -> None:
         """Nothing of them is left, nor of mute() and park()."""
@@ -185,7 +187,9 @@ class Addresses:
 
     def route(self, each: Address, verb: int, flags: int, kind: int, metric: int, interface: str) -> tuple[Any, ...]:
         packed = ipaddress.ip_address(each.address).packed
-        protocol, scope = (RTPROT_BOOT, 0) if verb == RTM_NEWROUTE else (0, RT_SCOPE_NOWHERE)
+        # Of an IPv6 route to delete the kernel looks at the protocol, and not at the kind.
+        protocol = RTPROT_KERNEL if kind == RTN_LOCAL else RTPROT_BOOT
+        scope = 0 if verb == RTM_NEWROUTE else RT_SCOPE_NOWHERE
         family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
         body = struct.pack("=BBBBBBBBI", family, len(packed) * 8, 0, 0, RT_TABLE_LOCAL, protocol, scope, kind, 0)
         body += attribute(RTA_DST, packed)
@@ -195,20 +199,26 @@ class Addresses:
             body += attribute(RTA_OIF, struct.pack("=I", self.index(interface)))
         return verb, flags, body, f"route of {each.address}", (errno.ESRCH, errno.EEXIST, errno.ENODEV)
 
-    def muted(self, each: Address) -> list[tuple[Any, ...]]:
-        if ":" not in each.address:
-            # Without APPEND it comes before the kernel's own local route.
-            return [self.route(each, RTM_NEWROUTE, NLM_F_CREATE, RTN_BLACKHOLE, 0, "")]
-        # Of two IPv6 routes the second never comes first: the first one has to go.
-        return [self.route(each, RTM_NEWROUTE, NLM_F_CREATE, RTN_BLACKHOLE, 1, ""),
-                self.route(each, RTM_DELROUTE, 0, RTN_LOCAL, 0, each.interface)]
-
-    def muted_on_lo(self, each: Address) -> list[tuple[Any, ...]]:
-        return [self.route(each, RTM_DELROUTE, 0, RTN_LOCAL, 0, "lo")] if ":" in each.address else []
+    def muted(self, each: Address) -> tuple[Any, ...]:
+        # Of IPv4 routes the one that comes without APPEND is the first. Of IPv6 routes it is not: see unlocal().
+        return self.route(each, RTM_NEWROUTE, NLM_F_CREATE, RTN_BLACKHOLE, 1 if ":" in each.address else 0, "")
 
     def unmuted(self, each: Address) -> list[tuple[Any, ...]]:
         # More than one, if a hasty agent muted twice
         return [self.route(each, RTM_DELROUTE, 0, RTN_BLACKHOLE, 1 if ":" in each.address else 0, "")] * 2
+
+    def unlocal(self, interface: Callable[[Address], str]) -> None:
+        """Takes the kernel's local route of an IPv6 address away, which would come before the blackhole.
+
+        The kernel adds it a moment after the address, on a work queue: so it is tried for 20 ms.
+        """
+        left = [each for each in self.wanted if ":" in each.address]
+        for _ in range(20):
+            steps = [self.route(each, RTM_DELROUTE, 0, RTN_LOCAL, 0, interface(each)) for each in left]
+            left = [left[number] for number in self.run(steps)]
+            if not left:
+                return
+            time.sleep(0.001)
 
     # The socket
 
@@ -217,12 +227,16 @@ class Addresses:
         return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, self.number, 0) + body + b"\0" * (
             -len(body) % 4)
 
-    def run(self, steps: Iterable[tuple[Any, ...]], strict: type[Exception] | None = None) -> None:
-        """All steps with one system call; the answers are read afterwards. With `strict` a failure raises it."""
-        steps = list(steps)
+    def run(self, steps: list[tuple[Any, ...]], strict: type[Exception] | None = None) -> list[int]:
+        """All steps with one system call; the answers are read afterwards. Returns which of them were refused.
+
+        With `strict` a refusal that counts raises it.
+        """
+        if not steps:
+            return []
         first = self.number + 1
         self.socket.send(b"".join(self.request(step[0], step[1] | NLM_F_ACK, step[2]) for step in steps))
-        wrong, left = [], len(steps)
+        wrong, refused, left = [], [], len(steps)
         while left:
             for kind, number, body in messages(self.socket.recv(1 << 17)):
                 if kind != NLMSG_ERROR or not first <= number <= self.number:
@@ -230,10 +244,13 @@ class Addresses:
                 left -= 1
                 error = -struct.unpack_from("=i", body)[0]
                 _kind, _flags, _body, what, fine = steps[number - first]
+                if error:
+                    refused.append(number - first)
                 if error and error not in fine:
                     wrong.append(f"{what}: {os.strerror(error)}")
         if wrong and strict:
             raise strict("; ".join(wrong))
+        return refused
 
     def dump(self, kind: int, body: bytes, wanted: int) -> Iterator[bytes]:
         self.socket.send(self.request(kind, NLM_F_DUMP, body))

@@ -15,7 +15,7 @@ CLIENT = "gateway-agent"  # apiauth in ha.cf
 TYPE = "gwagent"  # of the messages between the agents
 FIELD = "json"
 LARGEST = 4096
-API_OK, API_FAIL = 1, 0  # hb_api.h calls them HA_OK and HA_FAIL (ha_msg.h)
+API_OK = 1  # HA_OK in ha_msg.h
 
 P, S, I = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int  # noqa: E741  # as C reads
 MESSAGE = ctypes.CFUNCTYPE(None, P, P)

@@ -1,0 +1,89 @@
+"""The virtual IPs on a real kernel, in a user and network namespace of its own."""
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agent.addresses import Addresses, Watch
+from agent.settings import Address
+from tests.conftest import TREE
+
+UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
+VETH = ["ip", "link", "add", "outer", "type", "veth", "peer", "name", "far"]
+FOUR, SIX = Address("192.0.2.10", 32, "outer"), Address("2001:db8::10", 128, "outer")
+
+
+def ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout
+
+
+def answers(address: str) -> bool:
+    """Whether packets to an address are delivered here."""
+    done = subprocess.run(["ip", "route", "get", address], capture_output=True, text=True, check=False)
+    return done.returncode == 0 and done.stdout.startswith("local")
+
+
+def at(address: str) -> list[str]:
+    return [line.split()[1] for line in ip("-o", "address", "show").splitlines() if f" {address}/" in line]
+
+
+def inside() -> None:
+    """Runs in the namespace: every way from one state to another."""
+    ip(*VETH[1:])
+    for each in ("lo", "outer", "far"):
+        ip("link", "set", each, "up")
+    ip("address", "add", "192.0.2.11/24", "dev", "outer")
+    ip("address", "add", "2001:db8::11/64", "dev", "outer", "nodad")
+    both = Addresses([FOUR, SIX])
+    quiet = [FOUR.address, SIX.address]
+
+    def expect(way: str, state: str, answered: bool, where: list[str]) -> None:
+        assert both.look()[0] == state, (way, both.look())
+        assert [answers(each) for each in quiet] == [answered] * 2, way
+        assert [at(each) for each in quiet] == [where] * 2, way
+        # What is not ours is never touched
+        assert answers("192.0.2.11") and answers("2001:db8::11"), way
+
+    steps = {"hold": ("held", True, ["outer"]), "unmute": ("held", True, ["outer"]),
+             "mute": ("muted", False, ["outer"]), "park": ("parked", False, ["lo"]), "leave": ("none", False, [])}
+    for way in ("hold leave", "hold hold mute mute unmute leave leave", "hold mute", "hold park leave",
+                "hold park park hold", "mute hold", "mute leave hold mute park hold park", "leave hold mute leave",
+                "hold park hold mute hold leave"):
+        for step in way.split():
+            getattr(both, step)()
+        time.sleep(0.01)  # the kernel's own work
+        expect(way, *steps[way.split()[-1]])
+    both.leave()
+    assert "blackhole" not in ip("route", "show", "table", "local") + ip("-6", "route", "show", "table", "local")
+
+    watch, carriers = Watch(), {}
+    both.hold()
+    watch.read(carriers.__setitem__)
+    assert "deprecated" in ip("-6", "address", "show", "dev", "outer", "to", SIX.address)  # never a source by itself
+    ip("address", "delete", "192.0.2.10/32", "dev", "outer")
+    assert watch.read(carriers.__setitem__) and both.look()[2] == ("192.0.2.10",)
+    ip("link", "set", "far", "down")
+    watch.read(carriers.__setitem__)
+    assert carriers["outer"] is False and both.carriers()["outer"] is False
+    ip("link", "set", "far", "up")
+    watch.read(carriers.__setitem__)
+    assert carriers["outer"] is True
+    both.hold()
+    assert both.look()[0] == "held" and not both.look()[2]
+
+
+@pytest.mark.skipif(
+    not shutil.which("ip") or subprocess.run([*UNSHARE, *VETH], capture_output=True, check=False).returncode != 0,
+    reason="no user namespace with a network here")
+def test_all_ways():
+    done = subprocess.run([*UNSHARE, sys.executable, "-m", "tests.unit.agent.test_addresses"], cwd=TREE,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+if __name__ == "__main__":
+    inside()
