@@ -32,7 +32,7 @@ def __virtual__() -> str | tuple[bool, str]:
 def way(name: str, port: int = 694) -> dict:
     """
     Who decides on this node may become what ``name`` says. It does not change under a running heartbeat, and
-    heartbeat's scripts, which do not know of an agent, are not started beside the other node's.
+    heartbeat's scripts, which know of no agent and never come to a role beside one, are not started there.
 
     name
         ``agent`` or ``scripts``.
@@ -44,7 +44,7 @@ def way(name: str, port: int = 694) -> dict:
     if there in ("", name):
         return ret | {"comment": f"decided by: {name}"}
     # A node that comes with the agent stays standby beside one whose heartbeat has none: one after the other will do.
-    # The other way round nobody would hold back.
+    # The other way round heartbeat's scripts would wait for the other node's for ever, without a role.
     wait = {"agent": "on the standby first, then on the other node: `systemctl stop heartbeat`, then apply this there",
             "scripts": "`systemctl stop heartbeat` on both nodes, then apply this on both"}[name]
     if __salt__["heartbeat.running"]():
