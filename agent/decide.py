@@ -22,6 +22,7 @@ ANSWER = 1.0  # for a take-over by the peer that was asked for
 COMMAND = 8.0  # a person's request is given up after it
 UPLINK = 0.2  # without carrier for that long: cut off
 PINGS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
+SUDDEN = 10.0  # the peer and the ping nodes fall silent within it: this node is the one that is cut off
 CALM = 5.0  # after giving up: the reason has to be gone for that long
 AGAIN = 10.0  # between two tries to fence
 RESTART = 30.0  # the daemon has that long to come up
@@ -244,7 +245,8 @@ class Machine:
         self.agent_gone_at = now
         self.state: PeerState | None = None
         self.pings: dict[str, bool] = {}
-        self.reached = False  # any ping node, ever
+        self.silent_at: float | None = None  # since when no ping node answers any more, where one did
+        self.dead_at = now  # when heartbeat gave the peer up
         self.uplinks: dict[str, bool] = {}
         self.daemon = "unknown" if site.daemon else "none"
         self.missing: tuple[str, ...] = ()
@@ -461,6 +463,7 @@ class Machine:
             self.log("info", f"heartbeat says that {self.site.peer} is {event.status}")
         self.peer = event.status
         if event.status == "dead":
+            self.dead_at = self.now
             self.peer_agent = False
             self.state = None
 
@@ -474,8 +477,12 @@ class Machine:
             self.send()
 
     def on_ping(self, event: Ping) -> None:
+        before = self.reached_now()
         self.pings[event.address] = event.up
-        self.reached = self.reached or event.up
+        if self.reached_now():
+            self.silent_at = None
+        elif before:
+            self.silent_at = self.now
 
     def on_uplink(self, event: Uplink) -> None:
         self.uplinks[event.interface] = event.carrier
@@ -810,8 +817,8 @@ class Machine:
             self.alone = True
 
     def cut_off(self) -> bool:
-        """Some ping node answered, and none does any more."""
-        return self.reached and bool(self.site.ping_nodes) and not self.reached_now()
+        """The peer and every ping node fell silent together. Ping nodes that were silent long before say nothing."""
+        return self.silent_at is not None and self.silent_at > self.dead_at - SUDDEN
 
     def decide_failback(self) -> None:
         self.failbacks = [at for at in self.failbacks if self.now - at < HOUR]

@@ -447,7 +447,7 @@ gateway_schema:
       firewall: {type: list, of: package, default: [nftables], about: "For the packet filter."}
       openswan: {type: list, of: package, default: [libreswan, libnss3-tools], about: "For IPsec."}
       heartbeat: {type: list, of: package, default: [heartbeat, resource-agents], about: "For heartbeat."}
-      agent: {type: list, of: package, default: [python3-pyroute2],
+      agent: {type: list, of: package, default: [python3],
               about: "For heartbeat too, where the role agent decides."}
       mail: {type: list, of: package, default: [bsd-mailx],
              about: "For heartbeat too, where heartbeat:mail_to is given."}

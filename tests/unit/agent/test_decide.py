@@ -146,6 +146,16 @@ def test_cut_off_node_does_not_take_over(together):
     assert "Hold" in node.tell(Ping("192.0.2.2", True))
 
 
+def test_ping_nodes_that_were_silent_long_before_do_not_keep_it_from_taking_over():
+    """Else a ping node that somebody switched off would be a failover that does not happen."""
+    node = Node()
+    node.tell(state("active", 7))
+    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False))
+    node.wait(60)
+    assert "Hold" in node.tell(Peer("dead"))
+    assert node.role == "active" and "Leave" not in node.wait(5)
+
+
 def test_fencing_comes_before_the_addresses():
     node = Node(SITE._replace(fence=True))
     node.tell(state("active", 7))
