@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from lab import observe
@@ -19,6 +20,9 @@ class Pair:
     # names of processes, as pgrep -x takes them
     daemon = "pluto"
     cluster = "heartbeat"
+    # what the node that takes over writes into its journal
+    detected = r"heartbeat says that \S+ is dead|heartbeat\S* WARN: node \S+: is dead"
+    held = r"gateway-agent\S* active: "
 
     def __init__(self, lab: Lab, profile: str) -> None:
         self.lab, self.profile, self.site = lab, profile, lab.sites[0]
@@ -55,6 +59,15 @@ class Pair:
         active.run([AGENT, "standby"], check=True, timeout=30)
         return None
 
+    def timeline(self, guest: Guest, at: float) -> dict[str, float]:
+        """What a node's journal says about its taking over: ``detected`` and ``held``, seconds after ``at``."""
+        lines = guest.run(["journalctl", "-b", "-o", "short-unix", "--no-pager", f"--since=@{int(at)}"]).stdout
+        found = {}
+        for what, pattern in (("detected", self.detected), ("held", self.held)):
+            times = [float(line.split()[0]) for line in lines.splitlines() if re.search(pattern, line)]
+            found |= {what: round(time - at, 2) for time in times[:1] if time >= at}
+        return found
+
     def agent(self, guest: Guest) -> list[str]:
         """Process numbers of the role agent's worker; empty where there is none."""
         return guest.run(["sh", "-c", "pgrep -P $(cat /run/gateway-agent.lock)"]).stdout.split()
@@ -76,6 +89,8 @@ class Pair:
 class Paper(Pair):
     """The paper's profile: heartbeat's own scripts decide."""
 
+    held = r" gateway\S* start: active"
+
     def _ready(self, guest: Guest) -> bool:
         said = guest.run(["cl_status", "rscstatus"]).stdout.strip()
         nodes = [guest.run(["cl_status", "nodestatus", each.host.name]).stdout.strip() for each in self.guests]
@@ -94,6 +109,7 @@ class Rival(Pair):
 
     daemon = "charon-systemd"
     cluster = "keepalived"
+    detected = held = r"Entering MASTER STATE"
 
     def set_up(self) -> None:
         rival.set_up(self.lab)

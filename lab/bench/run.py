@@ -77,7 +77,8 @@ def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
     """Make the fault once; everything is as before at the end.
 
     Returns ``at`` (when, seconds since the epoch), ``gaps`` (each roadwarrior's longest, in seconds) and ``serving``
-    (how long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped).
+    (how long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped), and of
+    the other node's journal ``detected`` and ``held``, where it took over.
 
     Raises NotThere when the configuration has no such part.
     """
@@ -104,7 +105,8 @@ def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
     after = [each - at for each in answers if each > at]
     # the first answer after the longest silence that began after the fault
     silence = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0, 0))
-    return {"at": at, "gaps": gaps, "serving": round(silence[1], 2) if silence[1] - silence[0] > NOISE else 0.0}
+    serving = round(silence[1], 2) if silence[1] - silence[0] > NOISE else 0.0
+    return {"at": at, "gaps": gaps, "serving": serving, **its.timeline(its.other(active), at)}
 
 
 def _answered(running: observe.Pings) -> bool:
@@ -125,7 +127,9 @@ def table(results: Path) -> str:
     for line in results.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         order[row["fault"]] = None
-        for client, gap in {"serving again": row["serving"], **row["gaps"]}.items():
+        # where the time goes, then what the clients saw
+        split = {what: row[what] for what in ("detected", "held", "serving") if what in row}
+        for client, gap in {**split, **row["gaps"]}.items():
             rows.setdefault((row["fault"], client, row["configuration"]), []).append(gap)
     columns = [each for each in CONFIGURATIONS if any(key[2] == each for key in rows)]
     lines = ["| fault | seen by | " + " | ".join(columns) + " |", "| --- | --- |" + " --- |" * len(columns)]
