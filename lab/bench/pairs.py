@@ -21,7 +21,7 @@ class Pair:
     daemon = "pluto"
     cluster = "heartbeat"
     # what the node that takes over writes into its journal
-    detected = r"heartbeat says that \S+ is dead|heartbeat\S* WARN: node \S+: is dead"
+    detected = "heartbeat says that PEER is dead|WARN: node PEER: is dead"
     held = r"gateway-agent\S* active: "
 
     def __init__(self, lab: Lab, profile: str) -> None:
@@ -64,8 +64,11 @@ class Pair:
         lines = guest.run(["journalctl", "-b", "-o", "short-unix", "--no-pager", f"--since=@{int(at)}"]).stdout
         found = {}
         for what, pattern in (("detected", self.detected), ("held", self.held)):
-            times = [float(line.split()[0]) for line in lines.splitlines() if re.search(pattern, line)]
-            found |= {what: round(time - at, 2) for time in times[:1] if time >= at}
+            sought = re.compile(pattern.replace("PEER", self.other(guest).host.name))
+            times = [float(line.split()[0]) for line in lines.splitlines() if sought.search(line)]
+            after = [time - at for time in times if time >= at]
+            if after:
+                found[what] = round(after[0], 2)
         return found
 
     def agent(self, guest: Guest) -> list[str]:
