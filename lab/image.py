@@ -101,8 +101,10 @@ def disk(release: Release) -> Path:
                       f"making the disk image of Debian {release.name}") / "base.ext4"
 
 
-def repository(release: Release, packages: list[str]) -> Path:
+def repository(release: Release, packages: list[str], other: tuple[str, ...] = ()) -> Path:
     """An apt repository with `packages` and all they depend on, for a bare host of this release.
+
+    `other` are for hosts of another kind: strongSwan's can not be installed beside Libreswan's.
 
     What they only recommend stays out, as the formulas leave it out: heartbeat's recommendations
     alone bring 600 packages (compilers, cloud clients) onto Debian 13.
@@ -118,7 +120,8 @@ def repository(release: Release, packages: list[str]) -> Path:
         subprocess.run(["mount", "-t", "overlay", "lab", "-o", options, layer["root"]], check=True)
         try:
             shutil.copy("/etc/resolv.conf", layer["root"] / "etc/resolv.conf")
-            for command in (["update"], ["install", "--download-only", "--no-install-recommends", "-y", *packages]):
+            fetch = ["install", "--download-only", "--no-install-recommends", "-y"]
+            for command in (["update"], [*fetch, *packages], *([[*fetch, *other]] if other else [])):
                 subprocess.run(["chroot", layer["root"], "apt-get", "-qq", "-oAPT::Sandbox::User=root", *command],
                                check=True, stdout=subprocess.DEVNULL)
             for archive in (layer["root"] / "var/cache/apt/archives").glob("*.deb"):
@@ -131,6 +134,6 @@ def repository(release: Release, packages: list[str]) -> Path:
             subprocess.run(["dpkg-scanpackages", "-m", "."], cwd=folder, check=True, stdout=index,
                            stderr=subprocess.DEVNULL)
 
-    inputs = ["repository", source.parent.name, sorted(packages)]
+    inputs = ["repository", source.parent.name, sorted(packages), *sorted(other)]
     return cache.made(f"repository-{release.name}", inputs, make,
                       f"fetching the packages the gateways will ask for (Debian {release.name})")

@@ -24,9 +24,8 @@ ROADWARRIOR = "roadwarrior"
 def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -> Kernel:
     """Everything that needs the world outside: kernel, images, packages. All of it cached."""
     kernel = choose(which, image.tree(image.TRIXIE))
-    for release, packages in _packages(wired(names, ())[0], more_packages).items():
+    for release in _repositories(wired(names, ())[0], more_packages):
         image.disk(release)
-        image.repository(release, packages)
     return kernel
 
 
@@ -37,13 +36,15 @@ def wired(names: list[str], persons: tuple[str, ...]) -> tuple[list[Site], list[
             [roadwarrior(counter, person, number) for number, person in enumerate(persons)])
 
 
-def _packages(sites: list[Site], more: tuple[str, ...] = ()) -> dict[image.Release, list[str]]:
-    wanted: dict[image.Release, set[str]] = {image.TRIXIE: {*CLIENT_PACKAGES, *more}}
+def _repositories(sites: list[Site], more: tuple[str, ...]) -> dict[image.Release, Path]:
+    """The packages that hosts of each release may ask for, where they are."""
+    wanted: dict[image.Release, set[str]] = {image.TRIXIE: set(CLIENT_PACKAGES)}
     for its in sites:
         for gateway in its.gateways:
             wanted.setdefault(gateway.release, set()).update(
                 package for packages in its.settings[gateway.name]["packages"].values() for package in packages)
-    return {release: sorted(packages) for release, packages in wanted.items()}
+    return {release: image.repository(release, sorted(packages), more if release is image.TRIXIE else ())
+            for release, packages in wanted.items()}
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -92,8 +93,8 @@ class Lab:
     def _serve_packages(self) -> None:
         served = FOLDER / "packages"
         served.mkdir()
-        for release, packages in _packages(self.sites, self.more_packages).items():
-            (served / release.name).symlink_to(image.repository(release, packages))
+        for release, repository in _repositories(self.sites, self.more_packages).items():
+            (served / release.name).symlink_to(repository)
         self.master.serve_packages(served)
 
     def _guest(self, host: Host) -> Guest:
