@@ -1,4 +1,4 @@
-"""The authority on the master: what it issues, writes, remembers and refuses; and that no secret is in what it returns."""
+"""The authority on the master: what it issues, writes, remembers and refuses; no secret is in what it returns."""
 from __future__ import annotations
 
 import base64
@@ -181,8 +181,9 @@ def test_what_windows_gets(authority):
     authority.issue_roadwarrior("winterthur", "anna")
     text = (authority.folder / "bundles/winterthur/anna/windows.ps1").read_bytes().decode("ascii")
     assert "\r\n" in text and not re.search(r"(?<!\r)\n", text)
-    code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    assert code.count("(") == code.count(")") and code.count("'") % 2 == code.count('"') % 2 == 0
+    code = "\n".join(line for line in text.splitlines() if not line.strip().startswith("#"))
+    assert all(code.count(pair[0]) == code.count(pair[1]) for pair in ("()", "{}"))
+    assert code.count("'") % 2 == code.count('"') % 2 == 0
     for command in ("Import-PfxCertificate", "Import-Certificate", "Add-VpnConnection ",
                     "Set-VpnConnectionIPsecConfiguration", "Add-VpnConnectionRoute", "Read-Host"):
         assert command in code
