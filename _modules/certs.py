@@ -66,6 +66,7 @@ except ImportError:
     HAS_CRYPTOGRAPHY = False
 
 DATABASE = "/var/lib/ipsec/nss"  # Libreswan 4.x and 5.x on Debian
+LISTS = "/var/lib/ipsec/gateway-lists"  # revocation lists, public, for the running daemon
 TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
 REPLACEMENT = ".replacement"
 # What NSS and OpenSSL of both Debian releases read and write; the bundle lives for milliseconds on a tmpfs.
@@ -529,9 +530,10 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
     """
     Check a revocation list in pillar and compare it with the one in the database.
 
-    Returns ``wanted`` (``issuer``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
-    ``current`` (this_update of the list that is in, "" if none) and ``same`` (it is in, or a newer one).
-    Raises CommandExecutionError for a list that is stale, unreadable or not signed by an authority in the database.
+    Returns ``wanted`` (``issuer``, ``number``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
+    ``current`` (this_update of the list that is in, "" if none) and ``same`` (nothing is to be done).
+    Raises CommandExecutionError for a list that is stale, unreadable, not signed by an authority in the database, or
+    older than the one that is in.
 
     CLI Example:
 
@@ -541,19 +543,32 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
     """
     crl = _load_crl(pillar)
     authority = _issuer_of(pillar, crl)
-    current = _stored_crl_date(authority.nickname) if authority else ""
+    current, number = _stored_crl(authority.nickname) if authority else ("", None)
     wanted = {
         "issuer": crl.issuer.rfc4514_string(),
+        "number": _crl_number(crl),
         "entries": len(crl),
         "this_update": crl.last_update_utc.isoformat(),
         "next_update": crl.next_update_utc.isoformat(),
     }
-    return {"wanted": wanted, "current": current, "same": current >= wanted["this_update"]}
+    older = number is not None and wanted["number"] is not None and wanted["number"] < number
+    if older or wanted["this_update"] < current:
+        told = f"number {wanted['number']} of " if older else ""
+        there = f"number {number} of " if older else ""
+        raise _error(pillar, f"is {told}{wanted['this_update']}, and {there}{current} is in {DATABASE} already: with "
+                     "an older list, people who were revoked since could come back; publish a new one")
+    file = _crl_file(crl)
+    same = current == wanted["this_update"] and number == wanted["number"]
+    return {"wanted": wanted, "current": current,
+            "same": same and file.is_file() and file.read_bytes() == crl.public_bytes(Encoding.DER)}
 
 
 def install_crl(pillar: str) -> None:
     """
-    Bring a revocation list from pillar into the database. NSS itself refuses one that is older than its own.
+    Bring a revocation list from pillar into the database.
+
+    The running daemon notices it a little later: see :py:func:`ipsec.take_lists <modules.ipsec.take_lists>`. For that
+    the list lies in a file too, and the database says where: the daemon fetches it from there.
 
     CLI Example:
 
@@ -564,8 +579,40 @@ def install_crl(pillar: str) -> None:
     crl = _load_crl(pillar)
     if not _issuer_of(pillar, crl):
         raise _error(pillar, f"is from \"{crl.issuer.rfc4514_string()}\", whose certificate is not in {DATABASE}")
-    with _private_folder() as folder:
-        _nss(["crlutil", "-I", "-i", _written(folder / "list.der", crl.public_bytes(Encoding.DER))])
+    crl_state_of(pillar)          # an older one is refused
+    file = _crl_file(crl)
+    if file.is_dir() and not file.is_symlink():
+        raise _error(str(file), "is a folder, and a revocation list has to be there; remove it")
+    file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _put(file, crl.public_bytes(Encoding.DER), 0o644)
+    _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
+
+
+def _crl_file(crl: Any) -> Path:
+    return Path(LISTS, hashlib.sha256(crl.issuer.public_bytes()).hexdigest()[:16] + ".crl")
+
+
+def _crl_number(crl: Any) -> int | None:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _put(file: Path, data: bytes, mode: int) -> None:
+    """A file in place in one step; never through a link at its place. A full disk leaves the old one."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise _error(str(file), f"could not be written: {error.strerror}") from None
 
 
 def _load_crl(pillar: str) -> Any:
@@ -595,12 +642,24 @@ def _issuer_of(pillar: str, crl: Any) -> _Entry | None:
     return None
 
 
-def _stored_crl_date(nickname: str) -> str:
-    """`crlutil -L -n NICKNAME` prints "This Update: Mon Nov 23 18:40:51 2026", in UTC."""
+def _stored_crl(nickname: str) -> tuple[str, int | None]:
+    """
+    The date and number of the list that is in. `crlutil -L -n NICKNAME` prints, in UTC::
+
+        This Update: Mon Nov 23 18:40:51 2026
+        CRL Extensions:
+            Name: CRL Number
+            Data: 1 (0x1)
+
+    and a number of more than 31 bits (SECU_PrintInteger in NSS) as "Data:" and lines of "7e:af:0a:e1:".
+    """
     if nickname not in _nss(["crlutil", "-L"]):
-        return ""
-    match = re.search(r"This Update: (.*\d)", _nss(["crlutil", "-L", "-n", nickname]))
+        return "", None
+    text = _nss(["crlutil", "-L", "-n", nickname])
+    match = re.search(r"This Update: (.*\d)", text)
     if not match:
-        return ""
+        return "", None
     date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
-    return date.replace(tzinfo=datetime.UTC).isoformat()
+    data = re.search(r"Name: CRL Number\s+Data:\s+(?:(\d+) \(0x|((?:[0-9a-f]{2}:?\s*)+))", text)
+    number = None if not data else int(data[1]) if data[1] else int(re.sub(r"[:\s]", "", data[2]), 16)
+    return date.replace(tzinfo=datetime.UTC).isoformat(), number

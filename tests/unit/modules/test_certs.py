@@ -41,9 +41,12 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
-    def crl(self, end=7 * DAY):
-        return (x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(NOW - DAY)
-                .next_update(NOW + end).sign(self.key, hashes.SHA256()))
+    def crl(self, end=7 * DAY, number=None, start=-DAY):
+        builder = (x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(NOW + start)
+                   .next_update(NOW + end))
+        if number is not None:
+            builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
 
 
 AUTHORITY = Authority()
@@ -156,17 +159,98 @@ def test_the_id_of_a_key_is_the_one_nss_gives(certs):
     assert len(certs._key_id(key)) == 40
 
 
-def test_a_list_that_is_stale_or_from_elsewhere_is_refused(certs, monkeypatch):
-    forged = Authority("Test CA")  # the same name, another key
-    certs.pillar = {"good": pem(AUTHORITY.crl()), "stale": pem(AUTHORITY.crl(end=-DAY / 2)),
-                    "forged": pem(forged.crl()), "cut": pem(AUTHORITY.crl())[:200]}
+@pytest.fixture
+def lists(certs, monkeypatch, tmp_path):
+    """A database with an authority and, if `.text` is set, with a list of its; `.asked` notes what came in."""
+    certs.text, certs.asked = "", []
+
+    def nss(command):
+        if command == ["crlutil", "-L"]:
+            return "Test CA   CRL" if certs.text else ""
+        if "-I" in command:
+            certs.asked.append(command)
+        return certs.text
+
+    monkeypatch.setattr(certs, "LISTS", str(tmp_path / "lists"))
     monkeypatch.setattr(certs, "_entries", lambda: [certs._Entry("Test CA", "CT,,", AUTHORITY.certificate, False)])
-    monkeypatch.setattr(certs, "_nss", lambda command: "Test CA   CRL" if command == ["crlutil", "-L"]
-                        else (RECORDED / "crlutil-L-n.txt").read_text())
-    assert certs.crl_state_of("good")["current"] == "2026-11-23T18:40:51+00:00"
+    monkeypatch.setattr(certs, "_nss", nss)
+    return certs
+
+
+def printed(crl) -> str:
+    """As crlutil prints it."""
+    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    data = f"{number} ({number:#x})"
+    if number >= 1 << 31:
+        octets = number.to_bytes((number.bit_length() + 8) // 8, "big").hex(":")
+        data = f"\n            {octets}"
+    return (f"CRL Info:\n    This Update: {crl.last_update_utc:%a %b %d %H:%M:%S %Y}\n    CRL Extensions:\n"
+            f"        Name: CRL Number\n        Data: {data}\n\n        Name: Other\n")
+
+
+def test_a_list_that_is_stale_or_from_elsewhere_is_refused(lists):
+    forged = Authority("Test CA")  # the same name, another key
+    lists.text = (RECORDED / "crlutil-L-n.txt").read_text().replace("Nov 23 18:40:51 2026", "Nov 23 18:40:51 2020")
+    lists.pillar = {"good": pem(AUTHORITY.crl(number=2)), "stale": pem(AUTHORITY.crl(end=-DAY / 2)),
+                    "forged": pem(forged.crl()), "cut": pem(AUTHORITY.crl())[:200]}
+    assert lists.crl_state_of("good")["current"] == "2020-11-23T18:40:51+00:00"
+    assert lists.crl_state_of("good")["wanted"]["number"] == 2
     for name, message in (("stale", "is stale"), ("forged", "is not signed by"), ("cut", "is no readable")):
         with pytest.raises(CommandExecutionError, match=message):
-            certs.crl_state_of(name)
+            lists.install_crl(name)
+    assert lists.asked == [] and not Path(lists.LISTS).exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 6), (1 << 40, 1 << 39), (300, 7)])
+def test_a_list_older_than_the_one_that_is_in_is_refused(lists, old, new):
+    lists.text = printed(AUTHORITY.crl(number=old))
+    lists.pillar = {"old": pem(AUTHORITY.crl(number=new)), "new": pem(AUTHORITY.crl(number=old + 1)),
+                    "date": pem(AUTHORITY.crl(number=old + 1, start=-2 * DAY))}
+    for name in ("old", "date"):
+        with pytest.raises(CommandExecutionError, match="people who were revoked since could come back"):
+            lists.install_crl(name)
+    assert lists.asked == []
+    lists.install_crl("new")
+    assert len(lists.asked) == 1
+
+
+def test_a_list_goes_where_the_running_daemon_looks(lists):
+    crl = AUTHORITY.crl(number=7)
+    lists.pillar = {"a": pem(crl)}
+    assert not lists.crl_state_of("a")["same"]
+    lists.install_crl("a")
+    (command,) = lists.asked
+    file = Path(command[command.index("-i") + 1])
+    assert command[-2:] == ["-u", f"file://{file}"] and x509.load_der_x509_crl(file.read_bytes()) == crl
+    assert file.stat().st_mode & 0o777 == 0o644 and list(file.parent.iterdir()) == [file]
+    lists.text = printed(crl)
+    assert lists.crl_state_of("a")["same"]
+    file.unlink()
+    assert not lists.crl_state_of("a")["same"]
+
+
+def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
+    lists.pillar = {"a": pem(AUTHORITY.crl(number=7))}
+    lists.install_crl("a")
+    (file,) = Path(lists.LISTS).iterdir()
+    target = tmp_path / "target"
+    target.write_text("untouched")
+    file.unlink()
+    file.symlink_to(target)
+    lists.install_crl("a")
+    assert target.read_text() == "untouched" and not file.is_symlink()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(CommandExecutionError, match="is a folder, and a revocation list has to be there"):
+        lists.install_crl("a")
+    file.rmdir()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(lists.os, "fsync", full)
+    with pytest.raises(CommandExecutionError, match="could not be written: No space left on device"):
+        lists.install_crl("a")
+    assert list(file.parent.iterdir()) == []
 
 
 def test_files_with_keys_are_nobody_elses(certs):
