@@ -191,3 +191,17 @@ def test_the_list_reaches_the_sites_nodes_and_nobody_else(salt_, issued):
     assert [each["ids"][0] for each in told["revoked"]] == ["CN=anna,OU=winterthur"]
     assert "BEGIN X509 CRL" in told["crls"]["gateway-authority"] and told["certificates"]["gateway"]
     assert salt_.ask_pillar("laptop.winterthur", "laptop.winterthur") == {}
+
+
+def test_the_states_take_a_list_and_end_tunnels_in_the_right_order(salt_, issued, looked):
+    assert salt_.call("gw1.winterthur", "saltutil.refresh_pillar", wait=True)
+    shown = salt_.call("gw1.winterthur", "state.show_sls", "openswan")
+    order = {name: next(iter(each for kind in ("ipsec", "module", "certs") for each in shown[name].get(kind, [])
+                             if isinstance(each, dict) and "order" in each))["order"]
+             for name in ("openswan_crl_1", "openswan_expelled", "openswan_lists", "openswan_expelled_again")}
+    assert sorted(order, key=order.get) == list(order)
+    done = salt_.call("gw1.winterthur", "state.apply", "openswan", test=True)
+    found = {each["__id__"]: each for each in done.values()}
+    # Without the daemon's tools openswan_current can not say anything, and what needs it waits.
+    assert found["openswan_crl_1"]["changes"] and "openswan_current" in found["openswan_expelled"]["comment"]
+    assert not [needle for needle in issued.needles if needle in json.dumps(done, default=str).encode()]
