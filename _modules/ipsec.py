@@ -619,11 +619,35 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
     revoked = {_plain(name): each for each in __salt__["pillar.get"](pillar, [], unmask=True) for name in each["ids"]}
     if not revoked or not running():
         return []
+    sas = _traffic(_whack("--trafficstatus", fail=False))
+    known = {sa["peer_id"] for sa in sas}
+    sas += [sa for sa in _clients(_whack("--status", fail=False)) if sa["peer_id"] not in known]
     found = []
-    for sa in _traffic(_whack("--trafficstatus", fail=False)):
+    for sa in sas:
         entry = revoked.get(_plain(sa["peer_id"]))
         if entry and not (entry["again"] and sa["since"] > datetime.datetime.fromisoformat(entry["at"]).timestamp()):
             found.append({"peer_id": sa["peer_id"], "peer": sa["peer"], "tunnel": sa["tunnel"]})
+    return found
+
+
+def _clients(lines: list[str]) -> list[dict[str, Any]]:
+    """
+    Of `whack --status`, the clients that are connected, also those that have an IKE SA and could ask for a tunnel::
+
+        "roadwarrior"[1]: 198.51.100.0/26===192.0.2.10[@gateway]...192.0.2.50[CN=anna,+MC+S=C]===198.51.100.192/32; ...
+        "roadwarrior"[1]:   our idtype: ID_FQDN; our id=@gateway; their idtype: ID_DER_ASN1_DN; their id=CN=anna
+    """
+    peers, found = {}, []
+    for line in lines:
+        match = re.match(rf"{_QUOTED}: (?P<rest>.*)", line)
+        if not match or not match["instance"]:
+            continue
+        key, rest = (match["name"], match["instance"]), match["rest"]
+        if "..." in rest and not rest.startswith(" "):
+            peers[key] = _address(rest.split("...", 1)[1].split("===")[0])
+        elif "; their id=" in rest:
+            found.append({"tunnel": match["name"], "peer": peers.get(key, ""), "since": 0,
+                          "peer_id": rest.split("; their id=", 1)[1].strip()})
     return found
 
 
@@ -639,7 +663,8 @@ def expel(pillar: str) -> list[dict[str, Any]]:
     """
     found = expelled(pillar)
     for name in sorted({each["peer_id"] for each in found}):
-        # The IKE SA with all that hangs on it: with the tunnel alone gone, the client would ask for another.
+        # The IKE SA with all that hangs on it: with the tunnel alone gone, the client would ask for another. By the
+        # name that the daemon shows: with %fromcert the certificate's subject, whatever name the client gave.
         _whack("--deleteid", "--name", name, fail=False)
     return found
 

@@ -298,6 +298,17 @@ def test_a_revoked_persons_tunnel_ends(ipsec, monkeypatch, version, change, ende
         assert found[0]["peer_id"] in ("CN=road1.example", "@gateway.bern.example")
 
 
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+def test_a_revoked_client_without_a_tunnel_goes_too(ipsec, monkeypatch, version):
+    """It could ask for one."""
+    ipsec.daemon(version, "active")
+    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon.answers["--trafficstatus"] = ""
+    monkeypatch.setitem(ipsec.__salt__, "pillar.get", lambda *_args, unmask: [REVOKED])
+    assert ipsec.expel("x") == [{"peer_id": "CN=road1.example", "peer": "192.0.2.50", "tunnel": "roadwarrior"}]
+    assert daemon.asked == [["whack", "--deleteid", "--name", "CN=road1.example"]]
+
+
 def test_a_name_compares_in_either_order(ipsec):
     assert ipsec._plain("CN=anna,OU=winterthur,O=Example") == ipsec._plain("O=Example, OU=winterthur, CN=anna")
     assert ipsec._plain("@anna.example") == ipsec._plain("anna.example") != ipsec._plain("bert.example")
