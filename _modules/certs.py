@@ -33,13 +33,13 @@ What NSS does unasked, seen with 3.87 (Debian 12) and 3.110 (Debian 13), both al
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import datetime
 import hashlib
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +66,7 @@ except ImportError:
     HAS_CRYPTOGRAPHY = False
 
 DATABASE = "/var/lib/ipsec/nss"  # Libreswan 4.x and 5.x on Debian
+LISTS = "/var/lib/ipsec/gateway-lists"  # revocation lists, public, for the running daemon
 TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
 REPLACEMENT = ".replacement"
 # What NSS and OpenSSL of both Debian releases read and write; the bundle lives for milliseconds on a tmpfs.
@@ -163,7 +164,7 @@ def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[An
 def _decoded(where: str, text: Any) -> bytes:
     try:
         return base64.b64decode("".join(str(text).split()), validate=True)
-    except binascii.Error:
+    except ValueError:          # binascii.Error, and what is not ASCII
         raise _error(where, "is not base64; make it with `base64 -w0 FILE.p12`") from None
 
 
@@ -214,6 +215,9 @@ def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
     if certificate.not_valid_before_utc > now:
         raise _error(pillar, f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
                              "check this node's clock")
+    weak = _weakness(certificate)
+    if weak:
+        raise _error(pillar, f"is too weak: {weak}; make a new one")
     if identity and identity not in _names(certificate):
         raise _error(pillar, f"is for {', '.join(_names(certificate)) or 'no name'}, not for {identity}: "
                              "its subjectAltName must hold the gateway's identity")
@@ -275,6 +279,148 @@ def _key_id(public_key: Any) -> str:
     else:
         data = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return hashlib.sha1(data).hexdigest()  # an identifier, not a protection
+
+
+def _weakness(certificate: Any) -> str:
+    """
+    What is too weak about a certificate, in words; "" if nothing is.
+
+    NIST SP 800-131A: RSA from 2048 bits on, curves from 224 (here 256, which IKE knows), no SHA-1.
+    """
+    key, digest = certificate.public_key(), certificate.signature_hash_algorithm
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
+        return f"its RSA key has {key.key_size} bits, and 2048 are the least"
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < 256:
+        return f"its EC key has {key.key_size} bits, and 256 are the least"
+    # An authority's own signature on itself protects nothing.
+    if digest is not None and digest.name in ("sha1", "md5") and certificate.subject != certificate.issuer:
+        return f"it is signed with {digest.name}"
+    return ""
+
+
+# in words
+
+
+def report(days: int = 30) -> dict[str, Any]:
+    """
+    What pillar has and what is installed, in words for a person: how long it is good, and what is wrong with it.
+
+    days
+        From how many days before its end on a certificate is to be renewed.
+
+    Returns ``pillar`` (certificates by name), ``installed`` (by nickname) and ``lists`` (revocation lists by name),
+    each with its facts in words, and ``problems``: all that is wrong, a line each, empty when all is well.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.report
+    """
+    found: dict[str, Any] = {"pillar": {}, "installed": {}, "lists": {}, "problems": []}
+    secrets = __salt__["pillar.get"]("gateway_secrets", {}, unmask=True)
+    wanted = {}
+    for name in sorted(secrets.get("certificates") or {}):
+        path = f"gateway_secrets:certificates:{name}"
+        try:
+            loaded = _load(path, "")
+        except CommandExecutionError as error:
+            found["pillar"][name] = {"problem": str(error)}
+            found["problems"].append(str(error))
+            continue
+        wanted[name] = _fingerprint(loaded.certificate)
+        _describe(found, "pillar", name, loaded.certificate, loaded.authorities, True, days)
+    for name in sorted(secrets.get("crls") or {}):
+        try:
+            crl = _load_crl(f"gateway_secrets:crls:{name}")
+        except CommandExecutionError as error:
+            found["lists"][name] = {"problem": str(error)}
+            found["problems"].append(str(error))
+            continue
+        found["lists"][name] = {"issuer": crl.issuer.rfc4514_string(), "number": _crl_number(crl),
+                                "revoked": len(crl), "next list": f"due {_in_words(crl.next_update_utc)}"}
+        if crl.next_update_utc - datetime.datetime.now(datetime.UTC) < datetime.timedelta(days=7):
+            found["problems"].append(f"certs: lists: {name}: the next one is due {_in_words(crl.next_update_utc)}; "
+                                     "publish it")
+    damage = damaged()
+    if damage:
+        found["problems"].append(f"certs: {damage}; the next state.apply makes it anew")
+        return found
+    entries = _entries()
+    authorities = tuple(entry.certificate for entry in entries if entry.trust == TRUSTED_AUTHORITY)
+    for entry in entries:
+        if not _is_authority(entry.certificate) and entry.nickname in wanted \
+                and _fingerprint(entry.certificate) != wanted[entry.nickname] and not entry.has_key:
+            continue          # superseded: see _superseded
+        _describe(found, "installed", entry.nickname, entry.certificate, authorities, entry.has_key, days)
+    for name, fingerprint in wanted.items():
+        if not any(_fingerprint(entry.certificate) == fingerprint for entry in entries):
+            found["problems"].append(f"certs: {name}: what pillar has is not installed; state.apply brings it in")
+    return found
+
+
+def _describe(found: dict[str, Any], where: str, name: str, certificate: Any, authorities: tuple[Any, ...],
+              has_key: bool, days: int) -> None:
+    """Add a certificate to a report, and what is wrong with it."""
+    authority = _is_authority(certificate)
+    issuer = certificate.issuer.rfc4514_string()
+    chain = any(_issued_by(certificate, each) for each in authorities)
+    weak, usage = _weakness(certificate), _usage(certificate)
+    kind = _facts(certificate)["key"]
+    digest = certificate.signature_hash_algorithm
+    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    found[where][name] = {
+        "for": ", ".join(_names(certificate)) or certificate.subject.rfc4514_string(),
+        "valid": f"until {certificate.not_valid_after_utc:%Y-%m-%d}, {_in_words(certificate.not_valid_after_utc)}",
+        "key": f"{kind} bits, signed with {digest.name if digest else 'no digest of its own'}, "
+               f"{'too weak' if weak else 'strong enough'}",
+        "private key": "an authority's, not here" if authority and not has_key
+                       else "there, and belongs to it" if has_key else "missing",
+        "chain": "issued by itself" if certificate.issuer == certificate.subject
+                 else f"issued by {issuer}, which is trusted" if chain else f"issued by {issuer}, which is not there",
+        "usage": usage,
+    }
+    problems = [weak and f"is too weak: {weak}", not chain and certificate.issuer != certificate.subject
+                and f"was issued by {issuer}, which is not there", not has_key and not authority and
+                "has no private key", not authority and "not for signatures" in usage and
+                f"may not be used to sign: {usage}"]
+    if left < datetime.timedelta(days=days):
+        problems.append(f"ends {_in_words(certificate.not_valid_after_utc)}; renew it")
+    if certificate.not_valid_before_utc > datetime.datetime.now(datetime.UTC):
+        problems.append(f"begins only {_in_words(certificate.not_valid_before_utc)}; is this node's clock right?")
+    found["problems"] += [f"certs: {where}: {name} {problem}" for problem in problems if problem]
+
+
+def _issued_by(certificate: Any, authority: Any) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def _usage(certificate: Any) -> str:
+    """What a certificate may be used for (RFC 5280, 4.2.1.3 and 4.2.1.12)."""
+    words = []
+    with contextlib.suppress(x509.ExtensionNotFound):
+        bits = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        if bits.key_cert_sign:
+            words.append("certificates" + (" and revocation lists" if bits.crl_sign else ""))
+        # RFC 4945, 5.1.3.2: either will do for IKE
+        words.append("signatures" if bits.digital_signature or bits.content_commitment else "not for signatures")
+    with contextlib.suppress(x509.ExtensionNotFound):
+        known = {x509.ExtendedKeyUsageOID.SERVER_AUTH: "servers", x509.ExtendedKeyUsageOID.CLIENT_AUTH: "clients",
+                 x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"): "IPsec"}
+        uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        words += [known.get(each, each.dotted_string) for each in uses]
+    return ", ".join(words) or "anything"
+
+
+def _in_words(date: datetime.datetime) -> str:
+    left = date - datetime.datetime.now(datetime.UTC)
+    days = round(abs(left) / datetime.timedelta(days=1))
+    words = "less than a day" if not days else "1 day" if days == 1 else f"{days} days"
+    return f"in {words}" if left > datetime.timedelta(0) else f"{words} ago"
 
 
 # the daemon's database
@@ -339,12 +485,12 @@ def _key_ids() -> set[str]:
     return set(re.findall(r"^< *\d+> +\w+ +([0-9a-f]{40})\b", listing, re.MULTILINE))
 
 
-def _nss(command: list[str], no_entries: str = "") -> str:
+def _nss(command: list[str], no_entries: str = "", database: str = "") -> str:
     """Run an NSS tool on the daemon's database. An exit code with `no_entries` in its message means an empty answer."""
     program = salt.utils.path.which(command[0])
     if not program:
         raise CommandExecutionError(f"certs: {command[0]} is not installed (Debian package libnss3-tools)")
-    argv = [program, *command[1:], "-d", f"sql:{DATABASE}"]
+    argv = [program, *command[1:], "-d", f"sql:{database or DATABASE}"]
     done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, env={"LC_ALL": "C"})
     if done["retcode"]:
         message = (done["stderr"] or done["stdout"]).strip()
@@ -356,7 +502,11 @@ def _nss(command: list[str], no_entries: str = "") -> str:
 
 def create_database() -> bool:
     """
-    Make the daemon's NSS database if there is none. Returns whether it was made.
+    Make the daemon's NSS database if there is none, or if it is damaged. Returns whether it was made.
+
+    A damaged one is kept beside it, as ``DATABASE.damaged-TIME``: with its keys, readable by root alone. All that was
+    in it and is in pillar comes back by the state that called this; a daemon that runs sees the new one when it is
+    restarted.
 
     CLI Example:
 
@@ -364,12 +514,64 @@ def create_database() -> bool:
 
         salt '*gw*' certs.create_database
     """
-    if Path(DATABASE, "cert9.db").exists():
+    database = Path(DATABASE)
+    damage = damaged()
+    if not damage and (database / "cert9.db").exists():
         return False
-    Path(DATABASE).mkdir(mode=0o700, parents=True, exist_ok=True)
-    # No password, like `ipsec initnss`: the daemon has to open it at boot. The folder keeps others out.
-    _nss(["certutil", "-N", "--empty-password"])
+    if database.is_symlink() or (database.exists() and not database.is_dir()):
+        raise _error(DATABASE, "is no folder, and the daemon's database has to be there; remove it")
+    database.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Complete before it is in place: a run that is cut short leaves no half of one there.
+    made = Path(tempfile.mkdtemp(prefix=f".{database.name}.", dir=database.parent))
+    try:
+        # No password, like `ipsec initnss`: the daemon has to open it at boot. The folder keeps others out.
+        _nss(["certutil", "-N", "--empty-password"], database=str(made))
+        if damage:
+            now = datetime.datetime.now(datetime.UTC)
+            os.rename(database, f"{DATABASE}.damaged-{now:%Y%m%dT%H%M%S}")
+        elif database.exists():
+            for file in made.iterdir():
+                os.replace(file, database / file.name)
+            return True
+        os.rename(made, database)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return True
+
+
+def damaged() -> str:
+    """
+    What is wrong with the daemon's NSS database, in words; "" if nothing is, or if there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.damaged
+    """
+    files = {"cert9.db": "nssPublic", "key4.db": "nssPrivate"}
+    if not any(Path(DATABASE, file).exists() for file in files):
+        return ""
+    for file, table in files.items():
+        path = Path(DATABASE, file)
+        if not path.is_file():
+            return f"{path} is {'no file' if path.exists() else 'missing'}"
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+                said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                tables = connection.execute("SELECT name FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+        except sqlite3.OperationalError:
+            continue          # locked, say: that is no damage
+        except sqlite3.DatabaseError as error:
+            return f"{path} is damaged: {error}"
+        if said != "ok" or not tables:
+            return f"{path} is damaged: {said if said != 'ok' else 'it is empty'}"
+    return ""
+
+
+def _known() -> list[_Entry]:
+    """What the database holds; nothing while it is damaged, since it will be made anew."""
+    return [] if damaged() else _entries()
 
 
 def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
@@ -390,7 +592,7 @@ def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
 
 
 def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
-    entries = _entries()
+    entries = _known()
     mine = [entry for entry in entries if entry.nickname == name]
     current = [_fingerprint(entry.certificate) for entry in mine if not _superseded(entry, wanted)]
     trusted = {_fingerprint(entry.certificate) for entry in entries if entry.trust == TRUSTED_AUTHORITY}
@@ -529,9 +731,10 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
     """
     Check a revocation list in pillar and compare it with the one in the database.
 
-    Returns ``wanted`` (``issuer``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
-    ``current`` (this_update of the list that is in, "" if none) and ``same`` (it is in, or a newer one).
-    Raises CommandExecutionError for a list that is stale, unreadable or not signed by an authority in the database.
+    Returns ``wanted`` (``issuer``, ``number``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
+    ``current`` (this_update of the list that is in, "" if none) and ``same`` (nothing is to be done).
+    Raises CommandExecutionError for a list that is stale, unreadable, not signed by an authority in the database, or
+    older than the one that is in.
 
     CLI Example:
 
@@ -541,19 +744,32 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
     """
     crl = _load_crl(pillar)
     authority = _issuer_of(pillar, crl)
-    current = _stored_crl_date(authority.nickname) if authority else ""
+    current, number = _stored_crl(authority.nickname) if authority else ("", None)
     wanted = {
         "issuer": crl.issuer.rfc4514_string(),
+        "number": _crl_number(crl),
         "entries": len(crl),
         "this_update": crl.last_update_utc.isoformat(),
         "next_update": crl.next_update_utc.isoformat(),
     }
-    return {"wanted": wanted, "current": current, "same": current >= wanted["this_update"]}
+    older = number is not None and wanted["number"] is not None and wanted["number"] < number
+    if older or wanted["this_update"] < current:
+        told = f"number {wanted['number']} of " if older else ""
+        there = f"number {number} of " if older else ""
+        raise _error(pillar, f"is {told}{wanted['this_update']}, and {there}{current} is in {DATABASE} already: with "
+                     "an older list, people who were revoked since could come back; publish a new one")
+    file = _crl_file(crl)
+    same = current == wanted["this_update"] and number == wanted["number"]
+    return {"wanted": wanted, "current": current,
+            "same": same and file.is_file() and file.read_bytes() == crl.public_bytes(Encoding.DER)}
 
 
 def install_crl(pillar: str) -> None:
     """
-    Bring a revocation list from pillar into the database. NSS itself refuses one that is older than its own.
+    Bring a revocation list from pillar into the database.
+
+    The running daemon notices it a little later: see :py:func:`ipsec.take_lists <modules.ipsec.take_lists>`. For that
+    the list lies in a file too, and the database says where: the daemon fetches it from there.
 
     CLI Example:
 
@@ -564,8 +780,40 @@ def install_crl(pillar: str) -> None:
     crl = _load_crl(pillar)
     if not _issuer_of(pillar, crl):
         raise _error(pillar, f"is from \"{crl.issuer.rfc4514_string()}\", whose certificate is not in {DATABASE}")
-    with _private_folder() as folder:
-        _nss(["crlutil", "-I", "-i", _written(folder / "list.der", crl.public_bytes(Encoding.DER))])
+    crl_state_of(pillar)          # an older one is refused
+    file = _crl_file(crl)
+    if file.is_dir() and not file.is_symlink():
+        raise _error(str(file), "is a folder, and a revocation list has to be there; remove it")
+    file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _put(file, crl.public_bytes(Encoding.DER), 0o644)
+    _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
+
+
+def _crl_file(crl: Any) -> Path:
+    return Path(LISTS, hashlib.sha256(crl.issuer.public_bytes()).hexdigest()[:16] + ".crl")
+
+
+def _crl_number(crl: Any) -> int | None:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _put(file: Path, data: bytes, mode: int) -> None:
+    """A file in place in one step; never through a link at its place. A full disk leaves the old one."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise _error(str(file), f"could not be written: {error.strerror}") from None
 
 
 def _load_crl(pillar: str) -> Any:
@@ -586,7 +834,7 @@ def _load_crl(pillar: str) -> Any:
 
 def _issuer_of(pillar: str, crl: Any) -> _Entry | None:
     """The authority that signed the list. None while there is none of that name (test=True on a bare host)."""
-    named = [entry for entry in _entries() if entry.certificate.subject == crl.issuer]
+    named = [entry for entry in _known() if entry.certificate.subject == crl.issuer]
     for entry in named:
         if crl.is_signature_valid(entry.certificate.public_key()):
             return entry
@@ -595,12 +843,24 @@ def _issuer_of(pillar: str, crl: Any) -> _Entry | None:
     return None
 
 
-def _stored_crl_date(nickname: str) -> str:
-    """`crlutil -L -n NICKNAME` prints "This Update: Mon Nov 23 18:40:51 2026", in UTC."""
+def _stored_crl(nickname: str) -> tuple[str, int | None]:
+    """
+    The date and number of the list that is in. `crlutil -L -n NICKNAME` prints, in UTC::
+
+        This Update: Mon Nov 23 18:40:51 2026
+        CRL Extensions:
+            Name: CRL Number
+            Data: 1 (0x1)
+
+    and a number of more than 31 bits (SECU_PrintInteger in NSS) as "Data:" and lines of "7e:af:0a:e1:".
+    """
     if nickname not in _nss(["crlutil", "-L"]):
-        return ""
-    match = re.search(r"This Update: (.*\d)", _nss(["crlutil", "-L", "-n", nickname]))
+        return "", None
+    text = _nss(["crlutil", "-L", "-n", nickname])
+    match = re.search(r"This Update: (.*\d)", text)
     if not match:
-        return ""
+        return "", None
     date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
-    return date.replace(tzinfo=datetime.UTC).isoformat()
+    data = re.search(r"Name: CRL Number\s+Data:\s+(?:(\d+) \(0x|((?:[0-9a-f]{2}:?\s*)+))", text)
+    number = None if not data else int(data[1]) if data[1] else int(re.sub(r"[:\s]", "", data[2]), 16)
+    return date.replace(tzinfo=datetime.UTC).isoformat(), number

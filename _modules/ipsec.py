@@ -17,10 +17,12 @@ Formats: ipsec.conf(5), ipsec_whack(8), ``programs/pluto/{connections,ikev1_ikev
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ import salt.utils.path
 from salt.exceptions import CommandExecutionError
 
 CONFIGURATION = "/etc/ipsec.conf"
+# How often the daemon looks for new revocation lists, in seconds. NSS keeps what it knows of a list in memory, even
+# that there is none, and neither --rereadall nor --fetchcrls makes it look again (5.2): its timer is the only way.
+LISTS_EVERY = 15
 # What the running daemon has: put there by its service at each start, kept up to date by reload().
 LOADED = "/run/pluto/gateway-loaded.conf"
 SETUP = "config setup"
@@ -163,6 +168,8 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
         addresses = {each["address"] for each in settings["virtual"] if each["side"] == "external"}
     if len(addresses) == 1:
         options["listen"] = addresses.pop()
+    if any(each["auth"] == "certificate" for each in connections):
+        options["crlcheckinterval"] = f"{LISTS_EVERY}s"
     return options
 
 
@@ -591,6 +598,96 @@ def down(name: str) -> None:
     """
     _known(name)
     _whack("--terminate", "--name", name, fail=False)
+
+
+def expelled(pillar: str) -> list[dict[str, Any]]:
+    """
+    Tunnels of people whose certificate was revoked.
+
+    pillar
+        Path of a list in pillar: of each, ``ids`` (the names and the subject of the certificate), ``at`` (when it was
+        revoked, ISO 8601) and ``again`` (a new certificate was issued since: a tunnel that is younger may stay).
+
+    Returns ``peer_id``, ``peer`` (address) and ``tunnel`` of each; empty when no daemon runs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' ipsec.expelled gateway_secrets:revoked
+    """
+    revoked = {_plain(name): each for each in __salt__["pillar.get"](pillar, [], unmask=True) for name in each["ids"]}
+    if not revoked or not running():
+        return []
+    sas = _traffic(_whack("--trafficstatus", fail=False))
+    known = {sa["peer_id"] for sa in sas}
+    sas += [sa for sa in _clients(_whack("--status", fail=False)) if sa["peer_id"] not in known]
+    found = []
+    for sa in sas:
+        entry = revoked.get(_plain(sa["peer_id"]))
+        if entry and not (entry["again"] and sa["since"] > datetime.datetime.fromisoformat(entry["at"]).timestamp()):
+            found.append({"peer_id": sa["peer_id"], "peer": sa["peer"], "tunnel": sa["tunnel"]})
+    return found
+
+
+def _clients(lines: list[str]) -> list[dict[str, Any]]:
+    """
+    Of `whack --status`, the clients that are connected, also those that have an IKE SA and could ask for a tunnel::
+
+        "roadwarrior"[1]: 198.51.100.0/26===192.0.2.10[@gateway]...192.0.2.50[CN=anna,+MC+S=C]===198.51.100.192/32; ...
+        "roadwarrior"[1]:   our idtype: ID_FQDN; our id=@gateway; their idtype: ID_DER_ASN1_DN; their id=CN=anna
+    """
+    peers, found = {}, []
+    for line in lines:
+        match = re.match(rf"{_QUOTED}: (?P<rest>.*)", line)
+        if not match or not match["instance"]:
+            continue
+        key, rest = (match["name"], match["instance"]), match["rest"]
+        if "..." in rest and not rest.startswith(" "):
+            peers[key] = _address(rest.split("...", 1)[1].split("===")[0])
+        elif "; their id=" in rest:
+            found.append({"tunnel": match["name"], "peer": peers.get(key, ""), "since": 0,
+                          "peer_id": rest.split("; their id=", 1)[1].strip()})
+    return found
+
+
+def expel(pillar: str) -> list[dict[str, Any]]:
+    """
+    End those tunnels, and tell the clients. Returns what :py:func:`expelled` gave before.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' ipsec.expel gateway_secrets:revoked
+    """
+    found = expelled(pillar)
+    for name in sorted({each["peer_id"] for each in found}):
+        # The IKE SA with all that hangs on it: with the tunnel alone gone, the client would ask for another. By the
+        # name that the daemon shows: with %fromcert the certificate's subject, whatever name the client gave.
+        _whack("--deleteid", "--name", name, fail=False)
+    return found
+
+
+def take_lists() -> bool:
+    """
+    Wait until the daemon has seen the revocation lists that are in its database now. False when no daemon runs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' ipsec.take_lists
+    """
+    if not running():
+        return False
+    time.sleep(LISTS_EVERY + 1)
+    return True
+
+
+def _plain(name: str) -> frozenset[str]:
+    """An identity as it compares: "@name" or "name"; a DN in either order (RFC 4514 begins with the last part)."""
+    return frozenset(part.strip() for part in re.split(r"(?<!\\),", name.removeprefix("@")))
 
 
 def _known(name: str) -> None:

@@ -18,6 +18,7 @@ from types import ModuleType
 import salt.client
 import salt.loader
 import salt.template
+import salt.utils.dictupdate
 import salt.utils.minions
 import salt.utils.templates
 import yaml
@@ -296,13 +297,17 @@ def _site(name: str) -> object:
 
 def _secrets(name: str, renderers: dict) -> dict:
     """A site's secrets as its nodes would get them, decrypted; empty where there are none."""
-    try:
-        path = _find("pillar_roots", f"secrets/{name}.sls")
-    except SaltRunnerError:
-        return {}
-    rendered = salt.template.compile_template(
-        str(path), renderers, __opts__["renderer"], __opts__["renderer_blacklist"], __opts__["renderer_whitelist"])
-    return (rendered.get("gateway_secrets") if isinstance(rendered, dict) else None) or {}
+    found: dict = {}
+    for file in (f"secrets/{name}.sls", f"secrets/issued/{name}.sls", f"secrets/crls/{name}.sls"):
+        try:
+            path = _find("pillar_roots", file)
+        except SaltRunnerError:
+            continue
+        rendered = salt.template.compile_template(
+            str(path), renderers, __opts__["renderer"], __opts__["renderer_blacklist"], __opts__["renderer_whitelist"])
+        if isinstance(rendered, dict) and isinstance(rendered.get("gateway_secrets"), dict):
+            found = salt.utils.dictupdate.update(found, rendered["gateway_secrets"])
+    return found
 
 
 # The reference

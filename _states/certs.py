@@ -43,11 +43,16 @@ def present(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
             ret["comment"] = f"{name} is in place, valid until {found['wanted']['not_after']}"
             return ret
         ret["changes"] = _difference(name, found)
+        damage = __salt__["certs.damaged"]()
+        if damage:
+            ret["changes"]["database"] = {"old": damage, "new": "made anew"}
         if __opts__["test"]:
             ret.update(result=None, comment=f"{name} would be brought in")
             return ret
         __salt__["certs.install"](name, pillar, identity)
         ret["comment"] = f"{name} was brought in, valid until {found['wanted']['not_after']}"
+        if damage:
+            ret["comment"] += "; a daemon that runs sees the new database when it is restarted"
     except CommandExecutionError as err:
         ret.update(result=False, changes={}, comment=str(err))
     return ret

@@ -89,6 +89,29 @@ def current(name: str, addresses: list[str]) -> dict[str, Any]:
     return ret
 
 
+def expelled(name: str, pillar: str) -> dict[str, Any]:
+    """
+    Nobody whose certificate was revoked has a tunnel.
+
+    name
+        The daemon, for the record.
+    pillar
+        Path of the list of revoked people in pillar; see :py:func:`ipsec.expelled <modules.ipsec.expelled>`.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "Nobody revoked has a tunnel"}
+    try:
+        found = __salt__["ipsec.expelled" if __opts__["test"] else "ipsec.expel"](pillar)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": str(err)}
+    if found:
+        people = sorted({each["peer_id"] for each in found})
+        ret["changes"] = {"tunnels": {"old": people, "new": []}}
+        if __opts__["test"]:
+            return ret | {"result": None, "comment": f"Tunnels of {', '.join(people)} would be ended"}
+        ret["comment"] = f"Tunnels of {', '.join(people)} were ended"
+    return ret
+
+
 def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
     if __opts__["test"]:
         done = {key: pending[key] for key in ("add", "replace", "remove")}

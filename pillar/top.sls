@@ -13,6 +13,9 @@ base:
     - schema
     - sites.{{ id[1] }}
     - secrets.{{ id[1] }}
+    # what salt-run authority wrote; see docs/certificates.md
+    - secrets.issued.{{ id[1] }}
+    - secrets.crls.{{ id[1] }}
     - ignore_missing: True      # without its secrets a site is still explained: see gateway.mistakes
 {%- else %}
 base: {}

@@ -10,6 +10,7 @@ openswan_certificate_{{ certificate }}:
     - onchanges_in:
       - module: openswan_reread
 {%- endfor %}
+{%- set revoked = 'revoked' in salt['pillar.get']('gateway_secrets', {}) %}
 {%- for crl in salt['pillar.get']('gateway_secrets:crls', {}) %}
 openswan_crl_{{ loop.index }}:
   certs.crl_present:
@@ -17,6 +18,9 @@ openswan_crl_{{ loop.index }}:
     - pillar: {{ ('gateway_secrets:crls:' ~ crl) | json }}
     - require:
       - pkg: openswan_packages
+    {#- Nothing to read again: the daemon looks for lists by itself (crlcheckinterval). #}
+    {%- if revoked %}
     - onchanges_in:
-      - module: openswan_reread
+      - module: openswan_lists
+    {%- endif %}
 {%- endfor %}

@@ -29,3 +29,28 @@ openswan_current:
     - addresses: {{ gateway.virtual | map(attribute='address') | list | json }}
     - require:
       - module: openswan_reread
+
+{%- set secrets = salt['pillar.get']('gateway_secrets', {}) %}
+{%- if 'revoked' in secrets and secrets.crls %}
+
+# Who was revoked goes at once; and again when the daemon has taken the new list, for those who came back before.
+openswan_expelled:
+  ipsec.expelled:
+    - name: ipsec
+    - pillar: gateway_secrets:revoked
+    - require:
+      - ipsec: openswan_current
+
+openswan_lists:
+  module.run:
+    - name: ipsec.take_lists
+    - require:
+      - ipsec: openswan_expelled
+
+openswan_expelled_again:
+  ipsec.expelled:
+    - name: ipsec
+    - pillar: gateway_secrets:revoked
+    - onchanges:
+      - module: openswan_lists
+{%- endif %}

@@ -306,6 +306,8 @@ DELIBERATE: list[tuple[str, list[str], dict[str, tuple[str | None, str | None]]]
       "setup plutowait": ("no", None)}),
     ("none is the default, and the only value that a gateway keeps",
      ["ipsec.conf", "roadwarrior"], {"setup plutodebug": ("none", None)}),
+    ("a revocation list counts at once, without a restart; the paper fetched one with wget",
+     ["ipsec.conf"], {"setup crlcheckinterval": (None, "15s")}),
     ("there is no ipsec0: the daemon is told the virtual address to listen on, whichever interface has it",
      ["ipsec.conf"], {"setup interfaces": ("ipsec0=bond0:0", None), "setup listen": (None, "160.85.178.167")}),
     ("there is no ipsec0: left=%defaultroute says all",

@@ -160,7 +160,8 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
     quiet = {"log": {"level": "error"}}
     shared = {"user": "root", "log_level_logfile": "debug", "enable_gpu_grains": False, "enable_fqdns_grains": False,
               "pytest-master": quiet, "pytest-minion": quiet}
-    master = salt_factories.salt_master_daemon("master", overrides=shared | {"worker_threads": 3, "auto_accept": True})
+    master = salt_factories.salt_master_daemon("master", overrides=shared | {
+        "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")}})
     _link(master, "master.d")
     keyring = Path(master.config_dir) / "gpgkeys"
     secrets = _write_secrets(tree, EncryptedPillar(keyring))

@@ -1,14 +1,26 @@
 """No secret leaves pillar and its file: not in a return, an event, the job cache, or a log, at the highest level."""
 from __future__ import annotations
 
+import base64
 import json
 import re
 import secrets
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
 
 
 def leaves(tree: object) -> Iterator[str]:
@@ -84,3 +96,112 @@ def test_what_else_is_on_disk_is_readable_by_its_owner_only(salt_, wanted):
     assert found, "the place is known: has Salt stopped to keep it? Then the document may drop it"
     assert {path.parent for path in found} == {Path(salt_.master.config["cachedir"]) / "pillar"}
     assert {oct(path.stat().st_mode & 0o777) for path in found} == {"0o600"}
+
+
+# The authority on the master
+
+
+@dataclass
+class Issued:
+    """What salt-run printed, and what it must not have."""
+
+    printed: bytes
+    needles: list[bytes]
+    marker: bytes
+
+
+@pytest.fixture(scope="module")
+def issued(salt_) -> Iterator[Issued]:
+    """All that the authority does, by salt-run on the real master; a third site has no certificate yet."""
+    pillar, folder = salt_.tree / "pillar", salt_.tree.parent / "authority"
+    site = pillar / "sites/basel.sls"
+    site.write_text((pillar / "sites/bern.sls").read_text().replace("site: bern", "site: basel"))
+    printed = b""
+    try:
+        for words in (["create", "Integration authority"], ["issue_gateway", "basel"],
+                      ["issue_roadwarrior", "winterthur", "anna"], ["issue_roadwarrior", "winterthur", "[bert, carl]"],
+                      ["renew", "winterthur", "days=1000"], ["issue_gateway", "winterthur"],
+                      ["revoke", "winterthur", "anna", "reason=key_compromise"], ["crl"], ["list"]):
+            done = salt_.run(f"authority.{words[0]}", *words[1:])
+            refused = words == ["issue_gateway", "winterthur"]          # it has one of the operator's own
+            assert done.returncode == refused, done
+            printed += done.stdout.encode() + done.stderr.encode()
+        yield Issued(printed, _secrets_of(salt_, folder), b"Integration authority")
+    finally:
+        site.unlink()
+        for made in ("issued", "crls"):
+            shutil.rmtree(pillar / "secrets" / made, ignore_errors=True)
+
+
+def _secrets_of(salt_, folder: Path) -> list[bytes]:
+    """Passphrases, keys and bundles, in the forms in which they could get out."""
+    def opened(text: str | bytes) -> bytes:
+        return subprocess.run(["gpg", "--homedir", Path(salt_.master.config_dir) / "gpgkeys", "--batch", "--quiet",
+                               "--decrypt"], input=text if isinstance(text, bytes) else text.encode(),
+                              capture_output=True, check=True).stdout
+    root = load_pem_private_key(opened((folder / "authority.key.gpg").read_bytes()), None)
+    sealed = yaml.safe_load((salt_.tree / "pillar/secrets/issued/basel.sls").read_text())["gateway_secrets"]
+    gateway = {key: opened(text) for key, text in next(iter(sealed["certificates"].values())).items()}
+    bundles = [(base64.b64decode(gateway["pkcs12"]), gateway["passphrase"])]
+    for file in sorted((folder / "bundles/winterthur").glob("*.passphrase")):
+        name = file.name.removesuffix(".passphrase")
+        bundles.append((file.with_suffix("").joinpath(f"{name}.p12").read_bytes(), file.read_bytes().strip()))
+    assert len(bundles) == 4
+    found = []
+    for data, passphrase in bundles:
+        found += [passphrase, base64.b64encode(data)[200:240]]
+    for key in [root, *(pkcs12.load_key_and_certificates(*bundle)[0] for bundle in bundles)]:
+        number = key.private_numbers().private_value.to_bytes(32, "big")
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).splitlines()
+        found += [number, number.hex().encode(), base64.b64encode(number)[:40], pem[1][-40:], pem[2][:40]]
+    return found
+
+
+def test_what_the_authority_prints_holds_no_secret(issued):
+    assert issued.marker in issued.printed and b"anna.passphrase" in issued.printed
+    assert not [needle for needle in issued.needles if needle in issued.printed]
+
+
+def test_what_the_authority_did_is_in_events_jobs_and_logs_without_a_secret(salt_, issued, marker):
+    """A runner's return is an event, and kept like any job's."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        events = [str(event.full_data).encode() for event in list(salt_.master.event_listener.store)]
+        if any(issued.marker in event for event in events):
+            break
+        time.sleep(0.2)
+    assert any(issued.marker in event for event in events)
+    assert not [event[:300] for event in events if any(needle in event for needle in issued.needles)]
+    kept = searched([Path(salt_.master.config["cachedir"]), Path(salt_.master.config["log_file"])])
+    assert places({path: data for path, data in kept.items() if "jobs" in path.parts}, [issued.marker])
+    assert places(kept, issued.needles) == []
+
+
+def test_what_the_authority_issued_is_readable_by_its_owner_only(salt_, issued):
+    pillar = salt_.tree / "pillar/secrets"
+    for top in (salt_.tree.parent / "authority", pillar / "issued", pillar / "crls"):
+        for path in [top, *top.rglob("*")]:
+            assert path.stat().st_mode & 0o077 == 0, path
+    asked = salt_.ask_master("gw1.winterthur", cmd="_file_list")
+    assert not [name for name in asked if "authority" in name and not name.endswith((".py", ".pyc"))]
+
+
+def test_the_list_reaches_the_sites_nodes_and_nobody_else(salt_, issued):
+    told = salt_.ask_pillar("gw1.winterthur", "gw1.winterthur")["gateway_secrets"]
+    assert [each["ids"][0] for each in told["revoked"]] == ["CN=anna,OU=winterthur"]
+    assert "BEGIN X509 CRL" in told["crls"]["gateway-authority"] and told["certificates"]["gateway"]
+    assert salt_.ask_pillar("laptop.winterthur", "laptop.winterthur") == {}
+
+
+def test_the_states_take_a_list_and_end_tunnels_in_the_right_order(salt_, issued, looked):
+    assert salt_.call("gw1.winterthur", "saltutil.refresh_pillar", wait=True)
+    shown = salt_.call("gw1.winterthur", "state.show_sls", "openswan")
+    order = {name: next(iter(each for kind in ("ipsec", "module", "certs") for each in shown[name].get(kind, [])
+                             if isinstance(each, dict) and "order" in each))["order"]
+             for name in ("openswan_crl_1", "openswan_expelled", "openswan_lists", "openswan_expelled_again")}
+    assert sorted(order, key=order.get) == list(order)
+    done = salt_.call("gw1.winterthur", "state.apply", "openswan", test=True)
+    found = {each["__id__"]: each for each in done.values()}
+    # Without the daemon's tools openswan_current can not say anything, and what needs it waits.
+    assert found["openswan_crl_1"]["changes"] and "openswan_current" in found["openswan_expelled"]["comment"]
+    assert not [needle for needle in issued.needles if needle in json.dumps(done, default=str).encode()]

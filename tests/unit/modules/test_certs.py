@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     pkcs12,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
 RECORDED = Path(__file__).resolve().parent.parent / "recorded/certs"
@@ -41,9 +44,12 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
-    def crl(self, end=7 * DAY):
-        return (x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(NOW - DAY)
-                .next_update(NOW + end).sign(self.key, hashes.SHA256()))
+    def crl(self, end=7 * DAY, number=None, start=-DAY):
+        builder = (x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(NOW + start)
+                   .next_update(NOW + end))
+        if number is not None:
+            builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
 
 
 AUTHORITY = Authority()
@@ -89,6 +95,32 @@ def test_a_bundle_and_the_same_as_pem_say_the_same(certs):
     assert found == certs.inspect("pem", NAME) == certs.inspect("one", NAME)
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.one_of(
+    st.binary(max_size=400), st.text(max_size=400), st.none(), st.integers(), st.lists(st.text(max_size=9)),
+    st.builds(lambda at, bit, size: damaged(at, bit, size), st.integers(0, 1 << 20), st.integers(0, 7),
+              st.integers(1, 1 << 20))))
+def test_whatever_stands_in_pillar_is_read_or_refused_in_one_line(certs, data):
+    """A PKCS#12 with a bit turned over or its end cut off, and anything else: never another exception."""
+    text = base64.b64encode(data).decode() if isinstance(data, bytes) else data
+    certs.pillar = {"a": {"pkcs12": text, "passphrase": "right"}, "c": text,
+                    "b": {"certificate": text, "key": text, "chain": text or []}}
+    for read in (lambda: certs.inspect("a"), lambda: certs.inspect("b"), lambda: certs._load_crl("c")):
+        try:
+            read()
+        except CommandExecutionError as error:
+            assert str(error).startswith("certs: ") and "\n" not in str(error)
+
+
+def damaged(at: int, bit: int, size: int) -> bytes:
+    data = bytearray(base64.b64decode(GOOD["pkcs12"]))
+    data[at % len(data)] ^= 1 << bit
+    return bytes(data[: max(1, size % (2 * len(data)))])
+
+
+GOOD = bundle()
+
+
 def cut(source: dict) -> dict:
     return source | {"pkcs12": base64.b64encode(base64.b64decode(source["pkcs12"])[:-40]).decode()}
 
@@ -115,6 +147,8 @@ OTHER = ec.generate_private_key(ec.SECP256R1())
     ({"certificate": pem(leaf()), "key": pem(KEY)[:60]}, "is no readable PEM private key"),
     ({"certificate": pem(leaf()), "key": pem(KEY), "passphrase": "x"}, "encrypted and there is no passphrase, or"),
     (bundle(ed25519.Ed25519PrivateKey.generate()), "neither RSA nor EC"),
+    (bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak: its EC key has 192 bits, and 256 are the least"),
+    (bundle(rsa.generate_private_key(65537, 1024)), "is too weak: its RSA key has 1024 bits, and 2048 are the least"),
 ])
 def test_what_is_refused_is_told_in_one_line(certs, source, message):
     certs.pillar = {"gateway_secrets:certificates:gateway": source} if source is not None else {}
@@ -156,17 +190,98 @@ def test_the_id_of_a_key_is_the_one_nss_gives(certs):
     assert len(certs._key_id(key)) == 40
 
 
-def test_a_list_that_is_stale_or_from_elsewhere_is_refused(certs, monkeypatch):
-    forged = Authority("Test CA")  # the same name, another key
-    certs.pillar = {"good": pem(AUTHORITY.crl()), "stale": pem(AUTHORITY.crl(end=-DAY / 2)),
-                    "forged": pem(forged.crl()), "cut": pem(AUTHORITY.crl())[:200]}
+@pytest.fixture
+def lists(certs, monkeypatch, tmp_path):
+    """A database with an authority and, if `.text` is set, with a list of its; `.asked` notes what came in."""
+    certs.text, certs.asked = "", []
+
+    def nss(command):
+        if command == ["crlutil", "-L"]:
+            return "Test CA   CRL" if certs.text else ""
+        if "-I" in command:
+            certs.asked.append(command)
+        return certs.text
+
+    monkeypatch.setattr(certs, "LISTS", str(tmp_path / "lists"))
     monkeypatch.setattr(certs, "_entries", lambda: [certs._Entry("Test CA", "CT,,", AUTHORITY.certificate, False)])
-    monkeypatch.setattr(certs, "_nss", lambda command: "Test CA   CRL" if command == ["crlutil", "-L"]
-                        else (RECORDED / "crlutil-L-n.txt").read_text())
-    assert certs.crl_state_of("good")["current"] == "2026-11-23T18:40:51+00:00"
+    monkeypatch.setattr(certs, "_nss", nss)
+    return certs
+
+
+def printed(crl) -> str:
+    """As crlutil prints it."""
+    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    data = f"{number} ({number:#x})"
+    if number >= 1 << 31:
+        octets = number.to_bytes((number.bit_length() + 8) // 8, "big").hex(":")
+        data = f"\n            {octets}"
+    return (f"CRL Info:\n    This Update: {crl.last_update_utc:%a %b %d %H:%M:%S %Y}\n    CRL Extensions:\n"
+            f"        Name: CRL Number\n        Data: {data}\n\n        Name: Other\n")
+
+
+def test_a_list_that_is_stale_or_from_elsewhere_is_refused(lists):
+    forged = Authority("Test CA")  # the same name, another key
+    lists.text = (RECORDED / "crlutil-L-n.txt").read_text().replace("Nov 23 18:40:51 2026", "Nov 23 18:40:51 2020")
+    lists.pillar = {"good": pem(AUTHORITY.crl(number=2)), "stale": pem(AUTHORITY.crl(end=-DAY / 2)),
+                    "forged": pem(forged.crl()), "cut": pem(AUTHORITY.crl())[:200]}
+    assert lists.crl_state_of("good")["current"] == "2020-11-23T18:40:51+00:00"
+    assert lists.crl_state_of("good")["wanted"]["number"] == 2
     for name, message in (("stale", "is stale"), ("forged", "is not signed by"), ("cut", "is no readable")):
         with pytest.raises(CommandExecutionError, match=message):
-            certs.crl_state_of(name)
+            lists.install_crl(name)
+    assert lists.asked == [] and not Path(lists.LISTS).exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 6), (1 << 40, 1 << 39), (300, 7)])
+def test_a_list_older_than_the_one_that_is_in_is_refused(lists, old, new):
+    lists.text = printed(AUTHORITY.crl(number=old))
+    lists.pillar = {"old": pem(AUTHORITY.crl(number=new)), "new": pem(AUTHORITY.crl(number=old + 1)),
+                    "date": pem(AUTHORITY.crl(number=old + 1, start=-2 * DAY))}
+    for name in ("old", "date"):
+        with pytest.raises(CommandExecutionError, match="people who were revoked since could come back"):
+            lists.install_crl(name)
+    assert lists.asked == []
+    lists.install_crl("new")
+    assert len(lists.asked) == 1
+
+
+def test_a_list_goes_where_the_running_daemon_looks(lists):
+    crl = AUTHORITY.crl(number=7)
+    lists.pillar = {"a": pem(crl)}
+    assert not lists.crl_state_of("a")["same"]
+    lists.install_crl("a")
+    (command,) = lists.asked
+    file = Path(command[command.index("-i") + 1])
+    assert command[-2:] == ["-u", f"file://{file}"] and x509.load_der_x509_crl(file.read_bytes()) == crl
+    assert file.stat().st_mode & 0o777 == 0o644 and list(file.parent.iterdir()) == [file]
+    lists.text = printed(crl)
+    assert lists.crl_state_of("a")["same"]
+    file.unlink()
+    assert not lists.crl_state_of("a")["same"]
+
+
+def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
+    lists.pillar = {"a": pem(AUTHORITY.crl(number=7))}
+    lists.install_crl("a")
+    (file,) = Path(lists.LISTS).iterdir()
+    target = tmp_path / "target"
+    target.write_text("untouched")
+    file.unlink()
+    file.symlink_to(target)
+    lists.install_crl("a")
+    assert target.read_text() == "untouched" and not file.is_symlink()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(CommandExecutionError, match="is a folder, and a revocation list has to be there"):
+        lists.install_crl("a")
+    file.rmdir()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(lists.os, "fsync", full)
+    with pytest.raises(CommandExecutionError, match="could not be written: No space left on device"):
+        lists.install_crl("a")
+    assert list(file.parent.iterdir()) == []
 
 
 def test_files_with_keys_are_nobody_elses(certs):
@@ -175,3 +290,90 @@ def test_files_with_keys_are_nobody_elses(certs):
         assert path.stat().st_mode & 0o777 == 0o400
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
+
+
+# a damaged database, and the report
+
+
+@pytest.fixture
+def database(certs, monkeypatch, tmp_path):
+    """A place for one; certutil makes the two files that NSS makes, with a table in each."""
+    place = tmp_path / "nss"
+    monkeypatch.setattr(certs, "DATABASE", str(place))
+
+    def nss(command, no_entries="", database=""):
+        if "-N" in command:
+            for file, table in (("cert9.db", "nssPublic"), ("key4.db", "nssPrivate")):
+                with sqlite3.connect(Path(database or place) / file) as connection:
+                    connection.execute(f"CREATE TABLE {table} (id, a1)")
+                    connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", [(n, "x" * 99) for n in range(200)])
+                connection.close()
+        return ""
+
+    monkeypatch.setattr(certs, "_nss", nss)
+    return place
+
+
+DAMAGE = {
+    "empty": (lambda place: (place / "cert9.db").write_bytes(b""), "is empty"),
+    "cut": (lambda place: (place / "key4.db").write_bytes((place / "key4.db").read_bytes()[:9000]), "is damaged: "),
+    "noise": (lambda place: (place / "key4.db").write_bytes(bytes(range(256)) * 99), "not a database"),
+    "half": (lambda place: (place / "key4.db").unlink(), "key4.db is missing"),
+    "other half": (lambda place: (place / "cert9.db").unlink(), "cert9.db is missing"),
+    "folder": (lambda place: ((place / "cert9.db").unlink(), (place / "cert9.db").mkdir()), "is no file"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_database_is_made_anew_and_the_old_one_kept(certs, database, how):
+    damage, message = DAMAGE[how]
+    assert certs.damaged() == "" and certs.create_database() and not certs.create_database()
+    damage(database)
+    assert message in certs.damaged()
+    certs.pillar = {"a": bundle()}
+    assert certs.state_of("gateway", "a")["current"] == ""           # test=True does not fail on it
+    assert certs.create_database() and certs.damaged() == ""
+    kept = [path for path in database.parent.iterdir() if ".damaged-" in path.name]
+    assert len(kept) == 1 and {path.stat().st_mode & 0o777 for path in (*kept, database)} == {0o700}
+    assert sorted(path.name for path in database.parent.iterdir()) == ["nss", kept[0].name]
+
+
+def test_a_database_where_something_else_is(certs, database, tmp_path):
+    database.symlink_to(tmp_path)
+    with pytest.raises(CommandExecutionError, match="is no folder"):
+        certs.create_database()
+    database.unlink()
+    database.write_text("x")
+    with pytest.raises(CommandExecutionError, match="is no folder"):
+        certs.create_database()
+    assert database.read_text() == "x"
+    database.unlink()
+    database.mkdir()
+    assert certs.create_database()          # the package makes the folder, Salt what is in it
+
+
+def test_the_report_says_it_in_words(certs, monkeypatch):
+    soon = leaf(end=10 * DAY)
+    certs.pillar = {"gateway_secrets:certificates:gateway": bundle(certificate=soon),
+                    "gateway_secrets:certificates:bad": bundle(passphrase="wrong"),
+                    "gateway_secrets:crls:ca": pem(AUTHORITY.crl(number=7))}
+    certs.pillar["gateway_secrets"] = {"certificates": {"gateway": 0, "bad": 0}, "crls": {"ca": 0}}
+    old, orphan = leaf(start=-3 * DAY, end=DAY / 3), AUTHORITY.sign(OTHER, subject("orphan"))
+    stranger = Authority("Stranger").sign(OTHER, subject("stranger"))
+    monkeypatch.setattr(certs, "damaged", lambda: "")
+    monkeypatch.setattr(certs, "_entries", lambda: [
+        certs._Entry("Test CA", "CT,,", AUTHORITY.certificate, False), certs._Entry("gateway", ",,", old, False),
+        certs._Entry("orphan", ",,", orphan, False), certs._Entry("stranger", "u,u,u", stranger, True)])
+    found = certs.report()
+    assert found["pillar"]["gateway"] == {
+        "for": NAME, "valid": f"until {soon.not_valid_after_utc:%Y-%m-%d}, in 10 days",
+        "key": "ec 256 bits, signed with sha256, strong enough", "private key": "there, and belongs to it",
+        "chain": "issued by CN=Test CA, which is trusted", "usage": "anything"}
+    assert found["lists"]["ca"] == {"issuer": "CN=Test CA", "number": 7, "revoked": 0, "next list": "due in 7 days"}
+    assert set(found["installed"]) == {"Test CA", "orphan", "stranger"}
+    problems = "\n".join(found["problems"])
+    for expected in ("pillar: gateway ends in 10 days; renew it", "bad can not be opened: wrong passphrase",
+                     "gateway: what pillar has is not installed", "installed: orphan has no private key",
+                     "installed: stranger was issued by CN=Stranger, which is not there", "lists: ca: the next one"):
+        assert expected in problems
+    assert "right" not in str(found) and "BEGIN" not in str(found)

@@ -272,3 +272,50 @@ def test_up_and_down_know_the_connections(ipsec):
                                                    ["whack", "--terminate", "--name", "roadwarrior"]]
     with pytest.raises(CommandExecutionError, match="no connection nowhere is loaded; there are bern, roadwarrior"):
         ipsec.up("nowhere")
+
+
+REVOKED = {"ids": ["CN=road1.example", "road1.gateway.winterthur.example"], "at": "2026-11-23T20:00:00+00:00",
+           "again": False}
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+@pytest.mark.parametrize(("change", "ended"), [
+    ({}, True),
+    ({"ids": ["CN=somebody.else"]}, False),
+    ({"ids": ["gateway.bern.example"]}, True),           # as an IKE identity of that name
+    ({"again": True}, False),                            # the tunnel is younger than the revocation
+    ({"again": True, "at": "2026-12-24T00:00:00+00:00"}, True),
+])
+def test_a_revoked_persons_tunnel_ends(ipsec, monkeypatch, version, change, ended):
+    ipsec.daemon(version, "active")
+    daemon = ipsec.__salt__["cmd.run_all"]
+    monkeypatch.setitem(ipsec.__salt__, "pillar.get", lambda _path, _default, unmask: [REVOKED | change] * unmask)
+    found = ipsec.expel("gateway_secrets:revoked")
+    asked = [words for words in daemon.asked if "--deleteid" in words]
+    assert len(found) == len(asked) == ended
+    if ended:
+        assert asked[0][-1] == found[0]["peer_id"]
+        assert found[0]["peer_id"] in ("CN=road1.example", "@gateway.bern.example")
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+def test_a_revoked_client_without_a_tunnel_goes_too(ipsec, monkeypatch, version):
+    """It could ask for one."""
+    ipsec.daemon(version, "active")
+    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon.answers["--trafficstatus"] = ""
+    monkeypatch.setitem(ipsec.__salt__, "pillar.get", lambda *_args, unmask: [REVOKED])
+    assert ipsec.expel("x") == [{"peer_id": "CN=road1.example", "peer": "192.0.2.50", "tunnel": "roadwarrior"}]
+    assert daemon.asked == [["whack", "--deleteid", "--name", "CN=road1.example"]]
+
+
+def test_a_name_compares_in_either_order(ipsec):
+    assert ipsec._plain("CN=anna,OU=winterthur,O=Example") == ipsec._plain("O=Example, OU=winterthur, CN=anna")
+    assert ipsec._plain("@anna.example") == ipsec._plain("anna.example") != ipsec._plain("bert.example")
+
+
+def test_lists_take_a_moment(ipsec, monkeypatch, view):
+    waited = []
+    monkeypatch.setattr(ipsec.time, "sleep", waited.append)
+    assert ipsec.take_lists() and waited == [ipsec.LISTS_EVERY + 1]
+    assert ipsec.sections(view("winterthur", "gw1"))[ipsec.SETUP]["crlcheckinterval"] == f"{ipsec.LISTS_EVERY}s"

@@ -13,7 +13,7 @@ CRL = {"wanted": {"issuer": "CN=CA", "this_update": "2026-11-23", "next_update":
 @pytest.fixture
 def state(load, monkeypatch):
     module = load("_states/certs.py")
-    module.installed = []
+    module.installed, module.damage = [], ""
 
     def run(function, found, test=False):
         def state_of(*_args):
@@ -22,7 +22,7 @@ def state(load, monkeypatch):
             return found
         monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
         monkeypatch.setattr(module, "__salt__", {
-            "certs.state_of": state_of, "certs.crl_state_of": state_of,
+            "certs.damaged": lambda: module.damage, "certs.state_of": state_of, "certs.crl_state_of": state_of,
             "certs.install": lambda *args: module.installed.append(args),
             "certs.install_crl": lambda *args: module.installed.append(args)}, raising=False)
         return getattr(module, function)("gateway", "gateway_secrets:x")
@@ -51,6 +51,13 @@ def test_test_mode_only_tells(state, function, found):
     ret = state.run(function, found, test=True)
     assert (ret["result"], state.installed) == (None, [])
     assert ret["changes"]
+
+
+def test_a_damaged_database_is_told(state):
+    state.damage = "key4.db is missing"
+    ret = state.run("present", FOUND | {"current": "", "same": False})
+    assert ret["changes"]["database"] == {"old": "key4.db is missing", "new": "made anew"}
+    assert "when it is restarted" in ret["comment"]
 
 
 def test_a_list_is_brought_in(state):

@@ -90,3 +90,28 @@ def test_a_good_configuration_goes_through_the_daemons_parser(state, monkeypatch
     state.configured("/etc/ipsec.conf", "salt://x", {"site": "s"})
     assert "--checkconfig" in seen["check_cmd"]
     assert seen["context"] == {"site": "s", "sections": {"config setup": {}}}
+
+
+GONE = [{"peer_id": "OU=winterthur, CN=anna", "peer": "192.0.2.50", "tunnel": "roadwarrior"}]
+
+
+@pytest.mark.parametrize(("found", "test", "result", "called"), [
+    ([], False, True, "expel"), (GONE, False, True, "expel"), (GONE, True, None, "expelled")])
+def test_who_was_revoked_goes(load, monkeypatch, found, test, result, called):
+    module, calls = load("_states/ipsec.py"), []
+    monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
+    monkeypatch.setattr(module, "__salt__", {
+        f"ipsec.{name}": lambda pillar, name=name: calls.append(name) or found for name in ("expel", "expelled")},
+        raising=False)
+    ret = module.expelled("ipsec", "gateway_secrets:revoked")
+    assert (ret["result"], bool(ret["changes"]), calls) == (result, bool(found), [called])
+
+
+def test_a_daemon_that_does_not_answer_is_told(load, monkeypatch):
+    def fails(_pillar):
+        raise CommandExecutionError("ipsec: one line")
+    module = load("_states/ipsec.py")
+    monkeypatch.setattr(module, "__opts__", {"test": False}, raising=False)
+    monkeypatch.setattr(module, "__salt__", {"ipsec.expel": fails}, raising=False)
+    assert module.expelled("ipsec", "x") == {"name": "ipsec", "result": False, "changes": {},
+                                             "comment": "ipsec: one line"}
