@@ -671,7 +671,9 @@ def expel(pillar: str) -> list[dict[str, Any]]:
 
 def take_lists() -> bool:
     """
-    Wait until the daemon has seen the revocation lists that are in its database now. False when no daemon runs.
+    Wait until the daemon has seen the revocation lists that are in its database now.
+
+    Returns False, at once, where nobody can connect: no daemon runs, or this node does not hold the virtual address.
 
     CLI Example:
 
@@ -679,7 +681,7 @@ def take_lists() -> bool:
 
         salt '*gw*' ipsec.take_lists
     """
-    if not running():
+    if not any(each["oriented"] for each in status()["connections"].values()):
         return False
     time.sleep(LISTS_EVERY + 1)
     return True

@@ -318,4 +318,6 @@ def test_lists_take_a_moment(ipsec, monkeypatch, view):
     waited = []
     monkeypatch.setattr(ipsec.time, "sleep", waited.append)
     assert ipsec.take_lists() and waited == [ipsec.LISTS_EVERY + 1]
+    ipsec.daemon("5.2", "standby")
+    assert not ipsec.take_lists() and len(waited) == 1
     assert ipsec.sections(view("winterthur", "gw1"))[ipsec.SETUP]["crlcheckinterval"] == f"{ipsec.LISTS_EVERY}s"
