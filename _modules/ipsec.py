@@ -669,11 +669,12 @@ def expel(pillar: str) -> list[dict[str, Any]]:
     return found
 
 
-def take_lists() -> bool:
+def take_lists() -> int:
     """
     Wait until the daemon has seen the revocation lists that are in its database now.
 
-    Returns False, at once, where nobody can connect: no daemon runs, or this node does not hold the virtual address.
+    Returns for how many seconds: 0 where nobody can connect, since no daemon runs or this node does not hold the virtual
+    address. (No bool: module.run would take False for a failure.)
 
     CLI Example:
 
@@ -682,9 +683,9 @@ def take_lists() -> bool:
         salt '*gw*' ipsec.take_lists
     """
     if not any(each["oriented"] for each in status()["connections"].values()):
-        return False
+        return 0
     time.sleep(LISTS_EVERY + 1)
-    return True
+    return LISTS_EVERY + 1
 
 
 def _plain(name: str) -> frozenset[str]:

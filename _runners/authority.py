@@ -265,9 +265,8 @@ def _told(function: Callable[..., dict], *args: Any) -> dict:
         found = {"mistakes": str(error).splitlines(), "retcode": 1}
     except OSError as error:
         # Only what the system says: the path and why.
-        found = {"mistakes": [f"authority: {error.filename or 'a file'}: {error.strerror}; `authority.list` says what was "
-                              "issued before"],
-                 "retcode": 1}
+        found = {"mistakes": [f"authority: {error.filename or 'a file'}: {error.strerror}; "
+                              "`authority.list` says what was issued before"], "retcode": 1}
     # Raised out of here, salt-run would show a traceback.
     __context__["retcode"] = found["retcode"]
     return found
