@@ -673,8 +673,8 @@ def take_lists() -> int:
     """
     Wait until the daemon has seen the revocation lists that are in its database now.
 
-    Returns for how many seconds: 0 where nobody can connect, since no daemon runs or this node does not hold the virtual
-    address. (No bool: module.run would take False for a failure.)
+    Returns for how many seconds: 0 where nobody can connect, since no daemon runs or this node does not hold the
+    virtual address. (No bool: module.run would take False for a failure.)
 
     CLI Example:
 
