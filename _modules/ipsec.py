@@ -669,9 +669,12 @@ def expel(pillar: str) -> list[dict[str, Any]]:
     return found
 
 
-def take_lists() -> bool:
+def take_lists() -> int:
     """
-    Wait until the daemon has seen the revocation lists that are in its database now. False when no daemon runs.
+    Wait until the daemon has seen the revocation lists that are in its database now.
+
+    Returns for how many seconds: 0 where nobody can connect, since no daemon runs or this node does not hold the
+    virtual address. (No bool: module.run would take False for a failure.)
 
     CLI Example:
 
@@ -679,10 +682,10 @@ def take_lists() -> bool:
 
         salt '*gw*' ipsec.take_lists
     """
-    if not running():
-        return False
+    if not any(each["oriented"] for each in status()["connections"].values()):
+        return 0
     time.sleep(LISTS_EVERY + 1)
-    return True
+    return LISTS_EVERY + 1
 
 
 def _plain(name: str) -> frozenset[str]:

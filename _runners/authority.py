@@ -265,8 +265,8 @@ def _told(function: Callable[..., dict], *args: Any) -> dict:
         found = {"mistakes": str(error).splitlines(), "retcode": 1}
     except OSError as error:
         # Only what the system says: the path and why.
-        found = {"mistakes": [f"authority: {error.filename or 'a file'}: {error.strerror}; nothing was issued"],
-                 "retcode": 1}
+        found = {"mistakes": [f"authority: {error.filename or 'a file'}: {error.strerror}; "
+                              "`authority.list` says what was issued before"], "retcode": 1}
     # Raised out of here, salt-run would show a traceback.
     __context__["retcode"] = found["retcode"]
     return found
@@ -910,23 +910,28 @@ def _put_bundle(folder: Path, site: str, name: str, files: dict[str, bytes], pas
         if each.is_symlink():
             raise _refuse(f"{each} is a link; remove it")
     made = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place.parent))          # 0700
+    told, old = made.with_name(f"{made.name}.passphrase"), made.with_name(f"{made.name}.old")
     try:
         for file, data in files.items():
             descriptor = os.open(made / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(data)
-        old = made.with_name(f"{made.name}.old")
+        _write(told, passphrase.encode() + b"\n")
+        # What takes room is done: a disk that is full now leaves no new folder beside an old passphrase.
         with contextlib.suppress(FileNotFoundError):
             os.rename(place, old)
         os.rename(made, place)
-        _write(Path(f"{place}.passphrase"), passphrase.encode() + b"\n")
-        if old.is_symlink() or old.is_file():
-            old.unlink()
-        elif old.exists():
-            shutil.rmtree(old)
+        os.replace(told, f"{place}.passphrase")
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
+        told.unlink(missing_ok=True)
+        if os.path.lexists(old) and not os.path.lexists(place):
+            os.rename(old, place)
         raise
+    if old.is_symlink() or old.is_file():
+        old.unlink()
+    elif old.exists():
+        shutil.rmtree(old)
     return place
 
 

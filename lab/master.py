@@ -32,6 +32,7 @@ class Master:
         (self.config / "master").write_text(
             f"root_dir: {folder}\npki_dir: {folder}/pki\ncachedir: {folder}/cache\nsock_dir: {folder}/sock\n"
             f"log_file: {folder}/master.log\npidfile: {folder}/master.pid\ngpg_keydir: {self.config}/gpgkeys\n"
+            f"gateway_authority: {{folder: {folder}/authority}}\n"
             "interface: 0.0.0.0\nuser: root\nworker_threads: 3\n"
             "auto_accept: True                 # a lab's hosts are known; production accepts keys by hand\n")
         os.environ["SALT_CONFIG_DIR"] = str(self.config)

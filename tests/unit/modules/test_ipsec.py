@@ -317,5 +317,8 @@ def test_a_name_compares_in_either_order(ipsec):
 def test_lists_take_a_moment(ipsec, monkeypatch, view):
     waited = []
     monkeypatch.setattr(ipsec.time, "sleep", waited.append)
-    assert ipsec.take_lists() and waited == [ipsec.LISTS_EVERY + 1]
+    assert [ipsec.take_lists()] == waited == [ipsec.LISTS_EVERY + 1]
+    ipsec.daemon("5.2", "standby")
+    found = ipsec.take_lists()
+    assert found == 0 and not isinstance(found, bool) and len(waited) == 1          # see module.run
     assert ipsec.sections(view("winterthur", "gw1"))[ipsec.SETUP]["crlcheckinterval"] == f"{ipsec.LISTS_EVERY}s"

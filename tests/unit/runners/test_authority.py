@@ -330,7 +330,13 @@ def test_a_full_disk_leaves_nothing_behind(authority, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(authority.os, "fsync", full)
         done = authority.issue_roadwarrior("winterthur", "anna")
-    assert done["mistakes"] == ["authority: somewhere: No space left on device; nothing was issued"]
+    assert done["mistakes"] == ["authority: somewhere: No space left on device; `authority.list` says what was "
+                                "issued before"]
+    assert files(authority.folder) == before
+    with monkeypatch.context() as patch:          # the journal has room, a bundle has none
+        patch.setattr(authority, "_note", lambda *_args: None)
+        patch.setattr(authority.os, "fsync", full)
+        assert authority.issue_roadwarrior("winterthur", "anna")["retcode"] == 1
     assert files(authority.folder) == before
 
 
