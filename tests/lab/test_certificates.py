@@ -90,7 +90,7 @@ def test_a_bundle_connects_and_a_revoked_person_is_out_on_both_nodes(issued):
         assert observe.call(lab, guest, "certs.report")["lists"]["gateway-authority"]["revoked"] == 1
     # the other node too, when it takes over
     other = observe.standby(lab, site)
-    observe.active(lab, site).run(["/usr/share/heartbeat/hb_standby"], check=True)
+    observe.active(lab, site).run(["/usr/local/lib/gateway/agent/run", "standby"], check=True)
     assert eventually(lambda: observe.holds_all(lab, other), 60)
     lab.roadwarrior.run(["systemctl", "restart", "ipsec"], check=True)
     assert stays_out(lab), "came back in on the other node"
@@ -104,9 +104,9 @@ def test_a_renewed_gateway_certificate_costs_no_packet(issued):
     lab, site = issued, issued.sites[0].name
     equip(lab, "carl")
     observe.connect_roadwarrior(lab)
-    with observe.pings(lab) as longest_gap:
+    with observe.pings(lab) as seen:
         lab.master.run("authority.renew", site, "days=1000")
         done = apply(lab, f"*.{site}")
-        gap = longest_gap()
+        gap = seen.longest_gap()
     assert not done.failed, done.failed
     assert gap < 0.5, gap
