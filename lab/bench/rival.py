@@ -28,6 +28,7 @@ def set_up(lab: Lab) -> None:
         lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab).encode())
         lab.copy_to(guest, "/etc/strongswan.d/lab.conf", clients.tuned_charon().encode())
         lab.copy_to(guest, "/etc/keepalived/keepalived.conf", _keepalived(lab, guest, 200 - number).encode())
+        guest.run(["systemctl", "enable", "strongswan", "keepalived"], check=True)
         guest.run(["systemctl", "restart", "strongswan", "keepalived"], check=True)
 
 
@@ -44,11 +45,15 @@ def _keepalived(lab: Lab, guest: Guest, priority: int) -> str:
     vrrp_rt_priority 50
     vrrp_no_swap
     enable_script_security
+    script_user root
 }}
-vrrp_track_process charon {{
-    process charon-systemd
+# not vrrp_track_process: that needs a kernel with CONFIG_PROC_EVENTS, which the lab's has not
+vrrp_script charon {{
+    script "/usr/bin/pgrep -x charon-systemd"
+    interval 1
+    fall 1
+    rise 1
     weight -150
-    delay 0
 }}
 vrrp_instance gateway {{
     state BACKUP
@@ -64,7 +69,7 @@ vrrp_instance gateway {{
     track_interface {{
         {"; ".join(bonds.split())}
     }}
-    track_process {{
+    track_script {{
         charon
     }}
 }}
