@@ -30,6 +30,8 @@ def set_up(lab: Lab) -> None:
         lab.copy_to(guest, "/etc/keepalived/keepalived.conf", _keepalived(lab, guest, 200 - number).encode())
         guest.run(["systemctl", "enable", "strongswan", "keepalived"], check=True)
         guest.run(["systemctl", "restart", "strongswan", "keepalived"], check=True)
+        # a crash soon after would leave empty files
+        guest.run(["sync"], check=True)
 
 
 def _keepalived(lab: Lab, guest: Guest, priority: int) -> str:

@@ -63,6 +63,9 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
                     row = one(lab, its, fault, [client.name for client in chosen])
                 except NotThere:
                     break
+                except AssertionError as err:
+                    step(f"{configuration}: {fault.name} {number + 1}: the pair did not settle: {err}")
+                    break
                 step(f"{configuration}: {fault.name} {number + 1}: {row['gaps']}")
                 with open(arguments.results, "a", encoding="utf-8") as results:
                     results.write(json.dumps({"configuration": configuration, "fault": fault.name, **row}) + "\n")
@@ -82,7 +85,7 @@ def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
 
     Raises NotThere when the configuration has no such part.
     """
-    observe.eventually(its.settled, 240, every=1)
+    observe.eventually(its.settled, 120, every=1)
     active = its.active()
     if fault.prepare:
         fault.prepare(its, active)
