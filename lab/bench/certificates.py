@@ -3,7 +3,7 @@ How long the authority takes: roadwarriors' certificates with their bundles, and
 
 As root or not, on any machine with Salt's Python, gpg and this tree; everything is in a temporary folder::
 
-    PYTHONPATH=. python3 -m lab.bench_certificates [PEOPLE [REVOKED]]
+    PYTHONPATH=. python3 -m lab.bench.certificates [PEOPLE [REVOKED]]
 """
 from __future__ import annotations
 
