@@ -70,11 +70,14 @@ class Guest:
                    for number, nic in enumerate(self.host.nics)]
         # pty.legacy_count: the packaged kernel's 256 old terminals are 500 units to systemd, and each
         # daemon-reload (apt's, for one) takes three seconds longer.
+        # MALLOC_...: for systemd. What it frees and wants again in a daemon-reload costs a page fault each, which
+        # are dear here.
         # Trap: without "t" (no trim) user-mode-linux writes the zeroes that ext4 asks for into the wrong
         # place of a copy-on-write file, and the disk is corrupt at the next boot.
         command = [str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
                    f"ubd0t={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
                    "con=null", "con0=null,fd:1", "net.ifnames=0", "pty.legacy_count=0",
+                   "MALLOC_TOP_PAD_=33554432", "MALLOC_TRIM_THRESHOLD_=268435456",
                    f"systemd.machine_id={identity}", f"systemd.hostname={self.host.name}",
                    f"labdir={self.folder}", *devices]
         if not self.host.master:

@@ -67,7 +67,7 @@ def _uv() -> str:
 def _install_lab_files(root: Path) -> None:
     for name, place in {"lab-setup": "usr/local/sbin", "lab-console": "usr/local/sbin", "salt-call": "usr/local/bin",
                         "lab-setup.service": "etc/systemd/system", "lab-console.service": "etc/systemd/system",
-                        "salt-minion.service": "etc/systemd/system", "99-zz-lab.rules": "etc/udev/rules.d"}.items():
+                        "salt-minion.service": "etc/systemd/system"}.items():
         shutil.copy(GUEST / name, root / place / name)
     for unit, target in {"lab-setup": "sysinit", "lab-console": "sysinit", "salt-minion": "multi-user"}.items():
         wants = root / f"etc/systemd/system/{target}.target.wants"
@@ -78,6 +78,11 @@ def _install_lab_files(root: Path) -> None:
     (root / "etc/machine-id").write_text("11111111111111111111111111111111\n")
     # no login prompts: nobody sits there
     (root / "etc/systemd/system/getty.target").symlink_to("/dev/null")
+    # user-mode-linux has 64 serial lines that nobody uses: each would be two units more to look at in every
+    # daemon-reload, and apt asks for many
+    rules = (root / "usr/lib/udev/rules.d/99-systemd.rules").read_text(encoding="utf-8").splitlines(keepends=True)
+    (root / "etc/udev/rules.d/99-systemd.rules").write_text(
+        "".join(line for line in rules if not line.startswith('SUBSYSTEM=="tty"')), encoding="utf-8")
     # no generators for what a lab host has not got: each daemon-reload waits for all of them
     generators = root / "etc/systemd/system-generators"
     generators.mkdir(exist_ok=True)
