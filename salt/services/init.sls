@@ -1,8 +1,7 @@
 {%- set gateway = salt['gateway.settings']() %}
 
-{%- set installed = salt['service.get_all']() %}
-# A service that is not installed is as good as one that is off, and asking for each takes its time.
-{%- for service in gateway.services.off if service in installed %}
+# A service that is not installed is as good as one that is off.
+{%- for service in gateway.services.off %}
 
 {{ service }}-off:
   service.dead:
