@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import salt.utils.network
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
 
@@ -237,6 +238,7 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
     Raises:
         CommandExecutionError: it could not be armed; nothing was changed.
     """
+    listening_to = _masters_that_publish()
     arm(name, undo_argv, seconds)
     deadline = time.monotonic() + seconds
     try:
@@ -254,9 +256,11 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
         log.debug("%s change failed", name, exc_info=True)
         undo(name)
         return str(err)
-    if not confirm(name):
-        return f"it took longer than {seconds} s, so the node's own timer has undone it"
-    return ""
+    else:
+        kept = confirm(name)
+    finally:
+        _wait_for_publications(listening_to)
+    return "" if kept else f"it took longer than {seconds} s, so the node's own timer has undone it"
 
 
 def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]:
@@ -375,6 +379,27 @@ def _masters() -> list[tuple[str, int]]:
     if known and (known.strip("[]"), port) not in masters:
         masters.append((known.strip("[]"), port))
     return masters
+
+
+def _masters_that_publish() -> set[str]:
+    """Addresses of the masters whose publications, jobs that is, reach this node's minion."""
+    return salt.utils.network.remote_port_tcp(int(__opts__.get("publish_port") or 4505))
+
+
+def _wait_for_publications(masters: set[str], timeout: float = 60) -> None:
+    """Wait until the minion listens to these masters again.
+
+    A connection that was cut off for some 25 s is given up (tcp_keepalive) and made anew, and the kernel repeats its
+    request for that ever more rarely. What a master publishes meanwhile is lost without a word: whoever reads of the
+    change that was taken back and at once orders the next would wait for an answer in vain.
+    """
+    deadline = time.monotonic() + timeout
+    while masters - _masters_that_publish():
+        if time.monotonic() > deadline:
+            log.warning("After %.0f s still no job can come from %s: its publish port is not connected",
+                        timeout, ", ".join(sorted(masters)))
+            return
+        time.sleep(0.5)
 
 
 def _connects(host: str, port: int) -> bool:

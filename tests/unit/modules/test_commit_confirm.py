@@ -180,6 +180,31 @@ def test_undone_when_anything_goes_wrong(module, master, systemd):
     assert systemd.started[-1][:2] == ["systemctl", "start"] and module.pending() == []
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_no_word_of_the_outcome_before_jobs_reach_the_node_again(module, systemd, monkeypatch, answered):
+    """A job published while the minion is still connecting would be lost."""
+    connected = iter([{"192.0.2.9", "192.0.2.8"}, {"192.0.2.8"}, set(), {"192.0.2.9"}, {"192.0.2.9", "192.0.2.8"}])
+    monkeypatch.setattr(module, "_masters_that_publish", lambda: next(connected))
+    monkeypatch.setattr(module, "reached", lambda *_: {"reached": answered, "by": "", "tried": []})
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    module.guarded("network", ["undo"], lambda: None, lambda: None, 10)
+    assert next(connected, None) is None and module.pending() == []
+
+
+def test_a_master_that_stays_away_is_not_waited_for_for_ever(module, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_masters_that_publish", lambda: set())
+    module._wait_for_publications({"192.0.2.9"}, 0)
+    assert "no job can come from 192.0.2.9" in caplog.text
+
+
+def test_the_masters_that_publish_are_the_established_connections(module):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        module.__opts__["publish_port"] = server.getsockname()[1]
+        assert module._masters_that_publish() == set()
+        with socket.create_connection(server.getsockname()):
+            assert module._masters_that_publish() == {"127.0.0.1"}
+
+
 def test_the_undo_script_puts_files_back(module, tmp_path):
     old, new = tmp_path / "old file", tmp_path / "new"
     old.write_text("as it was")
