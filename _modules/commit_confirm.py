@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import salt.utils.network
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
 
@@ -37,6 +36,8 @@ __virtualname__ = "commit_confirm"
 _FOLDER = Path("/run/gateway/rollback")
 _ORIGINALS = "/var/backups/gateway"
 _UNIT = "gateway-rollback-{}"
+# Seconds without the network that neither end of a connection to the master gives it up for.
+_SHORT = 25
 # What the timer runs: leaves a mark first, so that a confirmation that comes too late is told so.
 _MARK_AND_RUN = 'echo fired > "$0"; exec "$@"'
 
@@ -238,7 +239,8 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
     Raises:
         CommandExecutionError: it could not be armed; nothing was changed.
     """
-    listening_to = _masters_that_publish()
+    masters = _publishers()
+    begun = time.monotonic()
     arm(name, undo_argv, seconds)
     deadline = time.monotonic() + seconds
     try:
@@ -259,7 +261,8 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
     else:
         kept = confirm(name)
     finally:
-        _wait_for_publications(listening_to)
+        if time.monotonic() - begun > _SHORT:
+            _wait_for_publications(masters)
     return "" if kept else f"it took longer than {seconds} s, so the node's own timer has undone it"
 
 
@@ -381,25 +384,37 @@ def _masters() -> list[tuple[str, int]]:
     return masters
 
 
-def _masters_that_publish() -> set[str]:
-    """Addresses of the masters whose publications, jobs that is, reach this node's minion."""
-    return salt.utils.network.remote_port_tcp(int(__opts__.get("publish_port") or 4505))
+def _publishers(within: float | None = None) -> set[str]:
+    """Addresses of the masters whose publications, jobs that is, come in; heard of in the last so many seconds."""
+    port = int(__opts__.get("publish_port") or 4505)
+    argv = ["ss", "-HOtin", "state", "established", "dport", "=", f":{port}"]
+    found = set()
+    # ss(8), -i: Recv-Q Send-Q Local Peer ... lastrcv:MILLISECONDS (since data came; left out when 0)
+    for line in __salt__["cmd.run_stdout"](argv, python_shell=False).splitlines():
+        words = line.split()
+        silent = next((int(word.partition(":")[2]) for word in words if word.startswith("lastrcv:")), 0)
+        if within is None or silent < within * 1000:
+            found.add(words[3].rpartition(":")[0].strip("[]"))
+    return found
 
 
 def _wait_for_publications(masters: set[str], timeout: float = 60) -> None:
-    """Wait until the minion listens to these masters again.
+    """Wait until the minion hears these masters again.
 
-    A connection that was cut off for some 25 s is given up (tcp_keepalive) and made anew, and the kernel repeats its
-    request for that ever more rarely. What a master publishes meanwhile is lost without a word: whoever reads of the
-    change that was taken back and at once orders the next would wait for an answer in vain.
+    After 30 s without an answer the master gives a minion's connection up (ZeroMQ's heartbeat, every 10 s). The node
+    learns of it when the kernel next repeats itself, up to a minute later, and what is published meanwhile is lost
+    without a word: whoever reads that the change was taken back and at once orders the next would wait in vain.
     """
-    deadline = time.monotonic() + timeout
-    while masters - _masters_that_publish():
-        if time.monotonic() > deadline:
-            log.warning("After %.0f s still no job can come from %s: its publish port is not connected",
-                        timeout, ", ".join(sorted(masters)))
+    begun = time.monotonic()
+    heard = 0
+    # twice: behind the first data after a silence the end of the connection may follow
+    while heard < 2:
+        if time.monotonic() - begun > timeout:
+            log.warning("For %.0f s nothing has come from %s: jobs may not reach this node yet",
+                        timeout, ", ".join(sorted(masters - _publishers(timeout))))
             return
-        time.sleep(0.5)
+        time.sleep(1)
+        heard = heard + 1 if masters <= _publishers(time.monotonic() - begun) else 0
 
 
 def _connects(host: str, port: int) -> bool:

@@ -61,6 +61,7 @@ from typing import Any, NamedTuple
 import jinja2
 import salt.utils.path
 import salt.utils.x509
+import salt.utils.yaml
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -990,7 +991,7 @@ def _refuse_handwritten(site: str, nickname: str) -> None:
     if not path.exists():
         return
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found = salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         there = nickname in ((found.get("gateway_secrets") or {}).get("certificates") or {})
     except (yaml.YAMLError, AttributeError, TypeError):
         raise _refuse(f"{path} is not YAML, or not of the shape of example.sls.txt") from None

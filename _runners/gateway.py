@@ -21,6 +21,7 @@ import salt.template
 import salt.utils.dictupdate
 import salt.utils.minions
 import salt.utils.templates
+import salt.utils.yaml
 import yaml
 from salt.exceptions import SaltRunnerError
 
@@ -271,7 +272,7 @@ def _find(roots: str, path: str) -> Path:
 def _yaml(path: Path) -> dict:
     """A YAML file, without Salt's templates."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SaltRunnerError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 

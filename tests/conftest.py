@@ -1,6 +1,8 @@
 """What the tests of the tree have in common."""
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +44,7 @@ def gateway() -> ModuleType:
     return load_module("_modules/gateway.py")
 
 
+@functools.cache
 def _pillar(path: str) -> dict:
     return yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
 
@@ -55,7 +58,7 @@ def schema() -> dict:
 @pytest.fixture
 def site() -> Callable[[str], dict]:
     """A fresh copy of a shipped site's pillar key gateway: `site("winterthur")`."""
-    return lambda name: _pillar(f"sites/{name}.sls")["gateway"]
+    return lambda name: copy.deepcopy(_pillar(f"sites/{name}.sls")["gateway"])
 
 
 @pytest.fixture
