@@ -61,15 +61,22 @@ class Pair:
 
     def timeline(self, guest: Guest, at: float) -> dict[str, float]:
         """What a node's journal says about its taking over: ``detected`` and ``held``, seconds after ``at``."""
-        lines = guest.run(["journalctl", "-b", "-o", "short-unix", "--no-pager", f"--since=@{int(at)}"]).stdout
         found = {}
         for what, pattern in (("detected", self.detected), ("held", self.held)):
-            sought = re.compile(pattern.replace("PEER", self.other(guest).host.name))
-            times = [float(line.split()[0]) for line in lines.splitlines() if sought.search(line)]
-            after = [time - at for time in times if time >= at]
+            after = self._when(guest, pattern, at)
             if after:
-                found[what] = round(after[0], 2)
+                found[what] = round(after[0] - at, 2)
         return found
+
+    def said(self, guest: Guest, pattern: str, at: float) -> int:
+        """How often a node's journal has a line like this (`detected`, `held`) since ``at``."""
+        return len(self._when(guest, pattern, at))
+
+    def _when(self, guest: Guest, pattern: str, at: float) -> list[float]:
+        sought = re.compile(pattern.replace("PEER", self.other(guest).host.name))
+        lines = guest.run(["journalctl", "-b", "-o", "short-unix", "--no-pager", f"--since=@{int(at)}"]).stdout
+        times = [float(line.split()[0]) for line in lines.splitlines() if sought.search(line)]
+        return [each for each in times if each >= at]
 
     def agent(self, guest: Guest) -> list[str]:
         """Process numbers of the role agent's worker; empty where there is none."""

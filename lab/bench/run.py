@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lab import laboratory, observe
 from lab.bench import clients, rival
+from lab.bench.busy import busy
 from lab.bench.faults import FAULTS, Fault, NotThere
 from lab.bench.pairs import Pair, pair
 from lab.bench.serving import Prober
@@ -37,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--configuration", nargs="+", default=CONFIGURATIONS, choices=CONFIGURATIONS)
     result.add_argument("--fault", nargs="+", default=faults, choices=faults)
     result.add_argument("--client", nargs="+", default=kinds, choices=kinds)
+    result.add_argument("--busy", type=float, metavar="MINUTES",
+                        help="no fault: every core of this machine loaded for so long, and the changes of role counted")
     result.add_argument("--results", type=Path, default=Path("bench.jsonl"), help="raw figures are added to this file")
     return result
 
@@ -56,6 +59,11 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
     observe.eventually(its.settled, 180)
     for client in chosen:
         lab.roadwarriors[client.name].run(["systemctl", "restart", clients.daemon(client)], check=True)
+    if arguments.busy:
+        seen = busy(its, [lab.roadwarriors[client.name] for client in chosen], arguments.busy)
+        step(f"{configuration}: {seen}")
+        _add(arguments.results, {"configuration": configuration, "fault": "busy", **seen})
+        return
     for fault in FAULTS:
         if fault.name in arguments.fault:
             for number in range(arguments.runs):
@@ -67,8 +75,12 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
                     step(f"{configuration}: {fault.name} {number + 1}: the pair did not settle: {err}")
                     break
                 step(f"{configuration}: {fault.name} {number + 1}: {row['gaps']}")
-                with open(arguments.results, "a", encoding="utf-8") as results:
-                    results.write(json.dumps({"configuration": configuration, "fault": fault.name, **row}) + "\n")
+                _add(arguments.results, {"configuration": configuration, "fault": fault.name, **row})
+
+
+def _add(results: Path, row: dict) -> None:
+    with open(results, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def more_packages() -> tuple[str, ...]:
