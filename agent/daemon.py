@@ -15,9 +15,30 @@ WHACK = "/usr/libexec/ipsec/whack"
 PIDFILE = Path("/run/pluto/pluto.pid")  # ipsec.conf(5): --rundir
 PROBE = "--fipsstatus"  # one line, from the daemon's own loop: the cheapest of its questions (ipsec_whack(8))
 EVERY = 1.0  # between two questions
-PATIENCE = 0.8  # for the answer; two misses in a row are a hang, so that a busy machine is not taken for one
+PATIENCE = 0.8  # for the answer; two misses in a row are a hang
+# That long when it works, or waits for the processor, instead of answering: a hundred clients that call at once after a
+# takeover, or a machine that is busy, are no reason to move everything once more.
+STARVED = 15.0
+NO_TURN = ", mostly without the processor"
 LISTEN = 2.0
 RESTART = 30.0
+
+
+def progress(pid: int) -> tuple[str, str]:
+    """State and times of a process's first thread; the same twice when it has neither worked nor wanted to.
+
+    proc(5): the state is the field behind the name in parentheses, R for running or waiting for the processor.
+    schedstat (Documentation/scheduler/sched-stats.rst): ns on the processor, ns of waiting for it, turns.
+    """
+    task = Path(f"/proc/{pid}/task/{pid}")
+    try:
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    try:
+        return fields[0], (task / "schedstat").read_text()
+    except OSError:  # a kernel without; in clock ticks then
+        return fields[0], " ".join(fields[11:13])
 
 
 class Job:
@@ -39,10 +60,11 @@ class Job:
 
     def kill(self) -> None:
         """Took too long."""
+        waits = progress(self.process.pid)[0] == "S"
         self.process.kill()
         self.process.wait()
         os.close(self.fd)
-        self.done(False, f"{self.name} took longer than {self.timeout:g} s")
+        self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_TURN}")
 
 
 class Daemon:
@@ -56,6 +78,8 @@ class Daemon:
         self.pid, self.pidfd = 0, -1
         self.misses = 0
         self.asking = False
+        self.asked = self.answer_due = 0.0
+        self.before = ("", "")
         self.next = 0.0
 
     def set(self, state: str) -> None:
@@ -69,10 +93,11 @@ class Daemon:
             return
         self.next = now + EVERY
         if not self.find():
-            self.misses = 0
+            self.misses, self.answer_due = 0, 0.0
             self.set("dead")
             return
-        self.asking = True
+        self.asking, self.asked = True, now
+        self.before = progress(self.pid)
         self.start([WHACK, PROBE], PATIENCE, self.answered)
 
     def find(self) -> bool:
@@ -92,17 +117,21 @@ class Daemon:
         self.pid, self.pidfd, self.next = 0, -1, 0.0
         self.set("dead")
 
-    def answered(self, ok: bool, _why: str) -> None:
+    def answered(self, ok: bool, why: str) -> None:
         self.asking = False
         if self.pidfd < 0:
             return  # died meanwhile
-        self.misses = 0 if ok else self.misses + 1
         if ok:
+            self.misses, self.answer_due = 0, 0.0
             self.set("alive")
-        elif self.misses >= 2:
+            return
+        self.next = 0.0
+        self.answer_due = self.answer_due or self.asked + STARVED
+        after = progress(self.pid)
+        works = why.endswith(NO_TURN) or after[0] == "R" or after != self.before
+        self.misses = 0 if works else self.misses + 1
+        if self.misses >= 2 or self.asked >= self.answer_due:
             self.set("hung")
-        if not ok:
-            self.next = 0.0
 
     def listen(self, done: Callable[[bool], None]) -> None:
         """Take note of the addresses as they are, then call those peers that this side calls."""

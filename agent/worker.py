@@ -130,6 +130,8 @@ class Worker:
                 self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
             if gap > 2 * TICK:
                 self.echo_heard += gap  # heartbeat may have stood still as well
+                for job in self.jobs:
+                    job.deadline += gap
             self.before = now
             self.beat()
             for fd, _ in found:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 
@@ -40,6 +41,8 @@ def world(tmp_path, monkeypatch):
 def pluto(world):
     process = subprocess.Popen(["sleep", "60"])
     world.pidfile.write_text(f"{process.pid}\n")
+    while daemon.progress(process.pid)[0] != "S":
+        time.sleep(0.01)
     yield process
     process.kill()
     process.wait()
@@ -62,6 +65,59 @@ def test_alive_hung_alive(world, pluto):
     assert world.states == ["alive", "hung"]
     world.answer()
     assert world.states == ["alive", "hung", "alive"]
+
+
+def silent(world, now, why="whack took longer than 0.8 s"):
+    world.daemon.tick(now)
+    world.answer(False, why)
+
+
+def test_a_daemon_that_works_is_given_time(world, pluto, monkeypatch):
+    """After a takeover a hundred clients call at once: a hand-over for that would go on for ever."""
+    worked = iter(range(1000))
+    monkeypatch.setattr(daemon, "progress", lambda _pid: ("S", str(next(worked))))
+    world.daemon.tick(0.0)
+    world.answer()
+    for second in range(1, 16):
+        silent(world, float(second))
+    assert world.states == ["alive"]
+    silent(world, 16.0)
+    assert world.states == ["alive", "hung"]
+
+
+def test_it_waits_for_the_processor(world, pluto, monkeypatch):
+    monkeypatch.setattr(daemon, "progress", lambda _pid: ("R", "0 0 0"))
+    for second in range(3):
+        silent(world, float(second))
+    assert world.states == []
+
+
+def test_the_question_itself_got_no_processor(world, pluto):
+    for second in range(3):
+        silent(world, float(second), f"whack took longer than 0.8 s{daemon.NO_TURN}")
+    assert world.states == []
+    silent(world, 3.0)
+    silent(world, 4.0)
+    assert world.states == ["hung"]
+
+
+def test_progress_of_real_processes(pluto):
+    busy = subprocess.Popen(["sh", "-c", "while :; do :; done"])
+    stopped = subprocess.Popen(["sh", "-c", "while :; do :; done"])
+    try:
+        stopped.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        before = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
+        time.sleep(0.2)
+        after = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
+        assert after[0][0] == "R" and after[0] != before[0]
+        assert after[1] == before[1] and after[1][0] == "T"
+        assert after[2] == before[2] and after[2][0] == "S"
+    finally:
+        for each in (busy, stopped):
+            each.kill()
+            each.wait()
+    assert daemon.progress(busy.pid) == ("", "")
 
 
 def test_death_is_noticed_at_once(world, pluto):
@@ -116,6 +172,11 @@ def test_job():
     select.select([job.fd], [], [], 5)
     job.ended()
     job = Job(["/bin/sleep", "60"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
+    time.sleep(0.2)
     job.kill()
-    assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s")]
+    job = Job(["/bin/sh", "-c", "while :; do :; done"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
+    time.sleep(0.2)
+    job.kill()
+    assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s"),
+                    (False, f"sh took longer than 0.1 s{daemon.NO_TURN}")]
     assert not os.path.exists(f"/proc/self/fd/{job.fd}")
