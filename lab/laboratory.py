@@ -29,11 +29,12 @@ def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -
     return kernel
 
 
-def wired(names: list[str], persons: tuple[str, ...]) -> tuple[list[Site], list[Host]]:
+def wired(names: list[str], persons: tuple[str, ...],
+          behind_nat: tuple[str, ...] = ()) -> tuple[list[Site], list[Host]]:
     """The sites and the roadwarriors."""
     counter = Counter()
     return ([site(name, counter) for name in names],
-            [roadwarrior(counter, person, number) for number, person in enumerate(persons)])
+            [roadwarrior(counter, person, number, person in behind_nat) for number, person in enumerate(persons)])
 
 
 def _repositories(sites: list[Site], more: tuple[str, ...]) -> dict[image.Release, Path]:
@@ -66,11 +67,13 @@ class Lab:
     """The running lab. Made inside the namespaces that `enter` gives."""
 
     def __init__(self, names: list[str], kernel: Kernel, persons: tuple[str, ...] = (ROADWARRIOR,),
-                 more_packages: tuple[str, ...] = ()) -> None:
-        """`persons` are the roadwarriors' names; `more_packages` are those of `prepare`."""
+                 more_packages: tuple[str, ...] = (), behind_nat: tuple[str, ...] = ()) -> None:
+        """`persons` are the roadwarriors' names, and `behind_nat` those of them in a hotel; `more_packages` are
+        those of `prepare`.
+        """
         self.kernel = kernel
         self.more_packages = more_packages
-        self.sites, people = wired(names, persons)
+        self.sites, people = wired(names, persons, behind_nat)
         for place in (FOLDER, Path("/run/netns")):
             place.mkdir(exist_ok=True)
             subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True)

@@ -5,10 +5,19 @@ import itertools
 import json
 import subprocess
 
-from lab.topology import ROADWARRIOR_NETWORK, Host, Namespace, Site
+from lab.topology import HOTEL_NETWORK, ROADWARRIOR_NETWORK, Host, Namespace, Site
 
 ROUTER = "internet"
 LAB_ON_THE_STREET = str(ROADWARRIOR_NETWORK[2])    # where the roadwarrior finds its packages
+HOTEL = "hotel-router"
+HOTEL_ON_THE_STREET = str(ROADWARRIOR_NETWORK[3])  # the one address that its guests are seen by
+_TRANSLATE = """table ip hotel {
+    chain out {
+        type nat hook postrouting priority srcnat
+        oifname "street" masquerade
+    }
+}
+"""
 _cables = itertools.count()
 
 
@@ -66,6 +75,8 @@ def build(sites: list[Site], hosts: list[Host]) -> None:
     for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
         subprocess.run(["ip", "netns", "exec", ROUTER, "sysctl", "-q", "-w", setting], check=True)
     _plug_in(ROUTER, "street", "street", [f"{ROADWARRIOR_NETWORK[1]}/{ROADWARRIOR_NETWORK.prefixlen}"])
+    if any(nic.switch == "hotel" for host in hosts for nic in host.nics):
+        _hotel()
     for site in sites:
         for core, plugged in site.switches.items():
             _switch(core)
@@ -81,6 +92,18 @@ def build(sites: list[Site], hosts: list[Host]) -> None:
         for nic in host.nics:
             ip("tuntap", "add", nic.tap, "mode", "tap")
             ip("link", "set", nic.tap, "master", nic.switch, "up")
+
+
+def _hotel() -> None:
+    """A router that translates its guests' addresses, ports included, as home and hotel routers do."""
+    _switch("hotel")
+    ip("netns", "add", HOTEL)
+    _plug_in(HOTEL, "street", "street", [f"{HOTEL_ON_THE_STREET}/{ROADWARRIOR_NETWORK.prefixlen}"])
+    _plug_in(HOTEL, "rooms", "hotel", [f"{HOTEL_NETWORK[1]}/{HOTEL_NETWORK.prefixlen}"])
+    ip("route", "add", "default", "via", str(ROADWARRIOR_NETWORK[1]), namespace=HOTEL)
+    enter = ["ip", "netns", "exec", HOTEL]
+    subprocess.run([*enter, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"], check=True)
+    subprocess.run([*enter, "nft", "-f", "-"], input=_TRANSLATE, text=True, check=True)
 
 
 def ping(namespace: str, target: str, count: int = 3, timeout: float = 1) -> bool:

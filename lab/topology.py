@@ -2,7 +2,9 @@
 
     internet (router) --- switches of the external bonds === gateways === switches of the internal bonds --- server
         |                                                                              |
-    roadwarrior                                                          the lab itself: Salt master, packages
+      street --- roadwarrior                                             the lab itself: Salt master, packages
+        |
+      hotel (a router that translates addresses) --- roadwarrior
 """
 from __future__ import annotations
 
@@ -19,6 +21,8 @@ TREE = Path(__file__).resolve().parent.parent
 # How each shipped site's hosts were installed; another site's get Debian 13.
 INSTALLED = {"bern": BOOKWORM}
 ROADWARRIOR_NETWORK = ipaddress.ip_network("203.0.113.0/24")
+# Guests of a hotel: behind its one address, in a network that half the world's home routers give out.
+HOTEL_NETWORK = ipaddress.ip_network("192.168.1.0/24")
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -159,8 +163,8 @@ def _inside(address: str, networks: list[str]) -> bool:
     return any(ipaddress.ip_address(address) in ipaddress.ip_network(net) for net in networks)
 
 
-def roadwarrior(counter: Counter, name: str, number: int) -> Host:
+def roadwarrior(counter: Counter, name: str, number: int, behind_nat: bool = False) -> Host:
     """A person's machine somewhere on the internet, the one with this number."""
-    return Host(name=name, domain="somewhere", release=TRIXIE, nics=[counter.nic("eth0", "street")],
-                configured="eth0", addresses=[f"{ROADWARRIOR_NETWORK[10 + number]}/{ROADWARRIOR_NETWORK.prefixlen}"],
-                gateway=str(ROADWARRIOR_NETWORK[1]))
+    network, switch = (HOTEL_NETWORK, "hotel") if behind_nat else (ROADWARRIOR_NETWORK, "street")
+    return Host(name=name, domain="somewhere", release=TRIXIE, nics=[counter.nic("eth0", switch)],
+                configured="eth0", addresses=[f"{network[10 + number]}/{network.prefixlen}"], gateway=str(network[1]))

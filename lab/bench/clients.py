@@ -1,4 +1,4 @@
-"""Roadwarriors of two makes, each tuned for speed and as shipped: what a takeover costs depends on both ends."""
+"""Roadwarriors of two makes, tuned for speed, as shipped, behind NAT: what a takeover costs depends on both ends."""
 from __future__ import annotations
 
 import re
@@ -22,10 +22,13 @@ class Client:
     name: str
     make: str
     tuned: bool
+    behind_nat: bool = False
 
 
 CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False),
-           Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False)]
+           Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False),
+           Client("strong-nat", "strongSwan", True, behind_nat=True),
+           Client("libre-nat", "Libreswan", True, behind_nat=True)]
 
 
 def equip(lab: Lab, client: Client) -> None:

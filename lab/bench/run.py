@@ -48,7 +48,8 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
     """One configuration, from bare hosts; adds its figures to the results."""
     chosen = [client for client in clients.CLIENTS if client.name in arguments.client]
     packages = more_packages()
-    lab = Lab([SITE], laboratory.prepare([SITE], "built", packages), tuple(client.name for client in chosen), packages)
+    lab = Lab([SITE], laboratory.prepare([SITE], "built", packages), tuple(client.name for client in chosen), packages,
+              tuple(client.name for client in chosen if client.behind_nat))
     lab.start()
     its = pair(lab, configuration)
     step(f"{configuration}: setting up the pair and {len(chosen)} clients")

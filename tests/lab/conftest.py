@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from lab import laboratory, observe
-from lab.laboratory import Lab
+from lab.laboratory import ROADWARRIOR, Lab
 from lab.observe import eventually
 from lab.results import Applied, apply
 
 SITES = ["winterthur", "bern"]
+TRAVELLER = "traveller"       # behind a router that translates addresses
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def bare() -> Lab:
     """Bare hosts: nothing has been applied yet."""
-    lab = Lab(SITES, laboratory.prepare(SITES, "built"))
+    lab = Lab(SITES, laboratory.prepare(SITES, "built"), (ROADWARRIOR, TRAVELLER), behind_nat=(TRAVELLER,))
     lab.start()
     return lab
 

@@ -1,0 +1,45 @@
+"""A roadwarrior in a hotel, behind a router that translates addresses (RFC 3948)."""
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lab import network, observe
+from lab.laboratory import Lab
+from lab.observe import eventually
+from tests.lab.conftest import TRAVELLER
+
+
+@pytest.fixture(scope="module")
+def traveller(lab: Lab):
+    """The traveller's host, connected; switched off again at the end."""
+    guest = lab.roadwarriors[TRAVELLER]
+    lab.equip_roadwarrior(lab.sites[0], TRAVELLER)
+    guest.run(["systemctl", "restart", "ipsec"], check=True)
+    yield guest
+    guest.run(["systemctl", "stop", "ipsec"], check=True)
+
+
+def answered(lab: Lab, guest) -> bool:
+    """Whether the inner server answers it."""
+    return guest.run(["ping", "-q", "-c", "2", "-W", "1", "-i", "0.2", observe.inner_target(lab)]).returncode == 0
+
+
+def test_its_traffic_goes_through_udp_4500_from_the_hotels_address(quiet, traveller):
+    assert eventually(lambda: answered(quiet, traveller), 60)
+    seen = observe.capture("", "street", f"host {network.HOTEL_ON_THE_STREET} and (udp port 4500 or esp or icmp)",
+                           during=lambda: answered(quiet, traveller))
+    assert "UDP-encap" in seen and observe.inner_target(quiet) not in seen, seen
+
+
+def test_it_comes_back_after_a_switch_over(quiet, traveller):
+    """The deletes of the node that leaves have to find their way through the hotel's router."""
+    assert eventually(lambda: answered(quiet, traveller), 60)
+    standby = observe.standby(quiet, "winterthur")
+    with observe.pings(quiet, every=0.1, guest=traveller) as seen:
+        quiet.master.run("state.orch", "orch.switch_over", 'pillar={"site": "winterthur"}')
+        assert eventually(lambda: observe.holder(quiet, "winterthur") is standby, 20)
+        assert eventually(lambda: answered(quiet, traveller), 60)
+        time.sleep(1)
+        assert seen.longest_gap() < 20
