@@ -57,8 +57,9 @@ def rules(settings: dict) -> dict:
         tunnels = []
         for connection in settings["connections"]:
             local = _networks(connection["local"]["subnets"], version)
-            remote = _networks([*connection.get("pool", []), *connection.get("peer", {}).get("subnets", [])], version)
-            if connection["kind"] == "roadwarrior" and not connection.get("pool"):
+            given = [*connection["pool"], *(each for addresses in connection["persons"].values() for each in addresses)]
+            remote = _networks([*given, *connection.get("peer", {}).get("subnets", [])], version)
+            if connection["kind"] == "roadwarrior" and not given:
                 remote = [{4: "0.0.0.0/0", 6: "::/0"}[version]]      # they keep the address they come with
             if local and remote:
                 tunnels.append({"name": connection["name"], "local": local, "remote": remote})

@@ -39,6 +39,10 @@ _PATTERNS = {
                   "an interface's name: a letter, then letters, digits, . - and _, 15 characters at most"),
     "path": (r"(/[A-Za-z0-9._+-]+)+", "an absolute path of letters, digits and ._+-"),
     "device": (r"/dev(/[A-Za-z0-9._+-]+)+", "a device such as /dev/ttyS0 or /dev/watchdog"),
+    # What a certificate calls somebody; the first three forms have no "=", a distinguished name has.
+    "person": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*)?"
+               r"|[A-Z]+=[A-Za-z0-9][A-Za-z0-9 .@_'+-]*(, ?[A-Z]+=[A-Za-z0-9][A-Za-z0-9 .@_'+-]*)*",
+               "a name such as anna, anna.example or anna@site.example, or a certificate's subject, O=..., CN=..."),
     "email": (r"[A-Za-z0-9._+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", "a mail address such as ops@site.example"),
     "proposal": (r"[a-z0-9_]+([-;+][a-z0-9_]+)*", "algorithms such as aes_gcm256-sha2_512-dh19"),
     "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
@@ -256,6 +260,7 @@ def _connection(full: dict, name: str) -> dict:
         "local": {**_local(full, name), **full["identity"]},
         "auth": connection["auth"],
         "pool": connection["pool"],
+        "persons": connection["persons"],
         "dns": connection["dns"],
         "initiate": site_to_site if connection["initiate"] is None else connection["initiate"],
         "dpd": connection["dpd"],
@@ -275,8 +280,8 @@ def _local(full: dict, name: str) -> dict:
     virtual = full["bonds"].get("external", {}).get("virtual", [])
     if not local:
         local = next((address for address in virtual if not peer or _version(address) == _version(peer)), "")
-    far = connection["peer"]["subnets"] or connection["pool"]
-    # A roadwarrior without a pool comes with its own outer address.
+    far = connection["peer"]["subnets"] or _inner(connection)
+    # A roadwarrior who is given no address comes with its own outer one.
     versions = {_version(network) for network in far} or {_version(local)}
     networks = full["bonds"].get("internal", {}).get("networks", [])
     return {
@@ -371,7 +376,7 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
     if given:
         found += [
             *_check_nodes(full, given), *_check_bonds(full), *_check_addresses(full), *_check_monitors(full, given),
-            *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full),
+            *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full), *_check_persons(full),
             *_check_times(_timing(full, schema)), *_check_paths(full), *_check_way(full, given, schema),
             *_check_machine(full, nodename, minion_id),
         ]
@@ -544,7 +549,7 @@ def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mis
         yield f"{path}:peer:address", f"{peer['address']} is {own[peer['address']]}; give the peer's"
     if peer["id"] and peer["id"] == full["identity"]["id"]:
         yield f"{path}:peer:id", f"{peer['id']} is this site's own; give the peer's"
-    for key in ("pool", "dns"):
+    for key in ("pool", "persons", "dns"):
         if connection[key]:
             yield f"{path}:{key}", f"{_list(connection[key])}: that is for roadwarriors; leave it out"
 
@@ -555,8 +560,10 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
         yield f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"
     if connection["initiate"]:
         yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
-    if connection["dns"] and not connection["pool"]:
+    if connection["dns"] and not _inner(connection):
         yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"
+    if connection["persons"] and connection["auth"] != "certificate":
+        yield f"{path}:persons", f"{_list(connection['persons'])}: known by their certificates; give auth: certificate"
     for number, pool in enumerate(connection["pool"]):
         # ipsec.conf(5), rightaddresspool: one of each IP version, and for IPv6 a prefix.
         for other in connection["pool"][:number]:
@@ -578,7 +585,7 @@ def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
     use = [address] if address else virtual
     if peer and _version(peer) not in map(_version, use):
         yield f"{path}:peer:address", f"{peer} cannot be reached from {_list(use)}; give one of the same IP version"
-    far = connection["peer"]["subnets"] or connection["pool"]
+    far = connection["peer"]["subnets"] or _inner(connection)
     there = {_version(network) for network in far}
     for subnet in connection["local"]["subnets"]:
         if far and _version(subnet) not in there:
@@ -597,9 +604,10 @@ def _check_ike(path: str, connection: dict) -> Iterator[Mistake]:
         yield f"{path}:dpd:timeout", f"{timeout} is less than the delay {delay}; give several times the delay"
     if connection["ike"] != "ikev1":
         return
-    if connection["pool"]:
-        yield f"{path}:pool", (f"{_list(connection['pool'])}: IKEv1 hands out no addresses without XAUTH; give "
-                               f"ike: ikev2, or leave the pool out")
+    for key in ("pool", "persons"):
+        if connection[key]:
+            yield f"{path}:{key}", (f"{_list(connection[key])}: IKEv1 hands out no addresses without XAUTH; give "
+                                    f"ike: ikev2, or leave the {key} out")
     for proposal in connection["proposals"]["ike"]:
         if re.search("gcm|ccm|chacha", proposal):
             yield f"{path}:proposals:ike", (f"{proposal} is for IKEv2, IKEv1 encrypts its own messages with CBC only; "
@@ -628,6 +636,28 @@ def _check_tunnels(full: dict) -> Iterator[Mistake]:
                         yield path, (f"{far} overlaps {taken} of the connection {other}, and a packet belongs to one "
                                      f"tunnel; give one that does not")
                 claims.append((name, key, far, near))
+
+
+def _check_persons(full: dict) -> Iterator[Mistake]:
+    """Everybody has an address of their own, that nobody else is given."""
+    taken: dict[str, str] = {}
+    own = [(network, f"the {side} network {network}") for side, bond in full["bonds"].items()
+           for network in bond["networks"]]
+    for connection in full["connections"].values():
+        own += [(far, f"the pool {far}, which is for whoever comes") for far in connection["pool"]]
+        own += [(far, f"the peer's network {far}") for far in connection["peer"]["subnets"]]
+    for name, connection in full["connections"].items():
+        for person, addresses in connection["persons"].items():
+            path = f"gateway:connections:{name}:persons:{person}"
+            if not addresses or len(addresses) > len(set(map(_version, addresses))):
+                yield path, f"{_list(addresses) or 'nothing'}: give one address of each IP version"
+            for address in addresses:
+                if address in taken:
+                    yield path, f"{address} is {taken[address]}'s already; give another"
+                taken.setdefault(address, person)
+                for network, what in own:
+                    if _overlap(f"{address}-{address}", network):
+                        yield path, f"{address} is in {what}; give an address outside"
 
 
 def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
@@ -1105,6 +1135,11 @@ def _own_addresses(full: dict) -> dict[str, str]:
     own = {address: f"{node}'s own address" for node, its in full["nodes"].items()
            for side in ("external", "internal", "heartbeat") for address in its[side]}
     return own | {address: "a virtual address" for bond in full["bonds"].values() for address in bond["virtual"]}
+
+
+def _inner(connection: dict) -> list[str]:
+    """What a connection gives its roadwarriors: ranges, and single addresses."""
+    return [*connection["pool"], *(each for addresses in connection["persons"].values() for each in addresses)]
 
 
 def _side_of(address: str, full: dict) -> str:

@@ -151,7 +151,7 @@ def sections(settings: dict[str, Any]) -> dict[str, dict[str, str]]:
     connections = settings["connections"]
     found = {SETUP: _setup(settings)}
     for connection in connections:
-        found.update(_tunnels(connection, major))
+        found.update(_tunnels(connection, major, settings["site"]))
     return found
 
 
@@ -173,17 +173,56 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
     return options
 
 
-def _tunnels(connection: dict[str, Any], major: int) -> dict[str, dict[str, str]]:
-    pairs = _pairs(connection)
-    if not pairs:
-        raise CommandExecutionError(f"ipsec: connection {connection['name']} has no networks of one IP version "
-                                    "at both ends")
+def _tunnels(connection: dict[str, Any], major: int, site: str) -> dict[str, dict[str, str]]:
+    own = _as_text(connection["options"])
     common = _options(connection, major)
     found = {}
-    for number, pair in enumerate(pairs, 1):
-        name = connection["name"] if len(pairs) == 1 else f"{connection['name']}/{number}"
-        found[name] = {**common, **pair, **_as_text(connection["options"])}
+    if not _listed_only(connection):
+        found.update(_numbered(connection["name"], {**common, **own}, _pairs(connection)))
+    for person, addresses in connection["persons"].items():
+        pairs = _pairs({**connection, "pool": [f"{address}-{address}" for address in addresses]})
+        for ending, identity in _identities(person, connection["local"]["id"], site).items():
+            name = f"{connection['name']}-{re.sub('[^A-Za-z0-9._-]+', '_', person)}{ending}"
+            options = {**common, "rightid": identity, "connalias": _alias(connection)}
+            if common["authby"] == "ecdsa":
+                # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c), and would pass over this
+                # connection for a client with another kind of key.
+                options["rightca"] = "%any"
+            found.update(_numbered(name, {**options, **own}, pairs))
     return found
+
+
+def _numbered(name: str, common: dict[str, str], pairs: list[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """A tunnel for each pair of networks; with several, /1, /2 and so on behind the name."""
+    if not pairs:
+        raise CommandExecutionError(f"ipsec: connection {name} has no networks of one IP version at both ends")
+    return {name if len(pairs) == 1 else f"{name}/{number}": {**common, **pair} for number, pair in enumerate(pairs, 1)}
+
+
+def _listed_only(connection: dict[str, Any]) -> bool:
+    """Whether nobody is let in but the persons that the connection lists."""
+    return bool(connection["persons"]) and not connection["pool"]
+
+
+def _alias(connection: dict[str, Any]) -> str:
+    """The one name of all persons' tunnels (ipsec.conf(5), connalias)."""
+    return f"{connection['name']}-persons"
+
+
+def _identities(person: str, gateway: str, site: str) -> dict[str, str]:
+    """
+    What a person's client may call itself, by the ending of its tunnel's name: a name of its certificate (RFC 7296,
+    3.5), or, as Windows and Libreswan do, the certificate's subject.
+
+    A single word is a person of the master's own authority: see ``authority.issue_roadwarrior`` for the names.
+    """
+    if "=" in person:
+        return {"": f'"{person}"'}
+    if "@" in person:
+        return {"": person, "-dn": f'"CN={person}"'}
+    if "." in person:
+        return {"": f"@{person}", "-dn": f'"CN={person}"'}
+    return {"": f"@{person}.{gateway}", "-dn": f'"O=*, OU={site}, CN={person}"'}
 
 
 def _pairs(connection: dict[str, Any]) -> list[dict[str, str]]:
@@ -239,7 +278,7 @@ def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
         options["right"] = "%any"
         if certificate:
             options |= {"rightid": "%fromcert", "rightca": "%same"}
-        if connection["pool"]:
+        if connection["pool"] or connection["persons"]:
             options["narrowing"] = "yes"
         if connection.get("dns"):
             options["modecfgdns"] = ",".join(connection["dns"])
@@ -326,7 +365,8 @@ def problems(sections: dict[str, dict[str, str]]) -> list[str]:
 
 def tunnels(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """
-    The tunnels of a node's connections: what the resource script brings up and takes down by name.
+    The tunnels of a node's connections: what the resource script brings up and takes down by name. All persons' of a
+    connection have one name for that, NAME-persons.
 
     settings
         What ``gateway.settings`` returns.
@@ -341,10 +381,11 @@ def tunnels(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """
     found = []
     for connection in settings["connections"]:
-        count = len(_pairs(connection))
-        for number in range(1, count + 1):
-            name = connection["name"] if count == 1 else f"{connection['name']}/{number}"
-            found.append({"name": name, "connection": connection["name"], "initiate": connection["initiate"]})
+        pairs = [] if _listed_only(connection) else _pairs(connection)
+        names = list(_numbered(connection["name"], {}, pairs)) if pairs else []
+        names += [_alias(connection)] if connection["persons"] else []
+        found += [{"name": name, "connection": connection["name"], "initiate": connection["initiate"]}
+                  for name in names]
     return found
 
 

@@ -800,7 +800,7 @@ def _left_out(connection: dict[str, Any]) -> str:
         return "all but Libreswan's: the connection is IKEv1"
     if any(connection["proposals"].values()):
         return "all but Libreswan's: the connection has proposals of its own, which other clients call otherwise"
-    if not connection["pool"]:
+    if not connection["pool"] and not connection["persons"]:
         return "all but Libreswan's: the connection has no pool, and other clients want an address from the gateway"
     return ""
 

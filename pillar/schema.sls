@@ -175,8 +175,17 @@ gateway_schema:
         pool: {type: list, of: pool, default: [],
                about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.",
                counterpart: "`rightaddresspool` in ipsec.conf"}
+        persons:
+          type: mapping
+          names: person
+          of: {type: list, of: address}
+          default: {}
+          about: "Roadwarriors with an inner address of their own, by the name in their certificate: the same one on both
+            nodes, so that connections inside the tunnel outlive a takeover, and Libreswan clients need it to. With
+            persons and without a pool nobody else is let in. Needs IKEv2."
+          counterpart: "a `conn` with `rightid` and a `rightaddresspool` of one address in ipsec.conf"
         dns: {type: list, of: address, default: [],
-              about: "Name servers that roadwarriors are told. Needs a pool.",
+              about: "Name servers that roadwarriors are told. Needs a pool or persons.",
               counterpart: "`modecfgdns` in ipsec.conf"}
         initiate: {type: bool, derived: "true for site-to-site, false for roadwarrior",
                    about: "Whether the active node calls the peer. The standby never does."}

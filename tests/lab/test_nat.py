@@ -41,5 +41,12 @@ def test_it_comes_back_after_a_switch_over(quiet, traveller):
         quiet.master.run("state.orch", "orch.switch_over", 'pillar={"site": "winterthur"}')
         assert eventually(lambda: observe.holder(quiet, "winterthur") is standby, 20)
         assert eventually(lambda: answered(quiet, traveller), 60)
+        assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
         time.sleep(1)
         assert seen.longest_gap() < 20
+    # the same inner addresses as on the other node, whoever called first
+    loaded = observe.call(quiet, standby, "ipsec.status")["connections"]
+    inner = {sa["peer_id"]: sa["inner"] for connection in loaded.values() for sa in connection["sas"]}
+    persons = quiet.sites[0].view["connections"][0]["persons"]
+    assert {f"CN={name}": addresses for name, addresses in persons.items()} == {
+        name: [address] for name, address in inner.items() if name.startswith("CN=")}

@@ -129,9 +129,14 @@ def test_sets_never_overlap(module, texts, merged):
     assert module._networks(texts, 4) == merged
 
 
+def test_persons_addresses_pass_like_the_pools(module, settings):
+    remote = module.rules(settings("winterthur", "gw1"))["families"][0]["tunnels"][0]["remote"]
+    assert remote == ["198.51.100.129", "198.51.100.130", "198.51.100.192/27"]
+
+
 def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):
     its = settings("winterthur", "gw1")
-    its["connections"] = [{**its["connections"][0], "pool": []}]
+    its["connections"] = [{**its["connections"][0], "pool": [], "persons": {}}]
     assert module.rules(its)["families"][0]["tunnels"][0]["remote"] == ["0.0.0.0/0"]
 
 

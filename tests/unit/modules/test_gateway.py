@@ -279,8 +279,25 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior:peer: is for site-to-site, a roadwarrior comes from anywhere; leave it out"),
     ("winterthur", {"connections/roadwarrior/initiate": True},
      "gateway:connections:roadwarrior:initiate: true: nobody can call a roadwarrior; leave it out"),
-    ("winterthur", {"connections/roadwarrior/pool": GONE, "connections/roadwarrior/dns": "198.51.100.2"},
+    ("winterthur", {"connections/roadwarrior/pool": GONE, "connections/roadwarrior/persons": GONE,
+                    "connections/roadwarrior/dns": "198.51.100.2"},
      "gateway:connections:roadwarrior:dns: 198.51.100.2: name servers are given along with an address; add a pool"),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.200"}},
+     "gateway:connections:roadwarrior:persons:anna: 198.51.100.200 is in the pool 198.51.100.192-198.51.100.223, which "
+     "is for whoever comes; give an address outside"),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.20"}},
+     "gateway:connections:roadwarrior:persons:anna: 198.51.100.20 is in the internal network 198.51.100.0/26; give an "
+     "address outside"),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.70"}},
+     "gateway:connections:roadwarrior:persons:anna: 198.51.100.70 is in the peer's network 198.51.100.64/26; give an "
+     "address outside"),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.129", "CN=bert, O=x": "198.51.100.129"}},
+     "gateway:connections:roadwarrior:persons:CN=bert, O=x: 198.51.100.129 is anna's already; give another"),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": ["198.51.100.129", "198.51.100.130"]}},
+     "gateway:connections:roadwarrior:persons:anna: 198.51.100.129, 198.51.100.130: give one address of each IP "
+     "version"),
+    ("winterthur", {"connections/bern/persons": {"anna": "198.51.100.129"}},
+     "gateway:connections:bern:persons: anna: that is for roadwarriors; leave it out"),
     ("winterthur", {"connections/roadwarrior/pool": "198.51.100.223-198.51.100.192"},
      "gateway:connections:roadwarrior:pool: 198.51.100.223-198.51.100.192 is no range of addresses; give a network "
      "such as 192.0.2.192/27, or first-last"),

@@ -115,6 +115,44 @@ def test_networks_of_both_ip_versions_are_tunnels_of_their_own(ipsec, view):
         "roadwarrior", "winterthur/1", "winterthur/2", "winterthur/3"]
 
 
+@pytest.mark.parametrize(("person", "identities"), [
+    ("anna", ["@anna.gateway.winterthur.example", '"O=*, OU=winterthur, CN=anna"']),
+    ("anna.example", ["@anna.example", '"CN=anna.example"']),
+    ("anna@site.example", ["anna@site.example", '"CN=anna@site.example"']),
+    ("O=Site, CN=Anna B", ['"O=Site, CN=Anna B"']),
+])
+@pytest.mark.parametrize(("key", "authority"), [("ec 256", "%any"), ("rsa 2048", "%same")])
+def test_a_person_has_one_address_however_the_client_names_itself(ipsec, view, person, identities, key, authority):
+    ipsec.key = key
+
+    def only(site):
+        site["connections"]["roadwarrior"]["persons"] = {person: "198.51.100.129"}
+    settings = view("winterthur", "gw1", only)
+    found = {name: options for name, options in ipsec.sections(settings).items() if name.startswith("roadwarrior-")}
+    assert [options["rightid"] for options in found.values()] == identities
+    for options in found.values():
+        assert options["rightaddresspool"] == "198.51.100.129-198.51.100.129"
+        assert (options["rightca"], options["connalias"]) == (authority, "roadwarrior-persons")
+        assert options["narrowing"] == "yes" and options["right"] == "%any"
+    assert [each["name"] for each in ipsec.tunnels(settings)] == ["roadwarrior", "roadwarrior-persons", "bern"]
+
+
+def test_without_a_pool_nobody_else_is_let_in(ipsec, view):
+    def listed(site):
+        del site["connections"]["roadwarrior"]["pool"]
+    settings = view("winterthur", "gw1", listed)
+    assert "roadwarrior" not in ipsec.sections(settings)
+    assert [each["name"] for each in ipsec.tunnels(settings)] == ["roadwarrior-persons", "bern"]
+
+
+def test_a_person_with_both_ip_versions_has_two_tunnels(ipsec, view):
+    def both(site):
+        site["connections"]["roadwarrior"] |= {"persons": {"CN=a": ["198.51.100.240", "2001:db8:be:2::5"]}}
+    found = ipsec.sections(view("bern", "gw-a", both))
+    assert {name: each["rightaddresspool"] for name, each in found.items() if name.startswith("roadwarrior-")} == {
+        "roadwarrior-CN_a/1": "198.51.100.240-198.51.100.240", "roadwarrior-CN_a/2": "2001:db8:be:2::5/128"}
+
+
 def test_two_virtual_addresses_leave_listen_out(ipsec, view):
     def six(site):
         site["connections"]["six"] = {"kind": "roadwarrior", "pool": "2001:db8:be:2::/112",
@@ -127,7 +165,7 @@ def test_two_virtual_addresses_leave_listen_out(ipsec, view):
 def test_ikev1_has_dpd_as_in_the_paper(ipsec, view):
     def old(site):
         site["connections"]["roadwarrior"] |= {"ike": "ikev1"}
-        site["connections"]["roadwarrior"].pop("pool")
+        del site["connections"]["roadwarrior"]["pool"], site["connections"]["roadwarrior"]["persons"]
     ipsec.key = "rsa 2048"
     found = ipsec.sections(view("winterthur", "gw1", old))
     assert found["config setup"]["ikev1-policy"] == "accept"
@@ -150,6 +188,7 @@ def test_shared_secret_needs_no_certificate(ipsec, view):
     def psk(site):
         for connection in site["connections"].values():
             connection["auth"] = "psk"
+            connection.pop("persons", None)
     settings = view("winterthur", "gw1", psk)
     assert ipsec.certificates(settings) == []
     assert ipsec.sections(settings)["bern"]["authby"] == "secret"
