@@ -579,8 +579,8 @@ def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
     Compare an identity in pillar with the database.
 
     Returns ``wanted`` (as from :py:func:`inspect`), ``current`` (fingerprint under this nickname,
-    "" if none), ``key`` (whether the wanted key is there), ``missing_authorities`` (subjects) and
-    ``same`` (nothing is to be done).
+    "" if none), ``issuer`` (of that one, "" if none), ``key`` (whether the wanted key is there),
+    ``missing_authorities`` (subjects) and ``same`` (nothing is to be done).
 
     CLI Example:
 
@@ -595,6 +595,9 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     entries = _known()
     mine = [entry for entry in entries if entry.nickname == name]
     current = [_fingerprint(entry.certificate) for entry in mine if not _superseded(entry, wanted)]
+    # what the daemon signs with, be it superseded or not
+    signing = [entry.certificate for entry in mine if entry.has_key] or [entry.certificate for entry in mine]
+    newest = max(signing, key=lambda each: each.not_valid_before_utc, default=None)
     trusted = {_fingerprint(entry.certificate) for entry in entries if entry.trust == TRUSTED_AUTHORITY}
     missing = [each.subject.rfc4514_string() for each in wanted.authorities if _fingerprint(each) not in trusted]
     key = any(entry.has_key for entry in mine if _same(entry, wanted))
@@ -602,6 +605,7 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     return {
         "wanted": _facts(wanted.certificate),
         "current": ", ".join(sorted(set(current) or {_fingerprint(entry.certificate) for entry in mine})),
+        "issuer": newest.issuer.rfc4514_string() if newest else "",
         "key": key,
         "missing_authorities": missing,
         "same": current == [_fingerprint(wanted.certificate)] and key and not old_keys and not missing,

@@ -23,6 +23,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -393,11 +394,17 @@ def parse(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def pending() -> dict[str, Any]:
+def pending(reissued: Collection[str] = ()) -> dict[str, Any]:
     """
-    What the file says and the running daemon has not got.
+    What the file and the certificates say and the running daemon has not got.
 
-    Returns ``restart`` (the daemon's own options that differ), ``add``, ``replace`` and ``remove`` (tunnels), sorted.
+    reissued
+        Nicknames of certificates that another authority's are about to replace (`test=True`).
+
+    Returns ``restart`` (the daemon's own options that differ), ``add``, ``replace`` and ``remove`` (tunnels), sorted;
+    and ``authority``: those of ``replace`` that ask peers for a certificate of another authority than they should.
+    `rightca=%same` is worked out when the daemon loads a connection, and stays what it was when the gateway's
+    certificate comes from elsewhere later.
 
     CLI Example:
 
@@ -408,14 +415,72 @@ def pending() -> dict[str, Any]:
     wanted = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
     # Without a record the daemon started before this state was here: nothing of it can be trusted.
     recorded = parse(Path(LOADED).read_text(encoding="utf-8")) if Path(LOADED).exists() else {}
-    loaded = {_tunnel_of(name) for name in _loaded_names()}
+    lines = _whack("--status", fail=False)
+    loaded = set(_connections(lines))
     setup, running_setup = wanted.pop(SETUP, {}), recorded.pop(SETUP, {})
+    authority = _elsewhere(wanted, lines)
+    authority += [name for name in wanted.keys() & loaded if _follows(wanted[name]) in reissued]
+    changed = [name for name in wanted.keys() & loaded if wanted[name] != recorded.get(name)]
     return {
         "restart": sorted(key for key in setup | running_setup if setup.get(key) != running_setup.get(key)),
         "add": sorted(wanted.keys() - loaded),
-        "replace": sorted(name for name in wanted.keys() & loaded if wanted[name] != recorded.get(name)),
+        "replace": sorted({*changed, *authority}),
         "remove": sorted(loaded - wanted.keys()),
+        "authority": sorted(set(authority)),
     }
+
+
+def _follows(options: dict[str, str]) -> str:
+    """The nickname of the certificate whose issuer is the peers' authority too; "" where none is."""
+    return options.get("leftcert", "") if options.get("rightca") == "%same" else ""
+
+
+def _elsewhere(wanted: dict[str, dict[str, str]], lines: list[str]) -> list[str]:
+    """
+    Loaded tunnels that ask peers for another authority's certificates than the one that issued their own.
+
+    Both are the daemon's words, so that one name is never written in two ways. Of `whack --status`::
+
+        "bern":   CAs: 'CN=Our CA'...'CN=Our CA'
+    """
+    if not any(map(_follows, wanted.values())):
+        return []
+    issuers, found = _issuers(_whack("--listcerts", fail=False)), []
+    for line in lines:
+        match = re.match(rf"{_QUOTED}: +CAs: '.*'\.\.\.'(?P<asked>.*)'$", line)
+        if match and not match["instance"] and match["name"] in wanted:
+            issuer = issuers.get(_follows(wanted[match["name"]]))
+            if issuer and issuer != match["asked"]:
+                found.append(match["name"])
+    return found
+
+
+def _issuers(lines: list[str]) -> dict[str, str]:
+    """
+    By nickname, who issued the certificate that the daemon signs with. Of `whack --listcerts`, for each::
+
+        End certificate "gateway" - SN: 0x79ade508d9b375776a45c01243898e36cd3d6fef
+          subject: CN=gateway.winterthur.example
+          issuer: CN=Our CA
+          not before: Tue Nov 24 04:04:28 2026
+          not after: Thu Dec 24 05:04:28 2026
+          256 bit(other): has private key
+
+    Of several of one nickname, the newest that has its key: see :py:mod:`certs <modules.certs>`.
+    """
+    found: dict[str, tuple[datetime.datetime, str]] = {}
+    nickname = issuer = ""
+    begins = datetime.datetime.min
+    for line in lines:
+        if match := re.match(r'End certificate "(.*)" - SN: ', line):
+            nickname = match[1]
+        elif match := re.match(r"  issuer: (.*)", line):
+            issuer = match[1]
+        elif match := re.match(r"  not before: (.*)", line):
+            begins = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
+        elif line.endswith(": has private key"):
+            found[nickname] = max(found.get(nickname, (begins, issuer)), (begins, issuer))
+    return {nickname: issuer for nickname, (_begins, issuer) in found.items()}
 
 
 def reload() -> dict[str, Any]:
@@ -437,8 +502,9 @@ def reload() -> dict[str, Any]:
     asked = sorted(before["add"] + before["replace"])
     for name in asked:
         _load(name)
-    loaded = {_tunnel_of(name) for name in _loaded_names()}
-    refused = sorted(set(asked) - loaded)
+    lines = _whack("--status", fail=False)
+    wrong = _elsewhere(parse(Path(CONFIGURATION).read_text(encoding="utf-8")), lines)
+    refused = sorted(name for name in asked if name not in _connections(lines) or name in wrong)
     _record(without=refused)
     done = {key: [name for name in before[key] if name not in refused] for key in ("add", "replace", "remove")}
     return {**done, "refused": refused}

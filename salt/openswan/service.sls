@@ -27,6 +27,8 @@ openswan_current:
   ipsec.current:
     - name: ipsec
     - addresses: {{ gateway.virtual | map(attribute='address') | list | json }}
+    - certificates: {{ salt['ipsec.certificates'](gateway) | json }}
+    - pillar: gateway_secrets:certificates
     - require:
       - module: openswan_reread
 

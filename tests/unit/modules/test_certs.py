@@ -284,6 +284,18 @@ def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
     assert list(file.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize(("keys", "issuer"), [
+    ((True, False), "CN=Old CA"), ((False, True), "CN=Test CA"), ((True, True), "CN=Test CA"), ((), "")])
+def test_who_issued_what_the_daemon_signs_with(certs, monkeypatch, keys, issuer):
+    """Of two of one nickname and subject the one with the key, which is the daemon's choice too."""
+    old = Authority("Old CA").sign(KEY, subject("gateway.example"), start=-2 * DAY)
+    wanted = certs._Identity(KEY, leaf(), (AUTHORITY.certificate,))
+    monkeypatch.setattr(certs, "_known", lambda: [
+        certs._Entry("gateway", "u,u,u", certificate, key)
+        for certificate, key in zip((old, wanted.certificate), keys, strict=False)])
+    assert certs._compare("gateway", wanted)["issuer"] == issuer
+
+
 def test_files_with_keys_are_nobody_elses(certs):
     with certs._private_folder() as folder:
         path = Path(certs._written(folder / "x", b"secret"))

@@ -1,6 +1,7 @@
 """The IPsec daemon's configuration and what is read out of it. Recorded: real Libreswan 4.10 and 5.2."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ class Daemon:
     def __init__(self, version: str, state: str) -> None:
         self.answers = {"--version": recorded(f"{version}-version"), "--status": recorded(f"{version}-status-{state}"),
                         "--trafficstatus": recorded(f"{version}-trafficstatus-{state}") if state != "several" else "",
-                        "--briefstatus": ""}
+                        "--briefstatus": "", "--listcerts": recorded(f"{version}-listcerts")}
         self.asked: list[list[str]] = []
         self.algparse = ""
 
@@ -217,7 +218,7 @@ conn roadwarrior
 def test_nothing_pends_when_the_daemon_started_with_this_file(ipsec):
     for path in (ipsec.CONFIGURATION, ipsec.LOADED):
         Path(path).write_text(CONFIGURATION)
-    assert ipsec.pending() == {"restart": [], "add": [], "replace": [], "remove": []}
+    assert ipsec.pending() == {"restart": [], "add": [], "replace": [], "remove": [], "authority": []}
 
 
 def test_only_what_changed_is_loaded_again(ipsec):
@@ -241,7 +242,7 @@ def test_an_option_of_the_daemon_itself_stays_pending(ipsec):
 def test_a_connection_taken_out_is_removed_and_one_not_taken_is_told(ipsec):
     Path(ipsec.LOADED).write_text(CONFIGURATION)
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("conn bern", "conn lausanne"))
-    assert ipsec.pending() == {"restart": [], "add": ["lausanne"], "replace": [], "remove": ["bern"]}
+    assert ipsec.pending() == {"restart": [], "add": ["lausanne"], "replace": [], "remove": ["bern"], "authority": []}
     # this daemon's answers are recorded: it never gets lausanne
     assert ipsec.reload()["refused"] == ["lausanne"]
     assert "lausanne" not in ipsec.parse(Path(ipsec.LOADED).read_text())
@@ -250,7 +251,62 @@ def test_a_connection_taken_out_is_removed_and_one_not_taken_is_told(ipsec):
 def test_a_daemon_of_unknown_past_gets_everything_again(ipsec):
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION)
     assert ipsec.pending() == {"restart": ["listen", "uniqueids"], "add": [], "replace": ["bern", "roadwarrior"],
-                               "remove": []}
+                               "remove": [], "authority": []}
+
+
+SAME = CONFIGURATION.replace("conn roadwarrior", "conn roadwarrior\n    leftcert=gateway\n    rightca=%same")
+
+
+@pytest.fixture(params=["4.10", "5.2"])
+def reissued(request, ipsec):
+    """A daemon that loaded its connections before its certificate came from an authority with this name."""
+    ipsec.daemon(request.param, "active")
+    for path in (ipsec.CONFIGURATION, ipsec.LOADED):
+        Path(path).write_text(SAME)
+    daemon = ipsec.__salt__["cmd.run_all"]
+
+    def by(authority):
+        daemon.answers["--listcerts"] = re.sub("issuer: .*", f"issuer: {authority}", daemon.answers["--listcerts"])
+        return daemon
+
+    return by
+
+
+def test_a_connection_that_asks_for_another_authoritys_certificates_is_loaded_again(ipsec, reissued):
+    reissued("CN=Test CA ec")
+    assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == []
+    daemon = reissued("CN=New CA")
+    assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == ["roadwarrior"]
+    # this daemon's answers are recorded: it asks for the old one's to the end of its days, and that is told
+    assert ipsec.reload()["refused"] == ["roadwarrior"]
+    assert daemon.asked == [["addconn", "--config", ipsec.CONFIGURATION, "roadwarrior"]]
+
+
+def test_a_connection_with_an_authority_of_its_own_is_left_alone(ipsec, reissued):
+    reissued("CN=New CA")
+    for change in (("rightca=%same", "rightca=CN=Test CA ec"), ("leftcert=gateway", "leftcert=elsewhere")):
+        for path in (ipsec.CONFIGURATION, ipsec.LOADED):
+            Path(path).write_text(SAME.replace(*change))
+        assert ipsec.pending()["replace"] == []
+
+
+def test_looking_first_knows_what_another_authority_will_change(ipsec, reissued):
+    reissued("CN=Test CA ec")
+    assert ipsec.pending(["gateway"])["authority"] == ipsec.pending(["gateway"])["replace"] == ["roadwarrior"]
+    assert ipsec.pending(["other"])["authority"] == []
+
+
+def test_of_several_certificates_the_newest_with_a_key_counts(ipsec):
+    """NSS keeps a superseded certificate of the same subject, see certs."""
+    def listed(issuer, month, key=": has private key"):
+        return ['End certificate "gateway" - SN: 0x79ade5', "  subject: CN=gateway", f"  issuer: {issuer}",
+                f"  not before: Tue {month} 24 05:02:28 2026", "  not after: Thu Nov 23 05:12:28 2028",
+                f"  256 bit(other){key}", " "]
+
+    assert ipsec._issuers(listed("CN=A", "Nov") + listed("CN=B", "Mar")) == {"gateway": "CN=A"}
+    assert ipsec._issuers(listed("CN=A", "Mar") + listed("CN=B", "Nov", key="")) == {"gateway": "CN=A"}
+    assert ipsec._issuers(recorded("5.2-listcerts").splitlines()) == {
+        "gateway": r"CN=Lab\, authority \"on\" the M\C3\A4ster\+x\=1 \; \#2"}
 
 
 @pytest.mark.parametrize(("version", "state", "expected"), [
