@@ -279,7 +279,24 @@ def test_a_connection_that_asks_for_another_authoritys_certificates_is_loaded_ag
     assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == ["roadwarrior"]
     # this daemon's answers are recorded: it asks for the old one's to the end of its days, and that is told
     assert ipsec.reload()["refused"] == ["roadwarrior"]
-    assert daemon.asked == [["addconn", "--config", ipsec.CONFIGURATION, "roadwarrior"]]
+    assert daemon.asked == [["addconn", "--config", ipsec.CONFIGURATION, "roadwarrior"]] * 2
+
+
+def test_a_connection_that_was_refused_before_the_last_one_let_go_is_tried_again(ipsec):
+    """With an older certificate brought back, both real daemons refuse all but the last connection at first."""
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
+    daemon, status = ipsec.__salt__["cmd.run_all"], recorded("5.2-status-active")
+
+    def real(argv, **kwargs):
+        done = daemon(argv, **kwargs)
+        loaded = [words[-1] for words in daemon.asked if words[0] == "addconn"]
+        kept = (lambda line: '"bern"' not in line) if loaded == ["bern", "roadwarrior"] else (lambda _line: True)
+        daemon.answers["--status"] = "\n".join(line for line in status.splitlines() if kept(line))
+        return done
+
+    ipsec.__salt__["cmd.run_all"] = real
+    assert ipsec.reload() == {"add": [], "replace": ["bern", "roadwarrior"], "remove": [], "refused": []}
+    assert [words[-1] for words in daemon.asked] == ["bern", "roadwarrior", "bern"]
 
 
 def test_a_connection_with_an_authority_of_its_own_is_left_alone(ipsec, reissued):
@@ -371,10 +388,17 @@ def test_a_name_compares_in_either_order(ipsec):
 
 
 def test_lists_take_a_moment(ipsec, monkeypatch, view):
-    waited = []
-    monkeypatch.setattr(ipsec.time, "sleep", waited.append)
-    assert [ipsec.take_lists()] == waited == [ipsec.LISTS_EVERY + 1]
+    clock, sent_away = [0.0], []
+    monkeypatch.setattr(ipsec.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(ipsec.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(ipsec, "expel", lambda pillar: sent_away.append((pillar, clock[0])))
+    assert [ipsec.take_lists()] == clock == [ipsec.LISTS_EVERY + 1]
+    assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
+    # their clients call back at once: nobody of them has a tunnel for longer than a second
+    clock[0] = 0.0
+    assert ipsec.take_lists("x:revoked") == ipsec.LISTS_EVERY + 1
+    assert sent_away == [("x:revoked", second) for second in range(1, ipsec.LISTS_EVERY + 2)]
     ipsec.daemon("5.2", "standby")
     found = ipsec.take_lists()
-    assert found == 0 and not isinstance(found, bool) and len(waited) == 1          # see module.run
+    assert found == 0 and not isinstance(found, bool) and clock == [ipsec.LISTS_EVERY + 1]          # see module.run
     assert ipsec.sections(view("winterthur", "gw1"))[ipsec.SETUP]["crlcheckinterval"] == f"{ipsec.LISTS_EVERY}s"

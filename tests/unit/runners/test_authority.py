@@ -245,8 +245,10 @@ def test_a_revoked_one_is_on_every_sites_list(authority):
         assert found.next_update_utc - found.last_update_utc == datetime.timedelta(days=30)
         assert [each["ids"] for each in revoked] == (
             [["CN=anna,OU=winterthur", "anna.gateway.winterthur.example"]] if told else [])
-    authority.issue_roadwarrior("winterthur", "anna")
-    authority.crl("winterthur")
+    assert "number" not in authority.issue_roadwarrior("winterthur", "carl")
+    assert listed(authority)[1][0]["again"] is False
+    # back with a new certificate: the gateways must not end that tunnel, whatever is applied next
+    assert authority.issue_roadwarrior("winterthur", "anna")["number"] == 3
     assert listed(authority)[1][0]["again"] is True
     assert authority.revoke("winterthur", "bert")["number"] == 4
 
