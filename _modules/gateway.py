@@ -44,6 +44,9 @@ _PATTERNS = {
     "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
     "levels": (r"[0-9]( [0-9]){3}", "four levels such as 4 4 1 7"),
     "option": (r"[A-Za-z0-9][A-Za-z0-9_.,:;+/% -]*", "a number, true, false, or letters, digits and _.,:;+/%-"),
+    "subject": (r"(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*)"
+                r"(, *(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*))*",
+                "a certificate's subject such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
     "rule": (r"([^{}#\x00-\x1f\x7f]|\{[^{}#\x00-\x1f\x7f]*\})+",
              "one nft rule on one line, without # and with its braces closed"),
     "unit": (r"[A-Za-z0-9][A-Za-z0-9@_.-]*", "a service's name such as rpcbind or cups.socket"),
@@ -255,6 +258,7 @@ def _connection(full: dict, name: str) -> dict:
         "ike": connection["ike"],
         "local": {**_local(full, name), **full["identity"]},
         "auth": connection["auth"],
+        "people": connection["people"] or "",
         "pool": connection["pool"],
         "dns": connection["dns"],
         "initiate": site_to_site if connection["initiate"] is None else connection["initiate"],
@@ -547,6 +551,8 @@ def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mis
     for key in ("pool", "dns"):
         if connection[key]:
             yield f"{path}:{key}", f"{_list(connection[key])}: that is for roadwarriors; leave it out"
+    if connection["people"]:
+        yield f"{path}:people", f"{connection['people']}: that is for roadwarriors; leave it out"
 
 
 def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mistake]:
@@ -555,6 +561,8 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
         yield f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"
     if connection["initiate"]:
         yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
+    if connection["people"] and (connection["auth"] != "certificate" or connection["ike"] != "ikev2"):
+        yield f"{path}:people", f"{connection['people']}: that takes IKEv2 and certificates; leave it out"
     if connection["dns"] and not connection["pool"]:
         yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"
     for number, pool in enumerate(connection["pool"]):

@@ -239,7 +239,9 @@ def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
     if connection["kind"] == "roadwarrior":
         options["right"] = "%any"
         if certificate:
-            options |= {"rightid": "%fromcert", "rightca": "%same"}
+            # In quotes: it has blanks. The daemon compares the certificate's subject, whatever name the client gives.
+            people = connection.get("people")
+            options |= {"rightid": f'"{people}"' if people else "%fromcert", "rightca": "%same"}
         if connection["pool"]:
             options["narrowing"] = "yes"
         if connection.get("dns"):

@@ -275,6 +275,13 @@ ONE_MISTAKE = [
      "gateway:connections:bern:peer:id: gateway.winterthur.example is this site's own; give the peer's"),
     ("winterthur", {"connections/bern/pool": "10.0.0.0/24"},
      "gateway:connections:bern:pool: 10.0.0.0-10.0.0.255: that is for roadwarriors; leave it out"),
+    ("winterthur", {"connections/bern/people": "OU=bern, CN=*"},
+     "gateway:connections:bern:people: OU=bern, CN=*: that is for roadwarriors; leave it out"),
+    ("winterthur", {"connections/roadwarrior/people": "OU=winterthur, CN=*", "connections/roadwarrior/auth": "psk"},
+     "gateway:connections:roadwarrior:people: OU=winterthur, CN=*: that takes IKEv2 and certificates; leave it out"),
+    ("winterthur", {"connections/roadwarrior/people": 'OU=winterthur" rightca=%any'},
+     'gateway:connections:roadwarrior:people: OU=winterthur" rightca=%any does not fit; give a certificate\'s subject '
+     "such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
     ("winterthur", {"connections/roadwarrior/peer": {"id": "somebody.example"}},
      "gateway:connections:roadwarrior:peer: is for site-to-site, a roadwarrior comes from anywhere; leave it out"),
     ("winterthur", {"connections/roadwarrior/initiate": True},

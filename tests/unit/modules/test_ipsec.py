@@ -99,6 +99,18 @@ def test_every_connection_is_bound_to_a_virtual_address_and_without_mobike(ipsec
                 assert not {"aggressive", "aggrmode"} & options.keys()
 
 
+def test_who_may_connect_is_told_by_the_certificates_subject(ipsec, view):
+    def some(site):
+        site["connections"]["roadwarrior"]["people"] = "O=Example Ltd, OU=winterthur, CN=*"
+
+    assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == "%fromcert"
+    found = ipsec.sections(view("winterthur", "gw1", some))["roadwarrior"]
+    assert (found["rightid"], found["rightca"]) == ('"O=Example Ltd, OU=winterthur, CN=*"', "%same")
+    # what the file says and what was noted of it compare
+    assert ipsec.parse(f"conn roadwarrior\n    rightid={found['rightid']}\n")["roadwarrior"]["rightid"] == \
+        "O=Example Ltd, OU=winterthur, CN=*"
+
+
 def test_both_nodes_of_a_site_get_the_same_file(ipsec, view):
     assert ipsec.sections(view("winterthur", "gw1")) == ipsec.sections(view("winterthur", "gw2"))
 
