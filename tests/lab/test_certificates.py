@@ -1,6 +1,7 @@
 """The authority on the master, with real daemons: bundles connect, a renewal costs nothing, a revoked person is out."""
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -37,6 +38,8 @@ def issued(lab: Lab) -> Iterator[Lab]:
         for name, file in secrets.items():
             its = yaml.safe_load(originals[name])
             del its["gateway_secrets"]["certificates"]
+            # only their own people, with whom all of this has to work
+            its["gateway"] = {"connections": {"roadwarrior": {"people": f"OU={name}, CN=*"}}}
             file.write_text("#!yaml|gpg\n" + yaml.safe_dump(its, default_style="|"))
             lab.master.run("authority.issue_gateway", name)
         with ThreadPoolExecutor() as pool:
@@ -174,3 +177,14 @@ def test_a_revoked_person_is_out_at_once_on_both_nodes_and_the_other_stays(issue
     assert eventually(lambda: reaches(lab, strongswan), 60)
     assert refused(lab), "came back in on the other node"
     assert connected(lab) == {"bert"}
+
+
+def test_another_sites_people_are_refused(issued):
+    """To the gateway: bert is still the same, whose people it takes is not."""
+    lab, site = issued, issued.sites[0].name
+    others = {"gateway": {"connections": {"roadwarrior": {"people": f"OU={lab.sites[1].name}, CN=*"}}}}
+    done = apply(lab, f"*.{site}", "openswan", f"pillar={json.dumps(others)}")
+    assert not done.failed, done.failed
+    said = lab.roadwarriors[STRONGSWAN].run(["swanctl", "--initiate", "--child", "net1", "--timeout", "10"])
+    assert said.returncode and "AUTHENTICATION_FAILED" in said.stdout, said
+    assert connected(lab) == set()
