@@ -579,8 +579,8 @@ def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
     Compare an identity in pillar with the database.
 
     Returns ``wanted`` (as from :py:func:`inspect`), ``current`` (fingerprint under this nickname,
-    "" if none), ``key`` (whether the wanted key is there), ``missing_authorities`` (subjects) and
-    ``same`` (nothing is to be done).
+    "" if none), ``issuer`` (of that one, "" if none), ``key`` (whether the wanted key is there),
+    ``missing_authorities`` (subjects) and ``same`` (nothing is to be done).
 
     CLI Example:
 
@@ -595,6 +595,9 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     entries = _known()
     mine = [entry for entry in entries if entry.nickname == name]
     current = [_fingerprint(entry.certificate) for entry in mine if not _superseded(entry, wanted)]
+    # what the daemon signs with, be it superseded or not
+    signing = [entry.certificate for entry in mine if entry.has_key] or [entry.certificate for entry in mine]
+    newest = max(signing, key=lambda each: each.not_valid_before_utc, default=None)
     trusted = {_fingerprint(entry.certificate) for entry in entries if entry.trust == TRUSTED_AUTHORITY}
     missing = [each.subject.rfc4514_string() for each in wanted.authorities if _fingerprint(each) not in trusted]
     key = any(entry.has_key for entry in mine if _same(entry, wanted))
@@ -602,6 +605,7 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     return {
         "wanted": _facts(wanted.certificate),
         "current": ", ".join(sorted(set(current) or {_fingerprint(entry.certificate) for entry in mine})),
+        "issuer": newest.issuer.rfc4514_string() if newest else "",
         "key": key,
         "missing_authorities": missing,
         "same": current == [_fingerprint(wanted.certificate)] and key and not old_keys and not missing,
@@ -622,14 +626,15 @@ def install(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
         salt '*gw*' certs.install gateway gateway_secrets:certificates:gateway gateway.winterthur.example
     """
     wanted = _load(pillar, identity)
-    create_database()
-    before = _compare(name, wanted)
-    if before["same"]:
-        return before
-    for authority in wanted.authorities:
-        if authority.subject.rfc4514_string() in before["missing_authorities"]:
-            _trust(authority)
-    _replace(name, wanted)
+    with _writing(DATABASE):
+        create_database()
+        before = _compare(name, wanted)
+        if before["same"]:
+            return before
+        for authority in wanted.authorities:
+            if authority.subject.rfc4514_string() in before["missing_authorities"]:
+                _trust(authority)
+        _replace(name, wanted)
     after = _compare(name, wanted)
     if not after["same"]:
         found = after["current"] or "nothing"
@@ -717,6 +722,16 @@ def _private_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def _writing(where: str) -> Iterator[None]:
+    """What the system has against it, in a line: a full disk, a file where a folder should be."""
+    try:
+        yield
+    except OSError as error:
+        raise _error(str(error.filename or where), f"could not be written: {error.strerror}; put that right, then "
+                     "apply again") from None
+
+
 def _written(path: Path, data: bytes) -> str:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     with os.fdopen(descriptor, "wb") as handle:
@@ -784,8 +799,11 @@ def install_crl(pillar: str) -> None:
     file = _crl_file(crl)
     if file.is_dir() and not file.is_symlink():
         raise _error(str(file), "is a folder, and a revocation list has to be there; remove it")
-    file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _put(file, crl.public_bytes(Encoding.DER), 0o644)
+    if file.parent.is_symlink():
+        raise _error(str(file.parent), "is a link, and a folder of the daemon's own has to be there; remove it")
+    with _writing(str(file.parent)):
+        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _put(file, crl.public_bytes(Encoding.DER), 0o644)
     _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
 
 
@@ -810,10 +828,10 @@ def _put(file: Path, data: bytes, mode: int) -> None:
             os.fsync(handle.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, file)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise _error(str(file), f"could not be written: {error.strerror}") from None
+        raise
 
 
 def _load_crl(pillar: str) -> Any:

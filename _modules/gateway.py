@@ -48,6 +48,9 @@ _PATTERNS = {
     "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
     "levels": (r"[0-9]( [0-9]){3}", "four levels such as 4 4 1 7"),
     "option": (r"[A-Za-z0-9][A-Za-z0-9_.,:;+/% -]*", "a number, true, false, or letters, digits and _.,:;+/%-"),
+    "subject": (r"(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*)"
+                r"(, *(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*))*",
+                "a certificate's subject such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
     "rule": (r"([^{}#\x00-\x1f\x7f]|\{[^{}#\x00-\x1f\x7f]*\})+",
              "one nft rule on one line, without # and with its braces closed"),
     "unit": (r"[A-Za-z0-9][A-Za-z0-9@_.-]*", "a service's name such as rpcbind or cups.socket"),
@@ -259,6 +262,7 @@ def _connection(full: dict, name: str) -> dict:
         "ike": connection["ike"],
         "local": {**_local(full, name), **full["identity"]},
         "auth": connection["auth"],
+        "subject": connection["subject"] or "",
         "pool": connection["pool"],
         "persons": connection["persons"],
         "dns": connection["dns"],
@@ -552,6 +556,8 @@ def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mis
     for key in ("pool", "persons", "dns"):
         if connection[key]:
             yield f"{path}:{key}", f"{_list(connection[key])}: that is for roadwarriors; leave it out"
+    if connection["subject"]:
+        yield f"{path}:subject", f"{connection['subject']}: that is for roadwarriors; leave it out"
 
 
 def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mistake]:
@@ -560,6 +566,8 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
         yield f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"
     if connection["initiate"]:
         yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
+    if connection["subject"] and (connection["auth"] != "certificate" or connection["ike"] != "ikev2"):
+        yield f"{path}:subject", f"{connection['subject']}: that takes IKEv2 and certificates; leave it out"
     if connection["dns"] and not _inner(connection):
         yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"
     if connection["persons"] and connection["auth"] != "certificate":

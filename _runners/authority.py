@@ -164,7 +164,9 @@ def issue_roadwarrior(site: str, name: str | list[str], connection: str | None =
         version: Libreswan's on the client, for those who use that.
 
     Returns:
-        ``issued``: by name ``certificate``, ``bundle`` (the folder) and ``passphrase`` (the path of its file).
+        ``issued``: by name ``certificate``, ``bundle`` (the folder) and ``passphrase`` (the path of its file). Where
+        one of that name was revoked before, also what :func:`crl` returns: with the new list the gateways know that
+        this person may stay.
 
     CLI Example:
 
@@ -330,7 +332,11 @@ def _new_gateway(authority: _Authority, site: str) -> dict:
 
 def _issue_roadwarriors(site: str, names: list[str], connection: str | None, version: str) -> dict:
     with _opened() as authority:
-        return {"issued": _new_roadwarriors(authority, site, names, connection, version)}
+        issued = _new_roadwarriors(authority, site, names, connection, version)
+        journal = _journal(authority.folder)
+        back = any(each["revoked"] and each["name"] in issued for each in _certificates(journal, site))
+        # Else each state.apply would end the tunnel of a person of that name.
+        return {"issued": issued, **(_publish(authority, [site]) if back else {})}
 
 
 def _new_roadwarriors(authority: _Authority, site: str, names: list[str], connection: str | None,

@@ -11,6 +11,8 @@ The IPsec daemon's configuration file, and the running daemon as the file says, 
     ipsec:
       ipsec.current:
         - addresses: [192.0.2.10, 198.51.100.10]
+        - certificates: [gateway]
+        - pillar: gateway_secrets:certificates
         - require: [{service: ipsec}]
 
 See the execution module :py:mod:`ipsec <modules.ipsec>`.
@@ -60,9 +62,12 @@ def configured(name: str, source: str, settings: dict[str, Any]) -> dict[str, An
                                       context={"site": settings["site"], "sections": sections})
 
 
-def current(name: str, addresses: list[str]) -> dict[str, Any]:
+def current(name: str, addresses: list[str], certificates: list[str] | None = None,
+            pillar: str = "gateway_secrets:certificates") -> dict[str, Any]:
     """
     The running daemon has the connections of its file; changed ones are loaded again, the others keep their tunnels.
+
+    So are those that ask for certificates of the gateway's own authority, when another one has issued the gateway's.
 
     name
         The daemon, for the record.
@@ -70,12 +75,16 @@ def current(name: str, addresses: list[str]) -> dict[str, Any]:
         The virtual addresses. An option of the daemon itself takes a restart, which costs every tunnel, so the
         daemon is restarted only where none of these addresses is held: on the standby. On the active node the
         comment says what is pending, and the first run after a switch-over does it.
+    certificates
+        Nicknames of the certificates that the connections show.
+    pillar
+        Path of the mapping they are in. Looked at with `test=True`, since they have not been brought in then.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The daemon has what its file says"}
     try:
         if not __salt__["ipsec.running"]():
             return _not_running(ret)
-        pending = __salt__["ipsec.pending"]()
+        pending = __salt__["ipsec.pending"](_reissued(certificates or [], pillar) if __opts__["test"] else [])
         held = [address for address in addresses if address in _held()]
         if pending["restart"] and not held:
             return _restarted(ret, pending)
@@ -112,6 +121,16 @@ def expelled(name: str, pillar: str) -> dict[str, Any]:
     return ret
 
 
+def _reissued(certificates: list[str], pillar: str) -> list[str]:
+    """Those that are to be replaced by one of another authority."""
+    found = []
+    for nickname in certificates:
+        state = __salt__["certs.state_of"](nickname, f"{pillar}:{nickname}")
+        if state["issuer"] not in ("", state["wanted"]["issuer"]):
+            found.append(nickname)
+    return found
+
+
 def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
     if __opts__["test"]:
         done = {key: pending[key] for key in ("add", "replace", "remove")}
@@ -124,6 +143,9 @@ def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
                                         "`journalctl -u ipsec` says why")
         if not pending["restart"]:
             ret["comment"] = "Changed connections were loaded again, the others left alone"
+    if pending["authority"]:
+        ret["comment"] += (f"; another authority has issued the gateway's certificate, and "
+                           f"{', '.join(pending['authority'])} ask peers for that one's")
     changed = {key: names for key, names in done.items() if names}
     if changed:
         ret["changes"] = {"connections": changed}

@@ -52,10 +52,16 @@ def main() -> int:
     else:
         names = {"demo": lambda: [arguments.site], "shell": lambda: arguments.site, "test": sites}[arguments.command]()
         which = "built" if arguments.command == "test" else arguments.kernel
-        chosen = laboratory.prepare(names, which)
+        chosen = laboratory.prepare(names, which, _more_packages() if arguments.command == "test" else ())
         laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged",
                           *(rest if arguments.command == "test" else names)])
     return 0
+
+
+def _more_packages() -> tuple[str, ...]:
+    from lab.bench import run
+
+    return run.more_packages()
 
 
 def _bench(words: list[str]) -> int:

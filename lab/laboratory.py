@@ -19,6 +19,7 @@ from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
 FOLDER = Path("/run/gateway-lab")
 CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's owner installs
 ROADWARRIOR = "roadwarrior"
+STRONGSWAN = "strongswan"                            # a second one, where a lab has it: with the other make of client
 
 
 def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -> Kernel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,13 @@ class Pings:
         """When replies came. Guests have their host's clock."""
         lines = self.guest.run(["cat", self.LOG], check=True).stdout.splitlines()
         return [float(line[1:].split("]")[0]) for line in lines if " bytes from " in line]
+
+    def lost(self) -> int:
+        """How many were not answered, of those sent before the last that was."""
+        seen = {int(number) for number in re.findall(r" bytes from .* icmp_seq=(\d+) ",
+                                                     self.guest.run(["cat", self.LOG], check=True).stdout)}
+        assert seen, "not one was answered"
+        return max(seen) - len(seen)
 
     def longest_gap(self, since: float = 0) -> float:
         """The longest time without a reply, in seconds; it looks at what ended after `since` only."""

@@ -172,6 +172,10 @@ gateway_schema:
             subnets: {type: list, of: network, default: [],
                       about: "The networks behind it. Required for site-to-site.",
                       counterpart: "`rightsubnet`, `rightsubnets` in ipsec.conf"}
+        subject: {type: subject,
+                 about: "Whose certificates get in besides the persons', by their subject: all parts of it, in any order, `*` for
+                   any value. Left out, everybody's whom the gateway's own authority has certified. Needs IKEv2.",
+                 counterpart: "`rightid` in ipsec.conf"}
         pool: {type: list, of: pool, default: [],
                about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.",
                counterpart: "`rightaddresspool` in ipsec.conf"}

@@ -29,7 +29,8 @@ gateway:
   connections:
     roadwarrior:
       kind: roadwarrior
-      pool: 198.51.100.224/28
+      persons: {anna.example: 198.51.100.240}        # each keeps its address, also after a takeover
+      pool: 198.51.100.224/28                        # for whoever else has a certificate
     winterthur:
       kind: site-to-site
       peer: {address: 192.0.2.10, id: gateway.winterthur.example, subnets: 198.51.100.0/26}

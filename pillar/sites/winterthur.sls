@@ -25,10 +25,7 @@ gateway:
   connections:
     roadwarrior:
       kind: roadwarrior
-      persons:                                     # by their certificates; each keeps its address, also after a takeover
-        roadwarrior.example: 198.51.100.129
-        traveller.example: 198.51.100.130
-      pool: 198.51.100.192/27                      # for whoever else has a certificate; without it nobody else is let in
+      pool: 198.51.100.192/27
       dpd: {delay: 5, timeout: 15}
     bern:
       kind: site-to-site

@@ -27,13 +27,15 @@ openswan_current:
   ipsec.current:
     - name: ipsec
     - addresses: {{ gateway.virtual | map(attribute='address') | list | json }}
+    - certificates: {{ salt['ipsec.certificates'](gateway) | json }}
+    - pillar: gateway_secrets:certificates
     - require:
       - module: openswan_reread
 
 {%- set secrets = salt['pillar.get']('gateway_secrets', {}) %}
 {%- if 'revoked' in secrets and secrets.crls %}
 
-# Who was revoked goes at once; and again when the daemon has taken the new list, for those who came back before.
+# Who was revoked goes at once, and again and again until the daemon has taken the new list: their clients call back.
 openswan_expelled:
   ipsec.expelled:
     - name: ipsec
@@ -44,6 +46,7 @@ openswan_expelled:
 openswan_lists:
   module.run:
     - name: ipsec.take_lists
+    - revoked: gateway_secrets:revoked
     - require:
       - ipsec: openswan_expelled
 

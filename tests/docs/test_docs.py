@@ -148,6 +148,7 @@ def decrypted(tree: object, keyring: Path) -> object:
 def test_the_commands_of_certificates_md_do_what_it_says(tmp_path, monkeypatch, gateway, schema, site):
     """Every salt-run of the document, in order, on a master of its own; then what a node would make of the result."""
     text = (TREE / "docs/certificates.md").read_text()
+    settings = {key: value for block in blocks(text, "yaml") for key, value in yaml.safe_load(block).items()}
     keyring, pillar = tmp_path / "keys", tmp_path / "pillar"
     EncryptedPillar(keyring)
     shutil.copytree(TREE / "pillar", pillar, ignore=shutil.ignore_patterns("issued", "crls"))
@@ -157,9 +158,12 @@ def test_the_commands_of_certificates_md_do_what_it_says(tmp_path, monkeypatch, 
         monkeypatch.setattr(runner, "__opts__", dict(salt.config.DEFAULT_MASTER_OPTS) | {
             "pillar_roots": {"base": [str(pillar)]}, "file_roots": {"base": [str(TREE / "salt")]},
             "gpg_keydir": str(keyring), "cachedir": str(tmp_path), "extension_modules": str(tmp_path),
-            "gateway_authority": yaml.safe_load(blocks(text, "yaml")[0])["gateway_authority"]
+            "gateway_authority": settings["gateway_authority"]
             | {"folder": str(tmp_path / "authority")}}, raising=False)
         monkeypatch.setattr(runner, "__context__", {}, raising=False)
+    its = site("winterthur")
+    its["connections"]["roadwarrior"] |= settings["gateway"]["connections"]["roadwarrior"]
+    assert gateway.find_mistakes(its, schema) == []
     lines = [line for block in blocks(text, "sh") for line in block.splitlines() if line.startswith("salt-run ")]
     assert len(lines) >= 8
     try:

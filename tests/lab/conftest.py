@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab import laboratory, observe
-from lab.laboratory import ROADWARRIOR, Lab
+from lab.bench.run import more_packages
+from lab.laboratory import ROADWARRIOR, STRONGSWAN, Lab
 from lab.observe import eventually
 from lab.results import Applied, apply
 
@@ -27,7 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def bare() -> Lab:
     """Bare hosts: nothing has been applied yet."""
-    lab = Lab(SITES, laboratory.prepare(SITES, "built"), (ROADWARRIOR, TRAVELLER), behind_nat=(TRAVELLER,))
+    packages = more_packages()
+    lab = Lab(SITES, laboratory.prepare(SITES, "built", packages), (ROADWARRIOR, STRONGSWAN, TRAVELLER), packages,
+              behind_nat=(TRAVELLER,))
     lab.start()
     return lab
 

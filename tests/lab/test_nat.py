@@ -1,24 +1,35 @@
 """A roadwarrior in a hotel, behind a router that translates addresses (RFC 3948)."""
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from lab import network, observe
-from lab.laboratory import Lab
+from lab.laboratory import ROADWARRIOR, Lab
 from lab.observe import eventually
+from lab.results import apply
 from tests.lab.conftest import TRAVELLER
+
+PERSONS = {f"{ROADWARRIOR}.example": "198.51.100.129", f"{TRAVELLER}.example": "198.51.100.130"}
 
 
 @pytest.fixture(scope="module")
 def traveller(lab: Lab):
-    """The traveller's host, connected; switched off again at the end."""
-    guest = lab.roadwarriors[TRAVELLER]
+    """The traveller's host, connected; it and the other roadwarrior have inner addresses of their own meanwhile."""
+    guest, gateways = lab.roadwarriors[TRAVELLER], f"*.{lab.sites[0].name}"
+    persons = {"gateway": {"connections": {"roadwarrior": {"persons": PERSONS}}}}
     lab.equip_roadwarrior(lab.sites[0], TRAVELLER)
-    guest.run(["systemctl", "restart", "ipsec"], check=True)
+    done = apply(lab, gateways, f"pillar={json.dumps(persons)}")
+    assert not done.failed, done.failed
+    for client in (guest, lab.roadwarrior):
+        client.run(["systemctl", "restart", "ipsec"], check=True)
     yield guest
     guest.run(["systemctl", "stop", "ipsec"], check=True)
+    done = apply(lab, gateways)
+    assert not done.failed, done.failed
+    observe.connect_roadwarrior(lab)
 
 
 def answered(lab: Lab, guest) -> bool:
@@ -47,6 +58,5 @@ def test_it_comes_back_after_a_switch_over(quiet, traveller):
     # the same inner addresses as on the other node, whoever called first
     loaded = observe.call(quiet, standby, "ipsec.status")["connections"]
     inner = {sa["peer_id"]: sa["inner"] for connection in loaded.values() for sa in connection["sas"]}
-    persons = quiet.sites[0].view["connections"][0]["persons"]
-    assert {f"CN={name}": addresses for name, addresses in persons.items()} == {
-        name: [address] for name, address in inner.items() if name.startswith("CN=")}
+    assert {f"CN={name}": address for name, address in PERSONS.items()} == {
+        name: address for name, address in inner.items() if name.startswith("CN=")}

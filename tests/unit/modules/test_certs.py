@@ -282,6 +282,27 @@ def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
     with pytest.raises(CommandExecutionError, match="could not be written: No space left on device"):
         lists.install_crl("a")
     assert list(file.parent.iterdir()) == []
+    file.parent.rmdir()
+    file.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CommandExecutionError, match="is a link, and a folder of the daemon's own has to be there"):
+        lists.install_crl("a")
+    file.parent.unlink()
+    file.parent.write_text("x")
+    with pytest.raises(CommandExecutionError, match="could not be written: File exists"):
+        lists.install_crl("a")
+    assert file.parent.read_text() == "x" and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(("keys", "issuer"), [
+    ((True, False), "CN=Old CA"), ((False, True), "CN=Test CA"), ((True, True), "CN=Test CA"), ((), "")])
+def test_who_issued_what_the_daemon_signs_with(certs, monkeypatch, keys, issuer):
+    """Of two of one nickname and subject the one with the key, which is the daemon's choice too."""
+    old = Authority("Old CA").sign(KEY, subject("gateway.example"), start=-2 * DAY)
+    wanted = certs._Identity(KEY, leaf(), (AUTHORITY.certificate,))
+    monkeypatch.setattr(certs, "_known", lambda: [
+        certs._Entry("gateway", "u,u,u", certificate, key)
+        for certificate, key in zip((old, wanted.certificate), keys, strict=False)])
+    assert certs._compare("gateway", wanted)["issuer"] == issuer
 
 
 def test_files_with_keys_are_nobody_elses(certs):
@@ -350,6 +371,33 @@ def test_a_database_where_something_else_is(certs, database, tmp_path):
     database.unlink()
     database.mkdir()
     assert certs.create_database()          # the package makes the folder, Salt what is in it
+
+
+@pytest.mark.parametrize("call", ["mkdtemp", "open"])
+def test_a_full_disk_is_told_and_leaves_nothing(certs, database, monkeypatch, tmp_path, call):
+    """First for a new database, then for the key's bundle beside one that is there."""
+    monkeypatch.setattr(certs.os, "access", lambda *_args: False)
+    monkeypatch.setattr(certs.tempfile, "tempdir", str(tmp_path))
+    certs.pillar = {"a": bundle()}
+    monkeypatch.setattr(certs, "_entries", lambda: [])
+    if call == "open":
+        certs.create_database()
+    before = sorted(tmp_path.rglob("*"))
+    owner = {"mkdtemp": certs.tempfile, "open": certs.os}[call]
+    real = getattr(owner, call)
+
+    def full(*args, **kwargs):
+        if call == "open" and not args[1] & certs.os.O_CREAT:
+            return real(*args, **kwargs)
+        raise OSError(28, "No space left on device", "/run/gateway-x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, call, full)
+        with pytest.raises(CommandExecutionError) as told:
+            certs.install("gateway", "a")
+    assert str(told.value) == ("certs: /run/gateway-x could not be written: No space left on device; put that right, "
+                               "then apply again")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_report_says_it_in_words(certs, monkeypatch):

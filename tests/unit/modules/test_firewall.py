@@ -130,8 +130,8 @@ def test_sets_never_overlap(module, texts, merged):
 
 
 def test_persons_addresses_pass_like_the_pools(module, settings):
-    remote = module.rules(settings("winterthur", "gw1"))["families"][0]["tunnels"][0]["remote"]
-    assert remote == ["198.51.100.129", "198.51.100.130", "198.51.100.192/27"]
+    remote = module.rules(settings("bern", "gw-a"))["families"][0]["tunnels"][0]["remote"]
+    assert remote == ["198.51.100.224/28", "198.51.100.240"]
 
 
 def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):

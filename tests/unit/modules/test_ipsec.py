@@ -1,6 +1,7 @@
 """The IPsec daemon's configuration and what is read out of it. Recorded: real Libreswan 4.10 and 5.2."""
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ class Daemon:
     def __init__(self, version: str, state: str) -> None:
         self.answers = {"--version": recorded(f"{version}-version"), "--status": recorded(f"{version}-status-{state}"),
                         "--trafficstatus": recorded(f"{version}-trafficstatus-{state}") if state != "several" else "",
-                        "--briefstatus": ""}
+                        "--briefstatus": "", "--listcerts": recorded(f"{version}-listcerts")}
         self.asked: list[list[str]] = []
         self.algparse = ""
 
@@ -98,6 +99,18 @@ def test_every_connection_is_bound_to_a_virtual_address_and_without_mobike(ipsec
                 assert not {"aggressive", "aggrmode"} & options.keys()
 
 
+def test_who_may_connect_is_told_by_the_certificates_subject(ipsec, view):
+    def some(site):
+        site["connections"]["roadwarrior"]["subject"] = "O=Example Ltd, OU=winterthur, CN=*"
+
+    assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == "%fromcert"
+    found = ipsec.sections(view("winterthur", "gw1", some))["roadwarrior"]
+    assert (found["rightid"], found["rightca"]) == ('"O=Example Ltd, OU=winterthur, CN=*"', "%same")
+    # what the file says and what was noted of it compare
+    assert ipsec.parse(f"conn roadwarrior\n    rightid={found['rightid']}\n")["roadwarrior"]["rightid"] == \
+        "O=Example Ltd, OU=winterthur, CN=*"
+
+
 def test_both_nodes_of_a_site_get_the_same_file(ipsec, view):
     assert ipsec.sections(view("winterthur", "gw1")) == ipsec.sections(view("winterthur", "gw2"))
 
@@ -112,11 +125,11 @@ def test_networks_of_both_ip_versions_are_tunnels_of_their_own(ipsec, view):
         ("198.51.100.64/26", "198.51.100.0/26"), ("2001:db8:be:1::/64", "2001:db8:5::/64"),
         ("2001:db8:be:1::/64", "2001:db8:6::/64")]
     assert [each["name"] for each in ipsec.tunnels(settings)] == [
-        "roadwarrior", "winterthur/1", "winterthur/2", "winterthur/3"]
+        "roadwarrior", "roadwarrior-persons", "winterthur/1", "winterthur/2", "winterthur/3"]
 
 
 @pytest.mark.parametrize(("person", "identities"), [
-    ("anna", ["@anna.gateway.winterthur.example", '"O=*, OU=winterthur, CN=anna"']),
+    ("anna", ["@anna.gateway.winterthur.example", '"OU=winterthur, CN=anna"']),
     ("anna.example", ["@anna.example", '"CN=anna.example"']),
     ("anna@site.example", ["anna@site.example", '"CN=anna@site.example"']),
     ("O=Site, CN=Anna B", ['"O=Site, CN=Anna B"']),
@@ -134,12 +147,14 @@ def test_a_person_has_one_address_however_the_client_names_itself(ipsec, view, p
         assert options["rightaddresspool"] == "198.51.100.129-198.51.100.129"
         assert (options["rightca"], options["connalias"]) == (authority, "roadwarrior-persons")
         assert options["narrowing"] == "yes" and options["right"] == "%any"
+    assert ipsec.sections(settings)["roadwarrior"]["rightca"] == authority
     assert [each["name"] for each in ipsec.tunnels(settings)] == ["roadwarrior", "roadwarrior-persons", "bern"]
 
 
 def test_without_a_pool_nobody_else_is_let_in(ipsec, view):
     def listed(site):
         del site["connections"]["roadwarrior"]["pool"]
+        site["connections"]["roadwarrior"]["persons"] = {"anna": "198.51.100.129"}
     settings = view("winterthur", "gw1", listed)
     assert "roadwarrior" not in ipsec.sections(settings)
     assert [each["name"] for each in ipsec.tunnels(settings)] == ["roadwarrior-persons", "bern"]
@@ -147,7 +162,7 @@ def test_without_a_pool_nobody_else_is_let_in(ipsec, view):
 
 def test_a_person_with_both_ip_versions_has_two_tunnels(ipsec, view):
     def both(site):
-        site["connections"]["roadwarrior"] |= {"persons": {"CN=a": ["198.51.100.240", "2001:db8:be:2::5"]}}
+        site["connections"]["roadwarrior"]["persons"] = {"CN=a": ["198.51.100.240", "2001:db8:be:2::5"]}
     found = ipsec.sections(view("bern", "gw-a", both))
     assert {name: each["rightaddresspool"] for name, each in found.items() if name.startswith("roadwarrior-")} == {
         "roadwarrior-CN_a/1": "198.51.100.240-198.51.100.240", "roadwarrior-CN_a/2": "2001:db8:be:2::5/128"}
@@ -165,7 +180,7 @@ def test_two_virtual_addresses_leave_listen_out(ipsec, view):
 def test_ikev1_has_dpd_as_in_the_paper(ipsec, view):
     def old(site):
         site["connections"]["roadwarrior"] |= {"ike": "ikev1"}
-        del site["connections"]["roadwarrior"]["pool"], site["connections"]["roadwarrior"]["persons"]
+        site["connections"]["roadwarrior"].pop("pool")
     ipsec.key = "rsa 2048"
     found = ipsec.sections(view("winterthur", "gw1", old))
     assert found["config setup"]["ikev1-policy"] == "accept"
@@ -188,7 +203,6 @@ def test_shared_secret_needs_no_certificate(ipsec, view):
     def psk(site):
         for connection in site["connections"].values():
             connection["auth"] = "psk"
-            connection.pop("persons", None)
     settings = view("winterthur", "gw1", psk)
     assert ipsec.certificates(settings) == []
     assert ipsec.sections(settings)["bern"]["authby"] == "secret"
@@ -256,7 +270,7 @@ conn roadwarrior
 def test_nothing_pends_when_the_daemon_started_with_this_file(ipsec):
     for path in (ipsec.CONFIGURATION, ipsec.LOADED):
         Path(path).write_text(CONFIGURATION)
-    assert ipsec.pending() == {"restart": [], "add": [], "replace": [], "remove": []}
+    assert ipsec.pending() == {"restart": [], "add": [], "replace": [], "remove": [], "authority": []}
 
 
 def test_only_what_changed_is_loaded_again(ipsec):
@@ -280,7 +294,7 @@ def test_an_option_of_the_daemon_itself_stays_pending(ipsec):
 def test_a_connection_taken_out_is_removed_and_one_not_taken_is_told(ipsec):
     Path(ipsec.LOADED).write_text(CONFIGURATION)
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("conn bern", "conn lausanne"))
-    assert ipsec.pending() == {"restart": [], "add": ["lausanne"], "replace": [], "remove": ["bern"]}
+    assert ipsec.pending() == {"restart": [], "add": ["lausanne"], "replace": [], "remove": ["bern"], "authority": []}
     # this daemon's answers are recorded: it never gets lausanne
     assert ipsec.reload()["refused"] == ["lausanne"]
     assert "lausanne" not in ipsec.parse(Path(ipsec.LOADED).read_text())
@@ -289,7 +303,79 @@ def test_a_connection_taken_out_is_removed_and_one_not_taken_is_told(ipsec):
 def test_a_daemon_of_unknown_past_gets_everything_again(ipsec):
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION)
     assert ipsec.pending() == {"restart": ["listen", "uniqueids"], "add": [], "replace": ["bern", "roadwarrior"],
-                               "remove": []}
+                               "remove": [], "authority": []}
+
+
+SAME = CONFIGURATION.replace("conn roadwarrior", "conn roadwarrior\n    leftcert=gateway\n    rightca=%same")
+
+
+@pytest.fixture(params=["4.10", "5.2"])
+def reissued(request, ipsec):
+    """A daemon that loaded its connections before its certificate came from an authority with this name."""
+    ipsec.daemon(request.param, "active")
+    for path in (ipsec.CONFIGURATION, ipsec.LOADED):
+        Path(path).write_text(SAME)
+    daemon = ipsec.__salt__["cmd.run_all"]
+
+    def by(authority):
+        daemon.answers["--listcerts"] = re.sub("issuer: .*", f"issuer: {authority}", daemon.answers["--listcerts"])
+        return daemon
+
+    return by
+
+
+def test_a_connection_that_asks_for_another_authoritys_certificates_is_loaded_again(ipsec, reissued):
+    reissued("CN=Test CA ec")
+    assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == []
+    daemon = reissued("CN=New CA")
+    assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == ["roadwarrior"]
+    # this daemon's answers are recorded: it asks for the old one's to the end of its days, and that is told
+    assert ipsec.reload()["refused"] == ["roadwarrior"]
+    assert daemon.asked == [["addconn", "--config", ipsec.CONFIGURATION, "roadwarrior"]] * 2
+
+
+def test_a_connection_that_was_refused_before_the_last_one_let_go_is_tried_again(ipsec):
+    """With an older certificate brought back, both real daemons refuse all but the last connection at first."""
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
+    daemon, status = ipsec.__salt__["cmd.run_all"], recorded("5.2-status-active")
+
+    def real(argv, **kwargs):
+        done = daemon(argv, **kwargs)
+        loaded = [words[-1] for words in daemon.asked if words[0] == "addconn"]
+        kept = (lambda line: '"bern"' not in line) if loaded == ["bern", "roadwarrior"] else (lambda _line: True)
+        daemon.answers["--status"] = "\n".join(line for line in status.splitlines() if kept(line))
+        return done
+
+    ipsec.__salt__["cmd.run_all"] = real
+    assert ipsec.reload() == {"add": [], "replace": ["bern", "roadwarrior"], "remove": [], "refused": []}
+    assert [words[-1] for words in daemon.asked] == ["bern", "roadwarrior", "bern"]
+
+
+def test_a_connection_with_an_authority_of_its_own_is_left_alone(ipsec, reissued):
+    reissued("CN=New CA")
+    for change in (("rightca=%same", "rightca=CN=Test CA ec"), ("leftcert=gateway", "leftcert=elsewhere")):
+        for path in (ipsec.CONFIGURATION, ipsec.LOADED):
+            Path(path).write_text(SAME.replace(*change))
+        assert ipsec.pending()["replace"] == []
+
+
+def test_looking_first_knows_what_another_authority_will_change(ipsec, reissued):
+    reissued("CN=Test CA ec")
+    assert ipsec.pending(["gateway"])["authority"] == ipsec.pending(["gateway"])["replace"] == ["roadwarrior"]
+    assert ipsec.pending(["other"])["authority"] == []
+
+
+def test_of_several_certificates_the_newest_with_a_key_counts(ipsec):
+    """NSS keeps a superseded certificate of the same subject, see certs."""
+    def listed(issuer, month, key=": has private key"):
+        return ['End certificate "gateway" - SN: 0x79ade5', "  subject: CN=gateway", f"  issuer: {issuer}",
+                f"  not before: Tue {month} 24 05:02:28 2026", "  not after: Thu Nov 23 05:12:28 2028",
+                f"  256 bit(other){key}", " "]
+
+    assert ipsec._issuers(listed("CN=A", "Nov") + listed("CN=B", "Mar")) == {"gateway": "CN=A"}
+    assert ipsec._issuers(listed("CN=A", "Mar") + listed("CN=B", "Nov", key="")) == {"gateway": "CN=A"}
+    assert ipsec._issuers(recorded("5.2-listcerts").splitlines()) == {
+        "gateway": r"CN=Lab\, authority \"on\" the M\C3\A4ster\+x\=1 \; \#2"}
 
 
 @pytest.mark.parametrize(("version", "state", "expected"), [
@@ -354,10 +440,17 @@ def test_a_name_compares_in_either_order(ipsec):
 
 
 def test_lists_take_a_moment(ipsec, monkeypatch, view):
-    waited = []
-    monkeypatch.setattr(ipsec.time, "sleep", waited.append)
-    assert [ipsec.take_lists()] == waited == [ipsec.LISTS_EVERY + 1]
+    clock, sent_away = [0.0], []
+    monkeypatch.setattr(ipsec.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(ipsec.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    monkeypatch.setattr(ipsec, "expel", lambda pillar: sent_away.append((pillar, clock[0])))
+    assert [ipsec.take_lists()] == clock == [ipsec.LISTS_EVERY + 1]
+    assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
+    # their clients call back at once: nobody of them has a tunnel for longer than a second
+    clock[0] = 0.0
+    assert ipsec.take_lists("x:revoked") == ipsec.LISTS_EVERY + 1
+    assert sent_away == [("x:revoked", second) for second in range(1, ipsec.LISTS_EVERY + 2)]
     ipsec.daemon("5.2", "standby")
     found = ipsec.take_lists()
-    assert found == 0 and not isinstance(found, bool) and len(waited) == 1          # see module.run
+    assert found == 0 and not isinstance(found, bool) and clock == [ipsec.LISTS_EVERY + 1]          # see module.run
     assert ipsec.sections(view("winterthur", "gw1"))[ipsec.SETUP]["crlcheckinterval"] == f"{ipsec.LISTS_EVERY}s"

@@ -4,24 +4,26 @@ from __future__ import annotations
 import pytest
 from salt.exceptions import CommandExecutionError
 
-NOTHING = {"restart": [], "add": [], "replace": [], "remove": []}
+NOTHING = {"restart": [], "add": [], "replace": [], "remove": [], "authority": []}
 
 
 @pytest.fixture
 def state(load, monkeypatch):
     module = load("_states/ipsec.py")
-    module.calls = []
+    module.calls, module.reissued = [], []
 
-    def set_up(pending, held=(), test=False, refused=(), alive=True):
+    def set_up(pending, held=(), test=False, refused=(), alive=True, installed="CN=Our CA"):
         def reload():
             module.calls.append("reload")
             return {key: pending[key] for key in ("add", "replace", "remove")} | {"refused": list(refused)}
         monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
         monkeypatch.setattr(module, "__salt__", {
-            "ipsec.running": lambda: alive, "ipsec.pending": lambda: pending, "ipsec.reload": reload,
+            "ipsec.running": lambda: alive, "ipsec.reload": reload,
+            "ipsec.pending": lambda reissued: module.reissued.extend(reissued) or pending,
+            "certs.state_of": lambda _name, _pillar: {"issuer": installed, "wanted": {"issuer": "CN=Our CA"}},
             "ipsec.restart": lambda: module.calls.append("restart") or True,
             "network.ip_addrs": lambda **_: list(held), "network.ip_addrs6": lambda **_: []}, raising=False)
-        return module.current("ipsec", ["192.0.2.10", "198.51.100.10"])
+        return module.current("ipsec", ["192.0.2.10", "198.51.100.10"], ["gateway"])
 
     module.run = set_up
     return module
@@ -61,6 +63,21 @@ def test_test_mode_does_nothing(state, pending):
     ret = state.run(pending, test=True)
     assert (ret["result"], state.calls) == (None, [])
     assert ret["changes"]
+
+
+@pytest.mark.parametrize(("installed", "test", "reissued"), [
+    ("CN=Another CA", True, ["gateway"]), ("CN=Our CA", True, []), ("", True, []), ("CN=Another CA", False, [])])
+def test_looking_first_asks_who_will_have_issued_the_certificate(state, installed, test, reissued):
+    state.run(NOTHING, test=test, installed=installed)
+    assert state.reissued == reissued
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_connection_of_another_authority_is_told(state, test):
+    ret = state.run(NOTHING | {"replace": ["roadwarrior"], "authority": ["roadwarrior"]}, ["192.0.2.10"], test)
+    assert ret["changes"] == {"connections": {"replace": ["roadwarrior"]}}
+    assert ret["result"] is (None if test else True)
+    assert "another authority" in ret["comment"] and "roadwarrior" in ret["comment"]
 
 
 def test_a_dead_daemon_is_an_error(state):
