@@ -21,6 +21,8 @@ from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK = 0.05
+# Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
+COMPARED = Path("/run/gateway/current")
 FORMER = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
 
 
@@ -98,8 +100,9 @@ class Worker:
         site = decide.Site(
             settings.node, settings.peer, settings.preferred, settings.uplinks, settings.ping_nodes, settings.deadtime,
             settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
-            daemon=settings.daemon is not None)
+            daemon=settings.daemon is not None, compare=settings.compare)
         self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
+        self.machine.compared = self.machine.compared or COMPARED.exists()
 
     # The loop
 
@@ -254,6 +257,8 @@ class Worker:
         _state, _held, missing = self.addresses.look()
         if missing or self.machine.missing:
             self.handle(decide.Missing(missing))
+        if COMPARED.exists() != self.machine.compared:
+            self.handle(decide.Compared(COMPARED.exists()))
 
     def on_signal(self) -> None:
         if any(each in (signal.SIGTERM, signal.SIGINT) for each in drain(self.signals.fileno())):
