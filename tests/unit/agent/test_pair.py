@@ -207,7 +207,8 @@ def test_one_serves_in_the_end(changes, seed):
 
 EVENT = st.one_of(
     st.builds(Connected, st.booleans()), st.builds(Peer, st.sampled_from(["init", "up", "active", "dead", "odd"])),
-    st.builds(PeerAgent, st.booleans()), st.builds(Compared, st.booleans()), st.builds(Ping, st.sampled_from([*PINGS, "192.0.2.9"]), st.booleans()),
+    st.builds(PeerAgent, st.booleans()), st.builds(Compared, st.booleans()),
+    st.builds(Ping, st.sampled_from([*PINGS, "192.0.2.9"]), st.booleans()),
     st.builds(Uplink, st.sampled_from(["bond0", "eth9"]), st.booleans()),
     st.builds(Daemon, st.sampled_from(["alive", "hung", "dead"])), st.builds(Gap, st.floats(0, 1e6)),
     st.builds(Fenced, st.booleans(), st.text()), st.builds(Released), st.builds(Tick),

@@ -17,7 +17,8 @@ from tests.conftest import TREE
 @pytest.fixture
 def tree(tmp_path):
     """A small tree of old files with the shipped one's shape."""
-    for name in ("salt/kernel", "salt/_modules", "agent", "pillar/sites", "pillar/secrets/issued", "pillar/secrets/crls"):
+    for name in ("salt/kernel", "salt/_modules", "agent", "pillar/sites", "pillar/secrets/issued",
+                 "pillar/secrets/crls"):
         (tmp_path / name).mkdir(parents=True)
     for name, text in {"salt/kernel/init.sls": "a", "salt/_modules/x.py": "b", "agent/worker.py": "c",
                        "pillar/top.sls": "d", "pillar/schema.sls": "e", "pillar/alerts.sls": "f",
