@@ -521,6 +521,25 @@ def _files_to_change(bonds: list[dict], live: dict, manager: str) -> dict[str, s
             if (Path(path).read_text() if Path(path).exists() else None) != text}
 
 
+def files(bonds: list[dict], manager: str = "auto") -> list[str]:
+    """
+    The files that keep the bonds over a reboot, sorted.
+
+    bonds, manager
+        As for ``plan``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call bonding.files "$BONDS"
+    """
+    manager = _manager() if manager == "auto" else manager
+    ours = {"ifupdown": (_INTERFACES_D, "gateway-*"), "networkd": (_NETWORKD_D, "05-gateway-*")}[manager]
+    found = {str(path) for path in Path(ours[0]).glob(ours[1])} | ({_INTERFACES} if manager == "ifupdown" else set())
+    return sorted(path for path in found if Path(path).is_file())
+
+
 def _stale(folder: str, pattern: str) -> dict[str, str | None]:
     """Files of ours from before; those still wanted are laid over them."""
     return {str(path): None for path in Path(folder).glob(pattern)}

@@ -443,6 +443,38 @@ def stored() -> list[dict[str, Any]]:
             for entry in _entries()]
 
 
+def held() -> dict[str, list[str]] | None:
+    """
+    What is in the database, as a beacon can read it: without NSS's tools, and without waiting for a writer.
+
+    Returns ``certificates`` (SHA-256 of each, hex) and ``keys`` (the id of each private key, hex), sorted, both empty
+    where there is no database. None when it can not be read now: somebody writes, or it is damaged.
+
+    NSS keeps its objects in SQLite, a column for each attribute: a0 is the class (1: certificate, 3: private key,
+    PKCS#11's CKA_CLASS), a11 the value, a102 the id (sdb.c of NSS).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.held
+    """
+    wanted = {"cert9.db": "SELECT a11 FROM nssPublic WHERE a0 = x'00000001'",
+              "key4.db": "SELECT a102 FROM nssPrivate WHERE a0 = x'00000003'"}
+    found = {}
+    for file, query in wanted.items():
+        path = Path(DATABASE, file)
+        found[file] = []
+        if path.is_file():
+            try:
+                with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0)) as connection:
+                    found[file] = [row[0] for row in connection.execute(query)]
+            except sqlite3.Error:
+                return None
+    return {"certificates": sorted(hashlib.sha256(value).hexdigest() for value in found["cert9.db"]),
+            "keys": sorted(value.hex() for value in found["key4.db"])}
+
+
 class _Entry(NamedTuple):
     """A certificate in the database."""
 
@@ -805,6 +837,19 @@ def install_crl(pillar: str) -> None:
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _put(file, crl.public_bytes(Encoding.DER), 0o644)
     _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
+
+
+def list_file(pillar: str) -> str:
+    """
+    The path of the file in which a revocation list of pillar's lies.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.list_file gateway_secrets:crls:our-ca
+    """
+    return str(_crl_file(_load_crl(pillar)))
 
 
 def _crl_file(crl: Any) -> Path:

@@ -13,4 +13,5 @@ include:
 {%- for feature, wanted in salt['gateway.settings']().features.items() if wanted %}
   - {{ feature }}
 {%- endfor %}
+  - gateway.record
 {%- endfor %}
