@@ -1,7 +1,7 @@
 """What is rolled out where and when: decisions without any I/O.
 
-Events come in, each with the time (seconds, any steady clock), actions come out; nothing in here sleeps, reads or sends.
-What is decided, in words: docs/resync.md.
+Events come in, each with the time (seconds, any steady clock), actions come out; nothing in here sleeps, reads or
+sends. What is decided, in words: docs/resync.md.
 
 A site is *behind* when its nodes are not made of what there is. It is queued, and taken out of the queue by the outcome
 of its roll-out: done, current (nothing was to be done), refused (mistakes), waits (its pair is none), failed, elsewhere
@@ -224,6 +224,7 @@ class Machine:
         self.asked_at: dict[str, float] = {}
         self.ask_all_at = now
         self.compare_at: dict[str, float] = {}
+        self.orders = 0  # heard in this life
         self.out: list[Any] = []
 
     # What there is
@@ -241,7 +242,7 @@ class Machine:
         waiting = {}
         for site, item in sorted(self.queue.items()):
             waiting[site] = {"because": item.why, "waits_for": self.hindrance(item) or "its turn"}
-        return {"dry_run": self.config.dry_run, "stopped": ["all" if not site else site for site in
+        return {"orders": self.orders, "dry_run": self.config.dry_run, "stopped": ["all" if not site else site for site in
                                                             sorted(self.stopped)],
                 "halted_by": self.halted, "running": {site: _said(job) for site, job in sorted(self.busy.items())},
                 "queue": waiting, "failed": sorted(self.failed), "refused": sorted(self.refused),
@@ -289,7 +290,7 @@ class Machine:
         if self.shared is None:
             # What happened before this master was there is asked of the nodes.
             self.shared, self.own = event.shared, dict(event.own)
-            self.compare_at = {site: self.now + COMPARED for site in self.own}
+            self.compare_at = dict.fromkeys(self.own, self.now + COMPARED)
             return
         before = set(self.own)
         tree = event.shared != self.shared
@@ -464,7 +465,8 @@ class Machine:
             if event.outcome == "gone":
                 del self.troubles[each.minion, each.condition, each.subject]
             else:
-                each.pause(self.now, {"done": REPAIRED, "failed": REPAIRED, "elsewhere": ELSEWHERE}.get(event.outcome, 0))
+                each.pause(self.now, {"done": REPAIRED, "failed": REPAIRED, "elsewhere": ELSEWHERE}.get(
+                    event.outcome, 0.0))
         site = its[0].site if its else ""
         if event.outcome == "behind" and site in self.own and site not in self.queue and self.number(site) not in (
                 self.failed.get(site), self.refused.get(site)):
@@ -477,6 +479,7 @@ class Machine:
             self.over("nodes_differ", event.site, "", "critical", "the same on both nodes")
 
     def on_order(self, event: Order) -> None:
+        self.orders += 1
         sites = [event.site] if event.site else sorted(self.own)
         if event.name == "stop":
             self.stopped.add(event.site)
@@ -626,8 +629,8 @@ class Machine:
             return False
         trouble.fights_until = self.now + FIGHT_ENDS
         self.alert("drift_fight", trouble.site, f"{trouble.minion} {trouble.subject}", "warning",
-                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left as it "
-                   f"is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
+                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left as "
+                   f"it is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
         return True
 
 
