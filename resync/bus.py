@@ -125,6 +125,6 @@ def order(name: str, site: str, secret: bytes, journal: str, number: int) -> dic
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return authentic.sign({
         "version": authentic.VERSION, "journal": journal, "n": number, "id": authentic.MASTER, "site": site, "node": "",
-        "role": "unknown", "beacon": "resync", "condition": name, "subject": "", "severity": "info", "was": "", "is": "",
-        "since": now, "at": now, "recovered": False, "once": True, "cause": "", "facts": {}},
+        "role": "unknown", "beacon": "resync", "condition": name, "subject": "", "severity": "info", "was": "",
+        "is": "", "since": now, "at": now, "recovered": False, "once": True, "cause": "", "facts": {}},
         authentic.key_of(secret, authentic.MASTER))

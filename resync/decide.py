@@ -242,8 +242,8 @@ class Machine:
         waiting = {}
         for site, item in sorted(self.queue.items()):
             waiting[site] = {"because": item.why, "waits_for": self.hindrance(item) or "its turn"}
-        return {"orders": self.orders, "dry_run": self.config.dry_run, "stopped": ["all" if not site else site for site in
-                                                            sorted(self.stopped)],
+        return {"orders": self.orders, "dry_run": self.config.dry_run,
+                "stopped": [site or "all" for site in sorted(self.stopped)],
                 "halted_by": self.halted, "running": {site: _said(job) for site, job in sorted(self.busy.items())},
                 "queue": waiting, "failed": sorted(self.failed), "refused": sorted(self.refused),
                 "drift": [f"{each.minion}: {each.condition} {each.subject}".rstrip()
@@ -629,8 +629,8 @@ class Machine:
             return False
         trouble.fights_until = self.now + FIGHT_ENDS
         self.alert("drift_fight", trouble.site, f"{trouble.minion} {trouble.subject}", "warning",
-                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left as "
-                   f"it is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
+                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left "
+                   f"as it is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
         return True
 
 

@@ -43,7 +43,7 @@ class Hands:
         return salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
 
     def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER) -> dict[str, dict]:
-        """What some functions return on some minions, by minion and function; minions that do not answer are left out."""
+        """What some functions return on some minions, by minion and function; without minions that do not answer."""
         if not minions:
             return {}
         with salt.client.get_local_client(mopts=self.opts) as client:
