@@ -265,7 +265,7 @@ def describe(line: dict[str, Any], site: str) -> dict[str, str]:
              "done": entry.done, "todo": entry.todo}
     words = {"{node}": line["node"] or "the master", "{site}": site or "all sites", "{subject}": line["subject"],
              "{was}": line["was"], "{now}": line["is"], "{id}": line["id"]}
-    return {name: _filled(text, words) for name, text in texts.items()}
+    return {name: filled(text, words) for name, text in texts.items()}
 
 
 def _unknown(line: dict[str, Any]) -> Entry:
@@ -276,7 +276,7 @@ def _unknown(line: dict[str, Any]) -> Entry:
                  "docs/monitoring.md of the tree that the node has")
 
 
-def _filled(text: str, words: dict[str, str]) -> str:
+def filled(text: str, words: dict[str, str]) -> str:
     """One pass: what an event says is not looked at for further {words}."""
     out, rest = [], text
     while rest:
