@@ -230,6 +230,24 @@ def since(number: int = 0, journal: str = "") -> dict:
             "events": [_signed(event) for event in events]}
 
 
+def newest() -> dict:
+    """
+    How far the journal has got, and how far a master has: what is asked often and of all nodes at once.
+
+    Returns:
+        ``journal``, ``newest`` and ``taken`` as :func:`since` has them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway_events.newest
+    """
+    found = _read_journal()
+    return {"journal": found.name if found.events else "", "newest": max([0, *(event["n"] for event in found.events[-1:])]),
+            "taken": _taken()}
+
+
 def conditions() -> list[dict]:
     """
     All that is the case at present, each as the event that told it, signed.

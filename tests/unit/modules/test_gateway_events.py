@@ -182,6 +182,15 @@ def test_the_master_leaves_a_mark_of_what_it_has_taken(folder: Path) -> None:
     assert module.since()["taken"] == 17
 
 
+def test_how_far_it_has_got_is_told_without_the_events(folder: Path) -> None:
+    module = node(folder)
+    assert module.newest() == {"journal": "", "newest": 0, "taken": 0}
+    module.changed("bonding", DOWN)
+    module.taken({"gw1.winterthur": 1})
+    there = module.since()
+    assert module.newest() == {"journal": there["journal"], "newest": there["newest"], "taken": 1}
+
+
 def test_who_asks_gets_all_present_conditions(folder: Path) -> None:
     node(folder).changed("bonding", DOWN)
     node(folder).changed("heartbeat", {"peer_dead:gw2": {"severity": "critical", "was": "active", "is": "dead"}})
