@@ -3,8 +3,8 @@ Resync: both nodes of each site become what the master says
 ===========================================================
 
 Runs on the master as long as that does: looks twice a second whether pillar or tree have changed, listens for what the
-gateways report of changes made to them by hand, and rolls out. What is decided is in the tree's package ``resync``; this
-file gives it Salt's bus and processes. For people: ``salt-run resync.status`` and docs/resync.md.
+gateways report of changes made to them by hand, and rolls out. What is decided is in the tree's package ``resync``;
+this file gives it Salt's bus and processes. For people: ``salt-run resync.status`` and docs/resync.md.
 
 Master's configuration, all optional::
 
