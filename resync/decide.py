@@ -214,7 +214,7 @@ class Machine:
         self.shared: str | None = None
         self.own: dict[str, str] = {}
         self.shared_at = now
-        self.restless_since: float | None = None
+        self.changed_at = self.restless_since = now
         self.shown: dict[str, str] = {}  # in a dry run: what was said of a site already
         self.done: set[str] = set()  # sites that have the present tree
         self.queue: dict[str, Item] = {}
@@ -297,9 +297,9 @@ class Machine:
         changed = {site for site in event.own if event.own[site] != self.own.get(site)}
         self.shared, self.own = event.shared, dict(event.own)
         if tree or changed:
-            self.restless_since = self.restless_since if self.restless_since is not None else self.now
-        elif self.now - self.shared_at > self.config.quiet:
-            self.restless_since = None
+            if self.now - self.changed_at > self.config.quiet:
+                self.restless_since = self.now
+            self.changed_at = self.now
         for site in before - set(self.own):
             self.forget(site)
         if tree:
@@ -317,9 +317,9 @@ class Machine:
         for site in [*self.failed]:
             if self.failed[site] != self.number(site):
                 del self.failed[site]
-        if self.restless_since is not None and self.now - self.restless_since > RESTLESS:
+        if self.changed_at - self.restless_since > RESTLESS:
             self.restless_since = self.now
-            self.say("warning", f"the master's files have not come to rest for {RESTLESS:.0f} s: nothing is rolled out")
+            self.say("warning", f"files have not come to rest for {RESTLESS:.0f} s: their changes are not rolled out")
 
     def forget(self, site: str) -> None:
         """A site that is not there any more."""
