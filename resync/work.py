@@ -91,8 +91,9 @@ class Hands:
 
     def run(self, function: str, *arguments: Any, **named: Any) -> Any:
         """A runner's return."""
+        # The user is the one whose key it signs its jobs with: without, an orchestration's nodes are not reached.
         with salt.runner.RunnerClient(dict(self.opts)) as client:
-            return client.cmd(function, list(arguments), kwarg=named, print_event=False)
+            return client.cmd(function, list(arguments), {"user": self.opts["user"]}, named, print_event=False)
 
     # Changes
 

@@ -1,0 +1,55 @@
+"""What people ask of resync, without an engine: it says so, and does not wait for ever."""
+from __future__ import annotations
+
+import pytest
+import salt.config
+
+from resync import files
+from tests.conftest import TREE, load_module
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
+        "pillar_roots": {"base": [str(TREE / "pillar")]}, "file_roots": {"base": [str(TREE / "salt")]},
+        "cachedir": str(tmp_path), "pki_dir": str(tmp_path)}
+    module = load_module("_runners/resync.py")
+    monkeypatch.setattr(module, "__opts__", opts, raising=False)
+    monkeypatch.setattr(module, "__context__", {}, raising=False)
+    module.folder = tmp_path
+    return module
+
+
+def test_an_engine_that_never_ran(runner):
+    assert runner.status() == {"engine": "not running"} and runner.__context__["retcode"] == 1
+    assert "does not run" in runner.stop()["mistakes"][0]
+
+
+def test_an_engine_that_has_ended(runner, monkeypatch):
+    files.write_status(runner.folder, {"enabled": True, "queue": {}})
+    assert runner.status() == {"engine": "running", "queue": {}}
+    monkeypatch.setattr(files, "STALE", -1)
+    assert runner.status() == {"engine": "not running"}
+
+
+def test_an_engine_that_is_off_says_why(runner):
+    files.write_status(runner.folder, {"enabled": False, "mistakes": ["gateway_resync: parallel: 0 is not"]})
+    assert runner.status() == {"engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"]}
+    assert "does not run" in runner.now("bern")["mistakes"][0]
+
+
+@pytest.mark.parametrize("name", ["../secrets/bern", "nowhere", "", 7, "*"])
+def test_what_is_no_site(runner, name):
+    said = runner.now(name)
+    assert "is no site; give one of bern, winterthur" in said["mistakes"][0] and runner.__context__["retcode"] == 1
+
+
+def test_nodes_by_their_numbers(runner, monkeypatch):
+    number = runner.Inputs([TREE / "salt"], [TREE / "pillar"]).look(["bern"]).of("bern")
+    said = {"gw-a.bern": [number, True], "gw-b.bern": ["old", False]}
+    monkeypatch.setattr(runner.work.Hands, "told", lambda self, sites: {"nodes": {"bern": said}})
+    assert runner.status("bern")["nodes"] == {
+        "gw-a.bern": "up to date", "gw-b.bern": "behind, not compared since its boot"}
+    said |= {"gw-a.bern": ["", False], "gw-b.bern": None}
+    assert runner.status("bern")["nodes"] == {
+        "gw-a.bern": "never applied, not compared since its boot", "gw-b.bern": "silent"}
