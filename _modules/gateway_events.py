@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     __salt__: dict[str, Callable]
     __opts__: dict
     __grains__: dict
+    __pillar__: dict
     __context__: dict
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,38 @@ def __virtual__() -> str:
 # what beacons call
 
 
+def watched(feature: str = "monitoring") -> dict:
+    """
+    This node's settings where there is something to watch: {} without a site, for a site with mistakes, and where
+    ``features:monitoring`` or the feature itself is off. Worked out once for a pillar, so it may be asked every second.
+
+    Args:
+        feature: one of ``gateway:features``.
+
+    Returns:
+        As ``gateway.settings``; not a copy, so only to be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw1.*' gateway_events.watched bonding
+    """
+    pillar = __pillar__.get("gateway"), __pillar__.get("gateway_schema")
+    kept = __context__.get("gateway_events.watched")
+    if kept is None or any(now is not before for now, before in zip(pillar, kept[0], strict=True)):
+        settings = {}
+        if pillar[0]:
+            try:
+                settings = __salt__["gateway.settings"]()
+            except CommandExecutionError as err:
+                log.info("nothing is watched: %s", err)
+        kept = (pillar, settings)
+        __context__["gateway_events.watched"] = kept
+    features = kept[1].get("features", {})
+    return kept[1] if features.get("monitoring") and features.get(feature) else {}
+
+
 def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (), unknown: Iterable[str] = (),
             memory: dict | None = None) -> list[dict]:
     """
@@ -109,7 +142,8 @@ def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (),
         beacon: its name.
         conditions: everything that is the case now, by ``CONDITION:SUBJECT`` (``slave_down:bond0/eth1``), each with
             ``severity``, ``was``, ``is``, and where there is any ``cause``, ``facts``, ``since`` (ISO 8601). A change
-            of ``is`` or ``severity`` gives an event, one of the rest does not.
+            of ``is`` or ``severity`` gives an event, one of the rest does not. With ``after`` it is told only when it
+            has been handed over for so many seconds.
         once: what happened and is over: the same, with ``condition`` and ``subject``.
         unknown: names of conditions that can not be judged now: those told before stay as they are.
         memory: what the beacon wants to find again (:func:`memory`) once these events are safe; None: as it is.
@@ -129,6 +163,7 @@ def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (),
     once, unknown = list(once), set(unknown)
     conditions = {_key(*key.partition(":")[::2]): each for key, each in conditions.items()}
     told = _told(beacon)
+    conditions = _ripe(beacon, told, conditions, unknown)
     if memory is not None and memory != told.memory:
         memory = json.loads(json.dumps(memory))
     if not once and not told.damaged and memory in (None, told.memory) and not any(_differ(told, conditions, unknown)):
@@ -278,6 +313,23 @@ def _taken() -> int:
 
 
 # one event
+
+
+def _ripe(beacon: str, told: Told, conditions: dict[str, dict], unknown: set[str]) -> dict[str, dict]:
+    """The conditions without those that have to last for longer before they are told."""
+    waiting = __context__.setdefault("gateway_events.waiting", {}).setdefault(beacon, {})
+    ripe = {}
+    for key, each in conditions.items():
+        if each.get("after") and key not in told.conditions:
+            began = waiting.setdefault(key, (time.monotonic(), _now()))
+            if time.monotonic() - began[0] < each["after"]:
+                continue
+            each = {"since": began[1], **each}
+        ripe[key] = each
+    for key in list(waiting):
+        if key in ripe or key not in conditions and key.partition(":")[0] not in unknown:
+            del waiting[key]
+    return ripe
 
 
 def _differ(told: Told, conditions: dict[str, dict], unknown: set[str]) -> Iterator[str]:

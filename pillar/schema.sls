@@ -452,6 +452,7 @@ gateway_schema:
       time: {type: bool, default: true, about: "Time by NTP."}
       sshd: {type: bool, default: true, about: "SSH hardening."}
       services: {type: bool, default: true, about: "Unneeded services off."}
+      monitoring: {type: bool, default: true, about: "The node tells the master what happens to it."}
   packages:
     about: "The Debian packages each part needs."
     keys:
