@@ -68,11 +68,13 @@ _ERRORS = re.compile(r"Xfrm(InError|InBufferError|InStateProtoError|InStateModeE
                      r"(In|Out)StateDirError|InIptfsError|OutNoQueueSpace)")
 # pluto's words for a peer that does not answer: liveness and DPD of 5.x and 4.x (ikev2_liveness.c, ikev1_dpd.c,
 # retransmit.c).
-_SILENT = re.compile(r'^"(?P<name>[^"]+)"(?:\[\d+\])?(?: (?P<peer>[0-9a-fA-F.:]+))? #\d+: '
-                     r"(?P<said>.*(?:liveness action|liveness.*timed? ?out|DPD: .*(?:timed out|timeout)|peer has not responded|retransmission timeout"
-                     r"|\d+ second timeout exceeded|declared dead).*)")
+_SILENT = re.compile(
+    r'^"(?P<name>[^"]+)"(?:\[\d+\])?(?: (?P<peer>[0-9a-fA-F.:]+))? #\d+: '
+    r"(?P<said>.*(?:liveness action|liveness.*timed? ?out|DPD: .*(?:timed out|timeout)|peer has not responded"
+    r"|retransmission timeout|\d+ second timeout exceeded|declared dead).*)")
 # systemd's (service.c), in the daemon's journal
 _DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
+_WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
 _OF_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "address_of_node")
 
 
@@ -98,12 +100,14 @@ def _grace(config: list) -> Any:
 
 def beacon(config: list) -> list[dict]:
     """The events since the last call, signed."""
+    if not __salt__["gateway_events.watched"]("openswan"):
+        return []
     seen = __salt__["ipsec.glance"]()
     watch = __context__.get("ipsec.beacon")
     if watch is None:
         watch = __context__["ipsec.beacon"] = Watch(__salt__["gateway_events.memory"]("ipsec"))
     if seen is None:
-        return __salt__["gateway_events.changed"]("ipsec", {})
+        return []       # no configuration of ours yet: the first state.apply has not come that far
     told = watch.judge(seen, _agents_word(), time.monotonic(), datetime.datetime.now(datetime.UTC), _grace(config))
     doubtful = {key for key in told["conditions"] if key.partition(":")[0] in ("daemon_dead", "connection_missing",
                                                                               "wrong_listen")}
@@ -119,7 +123,7 @@ def beacon(config: list) -> list[dict]:
 
 
 def _agents_word() -> str:
-    """alive, hung, dead; "" where no agent says anything."""
+    """On the daemon; "" where no agent says anything."""
     found = __salt__["heartbeat.glance"]() if "heartbeat.glance" in __salt__ else {}
     return str(found.get("daemon") or "")
 
@@ -161,7 +165,8 @@ class Watch:
         once: list[dict] = []
         unknown: set[str] = set()
         self._note_changes(seen, now)
-        dead, hung = seen["process"] is False, seen["process"] and (word == "hung" or not word and seen["hung"])
+        dead = seen["process"] is False
+        hung = bool(seen["process"]) and (word == "hung" or word not in _WORDS and seen["hung"])
         if seen["process"] is None:
             unknown.update(("daemon_dead", "daemon_hung"))
         elif dead:
@@ -320,7 +325,8 @@ class Watch:
                 other = {"in": "out", "out": "in"}[way]
                 found[f"one_way:{name}"] = _condition(
                     "warning", "packets both ways", f"packets {other} only",
-                    f"for a minute bytes went {other} and none {way}", {"in_bytes": each["total"][0], "out_bytes": each["total"][1]})
+                    f"for a minute bytes went {other} and none {way}",
+                    {"in_bytes": each["total"][0], "out_bytes": each["total"][1]})
         return found
 
     def _journal(self, seen: dict, now: float) -> list[dict]:

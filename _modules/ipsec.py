@@ -944,8 +944,8 @@ def glance() -> dict[str, Any] | None:
 
     Returns None on a node without connections; else
 
-    - ``process``: whether the daemon's process is there, None when it need not be yet; ``pid``; ``hung``: True when it twice left such questions
-      without an answer
+    - ``process``: whether the daemon's process is there, None when it need not be yet; ``pid``; ``hung``: True when it
+      twice left such questions without an answer
     - ``serves``: whether this node holds an address that the connections are bound to; ``addresses``: these
     - ``tunnels``: by name ``peer`` ("%any" for roadwarriors) and ``calls`` (whether this end calls)
     - ``gone``: tunnels whose last SA has gone since the last look, for sure
@@ -981,9 +981,10 @@ def glance() -> dict[str, Any] | None:
     counters = None
     if now - watch.counted >= _COUNT:
         watch.counted, counters = now, _counters()
-    return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": watch.silent >= 2, "serves": any(map(_is_held, addresses)),
-            "addresses": addresses, "tunnels": tunnels, "gone": sorted(gone), "answer": answer, "journal": lines,
-            "counters": counters, "dates": _dates(watch, now)}
+    return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": watch.silent >= 2,
+            "serves": any(map(_is_held, addresses)), "addresses": addresses, "tunnels": tunnels,
+            "gone": sorted(gone), "answer": answer, "journal": lines, "counters": counters,
+            "dates": _dates(watch, now)}
 
 
 _ASK, _PATIENCE, _COUNT, _DATES = 30.0, 5.0, 5.0, 3600.0     # seconds
