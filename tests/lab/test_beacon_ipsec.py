@@ -126,7 +126,8 @@ def test_a_roadwarrior_that_comes_and_goes_is_told_with_its_name(watched):
 
 def test_a_takeover_is_no_false_alarm(watched):
     """The node that gives up tells of no tunnel, the one that takes over of none while the peers have time."""
-    active, standby, begun = (observe.active(watched, "winterthur"), observe.standby(watched, "winterthur"), time.time())
+    active, standby = observe.active(watched, "winterthur"), observe.standby(watched, "winterthur")
+    begun = time.time()
     observe.call(watched, active, "heartbeat.standby")
     assert eventually(lambda: observe.active(watched, "winterthur") is standby, 30)
     reach(watched)
