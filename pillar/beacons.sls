@@ -3,3 +3,5 @@
 beacons:
   bonding: []
   heartbeat: []
+  ipsec: []
+  drift: []

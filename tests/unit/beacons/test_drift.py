@@ -9,13 +9,15 @@ def beacon(load, monkeypatch):
     module = load("_beacons/drift.py")
     module.found = {"conditions": {"file_changed:/a": {"is": "other contents"}}, "unknown": ["firewall_changed"]}
     module.told = []
+    module.watched = {"node": "gw1"}
 
     def changed(name, conditions, once=(), unknown=(), memory=None):
         module.told.append((name, conditions, list(unknown)))
         return ["event"]
 
     monkeypatch.setattr(module, "__salt__", {
-        "drift.glance": lambda: module.found, "gateway_events.changed": changed,
+        "gateway_events.watched": lambda: module.watched, "drift.glance": lambda: module.found,
+        "gateway_events.changed": changed,
         "gateway_events.validate_config": lambda config: (config == [], "said")}, raising=False)
     return module
 
@@ -27,6 +29,11 @@ def test_what_is_different_is_handed_on_with_what_can_not_be_judged(beacon):
 
 def test_nothing_is_said_while_states_are_applied(beacon):
     beacon.found = None
+    assert beacon.beacon([]) == [] and not beacon.told
+
+
+def test_a_site_without_monitoring_is_left_alone(beacon):
+    beacon.watched = {}
     assert beacon.beacon([]) == [] and not beacon.told
 
 

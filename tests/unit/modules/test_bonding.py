@@ -246,6 +246,16 @@ def test_networkd_keeps_the_virtual_ips_and_the_addresses_without_carrier(bonded
     assert "ARPIPTargets=198.51.100.61\n" in files[f"{folder}inside.netdev"]
 
 
+def test_the_files_that_keep_the_bonds_are_known(bare, monkeypatch, tmp_path):
+    for name, path in {"_INTERFACES": "interfaces", "_INTERFACES_D": "d", "_NETWORKD_D": "networkd"}.items():
+        monkeypatch.setattr(bare.module, name, str(tmp_path / path))
+    for name in ("interfaces", "d/gateway-bond0", "d/other", "networkd/05-gateway-a.netdev", "networkd/10-x.network"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert bare.module.files([], "ifupdown") == [str(tmp_path / "d/gateway-bond0"), str(tmp_path / "interfaces")]
+    assert bare.module.files([], "networkd") == [str(tmp_path / "networkd/05-gateway-a.netdev")]
+
+
 def test_a_file_of_a_bond_that_is_no_more_goes(bare):
     old = bare.root / "etc/network/interfaces.d/gateway-bond7"
     old.write_text("auto bond7\n")
