@@ -279,8 +279,8 @@ def newest() -> dict:
         salt 'gw*' gateway_events.newest
     """
     found = _read_journal()
-    return {"journal": found.name if found.events else "", "newest": max([0, *(event["n"] for event in found.events[-1:])]),
-            "taken": _taken()}
+    number = max([0, *(event["n"] for event in found.events[-1:])])
+    return {"journal": found.name if found.events else "", "newest": number, "taken": _taken()}
 
 
 def conditions() -> list[dict]:

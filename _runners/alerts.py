@@ -46,8 +46,8 @@ def status() -> dict:
     """
     said, now = files.read(_folder() / files.STATUS), time.time()
     if not isinstance(said, dict):
-        return _result({"engine": "has never run; is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d, and "
-                        "was the master restarted since?"}, wrong=True)
+        return _result({"engine": "has never run; is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d, "
+                        "and was the master restarted since?"}, wrong=True)
     age = now - said["at"]
     runs = age < _OLD
     targets = {}
@@ -56,9 +56,9 @@ def status() -> dict:
             f" ({its['said']})" if its["said"] else "") + (f"; {its['waiting']} wait" if its["waiting"] else "") + (
             f"; FAILS since {_ago(now, its['failing_since'])}: {its['failure']}" if its["failure"] else "")
     failing = any(its["failure"] for its in said["targets"].values())
-    counts = said["counts"]
+    counts, last = said["counts"], _ago(now, said["at"])
     return _result({
-        "engine": f"runs (process {said['pid']})" if runs else f"DOES NOT RUN: its last word is {_ago(now, said['at'])}",
+        "engine": f"runs (process {said['pid']})" if runs else f"DOES NOT RUN: its last word is {last}",
         "rank": "the only master" if said["rank"] is None else said["rank"],
         "targets": targets, "gateways": said["gateways"], "silent": said["silent"], "silences": _silences(now),
         "events": f"{counts['events']} since it started, {counts['alerts']} alerts; {said['waiting_events']} wait, at "
@@ -91,8 +91,8 @@ def open_(site: str | None = None) -> list | dict:
         lines = [line for line in incident["lines"].values() if line["open"]]
         if lines and site in (None, incident["site"]):
             found.append({
-                "site": incident["site"], "severity": incident["severity"], "since": message.iso(incident["opened"])[:19],
-                "told": bool(incident["told"]),
+                "site": incident["site"], "severity": incident["severity"],
+                "since": message.iso(incident["opened"])[:19], "told": bool(incident["told"]),
                 "conditions": [f"{catalogue.describe(line, incident['site'])['happened']} ({line['severity']}, since "
                                f"{line['since'][:19]})" for line in lines]})
     return sorted(found, key=lambda incident: (incident["site"], incident["since"]))
@@ -198,7 +198,8 @@ def reference() -> str:
     """
     rows = ["| Event | Severity | What happened | What it means for users | What is done by itself | Next step |",
             "| --- | --- | --- | --- | --- | --- |"]
-    stand = {"{node}": "NODE", "{site}": "SITE", "{subject}": "SUBJECT", "{was}": "BEFORE", "{now}": "NOW", "{id}": "ID"}
+    stand = {"{node}": "NODE", "{site}": "SITE", "{subject}": "SUBJECT", "{was}": "BEFORE", "{now}": "NOW",
+             "{id}": "ID"}
     for (beacon, condition), entry in catalogue.CATALOGUE.items():
         cells = [f"`{beacon}` `{condition}`", entry.severity, entry.happened, entry.means, entry.done, entry.todo]
         rows.append("| " + " | ".join(catalogue.filled(cell, stand).replace("|", "\\|") for cell in cells) + " |")
@@ -238,8 +239,8 @@ def _rendered(path: Path) -> Any:
             __opts__["renderer_whitelist"])
     except Exception as error:
         # Not with its text: a renderer shows the line, and the line may hold a secret.
-        raise SaltRunnerError(f"{path}: can not be rendered ({type(error).__name__}); is it YAML, with #!yaml|gpg as its "
-                              f"first line where values are encrypted?") from None
+        raise SaltRunnerError(f"{path}: can not be rendered ({type(error).__name__}); is it YAML, with #!yaml|gpg as "
+                              f"its first line where values are encrypted?") from None
     return rendered.get("alerts") if isinstance(rendered, dict) else None
 
 

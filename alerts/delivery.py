@@ -79,7 +79,7 @@ class Sender(threading.Thread):
             log.error("alerts: %s: %s", self.target, type(error).__name__)
             return self._failed(now, plan.send, reason(error))
         self._spool.done(self.target, plan.send)
-        self._limiter.sent(now, chosen)
+        self._limiter.sent(now, plan, chosen[0]["site"])
         if self._failures:
             log.info("alerts: %s takes alerts again", self.target)
             self._later = {number: (min(until, now + 5), tries) for number, (until, tries) in self._later.items()}

@@ -23,6 +23,7 @@ class Plan(NamedTuple):
 
     send: list[int]
     wait: float = 0.0
+    group: str | None = None  # of a digest: its site, "" for all
 
 
 class Limiter:
@@ -57,16 +58,13 @@ class Limiter:
         for group, numbers in groups.items():
             left = self._digest.get(group, now - self.limits.digest_seconds) + self.limits.digest_seconds - now
             if left <= 0:
-                return Plan(numbers[:DIGEST])
+                return Plan(numbers[:DIGEST], group=group)
             wait = min(wait, left)
         return Plan([], wait)
 
-    def sent(self, now: float, alerts: list[dict[str, Any]]) -> None:
-        """They have arrived."""
-        if len(alerts) == 1:
-            self._sent.append((now, alerts[0]["site"]))
-            return
-        sites = {alert["site"] for alert in alerts}
-        self._digest["" if len(sites) > 1 else sites.pop()] = now
-        if len(self._sent) >= self.limits.target:
-            self._digest[""] = now
+    def sent(self, now: float, plan: Plan, site: str) -> None:
+        """What was planned has arrived; `site` is that of a single alert."""
+        if plan.group is None:
+            self._sent.append((now, site))
+        else:
+            self._digest[plan.group] = now

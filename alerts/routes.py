@@ -131,6 +131,8 @@ def _targets(data: object, mistakes: list[str]) -> dict[str, dict[str, Any]]:
         if not isinstance(kind, str) or kind not in _TYPES:
             mistakes.append(f"{where}:type: has to be one of {', '.join(_TYPES)}")
             continue
+        # A block in YAML, and what was encrypted with its line's end, ends in one.
+        target = {key: value.rstrip("\n") if isinstance(value, str) else value for key, value in target.items()}
         before = len(mistakes)
         rules = _TYPES[kind] | _COMMON
         _unknown(where, target, ("type", *rules), mistakes)

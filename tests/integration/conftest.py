@@ -82,6 +82,7 @@ class Salt:
     minions: dict[str, SaltMinion]
     tree: Path                               # the copy that the master has at /srv/gateway
     secrets: dict[str, dict]                 # by site, what only its nodes may know
+    keyring: EncryptedPillar                 # the master's, for more of them
     _client: salt.client.LocalClient
 
     def call(self, minion: str, function: str, *args: object, **kwargs: object) -> object:
@@ -164,7 +165,8 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
         "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")}})
     _link(master, "master.d")
     keyring = Path(master.config_dir) / "gpgkeys"
-    secrets = _write_secrets(tree, EncryptedPillar(keyring))
+    encrypted = EncryptedPillar(keyring)
+    secrets = _write_secrets(tree, encrypted)
     minions = {name: master.salt_minion_daemon(name, overrides=shared | {"grains": grains})
                for name, grains in MINIONS.items()}
     for minion in minions.values():
@@ -178,7 +180,7 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
                 # in their namespace the daemons are root's, whoever we are
                 patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
                 client = salt.client.LocalClient(mopts=dict(master.config))
-            yield Salt(master, minions, tree, secrets, client)
+            yield Salt(master, minions, tree, secrets, encrypted, client)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(SaltMinion.terminate, minions.values()))
     finally:
