@@ -347,7 +347,7 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
         "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
         "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
         if "fence" in its else None,
-        "compare": its["compare"],
+        "compare": its["compare"] and full["features"]["monitoring"],
     }
 
 
