@@ -74,6 +74,8 @@ _SILENT = re.compile(
     r"|retransmission timeout|\d+ second timeout exceeded|declared dead).*)")
 # systemd's (service.c), in the daemon's journal
 _DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
+_BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "tunnel_down")
+_RELOADED = 10.0        # seconds in which a tunnel is back whose connection a state has loaded anew
 _WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
 _OF_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "address_of_node")
 
@@ -109,17 +111,27 @@ def beacon(config: list) -> list[dict]:
     if seen is None:
         return []       # no configuration of ours yet: the first state.apply has not come that far
     told = watch.judge(seen, _agents_word(), time.monotonic(), datetime.datetime.now(datetime.UTC), _grace(config))
-    doubtful = {key for key in told["conditions"] if key.partition(":")[0] in ("daemon_dead", "connection_missing",
-                                                                              "wrong_listen")}
-    if doubtful - watch.believed and _state_runs():
-        # A state run loads connections anew, and restarts the standby's daemon: that is no news.
-        for key in doubtful - watch.believed:
-            del told["conditions"][key]
-            told["unknown"].add(key.partition(":")[0])
-        doubtful &= watch.believed
-    watch.believed = doubtful
+    _hold_back(told, watch, time.monotonic())
     return __salt__["gateway_events.changed"]("ipsec", told["conditions"], told["once"], sorted(told["unknown"]),
                                               told["memory"])
+
+
+def _hold_back(told: dict, watch: Watch, now: float) -> None:
+    """
+    A state run loads connections anew and restarts the standby's daemon: what it may have brought about is no news yet.
+
+    A tunnel that is down for long is, whatever runs.
+    """
+    doubtful = {key for key in told["conditions"] if key.partition(":")[0] in _BY_STATES}
+    watch.doubtful = {key: watch.doubtful.get(key, now) for key in doubtful}
+    new = {key for key in doubtful - watch.believed
+           if not key.startswith("tunnel_down:") or now - watch.doubtful[key] < _RELOADED}
+    if new and _state_runs():
+        for key in new:
+            del told["conditions"][key]
+            told["unknown"].add(key.partition(":")[0])
+        doubtful -= new
+    watch.believed = doubtful
 
 
 def _agents_word() -> str:
@@ -153,7 +165,8 @@ class Watch:
         self.counters: dict[str, int] | None = None
         self.counted: dict[str, float] = {}
         self.dates: dict | None = None
-        self.believed: set[str] = set()
+        self.believed: set[str] = set()         # told, of what a state run may bring about
+        self.doubtful: dict[str, float] = {}    # and since when it is so
 
     def judge(self, seen: dict, word: str, now: float, date: datetime.datetime, grace: float) -> dict:
         """
@@ -210,6 +223,7 @@ class Watch:
         if seen["serves"] != self.serves:
             if self.serves is not None:
                 self.was_up.clear()
+                self.leaving.clear()
                 self.people = None if seen["serves"] else {}
             self.serves, self.since = seen["serves"], now
             self.traffic.clear()

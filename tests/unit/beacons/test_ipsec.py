@@ -321,6 +321,17 @@ def test_a_daemon_that_a_state_run_restarts_is_no_news(module, monkeypatch):
     assert minion.look(None, process=False, pid=0)[1].keys() == {"daemon_dead:pluto"}
 
 
+def test_a_tunnel_that_a_state_run_negotiates_anew_is_no_news_unless_it_stays_away(module, monkeypatch):
+    minion = Minion(module, monkeypatch)
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    minion.look(answer(bern=[sa()]))
+    minion.runs = [{"fun": "state.apply"}]
+    assert minion.look(answer())[1] == {} and "tunnel_down" in minion.told[-1][3]
+    clock[0] += 11
+    assert minion.look(None)[1].keys() == {"tunnel_down:bern"}
+
+
 def test_before_the_first_state_run_nothing_is_said(module, monkeypatch):
     minion = Minion(module, monkeypatch)
     assert module.beacon([]) == [] and not minion.told
