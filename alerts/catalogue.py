@@ -222,9 +222,16 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
     # what the master itself finds
     ("master", "rollout_failed"): Entry(
         "critical", "a change could not be rolled out to {site}: {now}", "the change is rolled out to {site}",
-        "Users are served as before: it stopped before it touched the active node.",
-        "It stopped; nothing more is tried.",
-        "salt-run gateway.validate {site}, then: salt '*.{site}' state.apply test=True"),
+        "Users are served as before, but for what is said here of the active node.",
+        "It stopped there. If it was a change for all sites, no further site is begun.",
+        "salt-run resync.status; put it right and it goes on by itself, or: salt-run resync.now {site}"),
+    ("master", "rollout_waits"): Entry(
+        "warning", "a change waits to be rolled out to {site}: {now}", "the change no longer waits at {site}",
+        "Nobody notices: {site} goes on with what it has.",
+        "It is tried again every five minutes. Nothing is applied while only one node serves.",
+        "salt-run gateway.roles {site}: both nodes have to be there, one active and one standby"),
+    ("master", "would_resync"): Entry(
+        "info", "dry run: the master would {now}", "", "Nobody notices.", NOTHING, "salt-run resync.dry_run {site}"),
     ("master", "rollout_refused"): Entry(
         "critical", "a change of {site} has mistakes: {now}", "the site {site} has no mistakes any more",
         "Users are served as before: nothing was rolled out.", NOTHING, "salt-run gateway.validate {site} names them"),
@@ -235,9 +242,9 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "Is the machine up? At its console: systemctl status salt-minion. Who is active: salt-run gateway.roles "
         "{site}"),
     ("master", "nodes_differ"): Entry(
-        "critical", "the two nodes of {site} are not the same: {subject}", "the two nodes of {site} are the same again",
+        "critical", "the two nodes of {site} are not the same: {now}", "the two nodes of {site} are the same again",
         "Nobody notices until a takeover; then some or all users would not get in.", NOTHING,
-        "salt '*.{site}' state.apply test=True, then state.orch orch.update"),
+        "salt-run resync.compare {site}; salt-run resync.now {site}"),
     ("master", "drift_fight"): Entry(
         "warning", "{subject} is changed again and again, and put right each time", "{subject} is left alone again",
         "Perhaps nobody notices.", "The master has stopped putting it right.",
