@@ -92,7 +92,7 @@ def told(sink: sinks.Sink, text: str) -> list[dict]:
 def wait_told(sink: sinks.Sink, text: str, seconds: float = 15, count: int = 1) -> list[dict]:
     sink.until(lambda _got: len(told(sink, text)) >= count, seconds)
     found = told(sink, text)
-    assert len(found) == count, (text, [got.json.get("subject", got.json) for got in sink.got])
+    assert len(found) == count, (text, [got.json.get("subject", got.json.get("text")) for got in sink.got])
     return found
 
 
@@ -125,7 +125,8 @@ def test_a_signed_event_reaches_every_target(salt_, alerts, sink):
     mails = sink["mail"].until(lambda got: any("bond0/first" in sinks.text_of(one) for one in got), 15)
     (mail,) = [one for one in mails if "bond0/first" in sinks.text_of(one)]
     assert mail["Subject"] == hook["subject"] and "salt 'gw1.winterthur' bonding.status" in sinks.text_of(mail)
-    assert any(b"bond0/first" in line for line in sink["log"].until(lambda got: got, 15))
+    lines = sink["log"].until(lambda got: any(b"bond0/first" in line for line in got), 15)
+    assert any(b"bond0/first" in line for line in lines), (lines, status(salt_))
     fired = [event.data for event in list(salt_.master.event_listener.store)
              if event.tag == "gateway/alert/winterthur/warning"]
     assert any("bond0/first" in json.dumps(data, default=str) for data in map(dict, fired))
