@@ -154,7 +154,7 @@ def _sort(raw: bytes, its: service.Service) -> None:
             content = salt.payload.loads(data, encoding="utf-8")
             its.answer(parts[2], parts[4], content.get("return") if isinstance(content, dict) else None)
     elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < 400:
-        its.curious(tag.decode("utf-8", "replace").split("/")[2])
+        its.started(tag.decode("utf-8", "replace").split("/")[2])
 
 
 class _Links:
@@ -173,8 +173,8 @@ class _Links:
             self._clients.jobs = salt.client.get_local_client(mopts=self._opts)
         job = salt.utils.jid.gen_jid(self._opts)
         self.service.expect(job, what)
-        self._clients.jobs.run_job(minions, f"gateway_events.{what}", arguments, tgt_type="list", jid=job, timeout=15,
-                                   listen=False)
+        function = "test.ping" if what == "ping" else f"gateway_events.{what}"
+        self._clients.jobs.run_job(minions, function, arguments, tgt_type="list", jid=job, timeout=15, listen=False)
         return job
 
     def known(self) -> list[str]:

@@ -106,6 +106,10 @@ class Intake:
             node.doubted, node.pause = now, ASK_AGAIN
             self.asks.append(Ask("newest", minion))
 
+    def has_journal(self, minion: str) -> bool:
+        """Whether it has ever had something to say."""
+        return minion in self.nodes and bool(self.nodes[minion].journal)
+
     def want(self, now: float, minion: str) -> None:
         """Ask a node for what is missing, as soon as it may be asked."""
         node = self.nodes.setdefault(minion, Node(at=now))

@@ -134,8 +134,8 @@ def test_anybodys_start_costs_one_question(world):
     step(world, 0.4)
     before = len(world.asked)
     for _ in range(500):
-        world.service.curious(GW1)
-        world.service.curious("nobody.nowhere")
+        world.service.started(GW1)
+        world.service.started("nobody.nowhere")
     step(world, 0.4)
     assert [asked[0] for asked in world.asked[before:]] in ([], ["newest"])
 
