@@ -9,7 +9,7 @@ Master's configuration, all optional (docs/monitoring.md)::
 
     gateway_alerts:
       rank: 0          # with two masters that share the minions: 0 on one, 1 on the other
-      other: master-a  # on the one with rank 1: the other's name or address
+      other: master-a  # on the one with rank 1: the other's name or address, NAME:PORT where its port is not 4506
       presence: 60     # seconds between two looks at who answers, 0 for never
 """
 from __future__ import annotations
@@ -212,9 +212,10 @@ class _Links:
             return False
         at, alive = self._tried
         if time.monotonic() - at > 5:
-            host, _, port = self._other.partition("|")
+            # NAME, NAME:PORT, or an IPv6 address
+            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER)
             try:
-                with socket.create_connection((host, int(port or _OTHER)), timeout=2):
+                with socket.create_connection((host, int(port)), timeout=2):
                     alive = True
             except (OSError, ValueError):
                 alive = False

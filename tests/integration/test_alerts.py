@@ -17,7 +17,7 @@ from tests import sinks
 NODE, OTHER, STRANGER = "gw1.winterthur", "gw2.winterthur", "laptop.winterthur"
 PASSWORD = "mail-password-8723461"
 # The host's /var/lib can not be written; the node's journal goes there.
-_VAR = """set -e
+VAR = """set -e
 grep -q ' /var/lib/gateway ' /proc/mounts && exit 0
 mount --bind /var/lib/dpkg /mnt
 mount -t tmpfs gateway /var/lib
@@ -37,7 +37,7 @@ def sink() -> Iterator[dict[str, sinks.Sink]]:
 def alerts(salt_, sink) -> Iterator[Callable[..., dict]]:
     """The engine with targets; fires what nodes report."""
     for node in (NODE, OTHER):
-        assert salt_.call(node, "cmd.retcode", _VAR) == 0
+        assert salt_.call(node, "cmd.retcode", VAR) == 0
         salt_.call(node, "saltutil.sync_modules")
         salt_.call(node, "saltutil.refresh_pillar")
     file = salt_.tree / "pillar/alerts.sls"
