@@ -9,7 +9,7 @@ Master's configuration, all optional (docs/monitoring.md)::
 
     gateway_alerts:
       rank: 0          # with two masters that share the minions: 0 on one, 1 on the other
-      other: master-a  # on the one with rank 1: the other's name or address
+      other: master-a  # on the one with rank 1: the other's name or address, NAME:PORT where its port is not 4506
       presence: 60     # seconds between two looks at who answers, 0 for never
 """
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _sort(raw: bytes, its: service.Service) -> None:
             content = salt.payload.loads(data, encoding="utf-8")
             its.answer(parts[2], parts[4], content.get("return") if isinstance(content, dict) else None)
     elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < 400:
-        its.curious(tag.decode("utf-8", "replace").split("/")[2])
+        its.started(tag.decode("utf-8", "replace").split("/")[2])
 
 
 class _Links:
@@ -173,8 +173,8 @@ class _Links:
             self._clients.jobs = salt.client.get_local_client(mopts=self._opts)
         job = salt.utils.jid.gen_jid(self._opts)
         self.service.expect(job, what)
-        self._clients.jobs.run_job(minions, f"gateway_events.{what}", arguments, tgt_type="list", jid=job, timeout=15,
-                                   listen=False)
+        function = "test.ping" if what == "ping" else f"gateway_events.{what}"
+        self._clients.jobs.run_job(minions, function, arguments, tgt_type="list", jid=job, timeout=15, listen=False)
         return job
 
     def known(self) -> list[str]:
@@ -212,9 +212,10 @@ class _Links:
             return False
         at, alive = self._tried
         if time.monotonic() - at > 5:
-            host, _, port = self._other.partition("|")
+            # NAME, NAME:PORT, or an IPv6 address
+            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER)
             try:
-                with socket.create_connection((host, int(port or _OTHER)), timeout=2):
+                with socket.create_connection((host, int(port)), timeout=2):
                     alive = True
             except (OSError, ValueError):
                 alive = False

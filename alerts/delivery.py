@@ -1,7 +1,6 @@
 """One thread for each target: takes from the queue what the limits allow, tries until it is taken.
 
-A target that is slow or away holds up no other. After a failure the pause grows from 1 s to 5 minutes; a message that
-alone is refused waits on its own while the others go on.
+A target that is slow or away holds up no other. After a failure the pause grows from 1 s to 5 minutes.
 """
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ class Sender(threading.Thread):
         self._deliver, self._spool, self._limiter = deliver, spool, Limiter(limits)
         self._stopping = threading.Event()
         self._failures = 0
-        self._later: dict[int, tuple[float, int]] = {}  # by number: not before, tries
+        self._tries: dict[int, int] = {}  # by number, how often it was refused
         self.status: dict[str, Any] = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
 
     def run(self) -> None:
@@ -58,12 +57,14 @@ class Sender(threading.Thread):
     def _once(self) -> float:
         """Delivers at most one message. Returns for how long to do nothing."""
         now = time.monotonic()
-        everything = self._spool.waiting(self.target)
-        self._later = {number: each for number, each in self._later.items() if number in everything}
-        waiting = {number: each for number, each in everything.items() if self._later.get(number, (0.0, 0))[0] <= now}
+        waiting = self._spool.waiting(self.target)
         if not waiting:
-            self._spool.wait(self.target, 1.0, anything_new=bool(everything))
+            self._tries.clear()
+            self._spool.wait(self.target, 1.0, anything_new=False)
             return 0.0
+        if self._tries:
+            # What was refused goes behind what was not: one message alone holds up no other.
+            waiting = dict(sorted(waiting.items(), key=lambda each: (self._tries.get(each[0], 0), each[0])))
         plan = self._limiter.plan(now, waiting)
         if not plan.send:
             self._spool.wait(self.target, min(plan.wait, 1.0), anything_new=True)
@@ -74,26 +75,23 @@ class Sender(threading.Thread):
         try:
             said = self._deliver(one)
         except Failed as error:
-            return self._failed(now, plan.send, str(error))
+            return self._failed(plan.send, str(error))
         except Exception as error:
             log.error("alerts: %s: %s", self.target, type(error).__name__)
-            return self._failed(now, plan.send, reason(error))
+            return self._failed(plan.send, reason(error))
         self._spool.done(self.target, plan.send)
         self._limiter.sent(now, plan, chosen[0]["site"])
         if self._failures:
             log.info("alerts: %s takes alerts again", self.target)
-            self._later = {number: (min(until, now + 5), tries) for number, (until, tries) in self._later.items()}
         self._failures = 0
         self.status |= {"sent": self.status["sent"] + len(plan.send), "last_taken": time.time(), "said": said,
                         "failing_since": None, "failure": ""}
         return 0.0
 
-    def _failed(self, now: float, numbers: list[int], why: str) -> float:
+    def _failed(self, numbers: list[int], why: str) -> float:
         self._failures += 1
         for number in numbers:
-            tries = self._later.get(number, (0.0, 0))[1] + 1
-            # With others to try meanwhile, one message that is refused does not hold them up.
-            self._later[number] = now + (pause(tries - 1) if tries > 2 else 0.0), tries
+            self._tries[number] = self._tries.get(number, 0) + 1
         if self._failures in (1, 5) or self._failures % 50 == 0:
             log.warning("alerts: %s does not take alerts (%s); %d wait", self.target, why,
                         self._spool.counts().get(self.target, 0))

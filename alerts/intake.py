@@ -22,6 +22,7 @@ ANSWER = 15.0  # an answer comes within that, or it does not
 HOLD = 8.0  # rank 1 waits that long for the other master
 BURST, RATE = 100.0, 10.0  # events of one node that are taken from the bus: at once, and each second
 NEWS = 600.0  # of a node that was never heard of: what is older is history
+SET_BACK = 150.0  # an answer that is older than what is known for that long is no late one
 JOURNALS = 8  # of the master's own engines
 KEPT = 500  # a node's journal is that long
 
@@ -53,6 +54,7 @@ class Node:
     asked: float | None = None
     wanted: bool = False  # to be asked as soon as it may be
     pause: float = ASK_AGAIN  # until it is asked again
+    moved: float = 0.0  # when n last grew
     doubted: float | None = None  # when it was last asked how far it has got
     taken: int = 0  # by a master, as far as the node has said
     tokens: float = BURST
@@ -89,6 +91,7 @@ class Intake:
             self.want(now, event.id)
             return []
         if event.n <= node.n or event.n in node.ahead or event.n in node.waiting:
+            self.curious(now, event.id)  # a replay, or a node that was set back to an earlier state
             return self._drop("repeated")
         if not self._affordable(now, node):
             self.want(now, event.id)
@@ -105,6 +108,10 @@ class Intake:
         if node.doubted is None or now - node.doubted >= ASK_AGAIN:
             node.doubted, node.pause = now, ASK_AGAIN
             self.asks.append(Ask("newest", minion))
+
+    def has_journal(self, minion: str) -> bool:
+        """Whether it has ever had something to say."""
+        return minion in self.nodes and bool(self.nodes[minion].journal)
 
     def want(self, now: float, minion: str) -> None:
         """Ask a node for what is missing, as soon as it may be asked."""
@@ -126,6 +133,10 @@ class Intake:
                 self.asks.append(Ask("conditions", minion))
             else:
                 self.want(now, minion)
+        elif node.journal == journal and number < node.n and now - node.moved > SET_BACK:
+            # a virtual machine that was set back: its numbers come a second time
+            node.n, node.ahead = number, set()
+            self.asks.append(Ask("conditions", minion))
         elif node.journal != journal or number > max([node.n, *node.ahead, *node.waiting]):
             self.want(now, minion)
         return out
@@ -167,7 +178,8 @@ class Intake:
         for event in sorted(waiting, key=lambda event: event.n):
             out += self._accept(now, event, taken)
         node.waiting = {n: each for n, each in node.waiting.items() if n > number}
-        node.n = max(node.n, number)
+        if number > node.n:
+            node.n, node.moved = number, now
         node.ahead = {n for n in node.ahead if n > node.n}
         node.wanted = unsigned
         return out + self._in_order(now, minion, node)
@@ -207,7 +219,7 @@ class Intake:
                 break
             del node.waiting[number]
             if number == node.n + 1:
-                node.n = number
+                node.n, node.moved = number, now
                 while node.n + 1 in node.ahead:
                     node.n += 1
                     node.ahead.discard(node.n)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-DIGEST = 200  # alerts that one digest holds
+DIGEST = 5000  # alerts that one digest holds
 
 
 class Limits(NamedTuple):

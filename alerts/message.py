@@ -6,6 +6,7 @@ from typing import Any
 
 from alerts import catalogue
 from alerts.incidents import Alert, rank
+from alerts.spool import summary_of
 
 _MOST = 12  # conditions that are told at length or in a line
 _KINDS = {"alert": "", "escalation": "now worse: ", "recovery": "over: ", "flapping": "comes and goes: ",
@@ -99,8 +100,7 @@ def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
         messages: as they were in the queue; digests among them are taken apart.
         number: makes the id.
     """
-    entries = [entry for message in messages for entry in (
-        message.get("digest") or [{name: message[name] for name in ("site", "severity", "kind", "at", "subject")}])]
+    entries = [entry for message in messages for entry in message.get("digest", [summary_of(message)])]
     count = sum(message.get("count", 1) for message in messages)
     sites = {entry["site"] for entry in entries}
     severity = max((entry["severity"] for entry in entries), key=rank)
@@ -115,7 +115,8 @@ def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
     conditions = [condition for message in messages for condition in message.get("conditions", [])]
     return {"id": f"digest-{number}", "kind": "digest", "site": site, "severity": severity,
             "at": entries[-1]["at"], "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",
-            "text": "\n".join(text) + "\n", "brief": "salt-run alerts.open", "conditions": conditions[:1000]}
+            "text": "\n".join(text) + "\n", "brief": "salt-run alerts.open", "conditions": conditions[:1000],
+            "alerts": entries[:2000]}
 
 
 def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> dict[str, Any]:

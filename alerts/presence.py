@@ -1,6 +1,6 @@
 """Which nodes have fallen silent, without any I/O.
 
-All gateways are asked once a minute with one publish. One from which nothing has come within 15 s is asked again, and
+All gateways are asked once a minute with one publish. One from which nothing has come within 20 s is asked again, and
 is silent when nothing comes then either. Anything true counts as a word: an event, an answer.
 """
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 EVERY = 60.0
-ANSWER = 15.0
+ANSWER = 20.0
 FIRST = 30.0  # after this engine has started: the minions find their master again
 
 

@@ -33,7 +33,8 @@ SAVE = 1.0
 STATUS = 2.0
 MARK = 2.0  # between two words to the nodes on what was taken
 GATHER_ASKS = 0.2
-ANSWERS = 20.0  # a question is forgotten after that
+STRANGERS = 3600.0  # between two questions for their journals to nodes that never reported anything
+ANSWERS = 120.0  # a question is forgotten after that; late answers are signs of life as well
 
 
 class Outside(NamedTuple):
@@ -73,7 +74,7 @@ class Service:
         self._rank, self._name = rank, name
         now = time.time()
         self._intake, self._machine = Intake(rank), Machine()
-        self._presence = Presence(now, every=presence or 3600.0, answer=min(15.0, presence / 4 or 15.0),
+        self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
         self._in: deque[tuple] = deque()
@@ -83,9 +84,11 @@ class Service:
         self.pending: dict[str, Asked] = {}
         self._refused: dict[str, int] = {}
         self._counts = {"events": 0, "postponed": 0, "alerts": 0, "most_waiting": 0}
-        self._last = {"save": now, "status": 0.0, "mark": now, "asks": now, "config": 0.0, "known": 0.0, "life": now}
+        self._last = {"save": now, "status": 0.0, "mark": now, "asks": now, "config": 0.0, "known": 0.0, "life": now,
+                      "strangers": 0.0}
         self._newest_asks: set[str] = set()
         self._condition_asks: set[str] = set()
+        self._ping_asks: set[str] = set()
         self._dirty = False
         self._stopping = False
         self._known: frozenset[str] = frozenset()
@@ -115,14 +118,19 @@ class Service:
             return
         self.refuse(why)
         if why == "unsigned":
-            self.curious(tag.split("/")[2] if tag.startswith("salt/beacon/") and tag.count("/") > 2 else "")
+            self._doubt(tag.split("/")[2] if tag.startswith("salt/beacon/") and tag.count("/") > 2 else "")
 
     def refuse(self, why: str) -> None:
         """Counts what was dropped."""
         self._refused[why] = self._refused.get(why, 0) + 1
 
-    def curious(self, minion: str) -> None:
-        """A node may have more to say; said by anybody."""
+    def started(self, minion: str) -> None:
+        """A minion has started, says anybody: there may be more in its journal."""
+        # One that never reported anything has no journal, perhaps not even the module: asking makes it load them all.
+        if minion in self._known and self._intake.has_journal(minion) or minion not in self._known:
+            self._doubt(minion)
+
+    def _doubt(self, minion: str) -> None:
         if minion in self._known:
             self._put_newest(minion)
         else:
@@ -203,7 +211,7 @@ class Service:
 
     def _on_lost(self, now: float) -> list[Alert]:
         self._look_for_gateways(now)
-        self._newest_asks |= self._known
+        self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
         return []
 
     def _on_answer(self, now: float, job: str, minion: str, said: object) -> list[Alert]:
@@ -270,16 +278,19 @@ class Service:
         if self._presence is None:
             return []
         ask, changes = self._presence.tick(now, self._known)
-        self._newest_asks |= ask
+        # A node without the module has to load all of its modules to say so: rarely.
+        everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS
+        if everybody:
+            self._last["strangers"] = now
+        for minion in ask:
+            known = everybody or self._intake.has_journal(minion)
+            (self._newest_asks if known else self._ping_asks).add(minion)
         return self._changes(now, changes)
 
     def _look_for_gateways(self, now: float) -> None:
         self._last["known"], self._stranger = now, False
-        before = self._known
         try:
             self._known = frozenset(minion for minion in self._outside.known() if self._sites.sender(minion))
-            for minion in self._known - before:
-                self._intake.curious(now, minion)
         except Exception:  # Salt's own; the gateways known before stay
             log.exception("alerts: which minions there are")
 
@@ -310,11 +321,12 @@ class Service:
         self._intake.asks.clear()
         if now - self._last["asks"] >= GATHER_ASKS:
             self._last["asks"] = now
-            for what, whom in (("newest", self._newest_asks), ("conditions", self._condition_asks)):
+            for what, whom in (("newest", self._newest_asks), ("conditions", self._condition_asks),
+                               ("ping", self._ping_asks)):
                 if whom:
                     self._publish(what, sorted(whom), [])
                     whom.clear()
-            for job in [job for job, asked in self.pending.items() if now - asked.at > ANSWERS + 2]:
+            for job in [job for job, asked in self.pending.items() if now - asked.at > ANSWERS]:
                 del self.pending[job]
         if self._intake.marks and now - self._last["mark"] >= MARK:
             self._last["mark"] = now

@@ -202,4 +202,4 @@ class Spool:
 
 def summary_of(alert: dict[str, Any]) -> dict[str, Any]:
     """An alert as one line of a digest."""
-    return {name: alert.get(name, "") for name in ("site", "severity", "kind", "at", "subject")}
+    return {name: alert.get(name, "") for name in ("id", "site", "severity", "kind", "at", "subject")}

@@ -43,8 +43,7 @@ def at_rest(salt_) -> bool:
 
 def events(salt_, tag: str, since: float) -> list[dict]:
     """What was on the bus: tags by fnmatch."""
-    listener = salt_.master.factories_manager.event_listener
-    return [event.data for event in listener.get_events([(salt_.master.id, tag)], after_time=since)]
+    return [event.data for event in salt_.master.event_listener.get_events([(salt_.master.id, tag)], after_time=since)]
 
 
 def applied(salt_, since: float) -> list[dict]:

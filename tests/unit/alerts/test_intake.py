@@ -23,7 +23,7 @@ def known(rank: int | None = None, n: int = 4) -> Intake:
 def test_in_order_each_is_taken_once():
     intake = known()
     assert numbers([taken for n in (5, 6, 6, 5) for taken in intake.event(T, made(n))]) == [5, 6]
-    assert intake.dropped == {"repeated": 2} and not intake.asks
+    assert intake.dropped == {"repeated": 2} and intake.asks == [Ask("newest", GW1)]
 
 
 def test_events_that_overtook_each_other_are_put_in_order():
@@ -85,6 +85,17 @@ def test_a_node_that_is_ahead_is_asked():
     assert not intake.asks
     intake.newest(T, GW1, J, 6, 0)
     assert intake.asks == [Ask("since", GW1, 4, J)]
+
+
+def test_a_machine_that_was_set_back_is_believed_again():
+    intake = known(n=40)
+    intake.event(T, made(41))
+    intake.newest(T + 100, GW1, J, 30, 0)               # perhaps a late answer
+    assert intake.event(T + 101, made(31)) == []
+    intake.asks.clear()
+    intake.newest(T + 200, GW1, J, 30, 0)
+    assert intake.asks == [Ask("conditions", GW1)]
+    assert numbers(intake.event(T + 201, made(31))) == [31]
 
 
 def test_what_it_can_not_sign_yet_is_fetched_later():
