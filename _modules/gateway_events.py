@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 __virtualname__ = "gateway_events"
 
 FOLDER = Path("/var/lib/gateway/events")
+# Which pillar the running beacons go by. Gone after a reboot, as they are.
+WATCHED = Path("/run/gateway/watched")
 VERSION = 1
 KEPT = 500  # events in the journal; it is cut when it has twice as many
 LARGEST = 8 * 1024  # bytes of an event as JSON
@@ -127,8 +129,41 @@ def watched(feature: str = "monitoring") -> dict:
                 log.info("nothing is watched: %s", err)
         kept = (pillar, settings)
         __context__["gateway_events.watched"] = kept
+        if pillar[0] and watched_now() != pillar_digest():
+            __salt__["commit_confirm.replace_file"](str(_below_root(WATCHED)), pillar_digest() + "\n", 0o600)
     features = kept[1].get("features", {})
     return kept[1] if features.get("monitoring") and features.get(feature) else {}
+
+
+def pillar_digest() -> str:
+    """
+    What the beacons go by, as a digest: the site, what a site may say, their configuration, the key.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway_events.pillar_digest
+    """
+    parts = [__salt__["pillar.get"](key, None, unmask=True)
+             for key in ("gateway", "gateway_schema", "beacons", "gateway_event_key")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def watched_now() -> str:
+    """
+    The :func:`pillar_digest` that the beacons of the running minion go by; empty when none has run since boot.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' gateway_events.watched_now
+    """
+    try:
+        return _below_root(WATCHED).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (), unknown: Iterable[str] = (),
@@ -307,7 +342,7 @@ def taken(numbers: dict[str, int]) -> bool:
 
 def _taken() -> int:
     try:
-        return int((FOLDER / "taken").read_text(encoding="ascii"))
+        return int((_folder() / "taken").read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
         return 0
 
@@ -474,9 +509,9 @@ def _signed(event: dict) -> dict:
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
     """One writer at a time: jobs run beside the beacons. Never for long, as the minion stands still meanwhile."""
-    FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = time.monotonic() + 1
-    handle = os.open(FOLDER / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(_folder() / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while True:
             try:
@@ -484,7 +519,7 @@ def _lock() -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise CommandExecutionError(f"{FOLDER}: another process holds the lock for more than a second; "
+                    raise CommandExecutionError(f"{_folder()}: another process holds the lock for more than a second; "
                                                 f"the event is tried again") from None
                 time.sleep(0.01)
         yield
@@ -492,14 +527,23 @@ def _lock() -> Iterator[None]:
         os.close(handle)
 
 
+def _below_root(path: Path) -> Path:
+    """A path of this minion's: several on one machine have roots of their own."""
+    return Path(__opts__.get("root_dir") or "/", path.relative_to("/"))
+
+
+def _folder() -> Path:
+    return _below_root(FOLDER)
+
+
 def _replace(name: str, text: str) -> None:
-    __salt__["commit_confirm.replace_file"](str(FOLDER / name), text, 0o600)
+    __salt__["commit_confirm.replace_file"](str(_folder() / name), text, 0o600)
 
 
 def _read_journal() -> Journal:
     """The journal; a new one, not written yet, where there is none."""
     try:
-        lines = (FOLDER / "journal").read_bytes().splitlines()
+        lines = (_folder() / "journal").read_bytes().splitlines()
     except FileNotFoundError:
         return Journal(secrets.token_hex(8), [])
     values = [_json(line) for line in lines]
@@ -519,7 +563,7 @@ def _is_event(value: object) -> bool:
 
 def _write_journal(journal: Journal, events: list[dict]) -> None:
     """Add events. They are on the disk afterwards: a number that a power cut takes back would be given twice."""
-    path = FOLDER / "journal"
+    path = _folder() / "journal"
     lines = [json.dumps(event) + "\n" for event in events]
     if journal.damaged or not path.exists() or len(journal.events) + len(events) > 2 * KEPT:
         if journal.damaged:
@@ -538,7 +582,7 @@ def _write_journal(journal: Journal, events: list[dict]) -> None:
 
 
 def _beacons() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.told"))
+    return sorted(path.stem for path in _folder().glob("*.told"))
 
 
 def _told(beacon: str) -> Told:
@@ -554,7 +598,7 @@ def _told(beacon: str) -> Told:
 
 def _mark(beacon: str) -> tuple[int, ...] | None:
     try:
-        found = os.stat(FOLDER / f"{beacon}.told")
+        found = os.stat(_folder() / f"{beacon}.told")
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
@@ -564,13 +608,13 @@ def _load(beacon: str, journal: Journal) -> Told:
     """What was told, out of its file and what the journal has beyond that: a crash may have come between the two."""
     told = Told({}, {}, 0)
     try:
-        value = _json((FOLDER / f"{beacon}.told").read_bytes())
+        value = _json((_folder() / f"{beacon}.told").read_bytes())
     except FileNotFoundError:
         value = {"conditions": {}, "memory": {}, "newest": 0}
     if _is_told(value):
         told = Told(value["conditions"], value["memory"], value["newest"])
     else:
-        log.warning("%s/%s.told is damaged: made again from the journal", FOLDER, beacon)
+        log.warning("%s/%s.told is damaged: made again from the journal", _folder(), beacon)
         told = told._replace(damaged=True)
     for event in journal.events:
         if event["beacon"] == beacon and event["n"] > told.newest and not event.get("once"):
