@@ -95,7 +95,7 @@ def test_a_bundle_and_the_same_as_pem_say_the_same(certs):
     assert found == certs.inspect("pem", NAME) == certs.inspect("one", NAME)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(
     st.binary(max_size=400), st.text(max_size=400), st.none(), st.integers(), st.lists(st.text(max_size=9)),
     st.builds(lambda at, bit, size: damaged(at, bit, size), st.integers(0, 1 << 20), st.integers(0, 7),
