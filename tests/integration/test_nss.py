@@ -89,7 +89,8 @@ def test_an_identity_is_one_state_and_the_second_run_changes_nothing(nss, form):
 def of_another_authority() -> dict:
     other = Authority("New CA")
     names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
-    return bundle(OTHER, other.sign(OTHER, subject(NAME), [names]), (other.certificate,))
+    its = other.sign(OTHER, subject(NAME), [names], start=-DAY / 2, end=60 * DAY)
+    return bundle(OTHER, its, (other.certificate,))
 
 
 def of_another_subject() -> dict:
