@@ -35,6 +35,11 @@ def load_module(path: str) -> ModuleType:
     return module
 
 
+@pytest.fixture
+def _restart_event_listener() -> None:
+    """In place of pytest-salt-factories', which starts a server for every run; tests/integration has the real one."""
+
+
 @pytest.fixture(scope="session")
 def load() -> Callable[[str], ModuleType]:
     """The function that loads a file of the tree: `load("_modules/bonding.py")`.

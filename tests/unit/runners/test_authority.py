@@ -36,8 +36,13 @@ def bare(tmp_path, keyring):
     return runner_on(tmp_path, keyring)
 
 
+# once: it keeps the templates it has compiled
+RUNNER = load_module("_runners/authority.py")
+GPG = RUNNER._gpg
+
+
 def runner_on(place, keyring):
-    runner = load_module("_runners/authority.py")
+    runner = RUNNER
     runner.pillar, runner.folder = place / "pillar", place / "authority"
     shutil.copytree(TREE / "pillar", runner.pillar, ignore=shutil.ignore_patterns("issued", "crls"))
     runner.policy = {"folder": str(runner.folder)}
@@ -45,7 +50,13 @@ def runner_on(place, keyring):
         "pillar_roots": {"base": [str(runner.pillar)]}, "file_roots": {"base": [str(TREE / "salt")]},
         "gpg_keydir": str(keyring), "gateway_authority": runner.policy}
     runner.__context__ = {}
+    # gpg runs once for the same question: the key that is opened for each call, who the recipient is
+    runner._gpg = lambda arguments, data: REMEMBERED.get((str(keyring), *arguments, data)) or REMEMBERED.setdefault(
+        (str(keyring), *arguments, data), GPG(arguments, data))
     return runner
+
+
+REMEMBERED: dict[tuple, bytes] = {}
 
 
 @pytest.fixture(scope="module")

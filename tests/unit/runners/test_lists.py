@@ -1,6 +1,7 @@
 """Lists of other authorities: what is fetched, what is refused with nothing changed, and what else is in the file."""
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import shutil
@@ -8,6 +9,7 @@ import threading
 
 import pytest
 import salt.config
+import salt.loader
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
@@ -19,10 +21,20 @@ from tests.unit.modules.test_certs import AUTHORITY, DAY, Authority, bundle, pem
 URL = "http://pki.example/example-ca.crl"
 
 
+RUNNER = load_module("_runners/lists.py")
+DOWNLOAD, RENDER = RUNNER._download, salt.loader.render
+
+
+@functools.cache
+def renderers() -> object:
+    """Salt's own, found once."""
+    return RENDER(salt.config.DEFAULT_MASTER_OPTS, {})
+
+
 @pytest.fixture
 def lists(tmp_path, monkeypatch):
     """The runner on a master where winterthur has a certificate of AUTHORITY; `.served` is what is at URL."""
-    runner = load_module("_runners/lists.py")
+    runner = RUNNER
     runner.pillar = tmp_path / "pillar"
     shutil.copytree(TREE / "pillar", runner.pillar, ignore=shutil.ignore_patterns("issued", "crls"))
     of_sites = {"winterthur": {"certificates": {"gateway": bundle()}}, "bern": {"heartbeat": {"key": "k"}}}
@@ -34,8 +46,8 @@ def lists(tmp_path, monkeypatch):
     runner.__context__ = {}
     runner.file = runner.pillar / "secrets/crls/winterthur.sls"
     runner.served = b""
-    runner.download = runner._download
     monkeypatch.setattr(runner, "_download", lambda url: runner.served)
+    monkeypatch.setattr(runner.salt.loader, "render", lambda *_args: renderers())
     return runner
 
 
@@ -169,11 +181,11 @@ def server():
 def test_the_way_to_it(lists, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(lists, "_LARGEST", 50)
-    assert lists.download(f"{server}/list") == b"list"
+    assert DOWNLOAD(f"{server}/list") == b"list"
     for url, expected in {f"{server}/cut": "broke off|IncompleteRead", f"{server}/gone": "answered 404 Not Found",
                           f"{server}/large": "has more than", "file:///etc/passwd": "no URL that begins with http",
                           "http://127.0.0.1:1/": "could not be fetched: .*refused", "http://[": "could not be|Invalid",
                           "": "no URL"}.items():
         with pytest.raises(lists.SaltRunnerError, match=expected) as told:
-            lists.download(url)
+            DOWNLOAD(url)
         assert "\n" not in str(told.value)
