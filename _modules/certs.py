@@ -1,7 +1,10 @@
 """
-Identities of a gateway: from pillar into the NSS database that the IPsec daemon reads.
+Identities of a gateway: from pillar to where the IPsec daemon reads them.
 
-:depends: cryptography (comes with Salt); certutil, pk12util, crlutil (Debian: libnss3-tools)
+:depends: cryptography (comes with Salt); for Libreswan certutil, pk12util, crlutil (Debian: libnss3-tools)
+
+That place is a *store*: ``nss``, the database that Libreswan reads, or ``swanctl``, the folders that strongSwan reads
+(swanctl.conf(5): x509, private, x509ca, x509crl below /etc/swanctl).
 
 An identity in pillar is either of ::
 
@@ -28,6 +31,10 @@ What NSS does unasked, seen with 3.87 (Debian 12) and 3.110 (Debian 13), both al
   the daemon's included. So ``certutil -D``, meant for the old one, deletes the new one.
   A key is deleted by its id (``-F -k``), which hits the right one.
 - A private key is listed by its CKAID: SHA-1 over the modulus (RSA) or the point (EC) of its public key.
+
+Certificates are read with ``cryptography`` and not with Salt's x509_v2, which reads them with the same library: that
+wants a private key, or its passphrase, as an argument or in a file in clear, and knows no NSS. What it does on a
+minion, make keys, certificates and lists, no gateway has to do here: that is the runner authority's, on the master.
 """
 
 from __future__ import annotations
@@ -40,6 +47,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +63,7 @@ try:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
+        NoEncryption,
         PrivateFormat,
         PublicFormat,
         load_pem_private_key,
@@ -67,6 +76,8 @@ except ImportError:
 
 DATABASE = "/var/lib/ipsec/nss"  # Libreswan 4.x and 5.x on Debian
 LISTS = "/var/lib/ipsec/gateway-lists"  # revocation lists, public, for the running daemon
+SWANCTL = "/etc/swanctl"  # strongSwan's, on Debian
+STORES = ("nss", "swanctl")
 TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
 REPLACEMENT = ".replacement"
 # What NSS and OpenSSL of both Debian releases read and write; the bundle lives for milliseconds on a tmpfs.
@@ -548,7 +559,12 @@ def _entries() -> list[_Entry]:
     entries = []
     trusts = _trust_by_nickname(_nss(["certutil", "-L"]))
     for nickname, trust in trusts.items():
-        for certificate in x509.load_pem_x509_certificates(_nss(["certutil", "-L", "-a", "-n", nickname]).encode()):
+        try:
+            certificates = x509.load_pem_x509_certificates(_nss(["certutil", "-L", "-a", "-n", nickname]).encode())
+        except ValueError:
+            raise _error(DATABASE, f"holds something as {nickname} that is no readable certificate; look with "
+                         f"`certutil -L -n '{nickname}' -d sql:{DATABASE}`") from None
+        for certificate in certificates:
             entries.append(_Entry(nickname, trust, certificate, _key_id_or_none(certificate) in keys))
     return entries
 
@@ -591,7 +607,7 @@ def _nss(command: list[str], no_entries: str = "", database: str = "") -> str:
 
 def create_database() -> bool:
     """
-    Make the daemon's NSS database if there is none, or if it is damaged. Returns whether it was made.
+    Make Libreswan's NSS database if there is none, or if it is damaged. Returns whether it was made.
 
     A damaged one is kept beside it, as ``DATABASE.damaged-TIME``: with its keys, readable by root alone. All that was
     in it and is in pillar comes back by the state that called this; a daemon that runs sees the new one when it is
@@ -604,12 +620,13 @@ def create_database() -> bool:
         salt '*gw*' certs.create_database
     """
     database = Path(DATABASE)
+    if database.is_symlink() or (database.exists() and not database.is_dir()):
+        raise _error(DATABASE, "is no folder, and the daemon's database has to be there; remove it")
     damage = damaged()
     if not damage and (database / "cert9.db").exists():
         return False
-    if database.is_symlink() or (database.exists() and not database.is_dir()):
-        raise _error(DATABASE, "is no folder, and the daemon's database has to be there; remove it")
     database.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _check_room(str(database.parent))
     # Complete before it is in place: a run that is cut short leaves no half of one there.
     made = Path(tempfile.mkdtemp(prefix=f".{database.name}.", dir=database.parent))
     try:
@@ -639,10 +656,12 @@ def damaged() -> str:
         salt '*gw*' certs.damaged
     """
     files = {"cert9.db": "nssPublic", "key4.db": "nssPrivate"}
-    if not any(Path(DATABASE, file).exists() for file in files):
+    if not any(os.path.lexists(Path(DATABASE, file)) for file in files):
         return ""
     for file, table in files.items():
         path = Path(DATABASE, file)
+        if path.is_symlink():
+            return f"{path} is a link"          # keys would be written to wherever it leads
         if not path.is_file():
             return f"{path} is {'no file' if path.exists() else 'missing'}"
         try:
@@ -663,9 +682,9 @@ def _known() -> list[_Entry]:
     return [] if damaged() else _entries()
 
 
-def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
+def state_of(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
     """
-    Compare an identity in pillar with the database.
+    Compare an identity in pillar with the store, ``nss`` or ``swanctl``.
 
     Returns ``wanted`` (as from :py:func:`inspect`), ``current`` (fingerprint under this nickname,
     "" if none), ``issuer`` (of that one, "" if none), ``key`` (whether the wanted key is there),
@@ -677,7 +696,16 @@ def state_of(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
 
         salt '*gw*' certs.state_of gateway gateway_secrets:certificates:gateway
     """
-    return _compare(name, _load(pillar, identity))
+    _check_store(store, name)
+    wanted = _load(pillar, identity)
+    return _compare(name, wanted) if store == "nss" else _compare_files(name, wanted)
+
+
+def _check_store(store: str, name: str = "x") -> None:
+    if store not in STORES:
+        raise CommandExecutionError(f"certs: {store} is no store of certificates; give one of {', '.join(STORES)}")
+    if store == "swanctl" and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise CommandExecutionError(f"certs: {name!r} can be no file's name; use letters, digits, '.', '_' and '-'")
 
 
 def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
@@ -701,11 +729,11 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     }
 
 
-def install(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
+def install(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
     """
-    Bring an identity from pillar into the database under the nickname ``name``; no-op if it is there.
+    Bring an identity from pillar into the store, ``nss`` or ``swanctl``, as ``name``; no-op if it is there.
 
-    The new key and certificate are complete in the database before the old ones go, and a run that
+    The new key and certificate are complete in the store before the old ones go, and a run that
     was cut short is completed by the next. Returns what :py:func:`state_of` gave before.
 
     CLI Example:
@@ -714,12 +742,16 @@ def install(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
 
         salt '*gw*' certs.install gateway gateway_secrets:certificates:gateway gateway.winterthur.example
     """
+    _check_store(store, name)
     wanted = _load(pillar, identity)
+    if store == "swanctl":
+        return _install_files(name, wanted)
     with _writing(DATABASE):
         create_database()
         before = _compare(name, wanted)
         if before["same"]:
             return before
+        _check_room(DATABASE)
         for authority in wanted.authorities:
             if authority.subject.rfc4514_string() in before["missing_authorities"]:
                 _trust(authority)
@@ -756,8 +788,10 @@ def _replace(name: str, wanted: _Identity) -> None:
         _import(name + REPLACEMENT, wanted)
     others = [entry for entry in _entries() if entry.nickname == name and not _same(entry, wanted)]
     if not all(_superseded(entry, wanted) for entry in others):
-        # By nickname NSS can take the wanted one too; its key stays, so it is whole again once it is added.
-        while any(entry.nickname == name for entry in _entries()):
+        # In NSS's order, newest first, and it takes the wanted one too where that is newer but ends before one that has
+        # to go. Its key stays, so it is whole again once it is added.
+        while any(entry.nickname == name and not _same(entry, wanted) and not _superseded(entry, wanted)
+                  for entry in _entries()):
             _nss(["certutil", "-D", "-n", name])
         if not any(_same(entry, wanted) for entry in _entries()):
             with _private_folder() as folder:
@@ -811,6 +845,21 @@ def _private_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def _check_room(folder: str, more: int = 0) -> None:
+    """
+    Refuse to begin on a disk that is full: NSS's tools write into two files, and one of them could be left behind.
+
+    Args:
+        folder: where it will be written.
+        more: how many bytes come in, beside what is rewritten.
+    """
+    there = sum(path.stat().st_size for path in Path(DATABASE).glob("*.db"))
+    disk = os.statvfs(next(each for each in (Path(folder), *Path(folder).parents) if each.exists()))
+    # the database once more as SQLite's journal, and what a certificate with its chain may take
+    if disk.f_bavail * disk.f_frsize < there + 3 * more + (1 << 18):
+        raise _error(folder, "could not be written: No space left on device; put that right, then apply again")
+
+
 @contextlib.contextmanager
 def _writing(where: str) -> Iterator[None]:
     """What the system has against it, in a line: a full disk, a file where a folder should be."""
@@ -828,16 +877,78 @@ def _written(path: Path, data: bytes) -> str:
     return str(path)
 
 
+# strongSwan's folders
+
+
+def _identity_files(name: str, wanted: _Identity) -> dict[Path, tuple[bytes, int]]:
+    """
+    The files of an identity, in the order in which they have to come, with their modes.
+
+    The key has a name of its own for each certificate, so that the old one stays until the new certificate is there:
+    strongSwan finds a certificate's key by what it is, not by what its file is called.
+    """
+    key = wanted.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    files = {Path(SWANCTL, "private", f"{name}-{_key_id(wanted.key.public_key())[:16]}.pem"): (key, 0o400)}
+    files |= {Path(SWANCTL, "x509ca", f"{_fingerprint(each)[:16]}.pem"): (each.public_bytes(Encoding.PEM), 0o644)
+              for each in wanted.authorities}
+    return files | {Path(SWANCTL, "x509", f"{name}.pem"): (wanted.certificate.public_bytes(Encoding.PEM), 0o644)}
+
+
+def _older_keys(name: str, files: dict[Path, tuple[bytes, int]]) -> list[Path]:
+    pattern = rf"{re.escape(name)}-[0-9a-f]{{16}}\.pem"
+    found = Path(SWANCTL, "private").glob("*.pem")
+    return sorted(path for path in found if re.fullmatch(pattern, path.name) and path not in files)
+
+
+def _compare_files(name: str, wanted: _Identity) -> dict[str, Any]:
+    files = _identity_files(name, wanted)
+    as_wanted = {file: _as_wanted(file, *content) for file, content in files.items()}
+    key, *authorities, _certificate = as_wanted
+    try:
+        current = x509.load_pem_x509_certificate(_read(Path(SWANCTL, "x509", f"{name}.pem")))
+    except (OSError, ValueError):
+        current = None          # none, or half a one: it is replaced
+    return {
+        "wanted": _facts(wanted.certificate),
+        "current": _fingerprint(current) if current else "",
+        "issuer": current.issuer.rfc4514_string() if current else "",
+        "key": as_wanted[key],
+        "missing_authorities": [authority.subject.rfc4514_string() for file, authority in
+                                zip(authorities, wanted.authorities, strict=True) if not as_wanted[file]],
+        "same": all(as_wanted.values()) and not _older_keys(name, files),
+    }
+
+
+def _install_files(name: str, wanted: _Identity) -> dict[str, Any]:
+    before = _compare_files(name, wanted)
+    if not before["same"]:
+        files = _identity_files(name, wanted)
+        _put_all({file: content for file, content in files.items() if not _as_wanted(file, *content)} or files)
+        with _writing(SWANCTL):
+            for key in _older_keys(name, files):
+                key.unlink()
+    return before
+
+
+def _authorities_in_files() -> list[_Entry]:
+    """The authorities that strongSwan trusts. A file that it could not read either counts for nothing."""
+    found = []
+    for file in sorted(Path(SWANCTL, "x509ca").glob("*")):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(_Entry(file.name, TRUSTED_AUTHORITY, x509.load_pem_x509_certificate(_read(file)), False))
+    return found
+
+
 # revocation lists
 
 
-def crl_state_of(pillar: str) -> dict[str, Any]:
+def crl_state_of(pillar: str, store: str = "nss") -> dict[str, Any]:
     """
-    Check a revocation list in pillar and compare it with the one in the database.
+    Check a revocation list in pillar and compare it with the one in the store, ``nss`` or ``swanctl``.
 
     Returns ``wanted`` (``issuer``, ``number``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
     ``current`` (this_update of the list that is in, "" if none) and ``same`` (nothing is to be done).
-    Raises CommandExecutionError for a list that is stale, unreadable, not signed by an authority in the database, or
+    Raises CommandExecutionError for a list that is stale, unreadable, not signed by an authority in the store, or
     older than the one that is in.
 
     CLI Example:
@@ -846,9 +957,13 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
 
         salt '*gw*' certs.crl_state_of gateway_secrets:crls:our-ca
     """
+    _check_store(store)
     crl = _load_crl(pillar)
-    authority = _issuer_of(pillar, crl)
-    current, number = _stored_crl(authority.nickname) if authority else ("", None)
+    authority = _issuer_of(pillar, crl, store)
+    if store == "swanctl":
+        current, number = _crl_in_file(crl)
+    else:
+        current, number = _stored_crl(authority.nickname) if authority else ("", None)
     wanted = {
         "issuer": crl.issuer.rfc4514_string(),
         "number": _crl_number(crl),
@@ -860,19 +975,22 @@ def crl_state_of(pillar: str) -> dict[str, Any]:
     if older or wanted["this_update"] < current:
         told = f"number {wanted['number']} of " if older else ""
         there = f"number {number} of " if older else ""
-        raise _error(pillar, f"is {told}{wanted['this_update']}, and {there}{current} is in {DATABASE} already: with "
-                     "an older list, people who were revoked since could come back; publish a new one")
-    file = _crl_file(crl)
+        raise _error(pillar, f"is {told}{wanted['this_update']}, and {there}{current} is in {_place(store)} already: "
+                     "with an older list, people who were revoked since could come back; publish a new one")
     same = current == wanted["this_update"] and number == wanted["number"]
     return {"wanted": wanted, "current": current,
-            "same": same and file.is_file() and file.read_bytes() == crl.public_bytes(Encoding.DER)}
+            "same": same and _as_wanted(_crl_file(crl, store), crl.public_bytes(Encoding.DER), 0o644)}
 
 
-def install_crl(pillar: str) -> None:
+def _place(store: str) -> str:
+    return DATABASE if store == "nss" else SWANCTL
+
+
+def install_crl(pillar: str, store: str = "nss") -> None:
     """
-    Bring a revocation list from pillar into the database.
+    Bring a revocation list from pillar into the store, ``nss`` or ``swanctl``.
 
-    The running daemon notices it a little later: see :py:func:`ipsec.take_lists <modules.ipsec.take_lists>`. For that
+    Libreswan, running, notices it a little later: see :py:func:`ipsec.take_lists <modules.ipsec.take_lists>`. For that
     the list lies in a file too, and the database says where: the daemon fetches it from there.
 
     CLI Example:
@@ -881,22 +999,20 @@ def install_crl(pillar: str) -> None:
 
         salt '*gw*' certs.install_crl gateway_secrets:crls:our-ca
     """
+    _check_store(store)
     crl = _load_crl(pillar)
-    if not _issuer_of(pillar, crl):
-        raise _error(pillar, f"is from \"{crl.issuer.rfc4514_string()}\", whose certificate is not in {DATABASE}")
-    crl_state_of(pillar)          # an older one is refused
-    file = _crl_file(crl)
-    if file.is_dir() and not file.is_symlink():
-        raise _error(str(file), "is a folder, and a revocation list has to be there; remove it")
-    if file.parent.is_symlink():
-        raise _error(str(file.parent), "is a link, and a folder of the daemon's own has to be there; remove it")
-    with _writing(str(file.parent)):
-        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _put(file, crl.public_bytes(Encoding.DER), 0o644)
-    _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
+    if not _issuer_of(pillar, crl, store):
+        raise _error(pillar, f"is from \"{crl.issuer.rfc4514_string()}\", whose certificate is not in {_place(store)}")
+    crl_state_of(pillar, store)          # an older one is refused
+    file, data = _crl_file(crl, store), crl.public_bytes(Encoding.DER)
+    if store == "nss":
+        _check_room(DATABASE, len(data))
+    _put_all({file: (data, 0o644)})
+    if store == "nss":
+        _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
 
 
-def list_file(pillar: str) -> str:
+def list_file(pillar: str, store: str = "nss") -> str:
     """
     The path of the file in which a revocation list of pillar's lies.
 
@@ -906,11 +1022,21 @@ def list_file(pillar: str) -> str:
 
         salt '*gw*' certs.list_file gateway_secrets:crls:our-ca
     """
-    return str(_crl_file(_load_crl(pillar)))
+    return str(_crl_file(_load_crl(pillar), store))
 
 
-def _crl_file(crl: Any) -> Path:
-    return Path(LISTS, hashlib.sha256(crl.issuer.public_bytes()).hexdigest()[:16] + ".crl")
+def _crl_file(crl: Any, store: str) -> Path:
+    folder = LISTS if store == "nss" else f"{SWANCTL}/x509crl"
+    return Path(folder, hashlib.sha256(crl.issuer.public_bytes()).hexdigest()[:16] + ".crl")
+
+
+def _crl_in_file(crl: Any) -> tuple[str, int | None]:
+    """Date and number of the list of the same issuer in strongSwan's folder; of one that can not be read, nothing."""
+    try:
+        found = x509.load_der_x509_crl(_read(_crl_file(crl, "swanctl")))
+        return found.last_update_utc.isoformat(), _crl_number(found)
+    except (OSError, ValueError):
+        return "", None
 
 
 def _crl_number(crl: Any) -> int | None:
@@ -920,20 +1046,57 @@ def _crl_number(crl: Any) -> int | None:
         return None
 
 
-def _put(file: Path, data: bytes, mode: int) -> None:
-    """A file in place in one step; never through a link at its place. A full disk leaves the old one."""
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+def _put_all(files: dict[Path, tuple[bytes, int]]) -> None:
+    """
+    Files in place, in that order, each in one step and with its mode from the start; never through a link.
+
+    All are on the disk before the first is in place: what is in the way, or a full disk, leaves all as it was.
+    """
+    for file in files:
+        if file.is_dir() and not file.is_symlink():
+            raise _error(str(file), "is a folder, and a file has to be there; remove it")
+        if file.parent.is_symlink():
+            raise _error(str(file.parent), "is a link, and a folder of the daemon's own has to be there; remove it")
+        if file.parent.exists() and not file.parent.is_dir():
+            raise _error(str(file.parent), "is a file, and a folder has to be there; remove it")
+    made: dict[Path, str] = {}
+    folders: list[Path] = []
+    with _writing(str(next(iter(files)).parent)):
+        try:
+            for file, (data, mode) in files.items():
+                for folder in reversed([each for each in (file.parent, *file.parent.parents) if not each.exists()]):
+                    folder.mkdir(mode=0o755 if mode & 0o077 else 0o700)
+                    folders.append(folder)
+                descriptor, made[file] = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")          # 0600
+                with os.fdopen(descriptor, "wb") as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                    os.fchmod(handle.fileno(), mode)
+            for file, temporary in made.items():
+                os.replace(temporary, file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                for temporary in made.values():
+                    Path(temporary).unlink(missing_ok=True)
+                for folder in reversed(folders):
+                    folder.rmdir()
+            raise
+
+
+def _as_wanted(file: Path, data: bytes, mode: int) -> bool:
+    """Whether a file is there, is no link, is ours with this mode, and holds this."""
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, file)
+        its = file.lstat()
+        return (stat.S_ISREG(its.st_mode) and stat.S_IMODE(its.st_mode) == mode and its.st_uid == os.geteuid()
+                and _read(file) == data)
     except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        return False
+
+
+def _read(file: Path) -> bytes:
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as handle:
+        return handle.read()
 
 
 def _load_crl(pillar: str) -> Any:
@@ -952,9 +1115,10 @@ def _load_crl(pillar: str) -> Any:
     return crl
 
 
-def _issuer_of(pillar: str, crl: Any) -> _Entry | None:
+def _issuer_of(pillar: str, crl: Any, store: str) -> _Entry | None:
     """The authority that signed the list. None while there is none of that name (test=True on a bare host)."""
-    named = [entry for entry in _known() if entry.certificate.subject == crl.issuer]
+    known = _known() if store == "nss" else _authorities_in_files()
+    named = [entry for entry in known if entry.certificate.subject == crl.issuer]
     for entry in named:
         if crl.is_signature_valid(entry.certificate.public_key()):
             return entry
@@ -980,7 +1144,11 @@ def _stored_crl(nickname: str) -> tuple[str, int | None]:
     match = re.search(r"This Update: (.*\d)", text)
     if not match:
         return "", None
-    date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
-    data = re.search(r"Name: CRL Number\s+Data:\s+(?:(\d+) \(0x|((?:[0-9a-f]{2}:?\s*)+))", text)
+    try:
+        date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
+    except ValueError:
+        raise CommandExecutionError(f"certs: crlutil names a date that can not be read for {nickname}: "
+                                    f"{match[1]!r}") from None
+    data = re.search(r"Name: CRL Number\s+Data:\s+(?:(\d{1,10}) \(0x|((?:[0-9a-f]{2}:?\s*)+))", text)
     number = None if not data else int(data[1]) if data[1] else int(re.sub(r"[:\s]", "", data[2]), 16)
     return date.replace(tzinfo=datetime.UTC).isoformat(), number

@@ -114,7 +114,7 @@ def _ipsec(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _list(name: str, low: Mapping) -> dict[str, dict]:
-    return {f"file:{__salt__['certs.list_file'](low['pillar'])}": {"static": True}}
+    return {f"file:{__salt__['certs.list_file'](low['pillar'], low.get('store', 'nss'))}": {"static": True}}
 
 
 def _identity(name: str, low: Mapping) -> dict[str, dict]:

@@ -427,8 +427,12 @@ def _publish(authority: _Authority, wanted: list[str] | None) -> dict:
     _note(authority.folder, [{"event": "crl", "number": number, "entries": len(entries), "at": _text(now),
                               "next_update": _text(next_update)}])
     pem = listed.public_bytes(Encoding.PEM).decode()
-    written = [_write(_pillar_file("crls", site), _pillar_text("#!yaml", {
-        "crls": {_NAME_IN_PILLAR: pem}, "revoked": _expelled(journal, site)}).encode()) for site in sites]
+    written = []
+    for site in sites:
+        with _locked(_pillar_file("crls", site).parent):
+            others = _listed(site).get("crls", {})          # what the runner lists has fetched
+            written.append(_write_listed(site, {"crls": others | {_NAME_IN_PILLAR: pem},
+                                                "revoked": _expelled(journal, site)}))
     return {"number": number, "entries": len(entries), "next_update": _text(next_update), "written": written,
             "next": "; ".join(map(_apply, sites)) or "issue a certificate first: no site has one of this authority"}
 
@@ -991,6 +995,22 @@ def _pillar_file(kind: str, site: str) -> Path:
     return folder / f"{site}.sls"
 
 
+def _listed(site: str) -> dict[str, Any]:
+    """What is in a site's file of lists."""
+    path = _pillar_file("crls", site)
+    try:
+        found = salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+        its = (found or {}).get("gateway_secrets") or {}
+        lists = its.get("crls") or {}
+        return dict(its) | {"crls": dict(lists)}
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+        raise _refuse(f"{path} is damaged; remove it, then publish and fetch its lists again") from None
+
+
+def _write_listed(site: str, tree: dict[str, Any]) -> str:
+    return _write(_pillar_file("crls", site), _pillar_text("#!yaml", tree).encode())
+
+
 def _refuse_handwritten(site: str, nickname: str) -> None:
     """Two sources of one certificate would be merged into something that is neither."""
     path = _pillar_file("issued", site).parent.parent / f"{site}.sls"
@@ -1007,7 +1027,7 @@ def _refuse_handwritten(site: str, nickname: str) -> None:
 
 
 def _pillar_text(renderers: str, tree: dict[str, Any]) -> str:
-    return (f"{renderers}\n# Written by salt-run authority; do not edit.\n"
+    return (f"{renderers}\n# Written by salt-run authority and salt-run lists; do not edit.\n"
             + yaml.dump({"gateway_secrets": tree}, Dumper=_Dumper, default_flow_style=False, sort_keys=False))
 
 

@@ -1,5 +1,5 @@
 """
-Certificates, keys and revocation lists in the IPsec daemon's database.
+Certificates, keys and revocation lists where the IPsec daemon reads them.
 
 Contents come from pillar by path and never pass through a state's arguments, changes or comment:
 see the execution module :py:mod:`certs <modules.certs>`.
@@ -10,6 +10,19 @@ see the execution module :py:mod:`certs <modules.certs>`.
       certs.present:
         - pillar: gateway_secrets:certificates:gateway
         - identity: gateway.winterthur.example
+
+For strongSwan, with what makes a running daemon take it (established tunnels stay):
+
+.. code-block:: yaml
+
+    gateway:
+      certs.present:
+        - pillar: gateway_secrets:certificates:gateway
+        - store: swanctl
+    swanctl --load-creds --noprompt:
+      cmd.run:
+        - onchanges:
+          - certs: gateway
 """
 
 from __future__ import annotations
@@ -25,31 +38,33 @@ def __virtual__() -> bool | tuple[bool, str]:
     return True
 
 
-def present(name: str, pillar: str, identity: str = "") -> dict[str, Any]:
+def present(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
     """
-    An identity is in the database, under this nickname, with its key and its trusted authorities.
+    An identity is in the store, under this name, with its key and its trusted authorities.
 
     name
-        The nickname by which the daemon's configuration calls it.
+        The nickname by which Libreswan's configuration calls it; for strongSwan the certificate's file, NAME.pem.
     pillar
         Path of the identity in pillar.
     identity
         The name peers know the gateway by; the certificate must hold it.
+    store
+        ``nss``, Libreswan's database, or ``swanctl``, strongSwan's folders.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        found = __salt__["certs.state_of"](name, pillar, identity)
+        found = __salt__["certs.state_of"](name, pillar, identity, store)
         if found["same"]:
             ret["comment"] = f"{name} is in place, valid until {found['wanted']['not_after']}"
             return ret
         ret["changes"] = _difference(name, found)
-        damage = __salt__["certs.damaged"]()
+        damage = __salt__["certs.damaged"]() if store == "nss" else ""
         if damage:
             ret["changes"]["database"] = {"old": damage, "new": "made anew"}
         if __opts__["test"]:
             ret.update(result=None, comment=f"{name} would be brought in")
             return ret
-        __salt__["certs.install"](name, pillar, identity)
+        __salt__["certs.install"](name, pillar, identity, store)
         ret["comment"] = f"{name} was brought in, valid until {found['wanted']['not_after']}"
         if damage:
             ret["comment"] += "; a daemon that runs sees the new database when it is restarted"
@@ -64,21 +79,24 @@ def _difference(name: str, found: dict[str, Any]) -> dict[str, Any]:
         changes[name] = {"old": found["current"], "new": found["wanted"]["fingerprint"]}
     for authority in found["missing_authorities"]:
         changes[authority] = {"old": "", "new": "trusted"}
-    return changes
+    # an older key that is still there, another mode of a file
+    return changes or {name: {"old": "not as it has to be", "new": "as it has to be"}}
 
 
-def crl_present(name: str, pillar: str) -> dict[str, Any]:
+def crl_present(name: str, pillar: str, store: str = "nss") -> dict[str, Any]:
     """
-    A revocation list is in the database.
+    A revocation list is in the store.
 
     name
         Anything that tells it from others (the key below ``gateway_secrets:crls``).
     pillar
         Path of the list in pillar: PEM, or DER in base64.
+    store
+        ``nss``, Libreswan's database, or ``swanctl``, strongSwan's folders.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        found = __salt__["certs.crl_state_of"](pillar)
+        found = __salt__["certs.crl_state_of"](pillar, store)
         if found["same"]:
             ret["comment"] = f"{name} is in place, next due {found['wanted']['next_update']}"
             return ret
@@ -86,7 +104,7 @@ def crl_present(name: str, pillar: str) -> dict[str, Any]:
         if __opts__["test"]:
             ret.update(result=None, comment=f"{name} would be brought in")
             return ret
-        __salt__["certs.install_crl"](pillar)
+        __salt__["certs.install_crl"](pillar, store)
         ret["comment"] = f"{name} was brought in, next due {found['wanted']['next_update']}"
     except CommandExecutionError as err:
         ret.update(result=False, changes={}, comment=str(err))

@@ -8,12 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 import salt._logging
 import yaml
 
 # Salt keeps early messages for a stderr that pytest has closed by the time they are written.
 salt._logging.shutdown_temp_handler()
+
+# Everybody's run takes seconds and finds what is new with each of them; `--hypothesis-profile thorough` takes minutes.
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("quick")
 
 TREE = Path(__file__).resolve().parent.parent
 
@@ -26,6 +33,11 @@ def load_module(path: str) -> ModuleType:
     # Trap: not registered in sys.modules, as in Salt's loader. A dataclass with postponed annotations fails there.
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def _restart_event_listener() -> None:
+    """In place of pytest-salt-factories', which starts a server for every run; tests/integration has the real one."""
 
 
 @pytest.fixture(scope="session")

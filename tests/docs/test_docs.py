@@ -15,9 +15,11 @@ import salt.config
 import salt.modules
 import salt.runners
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from lab.identities import EncryptedPillar
 from tests.conftest import TREE, load_module
+from tests.unit.modules.test_certs import Authority
 
 DOCUMENTS = sorted([TREE / "README.md", TREE / "CHANGELOG.md", *(TREE / "docs").glob("*.md"),
                     *(TREE / "pillar").rglob("*.md")])
@@ -154,7 +156,10 @@ def test_the_commands_of_certificates_md_do_what_it_says(tmp_path, monkeypatch, 
     EncryptedPillar(keyring)
     shutil.copytree(TREE / "pillar", pillar, ignore=shutil.ignore_patterns("issued", "crls"))
     (pillar / "secrets/winterthur.sls").write_text("gateway_secrets: {heartbeat: {key: 0123456789abcdef}}\n")
-    runners = {name: load_module(f"_runners/{name}.py") for name in ("authority", "gateway")}
+    runners = {name: load_module(f"_runners/{name}.py") for name in ("authority", "gateway", "lists")}
+    other = Authority("Example CA")          # another authority, whose list is at the URL
+    monkeypatch.setattr(runners["lists"], "_download", lambda url: other.crl(number=7).public_bytes(Encoding.DER))
+    monkeypatch.setattr(runners["lists"], "_authorities", lambda *_args: [other.certificate])
     for runner in runners.values():
         monkeypatch.setattr(runner, "__opts__", dict(salt.config.DEFAULT_MASTER_OPTS) | {
             "pillar_roots": {"base": [str(pillar)]}, "file_roots": {"base": [str(TREE / "salt")]},
@@ -187,6 +192,7 @@ def test_the_commands_of_certificates_md_do_what_it_says(tmp_path, monkeypatch, 
         dict.get, path.split(":")[1:], secrets)}
     assert certs.inspect("gateway_secrets:certificates:gateway", "gateway.winterthur.example")["key"] == "ec 256"
     assert len(certs._load_crl("gateway_secrets:crls:gateway-authority")) == 1
+    assert certs._load_crl("gateway_secrets:crls:example-ca").issuer == other.name
     files = {path.name for path in (tmp_path / "authority/bundles/winterthur/anna").iterdir()}
     rows = re.findall(r"^\| (`.*?) \|", text.split("| --- | --- |")[1], re.M)
     assert files == {name for row in rows for name in re.findall(r"`(\S+)`", row)}, "the document's table of a bundle"

@@ -25,6 +25,7 @@ from pytestshellutils.utils.processes import ProcessResult
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 from saltfactories.manager import FactoriesManager
+from saltfactories.plugins.event_listener import _restart_event_listener  # noqa: F401  # its fixture, by its name
 
 from lab.identities import Authority, EncryptedPillar, site_secrets
 from tests.conftest import TREE, load_module

@@ -14,13 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-    pkcs12,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tests import needles as needles_
 
 
 def leaves(tree: object) -> Iterator[str]:
@@ -147,14 +143,7 @@ def _secrets_of(salt_, folder: Path) -> list[bytes]:
         name = file.name.removesuffix(".passphrase")
         bundles.append((file.with_suffix("").joinpath(f"{name}.p12").read_bytes(), file.read_bytes().strip()))
     assert len(bundles) == 4
-    found = []
-    for data, passphrase in bundles:
-        found += [passphrase, base64.b64encode(data)[200:240]]
-    for key in [root, *(pkcs12.load_key_and_certificates(*bundle)[0] for bundle in bundles)]:
-        number = key.private_numbers().private_value.to_bytes(32, "big")
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).splitlines()
-        found += [number, number.hex().encode(), base64.b64encode(number)[:40], pem[1][-40:], pem[2][:40]]
-    return found
+    return needles_.of_key(root) + [piece for bundle in bundles for piece in needles_.of_bundle(*bundle)]
 
 
 def test_what_the_authority_prints_holds_no_secret(issued):

@@ -32,6 +32,12 @@ class World:
         return command
 
 
+def comes_to(pid, state):
+    """Wait for a process's state."""
+    while daemon.progress(pid)[0] != state:
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     return World(tmp_path, monkeypatch)
@@ -41,8 +47,7 @@ def world(tmp_path, monkeypatch):
 def pluto(world):
     process = subprocess.Popen(["sleep", "60"])
     world.pidfile.write_text(f"{process.pid}\n")
-    while daemon.progress(process.pid)[0] != "S":
-        time.sleep(0.01)
+    comes_to(process.pid, "S")
     yield process
     process.kill()
     process.wait()
@@ -106,9 +111,10 @@ def test_progress_of_real_processes(pluto):
     stopped = subprocess.Popen(["sh", "-c", "while :; do :; done"])
     try:
         stopped.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)
+        comes_to(stopped.pid, "T")
         before = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
-        time.sleep(0.2)
+        while daemon.progress(busy.pid) == before[0]:
+            time.sleep(0.005)
         after = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
         assert after[0][0] == "R" and after[0] != before[0]
         assert after[1] == before[1] and after[1][0] == "T"
@@ -172,10 +178,10 @@ def test_job():
     select.select([job.fd], [], [], 5)
     job.ended()
     job = Job(["/bin/sleep", "60"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
-    time.sleep(0.2)
+    comes_to(job.process.pid, "S")
     job.kill()
     job = Job(["/bin/sh", "-c", "while :; do :; done"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
-    time.sleep(0.2)
+    comes_to(job.process.pid, "R")
     job.kill()
     assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s"),
                     (False, f"sh took longer than 0.1 s{daemon.NO_TURN}")]

@@ -186,7 +186,7 @@ CHANGE = st.tuples(
     st.sampled_from(["gw1", "gw2"]), st.floats(0.1, 9.9), st.floats(0.0, 6.0))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.lists(CHANGE, max_size=12), st.integers(0, 1000))
 def test_one_serves_in_the_end(changes, seed):
     pair = Pair(seed)

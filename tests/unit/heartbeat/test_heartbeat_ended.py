@@ -20,7 +20,7 @@ def script(tmp_path: Path) -> Path:
     text = text.replace("exec /usr/local/lib/gateway/agent/run release", f"exec {tmp_path}/run release")
     place = tmp_path / "heartbeat-ended"
     place.write_text(text)
-    gone = f'n=$(cat {tmp_path}/there); [ "$n" -gt 0 ] && echo $((n - 1)) >{tmp_path}/there'
+    gone = f'read -r n <{tmp_path}/there; [ "$n" -gt 0 ] && echo $((n - 1)) >{tmp_path}/there'
     for name, body in {"pgrep": gone, "pkill": f'echo "pkill $*" >>{calls}; [ "$(cat {tmp_path}/there)" -gt 0 ]',
                        "sleep": ":", "logger": f'echo "logger $*" >>{calls}', "gateway": f'echo "gateway $*" >>{calls}',
                        "run": f'echo "run $*" >>{calls}'}.items():

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import base64
 import datetime
+import re
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -11,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_pem_private_key,
     pkcs12,
 )
 from hypothesis import HealthCheck, given, settings
@@ -63,8 +65,9 @@ def leaf(key=KEY, **kwargs):
 
 
 def bundle(key=KEY, certificate=None, chain=(AUTHORITY.certificate,), passphrase="right") -> dict:
-    data = pkcs12.serialize_key_and_certificates(b"any", key, certificate or leaf(key), list(chain),
-                                                 BestAvailableEncryption(b"right"))
+    # one round of key derivation where a real file has thousands: it is made and read a hundred times here
+    encryption = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(1).build(b"right")
+    data = pkcs12.serialize_key_and_certificates(b"any", key, certificate or leaf(key), list(chain), encryption)
     return {"pkcs12": base64.b64encode(data).decode(), "passphrase": passphrase}
 
 
@@ -72,6 +75,18 @@ def pem(thing) -> str:
     if hasattr(thing, "private_bytes"):
         return thing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return thing.public_bytes(Encoding.PEM).decode()
+
+
+@pytest.fixture(scope="module")
+def certs_module(load):
+    """The module for what hypothesis tries, which comes many times to one test."""
+    return load("_modules/certs.py")
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
 
 
 @pytest.fixture
@@ -97,7 +112,7 @@ def test_a_bundle_and_the_same_as_pem_say_the_same(certs):
     assert found == certs.inspect("pem", NAME) == certs.inspect("one", NAME)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(
     st.binary(max_size=400), st.text(max_size=400), st.none(), st.integers(), st.lists(st.text(max_size=9)),
     st.builds(lambda at, bit, size: damaged(at, bit, size), st.integers(0, 1 << 20), st.integers(0, 7),
@@ -183,6 +198,65 @@ def test_listings_of_nss(certs, monkeypatch):
     assert certs._trust_by_nickname(listing) == {"gw": "u,u,u", "Test CA rsa": "CT,,", "bern": ",,"}
     monkeypatch.setattr(certs, "_nss", lambda *_args, **_kwargs: (RECORDED / "certutil-K.txt").read_text())
     assert certs._key_ids() == {"3970811be02d27ab749dc147cc3494af9df9b1b8", "4273c6c2964f9ccf1c9d2eb1d6c666123228ede4"}
+
+
+NICKNAME = st.from_regex(r"[A-Za-z0-9*(][\w .,:*()=@-]{0,30}[\w)]", fullmatch=True)
+TRUST = st.sampled_from(["u,u,u", "CT,,", "CTu,u,u", ",,", "p,p,p", "cT,C,T"])
+
+
+@given(entries=st.dictionaries(NICKNAME, TRUST, max_size=8), odd=st.text(max_size=60))
+def test_any_listing_of_nss_is_read(certs_module, entries, odd):
+    """As certutil prints it: "%-60s %-5s"; and what it never prints brings no certificate of its own."""
+    head = "\nCertificate Nickname                                         Trust Attributes\n" \
+           "                                                             SSL,S/MIME,JAR/XPI\n\n"
+    printed = head + "".join(f"{name:<60} {trust:<5}\n" for name, trust in entries.items())
+    assert certs_module._trust_by_nickname(printed) == entries
+    found = certs_module._trust_by_nickname(odd)
+    assert all(name in odd and trust.count(",") == 2 for name, trust in found.items())
+
+
+@given(keys=st.lists(st.binary(min_size=20, max_size=20), max_size=5, unique=True), odd=st.text(max_size=80))
+def test_any_list_of_keys_is_read(certs_module, monkeypatch_module, keys, odd):
+    printed = 'certutil: Checking token "NSS Certificate DB" in slot "NSS User Private Key and Certificate Services"\n'
+    printed += "".join(f"<{number:2}> {'rsa' if number % 2 else 'ec '}      {key.hex()}   a name\n"
+                       for number, key in enumerate(keys))
+    monkeypatch_module.setattr(certs_module, "_nss", lambda *_args, **_kwargs: printed)
+    assert certs_module._key_ids() == {key.hex() for key in keys}
+    monkeypatch_module.setattr(certs_module, "_nss", lambda *_args, **_kwargs: odd)
+    assert all(len(key) == 40 and key in odd for key in certs_module._key_ids())
+
+
+@given(number=st.integers(0, 1 << 159), date=st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(2099, 1, 1)))
+def test_any_list_as_crlutil_prints_it_is_read(certs_module, monkeypatch_module, number, date):
+    date = date.replace(microsecond=0)
+    crl = (x509.CertificateRevocationListBuilder().issuer_name(AUTHORITY.name).last_update(date)
+           .next_update(date + DAY).add_extension(x509.CRLNumber(number), critical=False)
+           .sign(AUTHORITY.key, hashes.SHA256()))
+    monkeypatch_module.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else printed(crl))
+    assert certs_module._stored_crl("ca") == (date.replace(tzinfo=datetime.UTC).isoformat(), number)
+
+
+@given(text=st.one_of(st.text(max_size=200), st.builds(
+    "This Update: {}\nName: CRL Number\n  Data: {}".format, st.text(max_size=30),
+    st.text("0123456789abcdef:x( )", max_size=40))))
+def test_whatever_crlutil_prints_is_read_or_refused_in_one_line(certs_module, monkeypatch_module, text):
+    monkeypatch_module.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else text)
+    try:
+        date, number = certs_module._stored_crl("ca")
+        assert date == "" or datetime.datetime.fromisoformat(date)
+        assert number is None or number >= 0
+    except CommandExecutionError as error:
+        assert str(error).startswith("certs: ") and "\n" not in str(error)
+
+
+def test_a_database_with_something_unreadable_is_told_in_one_line(certs, monkeypatch, tmp_path):
+    monkeypatch.setattr(certs, "DATABASE", str(tmp_path))
+    (tmp_path / "cert9.db").touch()
+    answers = {("certutil", "-L"): "odd      ,,\n", ("certutil", "-L", "-a", "-n", "odd"): "-----BEGIN CERT"}
+    monkeypatch.setattr(certs, "_nss", lambda command, **_kwargs: answers.get(tuple(command), ""))
+    with pytest.raises(CommandExecutionError, match="holds something as odd that is no readable certificate") as told:
+        certs.stored()
+    assert "\n" not in str(told.value)
 
 
 def test_the_id_of_a_key_is_the_one_nss_gives(certs):
@@ -274,7 +348,7 @@ def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
     assert target.read_text() == "untouched" and not file.is_symlink()
     file.unlink()
     file.mkdir()
-    with pytest.raises(CommandExecutionError, match="is a folder, and a revocation list has to be there"):
+    with pytest.raises(CommandExecutionError, match="is a folder, and a file has to be there"):
         lists.install_crl("a")
     file.rmdir()
 
@@ -290,7 +364,7 @@ def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
         lists.install_crl("a")
     file.parent.unlink()
     file.parent.write_text("x")
-    with pytest.raises(CommandExecutionError, match="could not be written: File exists"):
+    with pytest.raises(CommandExecutionError, match="is a file, and a folder has to be there"):
         lists.install_crl("a")
     assert file.parent.read_text() == "x" and not (tmp_path / "elsewhere").exists()
 
@@ -505,3 +579,203 @@ def test_a_changed_database_has_another_sign(stored, tmp_path):
 def test_a_lists_file_is_known_by_its_issuer(stored):
     stored.pillar = {"list": pem(AUTHORITY.crl())}
     assert stored.list_file("list").startswith(stored.LISTS) and stored.list_file("list").endswith(".crl")
+
+
+# strongSwan's folders
+
+
+@pytest.fixture
+def swanctl(certs, monkeypatch, tmp_path):
+    """A place for them; `.folder`."""
+    certs.folder = tmp_path / "swanctl"
+    monkeypatch.setattr(certs, "SWANCTL", str(certs.folder))
+    monkeypatch.setattr(certs, "DATABASE", str(tmp_path / "none"))
+    certs.pillar = {"a": bundle()}
+    return certs
+
+
+def tree(folder: Path) -> dict[str, tuple]:
+    """All there is below a folder: what it is, its mode, its content."""
+    return {str(path.relative_to(folder)): (oct(path.lstat().st_mode), path.lstat().st_mtime_ns,
+                                            path.read_bytes() if path.is_file() and not path.is_symlink() else None)
+            for path in sorted(folder.rglob("*"))}
+
+
+def there(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_strongswan_gets_three_kinds_of_files(swanctl):
+    before = swanctl.state_of("gateway", "a", NAME, "swanctl")
+    assert (before["current"], before["key"], before["same"]) == ("", False, False) and not swanctl.folder.exists()
+    swanctl.install("gateway", "a", NAME, "swanctl")
+    key, = (swanctl.folder / "private").iterdir()
+    authority, = (swanctl.folder / "x509ca").iterdir()
+    assert re.fullmatch(r"gateway-[0-9a-f]{16}\.pem", key.name)
+    assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777) == (0o400, 0o700)
+    assert (swanctl.folder / "x509/gateway.pem").stat().st_mode & 0o777 == 0o644
+    assert load_pem_private_key(key.read_bytes(), None).public_key() == KEY.public_key()
+    assert x509.load_pem_x509_certificate(authority.read_bytes()) == AUTHORITY.certificate
+    after = swanctl.state_of("gateway", "a", NAME, "swanctl")
+    assert after["same"] and after["current"] == after["wanted"]["fingerprint"] and after["issuer"] == "CN=Test CA"
+    all_of_it = tree(swanctl.folder)
+    swanctl.install("gateway", "a", NAME, "swanctl")
+    assert tree(swanctl.folder) == all_of_it
+
+
+def test_a_renewed_one_takes_its_place_with_its_key_there_before_and_the_old_key_gone_after(swanctl, monkeypatch):
+    swanctl.install("gateway", "a", store="swanctl")
+    swanctl.pillar = {"a": bundle(OTHER, leaf(OTHER))}
+    seen = []
+    replace = swanctl.os.replace
+
+    def watched(source, target):
+        keys = [load_pem_private_key(path.read_bytes(), None).public_key()
+                for path in (swanctl.folder / "private").glob("gateway-*.pem")]
+        its = x509.load_pem_x509_certificate((swanctl.folder / "x509/gateway.pem").read_bytes())
+        seen.append(its.public_key() in keys)
+        replace(source, target)
+
+    monkeypatch.setattr(swanctl.os, "replace", watched)
+    swanctl.install("gateway", "a", store="swanctl")
+    assert seen == [True, True]          # the key, the certificate: never a certificate without its key
+    key, = (swanctl.folder / "private").iterdir()
+    assert load_pem_private_key(key.read_bytes(), None).public_key() == OTHER.public_key()
+    assert swanctl.state_of("gateway", "a", store="swanctl")["same"]
+
+
+@pytest.mark.parametrize("how", ["half", "noise", "mode", "link", "gone", "left over"])
+def test_what_is_not_as_it_has_to_be_is_put_right(swanctl, how, tmp_path):
+    swanctl.install("gateway", "a", store="swanctl")
+    whole = there(swanctl.folder)
+    key, = (swanctl.folder / "private").iterdir()
+    certificate = swanctl.folder / "x509/gateway.pem"
+    (tmp_path / "target").write_text("untouched")
+    match how:
+        case "half":
+            certificate.write_bytes(certificate.read_bytes()[:200])
+        case "noise":
+            certificate.write_bytes(bytes(range(256)))
+        case "mode":
+            key.chmod(0o644)
+        case "link":
+            key.unlink()
+            key.symlink_to(tmp_path / "target")
+        case "gone":
+            certificate.unlink()
+        case "left over":
+            (key.parent / f"gateway-{'0' * 16}.pem").write_bytes(pem(OTHER).encode())
+    assert not swanctl.state_of("gateway", "a", store="swanctl")["same"]
+    swanctl.install("gateway", "a", store="swanctl")
+    assert swanctl.state_of("gateway", "a", store="swanctl")["same"]
+    assert there(swanctl.folder) == whole and (tmp_path / "target").read_text() == "untouched"
+
+
+def test_others_files_stay(swanctl):
+    (swanctl.folder / "private").mkdir(parents=True)
+    for name in ("gateway.pem", "gateway-old.pem", "gateway-2-0123456789abcdef.pem"):
+        (swanctl.folder / "private" / name).write_text("somebody else's")
+    swanctl.install("gateway", "a", store="swanctl")
+    assert len(list((swanctl.folder / "private").iterdir())) == 4
+
+
+REFUSED = {
+    "wrong passphrase": (lambda: bundle(passphrase="wrong"), "wrong passphrase"),
+    "another's key": (lambda: {"certificate": pem(leaf()) + pem(AUTHORITY.certificate), "key": pem(OTHER)}, "belong"),
+    "expired": (lambda: bundle(certificate=leaf(start=-3 * DAY, end=-DAY)), "expired on"),
+    "not yet valid": (lambda: bundle(certificate=leaf(start=DAY)), "is not valid before"),
+    "wrong chain": (lambda: bundle(chain=(Authority("Other CA").certificate,)), "which is not in its chain"),
+    "wrong name": (lambda: bundle(certificate=AUTHORITY.sign(KEY, subject(NAME), [x509.SubjectAlternativeName(
+        [x509.DNSName("other.example")])])), "is for other.example, not for"),
+    "weak key": (lambda: bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak"),
+    "truncated": (lambda: cut(bundle()), "is truncated"),
+}
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+@pytest.mark.parametrize("how", REFUSED)
+def test_bad_input_is_one_line_and_changes_no_file(swanctl, how, there_before):
+    source, message = REFUSED[how]
+    if there_before:
+        swanctl.install("gateway", "a", NAME, "swanctl")
+    before = tree(swanctl.folder)
+    swanctl.pillar = {"a": source()}
+    for function in (swanctl.state_of, swanctl.install):
+        with pytest.raises(CommandExecutionError, match=message) as told:
+            function("gateway", "a", NAME, "swanctl")
+        assert "\n" not in str(told.value) and "right" not in str(told.value).replace("put that right", "")
+    assert tree(swanctl.folder) == before
+
+
+@pytest.mark.parametrize("way", ["folder", "link at the folder", "file at the folder", "full"])
+def test_what_is_in_the_way_is_one_line_and_changes_no_file(swanctl, monkeypatch, tmp_path, way):
+    swanctl.install("gateway", "a", NAME, "swanctl")
+    swanctl.pillar = {"a": bundle(OTHER, leaf(OTHER))}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    certificate, authorities = swanctl.folder / "x509/gateway.pem", swanctl.folder / "x509ca"
+    match way:
+        case "folder":
+            certificate.unlink()
+            certificate.mkdir()
+            message = "gateway.pem is a folder, and a file has to be there; remove it"
+        case "link at the folder":
+            certificate.unlink()
+            certificate.parent.rmdir()
+            certificate.parent.symlink_to(elsewhere)
+            message = "x509 is a link, and a folder of the daemon's own has to be there; remove it"
+        case "file at the folder":
+            shutil.rmtree(authorities)
+            authorities.write_text("x")
+            message = "x509ca is a file, and a folder has to be there; remove it"
+        case "full":
+            shutil.rmtree(authorities)          # a folder that is made for nothing goes again
+            room = iter((True, True, False))
+            fsync = swanctl.os.fsync
+
+            def full(descriptor):
+                if not next(room):
+                    raise OSError(28, "No space left on device")
+                fsync(descriptor)
+            monkeypatch.setattr(swanctl.os, "fsync", full)
+            message = "could not be written: No space left on device; put that right, then apply again"
+    before = tree(swanctl.folder)
+    with pytest.raises(CommandExecutionError, match=message) as told:
+        swanctl.install("gateway", "a", NAME, "swanctl")
+    assert "\n" not in str(told.value)
+    assert {name: (mode, data) for name, (mode, _when, data) in tree(swanctl.folder).items()} == {
+        name: (mode, data) for name, (mode, _when, data) in before.items()}
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_list_for_strongswan(swanctl):
+    crl = AUTHORITY.crl(number=7)
+    swanctl.pillar |= {"list": pem(crl), "old": pem(AUTHORITY.crl(number=6)),
+                       "forged": pem(Authority("Test CA").crl(number=8)), "stale": pem(AUTHORITY.crl(end=-DAY / 2))}
+    with pytest.raises(CommandExecutionError, match="whose certificate is not in .*swanctl"):
+        swanctl.install_crl("list", "swanctl")
+    swanctl.install("gateway", "a", store="swanctl")
+    assert not swanctl.crl_state_of("list", "swanctl")["same"]
+    swanctl.install_crl("list", "swanctl")
+    file, = (swanctl.folder / "x509crl").iterdir()
+    assert x509.load_der_x509_crl(file.read_bytes()) == crl
+    assert swanctl.crl_state_of("list", "swanctl")["same"]
+    before = tree(swanctl.folder)
+    for name, message in {"old": "is number 6 of .*, and number 7 of", "forged": "is not signed by",
+                          "stale": "is stale"}.items():
+        with pytest.raises(CommandExecutionError, match=message):
+            swanctl.install_crl(name, "swanctl")
+    assert tree(swanctl.folder) == before
+    file.write_bytes(file.read_bytes()[:40])          # half a one is no list: it is replaced
+    swanctl.install_crl("list", "swanctl")
+    assert tree(swanctl.folder).keys() == before.keys() and swanctl.crl_state_of("list", "swanctl")["same"]
+
+
+@pytest.mark.parametrize(("name", "store", "message"), [
+    ("../x", "swanctl", "can be no file's name"), ("a/b", "swanctl", "can be no file's name"),
+    ("", "swanctl", "can be no file's name"), ("x", "pluto", "is no store of certificates; give one of nss, swanctl")])
+def test_names_and_stores(swanctl, name, store, message):
+    for function in (swanctl.state_of, swanctl.install):
+        with pytest.raises(CommandExecutionError, match=message):
+            function(name, "a", "", store)
+    assert not swanctl.folder.exists()

@@ -40,7 +40,7 @@ def test_a_new_certificate_is_brought_in(state):
     ret = state.run("present", FOUND | {"current": "old", "missing_authorities": ["CN=CA"], "same": False})
     assert ret["result"] is True
     assert ret["changes"] == {"gateway": {"old": "old", "new": "new"}, "CN=CA": {"old": "", "new": "trusted"}}
-    assert state.installed == [("gateway", "gateway_secrets:x", "")]
+    assert state.installed == [("gateway", "gateway_secrets:x", "", "nss")]
 
 
 @pytest.mark.parametrize(("function", "found"), [
@@ -53,6 +53,12 @@ def test_test_mode_only_tells(state, function, found):
     assert ret["changes"]
 
 
+def test_what_is_neither_certificate_nor_authority_is_a_change_too(state):
+    """A key of an older certificate that is still there, say."""
+    ret = state.run("present", FOUND | {"same": False})
+    assert list(ret["changes"]) == ["gateway"] and len(state.installed) == 1
+
+
 def test_a_damaged_database_is_told(state):
     state.damage = "key4.db is missing"
     ret = state.run("present", FOUND | {"current": "", "same": False})
@@ -62,7 +68,7 @@ def test_a_damaged_database_is_told(state):
 
 def test_a_list_is_brought_in(state):
     assert state.run("crl_present", CRL)["changes"] == {"CN=CA": {"old": "", "new": "2026-11-23"}}
-    assert state.installed == [("gateway_secrets:x",)]
+    assert state.installed == [("gateway_secrets:x", "nss")]
 
 
 @pytest.mark.parametrize("function", ["present", "crl_present"])

@@ -1,0 +1,186 @@
+"""
+Revocation lists of other authorities
+=====================================
+
+For a site whose certificates come from an authority that publishes its list at a URL: ``fetch`` brings it into pillar,
+and the next `state.apply` to the nodes. docs/certificates.md says when this is needed. What the authority of this
+master revokes is published by the runner ``authority``, into the same file.
+
+No secret is taken or returned: a list is public.
+"""
+from __future__ import annotations
+
+import datetime
+import functools
+import http.client
+import importlib.util
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import salt.loader
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from salt.exceptions import CommandExecutionError, SaltRenderError, SaltRunnerError
+
+__virtualname__ = "lists"
+
+_LARGEST = 16 << 20  # bytes; a list of 100,000 entries has 4 MB
+_PATIENCE = 20.0  # seconds without a byte
+
+
+def fetch(site: str, name: str, url: str) -> dict:
+    """
+    Fetch a revocation list and put it into the site's pillar: pillar/secrets/crls/SITE.sls.
+
+    Refused, with nothing changed: what is no list, one that is stale, one that is not signed by an authority of the
+    site's own certificates, and one that is older than the one that is there.
+
+    Args:
+        site: the site's name.
+        name: what the list is called in pillar: letters, digits, '.', '_' and '-'.
+        url: where it is, http or https; PEM or DER.
+
+    Returns:
+        ``number``, ``entries``, ``next_update``, ``changed`` and, if so, ``written`` and ``next`` (what to do now); or
+        ``mistakes`` and ``retcode`` 1.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run lists.fetch winterthur example-ca http://pki.example/example-ca.crl
+    """
+    authority = _authority()
+    return authority._told(_fetch, authority, site, name, url)
+
+
+def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict:
+    authority._settings(site)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == authority._NAME_IN_PILLAR:
+        raise _refuse(f"{name} can be no list's name: use letters, digits, '.', '_' and '-'; "
+                      f"{authority._NAME_IN_PILLAR} is this master's own authority")
+    authority._listed(site)          # a damaged file is told first
+    crl = _read(url, _download(url))
+    _check(url, crl, _authorities(authority, site))
+    with authority._locked(authority._pillar_file("crls", site).parent):
+        its = authority._listed(site)
+        lists = its.setdefault("crls", {})
+        told = {"number": _number(crl), "entries": len(crl), "next_update": crl.next_update_utc.isoformat()}
+        if not _newer(url, crl, lists.get(name)):
+            return told | {"changed": False}
+        lists[name] = crl.public_bytes(Encoding.PEM).decode()
+        return told | {"changed": True, "written": authority._write_listed(site, its),
+                       "next": f"salt '*.{site}' state.apply openswan"}
+
+
+def _refuse(text: str) -> SaltRunnerError:
+    return SaltRunnerError(f"lists: {' '.join(str(text).split())}")
+
+
+def _download(url: str) -> bytes:
+    if not re.match(r"https?://[^\s/]", str(url)):
+        raise _refuse(f"{url} is no URL that begins with http:// or https://")
+    try:
+        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+            data = answer.read(_LARGEST + 1)
+            wanted = answer.headers.get("Content-Length")
+    except urllib.error.HTTPError as error:
+        raise _refuse(f"{url} answered {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        why = getattr(error, "reason", error) or type(error).__name__
+        raise _refuse(f"{url} could not be fetched: {why}") from None
+    if len(data) > _LARGEST:
+        raise _refuse(f"{url} has more than {_LARGEST >> 20} MiB, which no list should have")
+    if wanted and wanted.isdigit() and len(data) < int(wanted):
+        raise _refuse(f"{url} broke off after {len(data)} of {wanted} bytes")
+    return data
+
+
+def _read(url: str, data: bytes) -> Any:
+    try:
+        return (x509.load_pem_x509_crl if b"-----BEGIN" in data else x509.load_der_x509_crl)(data)
+    except ValueError:
+        raise _refuse(f"{url} is no readable certificate revocation list (truncated?)") from None
+
+
+def _check(url: str, crl: Any, authorities: list[Any]) -> None:
+    if crl.next_update_utc is None:
+        raise _refuse(f"{url} does not say when the next list is due (RFC 5280 requires nextUpdate)")
+    if crl.next_update_utc < datetime.datetime.now(datetime.UTC):
+        raise _refuse(f"{url} is stale: the next list was due on {crl.next_update_utc:%Y-%m-%d %H:%M} UTC; ask its "
+                      "authority")
+    named = [each for each in authorities if each.subject == crl.issuer]
+    if not any(crl.is_signature_valid(each.public_key()) for each in named):
+        issuer = crl.issuer.rfc4514_string()
+        raise _refuse(f"{url} is not signed by \"{issuer}\", in whose name it is" if named else
+                      f"{url} is from \"{issuer}\", which is no authority of the site's certificates")
+
+
+def _newer(url: str, crl: Any, there: str | None) -> bool:
+    """Whether it has to come in. Raises SaltRunnerError where it is older than the one that is there."""
+    if there is None:
+        return True
+    try:
+        old = x509.load_pem_x509_crl(str(there).encode())
+    except ValueError:
+        return True          # half a one: every list is better
+    if old.issuer != crl.issuer or old == crl:
+        return old != crl
+    if (_number(crl) or 0, crl.last_update_utc) < (_number(old) or 0, old.last_update_utc):
+        raise _refuse(f"{url} is number {_number(crl)} of {crl.last_update_utc:%Y-%m-%d %H:%M}, and number "
+                      f"{_number(old)} of {old.last_update_utc:%Y-%m-%d %H:%M} is in pillar already: people who were "
+                      "revoked since could come back; ask its authority")
+    return True
+
+
+def _number(crl: Any) -> int | None:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _authorities(authority: ModuleType, site: str) -> list[Any]:
+    """The authorities in the chains of a site's certificates, read from pillar as its nodes read them."""
+    try:
+        secrets = authority._tree()._secrets(site, salt.loader.render(__opts__, {}))
+    except SaltRenderError:          # it would show lines of the file
+        raise _refuse(f"a file of {site} below pillar/secrets is no YAML that Salt can read") from None
+    certs = _loaded(str(Path(__file__).parent.parent / "_modules/certs.py"))
+
+    def pillar(path: str, default: Any, unmask: bool) -> Any:
+        found: Any = {"gateway_secrets": secrets}
+        for key in path.split(":"):
+            found = found.get(key, default) if isinstance(found, dict) else default
+        return found
+
+    certs.__salt__ = {"pillar.get": pillar}
+    found, problems = [], []
+    for name in secrets.get("certificates") or {}:
+        try:
+            found += certs._load(f"gateway_secrets:certificates:{name}", "").authorities
+        except CommandExecutionError as error:
+            problems.append(str(error))
+    if not found:
+        raise _refuse(problems[0] if problems else f"{site} has no certificate in pillar, so nobody can say whose list "
+                      "counts there")
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"lists_{Path(path).stem}_of_the_tree", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _authority() -> ModuleType:
+    """The runner that writes pillar's files, loaded as plain Python."""
+    module = _loaded(str(Path(__file__).with_name("authority.py")))
+    module.__opts__, module.__context__ = __opts__, __context__
+    return module
