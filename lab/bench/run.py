@@ -151,7 +151,7 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     """
     observe.eventually(its.settled, 120, every=0.5)
     time.sleep(its.calm)
-    active = its.active()
+    active = observe.eventually(its.active, 30)
     woken = FromOne(its.site, its.hardware(active)) if fault.woken else None
     steps = fault.make(its, active)
     running = {}

