@@ -55,9 +55,11 @@ def _hang(pair: Pair, active: Guest) -> Steps:
 def _woken(pair: Pair, active: Guest) -> Steps:
     """The hung node goes on, with all that it had, after the other one has taken over."""
     active.hang()
-    observe.eventually(lambda: observe.holds_all(pair.lab, pair.other(active)), 60)
-    yield
-    active.resume()
+    try:
+        observe.eventually(lambda: observe.holds_all(pair.lab, pair.other(active)), 60)
+        yield
+    finally:
+        active.resume()
     yield
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -36,7 +37,7 @@ NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
 NEVER = {True: 60.0, False: 240.0}
 SPLIT = ("detected", "held", "serving", "still_answers")
-STUCK = 3              # the pair did not settle so many times running: it is not going to
+STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,9 +114,9 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
             _add(arguments.results, {"configuration": configuration, "fault": fault.name, "gaps": {},
                                      "not_there": True})
             continue
-        except (AssertionError, TimeoutError) as err:
+        except (AssertionError, TimeoutError, subprocess.CalledProcessError) as err:
             stuck += 1
-            step(f"{configuration}: {fault.name}: the pair did not settle: {err}")
+            step(f"{configuration}: {fault.name}: not measured: {err} {getattr(err, 'stderr', '')}")
             if stuck == STUCK:
                 raise SystemExit(f"lab: {configuration}: the pair does not settle any more") from err
             continue
@@ -142,10 +143,10 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     """Make the fault once; everything is as before at the end.
 
     Returns ``at`` (when, seconds since the epoch), ``load`` (the machine's load average then, of the last minute),
-    ``gaps`` (each client's longest, in seconds), ``never`` (the clients that were not answered any more), ``serving``
-    (how long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped), of the
-    other node's journal ``detected`` and ``held``, where it took over, and of a node that was woken ``still_answers``
-    (when its last packet came, seconds after it went on).
+    ``gaps`` (each client's longest, in seconds), ``never`` (the clients that were not answered any more), ``silent``
+    (the virtual IP's longest silence as seen by the router, in seconds) and ``serving`` (how long after the fault it
+    ended; both 0 without one worth the name), of the other node's journal ``detected`` and ``held``, where it took
+    over, and of a node that was woken ``still_answers`` (when its last packet came, seconds after it went on).
 
     Raises NotThere when the configuration has no such part.
     """
@@ -177,18 +178,19 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
             each.stop()
         for _ in steps:
             pass
-    row = {"at": at, "load": round(load, 2), "gaps": gaps, "never": never, "serving": _silence(answers, at),
+    silent, serving = _silence(answers, at)
+    row = {"at": at, "load": round(load, 2), "gaps": gaps, "never": never, "silent": silent, "serving": serving,
            **its.timeline(its.other(active), at)}
     if woken:
         row["still_answers"] = round(max((each - at for each in seen), default=0.0), 2)
     return row
 
 
-def _silence(answers: list[float], at: float) -> float:
-    """How long after `at` the first answer came behind the longest silence that began then; 0 without one."""
+def _silence(answers: list[float], at: float) -> tuple[float, float]:
+    """The longest silence after `at`: how long it was, and how long after `at` it ended. Zeros if it was just noise."""
     after = [each - at for each in answers if each > at]
-    silence = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0, 0))
-    return round(silence[1], 2) if silence[1] - silence[0] > NOISE else 0.0
+    began, ended = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0.0, 0.0))
+    return (round(ended - began, 2), round(ended, 2)) if ended - began > NOISE else (0.0, 0.0)
 
 
 def _answered(running: observe.Pings) -> bool:

@@ -63,9 +63,9 @@ def test_the_table_has_median_worst_and_who_never_came_back(tmp_path):
 
 
 def test_a_silence_is_looked_for_after_the_fault_only():
-    assert _silence([9.0, 9.95, 10.0, 10.05, 10.9, 10.95], 10.0) == 0.9
-    assert _silence([9.0, 9.95, 10.0, 10.05, 10.1], 10.0) == 0.0
-    assert _silence([9.0], 10.0) == 0.0
+    assert _silence([9.0, 9.95, 10.0, 10.05, 10.9, 10.95], 10.0) == (0.85, 0.9)
+    assert _silence([9.0, 9.95, 10.0, 10.05, 10.1], 10.0) == (0.0, 0.0)
+    assert _silence([9.0], 10.0) == (0.0, 0.0)
 
 
 def test_every_fault_of_the_table_has_a_bound_in_the_lab_tests():
