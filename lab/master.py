@@ -84,9 +84,12 @@ class Master:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}") from err
 
     def run(self, *words: str) -> str:
-        """Run `salt-run` and give its text."""
-        return subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=True,
-                              capture_output=True, text=True).stdout
+        """Run `salt-run` and give its text. Raises RuntimeError with that text when it fails."""
+        done = subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=False,
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def wait_for(self, minions: set[str], timeout: float = 120) -> None:
         """Wait until all these minions answer."""

@@ -257,20 +257,6 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes.fromhex(sys.argv[3
 """
 
 
-# Who has the address? Twenty times a second, as a neighbour that has just been switched on asks (RFC 826).
-_ARP = """
-import socket, struct, sys, time
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind((sys.argv[1], 0x0806))
-own = s.getsockname()[4]
-until = time.monotonic() + float(sys.argv[4])
-while time.monotonic() < until:
-    s.send(b"\\xff" * 6 + own + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1) + own
-           + socket.inet_aton(sys.argv[2]) + bytes(6) + socket.inet_aton(sys.argv[3]))
-    time.sleep(0.05)
-"""
-
-
 def _inside(namespace: str, program: str, *arguments: str) -> str:
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.run([*enter, sys.executable, "-I", "-c", program, *arguments], check=True, text=True,
@@ -306,11 +292,6 @@ def _ike_sa_init() -> bytes:
 def ike_answers(namespace: str, address: str) -> bool:
     """Whether anything comes back to a well-formed IKE_SA_INIT."""
     return _inside(namespace, _IKE % _ike_sa_init().hex(), address) == "answered"
-
-
-def ask_for(namespace: str, interface: str, sender: str, address: str, seconds: float) -> None:
-    """Broadcast ARP requests for `address` from a namespace's interface, for so many seconds."""
-    _inside(namespace, _ARP, interface, sender, address, str(seconds))
 
 
 def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:
