@@ -36,8 +36,9 @@ CONDITIONS = {
     "lacp_partner_lost": "warning: the switch does not speak LACP on a slave that is up",
     "lacp_churn": "warning: a slave and its switch do not agree on an aggregation",
 }
-# A slave that is `going down` still works (downdelay), one that is `going back` does not yet (updelay).
-_WORKS = ("up", "going down")
+# By the monitor. With MII a slave that is `going down` still works (downdelay); one that is `going back` does not yet
+# (updelay). With ARP both words come up again and again while the kernel tries a silent slave (measured, 7.2).
+_WORKS = {"miimon": ("up", "going down"), "arp": ("up",)}
 # Seconds. LACP takes a second or two when a link comes up, and the bond goes back to its primary by itself.
 _LACP_SETTLES, _BOND_SETTLES = 5, 3
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -72,7 +73,7 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
     if now is None:
         return [(f"bond_missing:{name}", {"severity": "critical", "was": "there", "is": "missing"})]
     found = []
-    works = [slave for slave, its in now["slaves"].items() if its and its["link"] in _WORKS]
+    works = [slave for slave, its in now["slaves"].items() if its and its["link"] in _WORKS[now["monitor"]]]
     facts = {"bond": name, "side": bond["side"], "active_slave": now["active_slave"], "up": works}
 
     def add(condition: str, subject: str, severity: str, was: str, word: str, after: float = 0, **more: object) -> None:
@@ -87,19 +88,21 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
         if its is None:
             add("slave_missing", subject, "warning", "in the bond", "not in the bond")
             continue
-        if its["link"] not in _WORKS:
+        if slave not in works:
             why = {True: "", False: "no carrier", None: "the interface is off"}[its["carrier"]]
             if its["carrier"] and now["monitor"] == "arp":
-                why = f"carrier is there, and none of {', '.join(bond['monitor']['arp_targets'])} answers"
-                add("arp_silent", subject, "warning", "answered", "silent", arp_targets=bond["monitor"]["arp_targets"])
+                targets = bond["monitor"].get("arp_targets", [])
+                why = f"carrier is there, and no ARP target answers ({', '.join(targets) or 'not in the site'})"
+                add("arp_silent", subject, "warning", "answered", "silent", arp_targets=targets)
             add("slave_down", subject, "warning", "up", "down", cause=why, failures=its["failures"])
         elif now["aggregator"]:
             if not its["partner"]:
                 add("lacp_partner_lost", subject, "warning", "there", "lost", _LACP_SETTLES, churn=its["churn"])
-            elif "churned" in its["churn"]:
-                add("lacp_churn", subject, "warning", "agreed", "churned", _LACP_SETTLES, churn=its["churn"],
-                    partner=its["partner"], aggregator=its["aggregator"],
-                    active_aggregator=now["aggregator"]["number"])
+            elif "churned" in its["churn"] or its["aggregator"] != now["aggregator"]["number"]:
+                why = "" if "churned" in its["churn"] else "it is in an aggregation of its own, which is not used"
+                add("lacp_churn", subject, "warning", "agreed", "churned", _LACP_SETTLES, cause=why,
+                    churn=its["churn"], partner=its["partner"], aggregator=its["aggregator"],
+                    aggregator_used=now["aggregator"]["number"])
     primary, active = bond["primary"], now["active_slave"]
     if primary and active and active != primary and primary in works:
         add("not_on_primary", name, "info", primary, active, _BOND_SETTLES)
@@ -121,9 +124,14 @@ def _happened(seen: dict, memory: dict) -> tuple[list[dict], dict]:
             if its is None:
                 continue
             subject = f"{name}/{slave}"
+            if its["link"] not in _WORKS[bond["monitor"]]:
+                # Told as such, and a silent slave's counter rises with each try.
+                now["failures"][subject] = None
+                continue
             now["failures"][subject] = its["failures"]
-            rose = its["failures"] - before.get("failures", {}).get(subject, its["failures"])
-            if rose > 0 and its["link"] in _WORKS:
+            last = before.get("failures", {}).get(subject)
+            rose = 0 if last is None else its["failures"] - last
+            if rose > 0:
                 once.append({
                     "condition": "slave_flapped", "subject": subject, "severity": "warning", "was": "up", "is": "up",
                     "cause": f"its link was lost {rose} time{'s' if rose > 1 else ''} between two looks",
@@ -133,7 +141,8 @@ def _happened(seen: dict, memory: dict) -> tuple[list[dict], dict]:
             now["active"][name] = active
         if active and last and active != last:
             its = bond["slaves"].get(last)
-            lost = "is no longer in the bond" if its is None else "" if its["link"] in _WORKS else "has no link"
+            lost = "is no longer in the bond" if its is None else \
+                "" if its["link"] in _WORKS[bond["monitor"]] else "has no link"
             once.append({"condition": "active_slave_changed", "subject": name, "severity": "info", "was": last,
                          "is": active, "cause": f"{last} {lost}" if lost else "", "facts": {"bond": name}})
     return once, now
