@@ -80,6 +80,6 @@ def test_a_digest_names_all_and_takes_digests_apart():
     one = message.digest(some, "1-3")
     assert one["subject"] == "[warning] winterthur: 3 alerts"
     assert all(f"link of s{number}\n" in one["text"] for number in (1, 2, 3))
-    entry = {"site": "bern", "severity": "critical", "kind": "alert", "at": T, "subject": "x"}
+    entry = {"site": "bern", "severity": "critical", "kind": "alert", "at": T, "caused": T, "subject": "x"}
     both = message.digest([some[0], {"kind": "digest", "digest": [entry], "count": 50}], "x")
     assert (both["site"], both["severity"], both["subject"]) == ("", "critical", "[critical] gateways: 51 alerts")
