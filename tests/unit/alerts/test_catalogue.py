@@ -54,7 +54,7 @@ def test_a_message_can_be_read(key):
     assert all(len(line) < 400 for line in said["text"].splitlines())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_what_an_event_says_is_not_looked_into(subject, cause):
     hostile = printable("{now} {{x}} %s {id} " + subject)
