@@ -31,8 +31,8 @@ def runner(tmp_path, monkeypatch):
 def status(**changed):
     return {"at": time.time(), "pid": 7, "rank": None, "gateways": 2, "silent": [], "waiting_events": 0,
             "counts": {"events": 3, "postponed": 0, "alerts": 2, "most_waiting": 1}, "dropped": {"signature": 4},
-            "mistakes": [], "targets": {"ops": {"sent": 2, "last_taken": time.time() - 300, "said": "taken", "waiting": 0,
-                                                "failing_since": None, "failure": ""}}, **changed}
+            "mistakes": [], "targets": {"ops": {"sent": 2, "last_taken": time.time() - 300, "said": "taken",
+                                                "waiting": 0, "failing_since": None, "failure": ""}}, **changed}
 
 
 def test_status_of_an_engine_that_never_ran_says_what_to_look_at(runner):
