@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alerts import authentic, files, service
+from alerts import authentic, files, message, service
 from alerts.delivery import Sender, pause
 from alerts.limits import Limits
 from alerts.spool import Spool
@@ -193,7 +193,8 @@ def test_silent_nodes_are_told_by_the_first_master_alone(tmp_path):
 def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
     world = start(World(), tmp_path, rank=0)
     world.service._last["mark"] = 0
-    offer(world, made(1), made(1, minion=GW2), made(2))
+    at = message.iso(time.time())
+    offer(world, made(1, at=at), made(1, minion=GW2, at=at), made(2, at=at))
     step(world)
     marks = [asked for asked in world.asked if asked[0] == "taken"]
     assert marks == [("taken", [GW1, GW2], [{GW1: 2, GW2: 1}])] or len(marks) == 1
