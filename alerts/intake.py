@@ -19,6 +19,7 @@ ORDER = 0.3  # events of one minion may overtake each other on their way through
 ASK_AGAIN = 10.0  # between two questions to one node
 LONGEST_PAUSE = 300.0
 ANSWER = 15.0  # an answer comes within that, or it does not
+LATE = 6.0  # what comes later than that over the bus has been held for the other master too
 HOLD = 8.0  # rank 1 waits that long for the other master
 BURST, RATE = 100.0, 10.0  # events of one node that are taken from the bus: at once, and each second
 NEWS = 600.0  # of a node that was never heard of: what is older is history
@@ -96,6 +97,10 @@ class Intake:
         if not self._affordable(now, node):
             self.want(now, event.id)
             return self._drop("too many")
+        if self.rank == 0 and now - seconds(event.at) > LATE:
+            # A minion delivers what it could not while this master was away: the other one may have told it.
+            self.want(now, event.id)
+            return []
         node.waiting[event.n] = now, event
         return self._in_order(now, event.id, node)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from alerts import catalogue
 from alerts.incidents import Alert, rank
+from alerts.intake import seconds
 from alerts.spool import summary_of
 
 _MOST = 12  # conditions that are told at length or in a line
@@ -19,7 +20,7 @@ def compose(alert: Alert) -> dict[str, Any]:
 
     Returns:
         id, kind, site, severity, at (seconds since 1970), incident, subject, text, brief (the next step, one line),
-        conditions (for machines).
+        conditions (for machines), caused (when the event was noticed that made it be told, as `at`).
     """
     lines = alert.lines or []
     described = [catalogue.describe(line, alert.site) for line in lines]
@@ -31,7 +32,15 @@ def compose(alert: Alert) -> dict[str, Any]:
         subject += f" (and {rest} more)"
     return {"id": alert.id, "kind": alert.kind, "site": alert.site, "severity": alert.severity, "at": alert.at,
             "incident": alert.incident, "subject": _cut(subject, 180), "text": _text(alert, lines, described),
-            "brief": first["todo"] if label != "over" else "", "conditions": [_facts(line) for line in lines]}
+            "brief": first["todo"] if label != "over" else "", "conditions": [_facts(line) for line in lines],
+            "caused": _caused(alert, lines)}
+
+
+def _caused(alert: Alert, lines: list[dict[str, Any]]) -> float:
+    """By the nodes' clocks: of an alert its first event, of all else the last."""
+    if alert.kind == "alert":
+        return min((seconds(line["at"]) for line in lines), default=alert.at)
+    return max((seconds(line["recovered_at"] or line["at"]) for line in lines), default=alert.at)
 
 
 def _text(alert: Alert, lines: list[dict[str, Any]], described: list[dict[str, str]]) -> str:
@@ -116,7 +125,7 @@ def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
     return {"id": f"digest-{number}", "kind": "digest", "site": site, "severity": severity,
             "at": entries[-1]["at"], "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",
             "text": "\n".join(text) + "\n", "brief": "salt-run alerts.open", "conditions": conditions[:1000],
-            "alerts": entries[:2000]}
+            "alerts": entries[:2000], "caused": min(entry["caused"] or entry["at"] for entry in entries)}
 
 
 def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> dict[str, Any]:

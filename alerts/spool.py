@@ -202,4 +202,5 @@ class Spool:
 
 def summary_of(alert: dict[str, Any]) -> dict[str, Any]:
     """An alert as one line of a digest."""
-    return {name: alert.get(name, "") for name in ("id", "site", "severity", "kind", "at", "subject")}
+    names = ("id", "site", "severity", "kind", "at", "caused", "subject")
+    return {name: alert.get(name, 0 if name == "caused" else "") for name in names}

@@ -29,7 +29,8 @@ def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
         Failed: with the server's answer, or why there was none.
     """
     body = json.dumps({key: message[key] for key in (
-        "id", "kind", "site", "severity", "at", "incident", "subject", "text", "conditions", "alerts")
+        "id", "kind", "site", "severity", "at", "caused", "incident", "subject", "text", "conditions",
+        "alerts")
         if key in message}).encode()
     headers = dict(target.get("headers", {}))
     if "secret" in target:

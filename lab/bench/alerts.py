@@ -196,34 +196,13 @@ class Cpu:
 
 
 def alerts_of(sink: sinks.Sink, since: int) -> dict[str, tuple[float, float]]:
-    """By id of the alert when it was decided and when it arrived, digests taken apart."""
+    """By id of the alert when its event was noticed and when it arrived, digests taken apart."""
     found: dict[str, tuple[float, float]] = {}
     for got in sink.got[since:]:
         said = got.json
         for alert in said.get("alerts", [said]):
-            found.setdefault(alert["id"], (alert["at"], got.at))
+            found.setdefault(alert["id"], (alert["caused"], got.at))
     return found
-
-
-def late(events: dict[str, float], sink: sinks.Sink, since: int) -> tuple[list[float], int]:
-    """
-    How long after its event each alert came, and how many conditions no message has named.
-
-    Args:
-        events: by subject when the event was made.
-        sink: the web server.
-        since: messages before that are of another part.
-    """
-    named: dict[str, float] = {}
-    delays = []
-    for got in sink.got[since:]:
-        said = got.json
-        for alert in said.get("alerts", [said]):
-            delays.append(got.at - alert["at"])
-        for condition in said["conditions"]:
-            if condition["subject"] in events and condition["subject"] not in named:
-                named[condition["subject"]] = got.at
-    return delays, len(events.keys() - named.keys())
 
 
 def spread(values: list[float]) -> str:
@@ -264,8 +243,8 @@ def steady(bench: Bench, senders: Senders, rate: int, seconds: int) -> bool:
     time.sleep(12)
     counts = bench.status()["counts"]
     delivered = alerts_of(bench.sink, first)
-    delays = [at - decided for decided, at in delivered.values()]
-    print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; decided to "
+    delays = [at - caused for caused, at in delivered.values()]
+    print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; event to "
           f"delivered: {spread(delays)}; events waiting in the engine at most {waits}")
     fine = (arrived - before["events"] == sent and len(delivered) == counts["alerts"] - before["alerts"]
             and max(delays) < 10)
@@ -301,9 +280,9 @@ def burst(bench: Bench, senders: Senders, count: int) -> bool:
     time.sleep(12)
     counts = bench.status()["counts"]
     delivered = alerts_of(bench.sink, first)
-    delays = [at - decided for decided, at in delivered.values()]
+    delays = [at - caused for caused, at in delivered.values()]
     answered = [ping for ping in pings if ping is not None]
-    print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; decided to "
+    print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; event to "
           f"delivered: {spread(delays)}; events waiting in the engine at most {counts['most_waiting']}")
     print(f"  test.ping meanwhile: {len(answered)} of {len(pings)} answered, {spread(answered)} (before: {calm:.2f} s)")
     fine = arrived - before["events"] == each * len(bench.ids) and len(answered) == len(pings) and (

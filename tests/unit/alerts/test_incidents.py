@@ -176,7 +176,7 @@ def test_a_restart_changes_nothing(when):
     assert [(alert.kind, alert.severity) for alert in told] == whole
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["info", "warning", "critical"]), st.booleans(),
                           st.booleans(), st.sampled_from([0.0, 0.05, 1.0, 40.0])), max_size=30))
 def test_nothing_wrong_is_left_untold(history):

@@ -154,6 +154,14 @@ def test_the_first_master_tells_at_once_and_says_so():
     assert intake.marks == {GW1: 5}
 
 
+def test_what_a_minion_could_not_deliver_before_may_have_been_told_by_the_second():
+    intake = known(rank=0)
+    assert intake.event(T + 20, made(5)) == []
+    assert intake.asks == [Ask("since", GW1, 4, J)]
+    (taken,) = intake.fetched(T + 21, GW1, J, 5, 5, [made(5)])
+    assert taken.quiet
+
+
 def test_the_second_master_waits_and_leaves_it_to_the_first():
     intake = known(rank=1)
     assert intake.event(T, made(5)) == [] and intake.tick(T + 7.9) == []

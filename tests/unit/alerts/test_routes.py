@@ -98,7 +98,7 @@ def test_all_mistakes_are_named_at_once():
     assert len(routes.check(data, SITES)[1]) == 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(["targets", "routes", "a", "type", "url", "sites", "flapping"]) | st.integers(),

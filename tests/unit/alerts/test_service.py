@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alerts import authentic, files, service
+from alerts import authentic, files, message, service
 from alerts.delivery import Sender, pause
 from alerts.limits import Limits
 from alerts.spool import Spool
@@ -43,6 +43,14 @@ class World:
         return "taken"
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Time passes ten times as fast."""
+    monkeypatch.setattr("alerts.incidents.GATHER", 0.015)
+    monkeypatch.setattr("alerts.service.GATHER_ASKS", 0.01)
+    monkeypatch.setattr("alerts.spool.os.fsync", lambda _handle: None)
+
+
 @pytest.fixture
 def world(tmp_path):
     return start(World(), tmp_path)
@@ -67,14 +75,16 @@ def offer(world: World, *events: authentic.Event) -> None:
         world.service.offer(tag(event), wire(event))
 
 
-def step(world: World, seconds: float = 0.3) -> None:
+def step(world: World, seconds: float = 0.06) -> None:
     """The loop, for a while."""
     end = time.time() + seconds
     while time.time() < end:
         world.service.step(time.time())
         while world.service._asks:
             world.publish(*world.service._asks.popleft())
-        time.sleep(0.02)
+        time.sleep(0.004)
+    while world.service._spool.counts() and time.time() < end + 2:
+        time.sleep(0.005)
 
 
 def answer(world: World, what: str, minion: str, said: Any) -> None:
@@ -113,30 +123,30 @@ def test_an_answer_of_any_shape_does_no_harm(world, said):
     world.service._publish("newest", [GW1], [])
     world.service._publish("since", [GW1], [0, ""])
     world.service._publish("conditions", [GW1], [])
-    step(world, 0.1)
+    step(world, 0.03)
     for what in ("newest", "since", "conditions"):
         answer(world, what, GW1, said)
-    step(world, 0.25)
+    step(world)
     assert world.told == []
 
 
 def test_answers_to_nobodys_question_do_not_count(world):
     world.service.answer("job99", GW1, {"journal": "x", "newest": 9, "taken": 0})
     world.service._publish("newest", [GW1], [])
-    step(world, 0.1)
+    step(world, 0.03)
     answer_before = len(world.asked)
     world.service.answer("job1", "laptop.winterthur", {"journal": "x", "newest": 9, "taken": 0})
-    step(world, 0.1)
+    step(world, 0.03)
     assert len(world.asked) == answer_before
 
 
 def test_anybodys_start_costs_one_question(world):
-    step(world, 0.4)
+    step(world, 0.08)
     before = len(world.asked)
     for _ in range(500):
         world.service.started(GW1)
         world.service.started("nobody.nowhere")
-    step(world, 0.4)
+    step(world, 0.08)
     assert [asked[0] for asked in world.asked[before:]] in ([], ["newest"])
 
 
@@ -148,7 +158,7 @@ def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
     for number, event in enumerate(events):
         offer(world, event)
         for _ in range(3):
-            step(world, 0.1)
+            step(world, 0.03)
             copies.append((number, shutil.copytree(tmp_path / "state", tmp_path / f"copy{len(copies)}/state"),
                            {each["id"] for each in world.told}))
         if number == 1:
@@ -160,7 +170,7 @@ def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
         answer(again, "since", GW1, {"journal": made(1).journal, "newest": number + 1, "taken": 0,
                                      "events": [wire(event) for event in events[:number + 1]]})
         offer(again, *events[number + 1:])
-        step(again, 0.5)
+        step(again)
         told = before | {each["id"] for each in again.told}
         assert any(each["kind"] == "recovery" for each in again.told + world.told)
         assert len(again.told) == len({each["id"] for each in again.told})
@@ -176,15 +186,16 @@ def test_silent_nodes_are_told_by_the_first_master_alone(tmp_path):
         start(world, folder, rank)
         from alerts.presence import Change
         world.service._tell(world.service._changes(time.time(), [Change(GW1, True, time.time() - 90)]))
-        step(world, 0.3)
+        step(world)
         assert len(world.told) == expected, (rank, other)
 
 
 def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
     world = start(World(), tmp_path, rank=0)
     world.service._last["mark"] = 0
-    offer(world, made(1), made(1, minion=GW2), made(2))
-    step(world, 0.2)
+    at = message.iso(time.time())
+    offer(world, made(1, at=at), made(1, minion=GW2, at=at), made(2, at=at))
+    step(world)
     marks = [asked for asked in world.asked if asked[0] == "taken"]
     assert marks == [("taken", [GW1, GW2], [{GW1: 2, GW2: 1}])] or len(marks) == 1
 
@@ -192,11 +203,11 @@ def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
 def test_a_changed_configuration_is_taken_and_a_wrong_one_is_not(world):
     world.config, world.version = {"targets": {"l": {"type": "syslog"}}, "routes": [{"targets": ["l"]}]}, 2.0
     world.service._last["config"] = 0
-    step(world, 0.1)
+    step(world, 0.03)
     assert set(world.service.configuration.targets) == {"l"}
     world.config, world.version = {"targets": {"l": {"type": "pigeon"}}}, 3.0
     world.service._last["config"] = 0
-    step(world, 0.1)
+    step(world, 0.03)
     assert set(world.service.configuration.targets) == {"l"}
     status = world.service.status(time.time())
     assert status["mistakes"] and set(status["targets"]) == {"bus", "l"}
@@ -208,7 +219,7 @@ def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
         (tmp_path / "state" / files.STATE).write_text(text)
         world = start(World(), tmp_path)
         offer(world, made(1, journal="%016x" % (len(text) + 77)))
-        step(world, 0.3)
+        step(world)
         assert len(world.told) == 1
         shutil.rmtree(tmp_path / "state")
 
@@ -216,7 +227,7 @@ def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
 def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch):
     monkeypatch.setattr(service, "QUEUE", 5)
     offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
-    step(world, 0.4)
+    step(world, 0.08)
     assert world.service.status(time.time())["counts"]["postponed"] == 14
     assert any(asked[0] == "newest" and GW1 in asked[1] for asked in world.asked)
 
@@ -235,7 +246,8 @@ def deliveries(tmp_path, way, alerts: int, seconds: float, limits=Limits()) -> S
     return sender
 
 
-def test_a_target_that_fails_is_tried_again_and_then_told(tmp_path):
+def test_a_target_that_fails_is_tried_again_and_then_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("alerts.delivery.pause", lambda failures: 0.02)
     said: list[str] = []
 
     def way(message):
@@ -244,7 +256,7 @@ def test_a_target_that_fails_is_tried_again_and_then_told(tmp_path):
             raise Failed("not yet")
         return "thanks"
 
-    sender = deliveries(tmp_path, way, 1, 3.4)
+    sender = deliveries(tmp_path, way, 1, 0.4)
     assert said == ["0"] * 3 and sender.status["said"] == "thanks" and not sender.status["failure"]
 
 
@@ -258,7 +270,7 @@ def test_one_alert_that_is_refused_does_not_hold_up_the_others(tmp_path, monkeyp
         taken.append(message["id"])
         return "thanks"
 
-    sender = deliveries(tmp_path, way, 4, 1.0)
+    sender = deliveries(tmp_path, way, 4, 0.5)
     assert taken == ["1", "2", "3"] and "4711" not in str(sender.status)
 
 
