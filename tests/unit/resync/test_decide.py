@@ -223,6 +223,28 @@ def test_a_failure_outlives_the_master():
     assert not any(isinstance(each, RollOut) for each in again.handle(Tick(), 100.0))
 
 
+def test_a_failure_is_forgotten_when_its_reason_changed_while_the_master_was_away():
+    master = Master()
+    master.change(tree=True)
+    master.wait(3)
+    master.end("basel", "failed")
+    kept = [each for each in master.done if isinstance(each, Keep)][-1].state
+    again = Machine(CONFIG, 0.0, kept)
+    again.handle(Inputs("another", master.own), 0.0)
+    again.handle(Told("bern", {"gw-a.bern": ("old", True)}), 1.0)
+    assert any(isinstance(each, RollOut) for each in again.handle(Tick(), 100.0))
+
+
+def test_sites_that_do_not_answer_come_last():
+    master = Master(CONFIG._replace(parallel=1))
+    master.change("basel")
+    master.wait(3)
+    master.end("basel", "waits")
+    master.change("zug")
+    master.wait(1)
+    assert master.wait(10) and master.sites() == ["zug"] or list(master.machine.busy) == ["zug"]
+
+
 def test_a_site_with_mistakes_is_refused_told_once_and_holds_up_nobody():
     master = Master()
     master.change(SITE)
