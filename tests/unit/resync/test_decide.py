@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resync import decide
@@ -580,6 +580,7 @@ EVENT = st.one_of(
     st.builds(Order, st.sampled_from(["stop", "go", "now", "dance"]), st.sampled_from([*SITES, ""])), st.just(Tick()))
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(EVENT, st.floats(0, 400)), max_size=40))
 def test_nothing_raises_and_nothing_is_done_twice_at_a_site(events):
     machine, now = Machine(CONFIG, 0.0), 0.0
