@@ -18,11 +18,14 @@ import salt.template
 import salt.utils.event
 from salt.exceptions import SaltRunnerError
 
-# At the end: nothing of the tree shadows what is installed.
-sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
-
-from alerts import authentic, catalogue, delivery, files, message, routes  # noqa: E402
-from alerts.targets import Failed  # noqa: E402
+# Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
+# comes first, and only for this.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from alerts import authentic, catalogue, delivery, files, message, routes
+    from alerts.targets import Failed
+finally:
+    del sys.path[0]
 
 __virtualname__ = "alerts"
 

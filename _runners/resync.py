@@ -14,12 +14,15 @@ from pathlib import Path
 
 import salt.utils.event
 
-# At the end: nothing of the tree shadows what is installed.
-sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
-
-from alerts import authentic  # noqa: E402
-from resync import bus, files, work  # noqa: E402
-from resync.inputs import SITE, Inputs  # noqa: E402
+# Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
+# comes first, and only for this.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from alerts import authentic
+    from resync import bus, files, work
+    from resync.inputs import SITE, Inputs
+finally:
+    del sys.path[0]
 
 __virtualname__ = "resync"
 

@@ -291,6 +291,11 @@ class Machine:
             # What happened before this master was there is asked of the nodes.
             self.shared, self.own = event.shared, dict(event.own)
             self.compare_at = dict.fromkeys(self.own, self.now + COMPARED)
+            for known in (self.failed, self.refused):
+                for site in [site for site in known if known[site] != self.number(site)]:
+                    del known[site]
+            if self.halted not in self.failed:
+                self.halted = ""
             return
         before = set(self.own)
         tree = event.shared != self.shared
@@ -549,7 +554,8 @@ class Machine:
     def order(self, item: Item) -> tuple[Any, ...]:
         """Who comes first."""
         first = self.config.first.index(item.site) if item.site in self.config.first else len(self.config.first)
-        return not item.by_hand, item.tree, not item.own, first, item.site
+        # One that does not answer takes half a minute: it is not to keep those that do waiting.
+        return not item.by_hand, item.waiting_since is not None, item.tree, not item.own, first, item.site
 
     def decide(self) -> None:
         if self.now >= self.ask_all_at:

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
 
 LARGEST = 64 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -55,6 +58,8 @@ def child(work: Callable[[int], None]) -> tuple[int, int]:
         if os.getppid() == parent:
             work(writing)
             code = 0
+    except Exception:
+        log.exception("resync: a process of the engine's")
     finally:
         os._exit(code)  # nothing of the parent's is ended from here
 

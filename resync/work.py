@@ -131,6 +131,8 @@ class Hands:
         its = _number(said.get(minion))
         if its is None:
             return "waits", "it does not answer"
+        if not its[0]:
+            return "gone", "apply it for the first time by hand"
         if other := self.elsewhere(minions):
             return "elsewhere", f"its nodes reach the master {other}"
         if its[0] != number:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resync import decide
@@ -221,6 +221,28 @@ def test_a_failure_outlives_the_master():
     for site in SITES:
         again.handle(Told(site, {f"gw1.{site}": ("old", True)}), 1.0)
     assert not any(isinstance(each, RollOut) for each in again.handle(Tick(), 100.0))
+
+
+def test_a_failure_is_forgotten_when_its_reason_changed_while_the_master_was_away():
+    master = Master()
+    master.change(tree=True)
+    master.wait(3)
+    master.end("basel", "failed")
+    kept = [each for each in master.done if isinstance(each, Keep)][-1].state
+    again = Machine(CONFIG, 0.0, kept)
+    again.handle(Inputs("another", master.own), 0.0)
+    again.handle(Told("bern", {"gw-a.bern": ("old", True)}), 1.0)
+    assert any(isinstance(each, RollOut) for each in again.handle(Tick(), 100.0))
+
+
+def test_sites_that_do_not_answer_come_last():
+    master = Master(CONFIG._replace(parallel=1))
+    master.change("basel")
+    master.wait(3)
+    master.end("basel", "waits")
+    master.change("zug")
+    master.wait(1)
+    assert master.wait(10) and master.sites() == ["zug"] or list(master.machine.busy) == ["zug"]
 
 
 def test_a_site_with_mistakes_is_refused_told_once_and_holds_up_nobody():
@@ -558,6 +580,7 @@ EVENT = st.one_of(
     st.builds(Order, st.sampled_from(["stop", "go", "now", "dance"]), st.sampled_from([*SITES, ""])), st.just(Tick()))
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(EVENT, st.floats(0, 400)), max_size=40))
 def test_nothing_raises_and_nothing_is_done_twice_at_a_site(events):
     machine, now = Machine(CONFIG, 0.0), 0.0

@@ -143,6 +143,7 @@ def test_by_hand_is_done_whatever_the_nodes_have():
 
 @pytest.mark.parametrize(("pair", "formula", "alone", "expected"), [
     ({}, "openswan", False, "done"), ({"number": ["old", NUMBER]}, "openswan", False, "behind"),
+    ({"number": ["", NUMBER]}, "openswan", False, "gone"), ({"number": ["", ""]}, "", False, "gone"),
     ({"roles": ["silent", "active"]}, "openswan", False, "waits"),
     ({"roles": ["stopped", "active"]}, "openswan", False, "waits"),
     ({"after": ("192.0.2.5",), "reaches": True}, "openswan", False, "elsewhere"),

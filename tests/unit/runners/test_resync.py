@@ -1,6 +1,9 @@
 """What people ask of resync, without an engine: it says so, and does not wait for ever."""
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import salt.config
 
@@ -53,3 +56,14 @@ def test_nodes_by_their_numbers(runner, monkeypatch):
     said |= {"gw-a.bern": ["", False], "gw-b.bern": None}
     assert runner.status("bern")["nodes"] == {
         "gw-a.bern": "never applied, not compared since its boot", "gw-b.bern": "silent"}
+
+
+@pytest.mark.parametrize("name", ["alerts.status", "resync.status"])
+def test_salt_itself_loads_the_runners_that_are_called_like_the_packages(tmp_path, name):
+    """In a process of its own, as `salt-run` is: what pytest has imported already would hide it."""
+    script = ("import salt.config, salt.loader, sys; opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {'runner_dirs': "
+              "[sys.argv[1]], 'cachedir': sys.argv[2], 'extension_modules': sys.argv[2], 'root_dir': sys.argv[2]}; "
+              "print(sys.argv[3] in salt.loader.runner(dict(opts)))")
+    done = subprocess.run([sys.executable, "-c", script, str(TREE / "_runners"), str(tmp_path), name],
+                          capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.strip() == "True", done
