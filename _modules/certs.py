@@ -90,6 +90,11 @@ def __virtual__() -> bool | tuple[bool, str]:
     return True
 
 
+# What cryptography raises for what it can not read: most as it opens it, some only as a field is looked at.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
+               x509.UnsupportedGeneralNameType) if HAS_CRYPTOGRAPHY else ()
+
+
 # No dataclass: Salt's loader keeps an execution module out of sys.modules, where dataclasses look for it.
 class _Identity(NamedTuple):
     """A private key with its certificate and the authorities above it."""
@@ -162,10 +167,13 @@ def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[An
         raise _error(pillar, "has a pkcs12 but no passphrase")
     try:
         key, certificate, chain = pkcs12.load_key_and_certificates(data, str(source["passphrase"]).encode())
+        for each in (certificate, *chain):
+            if each is not None:
+                _whole(each)
     except UnsupportedAlgorithm:
         raise _error(f"{pillar}:pkcs12", "is encrypted with an algorithm long out of use (RC2?); "
                      "export it again, with AES") from None
-    except ValueError:
+    except _UNREADABLE:
         raise _error(pillar, "can not be opened: wrong passphrase, or a damaged PKCS#12 file") from None
     if key is None or certificate is None:
         raise _error(f"{pillar}:pkcs12", "holds no private key with its certificate")
@@ -210,9 +218,22 @@ def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]
 
 def _pem_certificates(where: str, text: Any) -> list[Any]:
     try:
-        return x509.load_pem_x509_certificates(str(text).encode())
-    except ValueError:
+        return [_whole(each) for each in x509.load_pem_x509_certificates(str(text).encode())]
+    except _UNREADABLE:
         raise _error(where, "is no readable PEM certificate (truncated?)") from None
+
+
+def _whole(thing: Any) -> Any:
+    """A certificate or a list of which every field that is asked for later can be read. Raises one of _UNREADABLE."""
+    _ = (thing.issuer.rfc4514_string(), list(thing.extensions), thing.signature_hash_algorithm)
+    if isinstance(thing, x509.Certificate):
+        thing.subject.rfc4514_string()
+        thing.public_key()
+        _facts(thing)
+        _usage(thing)
+    else:
+        _ = (len(thing), thing.last_update_utc, thing.next_update_utc)
+    return thing
 
 
 def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
@@ -238,7 +259,7 @@ def _check_issuer(pillar: str, certificate: Any, authorities: tuple[Any, ...]) -
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
-        except (InvalidSignature, ValueError, TypeError):
+        except (InvalidSignature, *_UNREADABLE):
             continue
         return
     raise _error(pillar, f"was issued by \"{certificate.issuer.rfc4514_string()}\", which is not in its chain")
@@ -405,7 +426,7 @@ def _describe(found: dict[str, Any], where: str, name: str, certificate: Any, au
 def _issued_by(certificate: Any, authority: Any) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, *_UNREADABLE):
         return False
     return True
 
@@ -560,8 +581,9 @@ def _entries() -> list[_Entry]:
     trusts = _trust_by_nickname(_nss(["certutil", "-L"]))
     for nickname, trust in trusts.items():
         try:
-            certificates = x509.load_pem_x509_certificates(_nss(["certutil", "-L", "-a", "-n", nickname]).encode())
-        except ValueError:
+            printed = _nss(["certutil", "-L", "-a", "-n", nickname])
+            certificates = [_whole(each) for each in x509.load_pem_x509_certificates(printed.encode())]
+        except _UNREADABLE:
             raise _error(DATABASE, f"holds something as {nickname} that is no readable certificate; look with "
                          f"`certutil -L -n '{nickname}' -d sql:{DATABASE}`") from None
         for certificate in certificates:
@@ -905,8 +927,8 @@ def _compare_files(name: str, wanted: _Identity) -> dict[str, Any]:
     as_wanted = {file: _as_wanted(file, *content) for file, content in files.items()}
     key, *authorities, _certificate = as_wanted
     try:
-        current = x509.load_pem_x509_certificate(_read(Path(SWANCTL, "x509", f"{name}.pem")))
-    except (OSError, ValueError):
+        current = _whole(x509.load_pem_x509_certificate(_read(Path(SWANCTL, "x509", f"{name}.pem"))))
+    except (OSError, *_UNREADABLE):
         current = None          # none, or half a one: it is replaced
     return {
         "wanted": _facts(wanted.certificate),
@@ -934,8 +956,9 @@ def _authorities_in_files() -> list[_Entry]:
     """The authorities that strongSwan trusts. A file that it could not read either counts for nothing."""
     found = []
     for file in sorted(Path(SWANCTL, "x509ca").glob("*")):
-        with contextlib.suppress(OSError, ValueError):
-            found.append(_Entry(file.name, TRUSTED_AUTHORITY, x509.load_pem_x509_certificate(_read(file)), False))
+        with contextlib.suppress(OSError, *_UNREADABLE):
+            certificate = _whole(x509.load_pem_x509_certificate(_read(file)))
+            found.append(_Entry(file.name, TRUSTED_AUTHORITY, certificate, False))
     return found
 
 
@@ -1033,9 +1056,9 @@ def _crl_file(crl: Any, store: str) -> Path:
 def _crl_in_file(crl: Any) -> tuple[str, int | None]:
     """Date and number of the list of the same issuer in strongSwan's folder; of one that can not be read, nothing."""
     try:
-        found = x509.load_der_x509_crl(_read(_crl_file(crl, "swanctl")))
+        found = _whole(x509.load_der_x509_crl(_read(_crl_file(crl, "swanctl"))))
         return found.last_update_utc.isoformat(), _crl_number(found)
-    except (OSError, ValueError):
+    except (OSError, *_UNREADABLE):
         return "", None
 
 
@@ -1103,10 +1126,10 @@ def _load_crl(pillar: str) -> Any:
     text = str(_from_pillar(pillar))
     try:
         if "-----BEGIN" in text:
-            crl = x509.load_pem_x509_crl(text.encode())
+            crl = _whole(x509.load_pem_x509_crl(text.encode()))
         else:
-            crl = x509.load_der_x509_crl(_decoded(pillar, text))
-    except ValueError:
+            crl = _whole(x509.load_der_x509_crl(_decoded(pillar, text)))
+    except _UNREADABLE:
         raise _error(pillar, "is no readable certificate revocation list (truncated?)") from None
     if crl.next_update_utc is None:
         raise _error(pillar, "does not say when the next list is due (RFC 5280 requires nextUpdate)")
@@ -1120,8 +1143,9 @@ def _issuer_of(pillar: str, crl: Any, store: str) -> _Entry | None:
     known = _known() if store == "nss" else _authorities_in_files()
     named = [entry for entry in known if entry.certificate.subject == crl.issuer]
     for entry in named:
-        if crl.is_signature_valid(entry.certificate.public_key()):
-            return entry
+        with contextlib.suppress(*_UNREADABLE, InvalidSignature):          # signed in a way that this key can not
+            if crl.is_signature_valid(entry.certificate.public_key()):
+                return entry
     if named:
         raise _error(pillar, f"is not signed by \"{crl.issuer.rfc4514_string()}\", in whose name it is")
     return None

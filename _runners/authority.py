@@ -720,7 +720,7 @@ def _opened() -> Iterator[_Authority]:
     with _locked(folder):
         try:
             certificate = x509.load_pem_x509_certificate(_read(folder / "authority.pem"))
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             raise _refuse(f"{folder}/authority.pem is no readable certificate") from None
         clear = _gpg(["--decrypt"], _read(folder / "authority.key.gpg"))
         try:

@@ -10,6 +10,7 @@ No secret is taken or returned: a list is public.
 """
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import http.client
@@ -101,9 +102,10 @@ def _download(url: str) -> bytes:
 
 
 def _read(url: str, data: bytes) -> Any:
+    certs = _certs()
     try:
-        return (x509.load_pem_x509_crl if b"-----BEGIN" in data else x509.load_der_x509_crl)(data)
-    except ValueError:
+        return certs._whole((x509.load_pem_x509_crl if b"-----BEGIN" in data else x509.load_der_x509_crl)(data))
+    except certs._UNREADABLE:
         raise _refuse(f"{url} is no readable certificate revocation list (truncated?)") from None
 
 
@@ -114,10 +116,16 @@ def _check(url: str, crl: Any, authorities: list[Any]) -> None:
         raise _refuse(f"{url} is stale: the next list was due on {crl.next_update_utc:%Y-%m-%d %H:%M} UTC; ask its "
                       "authority")
     named = [each for each in authorities if each.subject == crl.issuer]
-    if not any(crl.is_signature_valid(each.public_key()) for each in named):
+    if not any(_signed(crl, each) for each in named):
         issuer = crl.issuer.rfc4514_string()
         raise _refuse(f"{url} is not signed by \"{issuer}\", in whose name it is" if named else
                       f"{url} is from \"{issuer}\", which is no authority of the site's certificates")
+
+
+def _signed(crl: Any, authority: Any) -> bool:
+    with contextlib.suppress(*_certs()._UNREADABLE):          # in a way that this key can not
+        return crl.is_signature_valid(authority.public_key())
+    return False
 
 
 def _newer(url: str, crl: Any, there: str | None) -> bool:
@@ -150,7 +158,7 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
         secrets = authority._tree()._secrets(site, salt.loader.render(__opts__, {}))
     except SaltRenderError:          # it would show lines of the file
         raise _refuse(f"a file of {site} below pillar/secrets is no YAML that Salt can read") from None
-    certs = _loaded(str(Path(__file__).parent.parent / "_modules/certs.py"))
+    certs = _certs()
 
     def pillar(path: str, default: Any, unmask: bool) -> Any:
         found: Any = {"gateway_secrets": secrets}
@@ -177,6 +185,11 @@ def _loaded(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _certs() -> ModuleType:
+    """The execution module that reads certificates, loaded as plain Python."""
+    return _loaded(str(Path(__file__).parent.parent / "_modules/certs.py"))
 
 
 def _authority() -> ModuleType:

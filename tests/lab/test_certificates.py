@@ -183,20 +183,20 @@ def test_a_renewed_gateway_certificate_reaches_both_nodes_and_costs_no_packet(is
 
 def test_a_revoked_person_is_out_at_once_on_both_nodes_and_the_other_stays(issued):
     lab, site = issued, issued.sites[0].name
-    strongswan = lab.roadwarriors[STRONGSWAN]
+    strongswan, roles = lab.roadwarriors[STRONGSWAN], observe.roles(lab, site)
     with (observe.pings(lab, every=0.2) as anna, observe.pings(lab, every=0.2, guest=strongswan) as bert):
         eventually(anna.replies, 10)
         lab.master.run("authority.revoke", site, "anna", "reason=key_compromise")
         begun = time.time()
         done = apply(lab, f"*.{site}", "openswan")
-        last, lost = anna.replies()[-1], bert.lost()
+        last, lost, longest = anna.replies()[-1], bert.lost(), bert.longest_gap()
     assert not done.failed, done.failed
     ended = [minion for minion, states in done.changed.items() if any("openswan_expelled_|" in each for each in states)]
     assert ended == [observe.active(lab, site).host.minion_id]
     # most of it is the way to the state: 5 to 15 s, after how busy the machine is
     print(f"{last - begun:.1f} s from the command to the revoked person's last packet; {lost} of the other's lost")
     assert last - begun < 20, f"the tunnel was used for {last - begun:.1f} s more"
-    assert lost == 0
+    assert lost == 0, f"{lost} in {longest:.1f} s at most, and roles were {roles}, are {observe.roles(lab, site)}"
     assert refused(lab), "came back in"
     assert connected(lab) == {"bert"}
     for guest in lab.gateways(site):
@@ -233,10 +233,12 @@ for place in places:
     for folder, _, files in os.walk(place):
         for file in files:
             path = os.path.join(folder, file)
-            if os.path.isfile(path) and not os.path.islink(path):
-                data = open(path, "rb").read()
-                if any(each in data for each in needles):
-                    print(path)
+            try:
+                data = open(path, "rb").read() if os.path.isfile(path) and not os.path.islink(path) else b""
+            except OSError:  # gone in the meantime, or of a kind that can not be read
+                continue
+            if any(each in data for each in needles):
+                print(path)
 journal = subprocess.run(["journalctl", "--all", "-o", "export"], stdout=subprocess.PIPE).stdout
 if any(each in journal for each in needles):
     print("the journal")
@@ -284,25 +286,28 @@ def test_no_key_is_on_the_bus_in_the_job_cache_in_a_log_or_anywhere_on_a_node(is
     for guest in (guest for its in lab.sites for guest in lab.gateways(its.name)):
         canary = f"canary-{guest.host.name}"
         guest.run(["logger", canary], check=True)
-        told = [guest.run(["python3", "-c", _SEARCH], stdin=text, timeout=120, check=True).stdout.split("\n")
-                for text in (lines, base64.b64encode(canary.encode()).decode())]
-        assert told[0] == [""] and "the journal" in told[1], told
+        secret, known = (guest.run(["python3", "-c", _SEARCH], stdin=text, timeout=120)
+                         for text in (lines, base64.b64encode(canary.encode()).decode()))
+        assert (secret.returncode, secret.stdout) == (0, ""), secret
+        assert "the journal" in known.stdout, known
 
 
 # strongSwan's folders, by Salt on a host that has strongSwan
 
 
 def store_state(lab: Lab, function: str, name: str, secrets: dict) -> dict:
-    """`state.single certs.FUNCTION NAME store=swanctl` on the host with strongSwan, without a master."""
+    """What certs.FUNCTION with `store: swanctl` gives on the host with strongSwan, without a master."""
     guest = lab.roadwarriors[STRONGSWAN]
+    state = {name: {f"certs.{function}": [{"pillar": f"gateway_secrets:{name}"}, {"store": "swanctl"}]}}
+    lab.copy_to(guest, "/root/salt/tree/its.sls", yaml.safe_dump(state).encode())
     lab.copy_to(guest, "/root/salt/pillar/secrets.sls", yaml.safe_dump({"gateway_secrets": secrets}).encode())
-    done = guest.run(["salt-call", "-c", "/root/salt", "--out=json", "state.single", f"certs.{function}", name,
-                      f"pillar=gateway_secrets:{name}", "store=swanctl"], timeout=120)
+    done = guest.run(["salt-call", "-c", "/root/salt", "--out=json", "state.apply", "its"], timeout=120)
+    assert done.stdout.startswith("{"), done
     return next(iter(json.loads(done.stdout)["local"].values()))
 
 
 def test_strongswan_takes_what_the_state_brings(issued):
-    """A new identity, its successor and a list, each with a second run that changes nothing; bert's tunnel goes on."""
+    """A new identity and its successor, each with a second run that changes nothing; then one that is refused."""
     lab, guest = issued, issued.roadwarriors[STRONGSWAN]
     guest.run(["mkdir", "-p", "/root/salt/pillar", "/root/salt/tree/_modules", "/root/salt/tree/_states"], check=True)
     lab.copy_to(guest, "/root/salt/minion", yaml.safe_dump({

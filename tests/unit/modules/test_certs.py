@@ -83,12 +83,6 @@ def certs_module(load):
     return load("_modules/certs.py")
 
 
-@pytest.fixture(scope="module")
-def monkeypatch_module():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
 @pytest.fixture
 def certs(load, monkeypatch):
     module = load("_modules/certs.py")
@@ -127,6 +121,36 @@ def test_whatever_stands_in_pillar_is_read_or_refused_in_one_line(certs, data):
             read()
         except CommandExecutionError as error:
             assert str(error).startswith("certs: ") and "\n" not in str(error)
+
+
+WHOLE = [leaf().public_bytes(Encoding.DER), AUTHORITY.certificate.public_bytes(Encoding.DER),
+         AUTHORITY.crl(number=7).public_bytes(Encoding.DER)]
+
+
+@given(which=st.sampled_from(WHOLE), places=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4),
+       zeroed=st.integers(0, 400))
+def test_a_certificate_or_a_list_of_which_some_octets_are_others_is_read_or_refused_in_one_line(
+        certs_module, which, places, zeroed):
+    """What is well-formed outside may be odd inside: every field is looked at before anything is believed."""
+    data = bytearray(which)
+    for at, value in places:
+        data[at % len(data)] = value
+    if places:
+        data[min(zeroed + 30, len(data)):] = bytes(len(data) - min(zeroed + 30, len(data)))
+    text = base64.encodebytes(bytes(data)).decode()
+    pillar = {"a": {"certificate": f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n", "key": pem(KEY),
+                    "chain": pem(AUTHORITY.certificate)},
+              "c": f"-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n"}
+    known = [certs_module._Entry("Test CA", "CT,,", AUTHORITY.certificate, False)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certs_module, "__salt__", {"pillar.get": lambda path, *_, **__: pillar[path]}, raising=False)
+        patch.setattr(certs_module, "_known", lambda: known)
+        patch.setattr(certs_module, "_stored_crl", lambda _name: ("", None))
+        for read in (lambda: certs_module.inspect("a", NAME), lambda: certs_module.crl_state_of("c")):
+            try:
+                read()
+            except CommandExecutionError as error:
+                assert str(error).startswith("certs: ") and "\n" not in str(error)
 
 
 def damaged(at: int, bit: int, size: int) -> bytes:
@@ -216,37 +240,40 @@ def test_any_listing_of_nss_is_read(certs_module, entries, odd):
 
 
 @given(keys=st.lists(st.binary(min_size=20, max_size=20), max_size=5, unique=True), odd=st.text(max_size=80))
-def test_any_list_of_keys_is_read(certs_module, monkeypatch_module, keys, odd):
+def test_any_list_of_keys_is_read(certs_module, keys, odd):
     printed = 'certutil: Checking token "NSS Certificate DB" in slot "NSS User Private Key and Certificate Services"\n'
     printed += "".join(f"<{number:2}> {'rsa' if number % 2 else 'ec '}      {key.hex()}   a name\n"
                        for number, key in enumerate(keys))
-    monkeypatch_module.setattr(certs_module, "_nss", lambda *_args, **_kwargs: printed)
-    assert certs_module._key_ids() == {key.hex() for key in keys}
-    monkeypatch_module.setattr(certs_module, "_nss", lambda *_args, **_kwargs: odd)
-    assert all(len(key) == 40 and key in odd for key in certs_module._key_ids())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certs_module, "_nss", lambda *_args, **_kwargs: printed)
+        assert certs_module._key_ids() == {key.hex() for key in keys}
+        patch.setattr(certs_module, "_nss", lambda *_args, **_kwargs: odd)
+        assert all(len(key) == 40 and key in odd for key in certs_module._key_ids())
 
 
 @given(number=st.integers(0, 1 << 159), date=st.datetimes(datetime.datetime(1970, 1, 1), datetime.datetime(2099, 1, 1)))
-def test_any_list_as_crlutil_prints_it_is_read(certs_module, monkeypatch_module, number, date):
+def test_any_list_as_crlutil_prints_it_is_read(certs_module, number, date):
     date = date.replace(microsecond=0)
     crl = (x509.CertificateRevocationListBuilder().issuer_name(AUTHORITY.name).last_update(date)
            .next_update(date + DAY).add_extension(x509.CRLNumber(number), critical=False)
            .sign(AUTHORITY.key, hashes.SHA256()))
-    monkeypatch_module.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else printed(crl))
-    assert certs_module._stored_crl("ca") == (date.replace(tzinfo=datetime.UTC).isoformat(), number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else printed(crl))
+        assert certs_module._stored_crl("ca") == (date.replace(tzinfo=datetime.UTC).isoformat(), number)
 
 
 @given(text=st.one_of(st.text(max_size=200), st.builds(
     "This Update: {}\nName: CRL Number\n  Data: {}".format, st.text(max_size=30),
     st.text("0123456789abcdef:x( )", max_size=40))))
-def test_whatever_crlutil_prints_is_read_or_refused_in_one_line(certs_module, monkeypatch_module, text):
-    monkeypatch_module.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else text)
-    try:
-        date, number = certs_module._stored_crl("ca")
-        assert date == "" or datetime.datetime.fromisoformat(date)
-        assert number is None or number >= 0
-    except CommandExecutionError as error:
-        assert str(error).startswith("certs: ") and "\n" not in str(error)
+def test_whatever_crlutil_prints_is_read_or_refused_in_one_line(certs_module, text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else text)
+        try:
+            date, number = certs_module._stored_crl("ca")
+            assert date == "" or datetime.datetime.fromisoformat(date)
+            assert number is None or number >= 0
+        except CommandExecutionError as error:
+            assert str(error).startswith("certs: ") and "\n" not in str(error)
 
 
 def test_a_database_with_something_unreadable_is_told_in_one_line(certs, monkeypatch, tmp_path):
