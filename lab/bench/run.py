@@ -208,10 +208,10 @@ def _connect(lab: Lab, running: dict[clients.Client, observe.Pings]) -> None:
     again = begun + 4
     while waiting := [client for client, each in running.items() if not _answered(each)]:
         now = time.monotonic()
-        if now - begun > 120:
+        if now - begun > 180:
             raise AssertionError(f"{', '.join(client.name for client in waiting)}: not connected")
         if now > again:
-            again = now + 20
+            again = now + 45         # on a busy machine a start takes a while, and another one would undo it
             for client in waiting:
                 _call_again(lab, client)
         time.sleep(0.5)
