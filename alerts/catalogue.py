@@ -151,6 +151,9 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "the tunnel {subject} of {node} is up again",
         "The networks behind it do not reach each other.", "The daemon goes on trying.",
         f"{_IPSEC}. Is the other side up? On the node: journalctl -u ipsec names the reason"),
+    ("ipsec", "tunnel_up"): Entry(
+        "info", "the roadwarrior {subject} has connected to {node}", "",
+        "Somebody works from elsewhere.", NOTHING, f"Unknown to you? {_IPSEC}, and salt-run authority.revoke"),
     ("ipsec", "rekey_failing"): Entry(
         "warning", "the tunnel {subject} of {node} can not be renewed",
         "the tunnel {subject} of {node} is renewed again",
