@@ -152,8 +152,8 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "The networks behind it do not reach each other.", "The daemon goes on trying.",
         f"{_IPSEC}. Is the other side up? On the node: journalctl -u ipsec names the reason"),
     ("ipsec", "tunnel_up"): Entry(
-        "info", "the roadwarrior {subject} has connected to {node}", "",
-        "Somebody works from elsewhere.", NOTHING, f"Unknown to you? {_IPSEC}, and salt-run authority.revoke"),
+        "info", "the roadwarrior {subject} has come to {node}", "", "Somebody works over this gateway.", NOTHING,
+        "Nothing. Who is there: salt '{id}' ipsec.status"),
     ("ipsec", "rekey_failing"): Entry(
         "warning", "the tunnel {subject} of {node} can not be renewed",
         "the tunnel {subject} of {node} is renewed again",
@@ -225,16 +225,9 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
     # what the master itself finds
     ("master", "rollout_failed"): Entry(
         "critical", "a change could not be rolled out to {site}: {now}", "the change is rolled out to {site}",
-        "Users are served as before, but for what is said here of the active node.",
-        "It stopped there. If it was a change for all sites, no further site is begun.",
-        "salt-run resync.status; put it right and it goes on by itself, or: salt-run resync.now {site}"),
-    ("master", "rollout_waits"): Entry(
-        "warning", "a change waits to be rolled out to {site}: {now}", "the change no longer waits at {site}",
-        "Nobody notices: {site} goes on with what it has.",
-        "It is tried again every five minutes. Nothing is applied while only one node serves.",
-        "salt-run gateway.roles {site}: both nodes have to be there, one active and one standby"),
-    ("master", "would_resync"): Entry(
-        "info", "dry run: the master would {now}", "", "Nobody notices.", NOTHING, "salt-run resync.dry_run {site}"),
+        "Users are served as before: it stopped before it touched the active node.",
+        "It stopped; nothing more is tried.",
+        "salt-run gateway.validate {site}, then: salt '*.{site}' state.apply test=True"),
     ("master", "rollout_refused"): Entry(
         "critical", "a change of {site} has mistakes: {now}", "the site {site} has no mistakes any more",
         "Users are served as before: nothing was rolled out.", NOTHING, "salt-run gateway.validate {site} names them"),
@@ -245,9 +238,9 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "Is the machine up? At its console: systemctl status salt-minion. Who is active: salt-run gateway.roles "
         "{site}"),
     ("master", "nodes_differ"): Entry(
-        "critical", "the two nodes of {site} are not the same: {now}", "the two nodes of {site} are the same again",
+        "critical", "the two nodes of {site} are not the same: {subject}", "the two nodes of {site} are the same again",
         "Nobody notices until a takeover; then some or all users would not get in.", NOTHING,
-        "salt-run resync.compare {site}; salt-run resync.now {site}"),
+        "salt '*.{site}' state.apply test=True, then state.orch orch.update"),
     ("master", "drift_fight"): Entry(
         "warning", "{subject} is changed again and again, and put right each time", "{subject} is left alone again",
         "Perhaps nobody notices.", "The master has stopped putting it right.",
