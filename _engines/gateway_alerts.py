@@ -112,7 +112,6 @@ def _read_forever(opts: dict, its: service.Service) -> None:
         except Exception:  # a broken connection, of many kinds
             log.exception("alerts: the connection to the master's bus; trying again")
         time.sleep(0.5)
-        its.lost()
 
 
 async def _read(opts: dict, its: service.Service) -> None:
@@ -121,6 +120,7 @@ async def _read(opts: dict, its: service.Service) -> None:
     client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
     try:
         await client.connect()
+        its.lost()  # what was before is asked for, now that the answers can be heard
         stream, count = getattr(client, "_stream", None), 0
         while True:
             raw = await client.recv()

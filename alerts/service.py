@@ -35,6 +35,7 @@ MARK = 2.0  # between two words to the nodes on what was taken
 GATHER_ASKS = 0.2
 CACHED = 1.5  # the job cache has an answer that long after the bus
 TRIMMED = object()  # an answer that was too large for the bus
+ROUND = 60.0  # all nodes are asked how far they are, where nobody looks who answers
 STRANGERS = 3600.0  # between two questions for their journals to nodes that never reported anything
 ANSWERS = 120.0  # a question is forgotten after that; late answers are signs of life as well
 
@@ -88,7 +89,7 @@ class Service:
         self._refused: dict[str, int] = {}
         self._counts = {"events": 0, "postponed": 0, "alerts": 0, "most_waiting": 0}
         self._last = {"save": now, "status": 0.0, "mark": now, "asks": now, "config": 0.0, "known": 0.0, "life": now,
-                      "strangers": 0.0}
+                      "strangers": 0.0, "round": now}
         self._newest_asks: set[str] = set()
         self._condition_asks: set[str] = set()
         self._ping_asks: set[str] = set()
@@ -141,7 +142,7 @@ class Service:
             self._stranger = True  # perhaps a gateway whose key was accepted a moment ago
 
     def lost(self) -> None:
-        """The connection to the bus was broken: events may be missing, everybody is asked."""
+        """The connection to the bus is new: events may be missing, everybody is asked."""
         self._put(("lost",))
 
     def answer(self, job: str, minion: str, said: object) -> None:
@@ -165,7 +166,6 @@ class Service:
         """Until :meth:`stop`."""
         asking = threading.Thread(target=self._ask_forever, name="alerts-asks", daemon=True)
         asking.start()
-        self._put(("lost",))  # nobody knows what happened before
         while not self._stopping:
             with self._wake:
                 if not self._in:
@@ -290,6 +290,9 @@ class Service:
         if self._last["known"] + (5 if self._stranger else 60) < now:
             self._look_for_gateways(now)
         if self._presence is None:
+            if now - self._last["round"] >= ROUND:
+                self._last["round"] = now
+                self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
             return []
         ask, changes = self._presence.tick(now, self._known)
         # A node without the module has to load all of its modules to say so: rarely.
