@@ -42,8 +42,9 @@ def at_rest(salt_) -> bool:
 
 
 def events(salt_, tag: str, since: float) -> list[dict]:
-    """What was on the bus: tags by fnmatch."""
-    return [event.data for event in salt_.master.event_listener.get_events([(salt_.master.id, tag)], after_time=since)]
+    """What was on the bus, in order: tags by fnmatch."""
+    found = salt_.master.event_listener.get_events([(salt_.master.id, tag)], after_time=since)
+    return [event.data for event in sorted(found, key=lambda event: event.stamp)]
 
 
 def applied(salt_, since: float) -> list[dict]:
