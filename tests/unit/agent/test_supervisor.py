@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -77,9 +76,12 @@ def test_hang_is_killed(keeper, tmp_path):
     assert time.monotonic() - start < 5
 
 
-def beating(pulse):
+def beating(pulse, tell=None):
+    """A worker that ends as told. With `tell` it sends its supervisor that signal once it can."""
     ended = []
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.append(1))
+    if tell:
+        os.kill(os.getppid(), tell)
     while not ended:
         os.write(pulse, b".")
         time.sleep(0.01)
@@ -87,25 +89,23 @@ def beating(pulse):
 
 @pytest.mark.parametrize(("number", "why"), [(signal.SIGTERM, "ended"), (signal.SIGHUP, "reload")])
 def test_signals(keeper, number, why):
-    one = keeper(beating)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
-    timer.start()
+    one = keeper(lambda pulse: beating(pulse, number))
     assert one.run() == why
     if why == "reload":
         one.kill()
 
 
 def test_worker_that_does_not_leave(keeper, monkeypatch):
-    monkeypatch.setattr(supervisor, "LEAVING", 0.3)
+    monkeypatch.setattr(supervisor, "LEAVING", 0.1)
 
     def work(pulse):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.kill(os.getppid(), signal.SIGTERM)
         while True:
             os.write(pulse, b".")
             time.sleep(0.01)
 
     one = keeper(work)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     assert one.run() == "ended"
     assert keeper.made == [0, 1]  # the addresses were given up by the supervisor
 

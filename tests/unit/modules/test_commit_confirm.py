@@ -149,7 +149,7 @@ def test_the_master_is_reached_by_a_new_connection(module, master):
     answer = module.reached(1)
     assert answer["reached"] and answer["by"] == f"127.0.0.1 port {master.getsockname()[1]}"
     master.close()
-    assert module.reached(0.1) == {"reached": False, "by": "", "tried": answer["tried"]}
+    assert module.reached(0) == {"reached": False, "by": "", "tried": answer["tried"]}
 
 
 def test_without_a_master_a_neighbour_has_to_answer(module, monkeypatch):
@@ -157,7 +157,7 @@ def test_without_a_master_a_neighbour_has_to_answer(module, monkeypatch):
     monkeypatch.setattr(module, "_pings", lambda address: address == "192.0.2.1")
     monkeypatch.setattr(module, "_default_gateways", lambda: ["192.0.2.1"])
     assert module.reached(0.1)["by"] == "192.0.2.1"
-    assert not module.reached(0.1, ["198.51.100.2"])["reached"]
+    assert not module.reached(0, ["198.51.100.2"])["reached"]
 
 
 def test_kept_only_between_two_connections(module, master):

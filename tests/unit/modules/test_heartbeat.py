@@ -562,12 +562,12 @@ def test_the_other_agent_is_heard(on, packet: bytes, heard: bool) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
             while speaking:
                 mouth.sendto(packet, ("127.0.0.1", port))
-                threading.Event().wait(0.05)
+                threading.Event().wait(0.01)
 
     speaker = threading.Thread(target=speak)
     speaker.start()
     try:
-        assert on(Node(None, "standby")).hears_agent(port, 0.5) is heard
+        assert on(Node(None, "standby")).hears_agent(port, 5 if heard else 0.1) is heard
     finally:
         speaking = False
         speaker.join()
