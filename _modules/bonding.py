@@ -76,6 +76,8 @@ _FOLDER = Path("/run/gateway/rollback/network")
 _PROC = Path("/proc/net/bonding")
 _SYS = Path("/sys/class/net")
 _SLAVE = "\nSlave Interface: "
+# bond_3ad.c, LACP_STATE_DEFAULTED, LACP_STATE_EXPIRED
+_DEFAULTED, _EXPIRED = 0x40, 0x80
 _MARK = "Written by Salt (state bonding.applied); what is changed here is lost. See docs/network.md."
 _INTERFACES = "/etc/network/interfaces"
 _INTERFACES_D = "/etc/network/interfaces.d"
@@ -136,8 +138,8 @@ def glance(bonds: list[dict]) -> dict:
         (``miimon``, ``arp``); ``aggregator`` (802.3ad: ``number`` and ``partner``, else empty); ``slaves``, by name:
         None for one that is not in the bond, else ``link`` (up, down, going back, going down), ``failures`` (since it
         came into the bond), ``carrier`` (None: the interface is off; looked at only when the link is not up) and in
-        802.3ad ``aggregator``, ``partner`` (hardware address, empty for none) and ``churn`` (the actor's and the
-        partner's state: none, monitoring, churned).
+        802.3ad ``aggregator``, ``partner`` (hardware address, empty for none or one that is no longer heard) and
+        ``churn`` (the actor's and the partner's state: none, monitoring, churned).
 
     Source: /proc/net/bonding/NAME (bond_procfs.c), /sys/class/net/NAME/carrier.
 
@@ -175,8 +177,11 @@ def _slave_glance(slave: str, part: str, lacp: bool) -> dict:
     its: dict = {"link": link, "failures": int(_field(part, "Link Failure Count") or 0),
                  "carrier": True if link == "up" else _carrier(slave)}
     if lacp:
-        theirs = part.partition("details partner lacp pdu:")[2]
-        its |= {"aggregator": _field(part, "Aggregator ID"), "partner": _partner(_field(theirs, "system mac address")),
+        ours, _words, theirs = part.partition("details actor lacp pdu:")[2].partition("details partner lacp pdu:")
+        state = int(_field(ours, "port state") or 0)
+        # The partner's address stays for one more timeout after the last word from it.
+        partner = "" if state & (_DEFAULTED | _EXPIRED) else _partner(_field(theirs, "system mac address"))
+        its |= {"aggregator": _field(part, "Aggregator ID"), "partner": partner,
                 "churn": [_field(part, f"{who} Churn State") for who in ("Actor", "Partner")]}
     return its
 

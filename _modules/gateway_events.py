@@ -294,7 +294,7 @@ def since(number: int = 0, journal: str = "") -> dict:
     found = _read_journal()
     events = found.events[-KEPT:]
     if journal == found.name:
-        events = [event for event in events if event["n"] > number]
+        events = [event for event in events if event["n"] > int(number)]
     newest = max([0, *(event["n"] for event in found.events[-1:])])
     return {"journal": found.name if found.events else "", "newest": newest, "taken": _taken(),
             "events": [_signed(event) for event in events]}
@@ -563,7 +563,7 @@ def _read_journal() -> Journal:
     try:
         lines = (_folder() / "journal").read_bytes().splitlines()
     except FileNotFoundError:
-        return Journal(secrets.token_hex(8), [])
+        return Journal(_new_name(), [])
     values = [_json(line) for line in lines]
     name = values[0].get("journal") if values and isinstance(values[0], dict) else None
     events = [value for value in values[1:] if _is_event(value)]
@@ -571,7 +571,12 @@ def _read_journal() -> Journal:
     damaged = not named or len(events) < len(values) - 1
     # Numbers only ever rise: an event out of order is damage, too.
     rising = [event for before, event in zip([{"n": 0}, *events], events, strict=False) if event["n"] > before["n"]]
-    return Journal(name if named else secrets.token_hex(8), rising, damaged or len(rising) < len(events))
+    return Journal(name if named else _new_name(), rising, damaged or len(rising) < len(events))
+
+
+def _new_name() -> str:
+    """A name for a journal. Not with a digit first: a command line would take 12e4567890123456 for a number."""
+    return secrets.choice("abcdef") + secrets.token_hex(8)[1:]
 
 
 def _is_event(value: object) -> bool:

@@ -287,3 +287,52 @@ def test_networkmanager_is_refused(bare):
     bare.active = {"NetworkManager.service"}
     with pytest.raises(CommandExecutionError, match="NetworkManager manages"):
         bare.module.plan(BARE)
+
+
+# at a glance
+
+
+@pytest.fixture
+def glance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """bonding.glance on a node whose bond `name` looks as it was recorded."""
+    def look(recorded: str, name: str, slaves: list[str], carrier: str = "1\n") -> dict:
+        module = load_module("_modules/bonding.py")
+        module.__salt__ = {}                # nothing is asked of anybody
+        monkeypatch.setattr(module, "_PROC", tmp_path)
+        monkeypatch.setattr(module, "_SYS", tmp_path)
+        (tmp_path / name).write_text((RECORDED / recorded).read_text())
+        for slave in slaves:
+            (tmp_path / slave).mkdir(exist_ok=True)
+            (tmp_path / slave / "carrier").write_text(carrier)
+        return module.glance([{"name": name, "slaves": slaves}, {"name": "not-there", "slaves": ["eth9"]}])
+    return look
+
+
+def test_a_bond_at_a_glance(glance) -> None:
+    up = {"link": "up", "failures": 0, "carrier": True}
+    assert glance("bonded/proc-inside", "inside", ["eth2", "eth3", "eth4"]) == {
+        "inside": {"mii_status": "up", "active_slave": "eth2", "monitor": "arp", "aggregator": {},
+                   "slaves": {"eth2": up, "eth3": up, "eth4": None}},
+        "not-there": None}
+    assert glance("bonded/proc-outside", "outside", ["eth0"])["outside"]["monitor"] == "miimon"
+
+
+def test_a_silent_slave_at_a_glance(glance) -> None:
+    bond = glance("arp/proc-silent", "ba", ["vc"])["ba"]
+    assert (bond["mii_status"], bond["active_slave"], bond["monitor"]) == ("down", "", "arp")
+    assert bond["slaves"] == {"vc": {"link": "going back", "failures": 3, "carrier": True}}
+    assert glance("arp/proc-silent", "ba", ["vc"], "0\n")["ba"]["slaves"]["vc"]["carrier"] is False
+
+
+@pytest.mark.parametrize(("recorded", "partner", "aggregator"), [
+    ("agreed", "d6:aa:88:af:85:14", "1"),
+    ("expired", "", "1"),        # the switch has said nothing for one timeout
+    ("lost", "", "2"),           # for two
+])
+def test_lacp_at_a_glance(glance, recorded: str, partner: str, aggregator: str) -> None:
+    bond = glance(f"lacp/proc-{recorded}", "bl", ["va1", "va2"])["bl"]
+    assert bond["aggregator"] == {"number": "1", "partner": "d6:aa:88:af:85:14"}
+    assert bond["slaves"]["va1"]["partner"] == "d6:aa:88:af:85:14" and bond["slaves"]["va1"]["aggregator"] == "1"
+    its = bond["slaves"]["va2"]
+    assert (its["link"], its["partner"], its["aggregator"]) == ("up", partner, aggregator)
+    assert its["churn"] == ["monitoring", "monitoring"]

@@ -320,6 +320,69 @@ def test_a_condition_that_makes_no_sense_is_refused(folder: Path, condition: dic
         node(folder).changed("../bonding", {})
 
 
+def test_what_has_to_last_is_told_when_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, clock = node(folder), [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    late = {"lacp_churn:bond0/eth1": {"severity": "warning", "was": "agreed", "is": "churned", "after": 5}}
+    assert module.changed("bonding", late) == []
+    clock[0] += 4
+    assert module.changed("bonding", late) == []
+    assert module.changed("bonding", {}) == []         # over: no event, and the time begins anew
+    assert module.changed("bonding", late) == []
+    clock[0] += 4
+    assert module.changed("bonding", {}, unknown=["lacp_churn"]) == []
+    clock[0] += 1
+    event, = module.changed("bonding", late)
+    assert event["since"] <= event["at"]
+    assert node(folder).changed("bonding", late) == []  # told is told: a restarted minion does not wait again
+    assert len(module.changed("bonding", {})) == 1
+
+
+def test_what_is_watched_is_worked_out_once_for_a_pillar(folder: Path, tmp_path: Path) -> None:
+    module, asked = node(folder), []
+
+    def site() -> dict:
+        asked.append(1)
+        return {"features": {"monitoring": True, "bonding": True, "heartbeat": False}}
+
+    def of(pillar: dict) -> None:
+        module.__pillar__ = pillar
+        module.__salt__["pillar.get"] = lambda name, default, unmask: pillar.get(name, default)
+
+    module.WATCHED = tmp_path / "run/watched"
+    module.__salt__ |= {"gateway.settings": site}
+    (tmp_path / "run").mkdir()
+    of({})
+    assert module.watched("bonding") == {} and asked == [] and module.watched_now() == ""
+    of({"gateway": {"site": "x"}, "gateway_schema": {}, "beacons": {"bonding": []}})
+    for _ in range(3):
+        assert module.watched("bonding")["features"]["bonding"]
+        assert module.watched("heartbeat") == {}
+    assert asked == [1] and module.watched_now() == module.pillar_digest() != ""
+    before = module.pillar_digest()
+    of({"gateway": {"site": "x"}, "gateway_schema": {}, "beacons": {"bonding": [], "heartbeat": []}})
+    module.watched("bonding")
+    assert asked == [1, 1] and module.watched_now() == module.pillar_digest() != before
+
+
+def test_a_site_with_mistakes_is_not_watched(folder: Path, tmp_path: Path) -> None:
+    module = node(folder)
+
+    def wrong() -> dict:
+        raise CommandExecutionError("gateway:site: missing")
+
+    module.WATCHED = tmp_path / "watched"
+    module.__pillar__, module.__salt__["gateway.settings"] = {"gateway": {"nodes": {}}}, wrong
+    assert module.watched("bonding") == {}
+
+
+def test_several_minions_on_one_machine_have_files_of_their_own(tmp_path: Path) -> None:
+    module = node(Path("/var/lib/gateway/events"))
+    module.__opts__["root_dir"] = str(tmp_path)
+    module.changed("bonding", DOWN)
+    assert (tmp_path / "var/lib/gateway/events/journal").exists()
+
+
 def test_validate_config(folder: Path) -> None:
     module = node(folder)
     assert module.validate_config([]) == (True, "valid")
