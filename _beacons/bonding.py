@@ -39,7 +39,8 @@ CONDITIONS = {
 # By the monitor. With MII a slave that is `going down` still works (downdelay); one that is `going back` does not yet
 # (updelay). With ARP both words come up again and again while the kernel tries a silent slave (measured, 7.2).
 _WORKS = {"miimon": ("up", "going down"), "arp": ("up",)}
-# Seconds. LACP takes a second or two when a link comes up, and the bond goes back to its primary by itself.
+# Seconds. LACP takes a second or two when a link comes up; the bond goes back to its primary by itself, and a state run
+# takes slaves out and in again.
 _LACP_SETTLES, _BOND_SETTLES = 5, 3
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -62,7 +63,10 @@ def beacon(config: list) -> list[dict]:
         return []
     memory = __salt__["gateway_events.memory"]("bonding")
     seen = __salt__["bonding.glance"](settings["bonds"])
-    conditions = {key: each for bond in settings["bonds"] for key, each in _conditions(bond, seen[bond["name"]])}
+    # A bond that was never there is one that the first state.apply has still to make.
+    conditions = {key: each for bond in settings["bonds"]
+                  if seen[bond["name"]] is not None or bond["name"] in memory.get("bonds", [])
+                  for key, each in _conditions(bond, seen[bond["name"]])}
     once, memory = _happened(seen, memory)
     return __salt__["gateway_events.changed"]("bonding", conditions, once, memory=memory)
 
@@ -71,7 +75,8 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
     """Key and condition of all that is wrong with one bond."""
     name = bond["name"]
     if now is None:
-        return [(f"bond_missing:{name}", {"severity": "critical", "was": "there", "is": "missing"})]
+        return [(f"bond_missing:{name}", {"severity": "critical", "was": "there", "is": "missing",
+                                         "after": _BOND_SETTLES})]
     found = []
     works = [slave for slave, its in now["slaves"].items() if its and its["link"] in _WORKS[now["monitor"]]]
     facts = {"bond": name, "side": bond["side"], "active_slave": now["active_slave"], "up": works}
@@ -86,7 +91,7 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
     for slave, its in now["slaves"].items():
         subject = f"{name}/{slave}"
         if its is None:
-            add("slave_missing", subject, "warning", "in the bond", "not in the bond")
+            add("slave_missing", subject, "warning", "in the bond", "not in the bond", _BOND_SETTLES)
             continue
         if slave not in works:
             why = {True: "", False: "no carrier", None: "the interface is off"}[its["carrier"]]
@@ -115,7 +120,8 @@ def _happened(seen: dict, memory: dict) -> tuple[list[dict], dict]:
     # Counters begin anew with the kernel.
     before = memory if memory.get("boot") == boot else {}
     once: list[dict] = []
-    now: dict = {"boot": boot, "failures": {}, "active": dict(before.get("active", {}))}
+    there = [name for name, bond in seen.items() if bond is not None or name in memory.get("bonds", [])]
+    now: dict = {"boot": boot, "bonds": there, "failures": {}, "active": dict(before.get("active", {}))}
     for name, bond in seen.items():
         if bond is None:
             now["active"].pop(name, None)

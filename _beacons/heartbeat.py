@@ -67,8 +67,12 @@ def beacon(config: list) -> list[dict]:
     if not now["way"]:
         return []       # no ha.cf yet: the first state.apply has not come that far
     memory = __salt__["gateway_events.memory"]("heartbeat")
-    once, memory = _changes(settings, now, memory)
-    conditions, unknown = _conditions(settings, now)
+    once, known = _changes(settings, now, memory)
+    # A pair that has never run has still to be started by the first state.apply.
+    known["ran"] = bool(now["running"] or memory.get("ran"))
+    known["served"] = bool("active" in (now["role"], now["peer"]["role"]) or memory.get("served"))
+    conditions, unknown = _conditions(settings, now, known)
+    memory = known
     return __salt__["gateway_events.changed"]("heartbeat", conditions, once, unknown, memory)
 
 
@@ -101,7 +105,7 @@ def severity(cause: str) -> str:
     return "warning" if _UNCLEAR.match(cause) else "critical"
 
 
-def _conditions(settings: dict, now: dict) -> tuple[dict[str, dict], list[str]]:
+def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict], list[str]]:
     """All that is wrong with the pair, and what can not be judged now."""
     node, peer = settings["node"], settings["peer"]
     found: dict[str, dict] = {}
@@ -112,6 +116,8 @@ def _conditions(settings: dict, now: dict) -> tuple[dict[str, dict], list[str]]:
             "severity": severity, "was": was, "is": word, "cause": more.pop("cause", ""), "facts": facts | more,
             "after": after}
 
+    if not known["ran"]:
+        return found, [*_BY_PEER, "none_active"]
     if not now["running"]:
         held = f"still held: {', '.join(now['held'])}" if now["held"] else ""
         add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLES / 2, cause=held)
@@ -145,10 +151,10 @@ def _conditions(settings: dict, now: dict) -> tuple[dict[str, dict], list[str]]:
     if theirs not in ("active", "up", "dead"):
         unknown.append("peer_dead")
     inactive = ("standby", "transition")
-    if now["role"] in inactive and (theirs == "dead" or now["peer"]["role"] in inactive):
+    if known["served"] and now["role"] in inactive and (theirs == "dead" or now["peer"]["role"] in inactive):
         why = now["not_ready_because"] and f"{node} is not ready: {now['not_ready_because']}"
         add("none_active", settings["site"], "critical", "served", "nobody active", _SETTLES, cause=why)
-    elif now["role"] in inactive and now["peer"]["role"] != "active":
+    elif now["role"] in inactive and now["peer"]["role"] not in ("active", *inactive):
         unknown.append("none_active")
     offset = now["peer"]["clock_offset"]
     if offset is None:

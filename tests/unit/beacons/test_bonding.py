@@ -142,6 +142,14 @@ def test_a_bond_that_is_not_there(node: Node) -> None:
     node.look()
     node.seen["bond1"] = None
     assert node.look() == ({"bond_missing:bond1": "missing"}, [])
+    node.module.BOOT_ID.write_text("second\n")
+    assert node.look() == ({"bond_missing:bond1": "missing"}, [])
+    assert node.told["bond_missing:bond1"]["after"]
+
+
+def test_a_bare_host_has_no_bonds_yet(node: Node) -> None:
+    node.seen = {"bond0": None, "bond1": None}
+    assert node.look() == ({}, []) and node.look() == ({}, [])
 
 
 def test_another_slave_than_the_primary_although_that_is_up(node: Node) -> None:

@@ -21,7 +21,7 @@ class Node:
     def __init__(self, settings: dict) -> None:
         self.module: ModuleType = load_module("_beacons/heartbeat.py")
         self.now = copy.deepcopy(QUIET)
-        self.memory: dict = {"history": "m0"}
+        self.memory: dict = {"history": "m0", "ran": True, "served": True}
         self.changes: list[dict] = []
         self.mark = "m1"
         self.module.__salt__ = {
@@ -110,14 +110,14 @@ def test_each_role_change_in_the_history_is_told_with_its_cause(node: Node) -> N
     assert [(each["was"], each["is"], each["severity"], each["cause"], each["since"]) for each in node.once] == [
         ("active", "standby", "critical", "no carrier on bond0 of gw1", "2026-03-01T00:00:00.000+00:00"),
         ("standby", "active", "info", "switch-over, asked for on gw2", "2026-03-01T00:00:03.000+00:00")]
-    assert node.memory == {"history": "m1"}
+    assert node.memory["history"] == "m1"
 
 
 def test_the_history_of_before_the_first_look_is_no_news(node: Node) -> None:
     node.memory = {}
     node.changes = [{"at": "2026-03-01T00:00:00.000+00:00", "role": "active", "cause": "nobody is active", "epoch": 1}]
     node.look()
-    assert node.once == [] and node.memory == {"history": "m1"}
+    assert node.once == [] and node.memory["history"] == "m1"
 
 
 @pytest.mark.parametrize(("cause", "severity"), [
@@ -138,12 +138,21 @@ def test_in_the_profile_paper_the_role_is_seen_from_the_addresses(node: Node) ->
     paper = {"way": "scripts", "agent": "", "peer": {"role": "unknown", "clock_offset": None}}
     node.memory = {}
     node.look(**paper)
-    assert node.once == [] and node.memory == {"role": "standby"}
+    assert node.once == [] and node.memory["role"] == "standby"
     node.look(**paper, role="active")
     assert [(each["was"], each["is"]) for each in node.once] == [("standby", "active")]
     node.look(**paper, role="transition")
-    assert node.once == [] and node.memory == {"role": "active"}
+    assert node.once == [] and node.memory["role"] == "active"
     assert "none_active" not in str(node.told)
+
+
+def test_a_pair_that_has_never_run_is_neither_stopped_nor_without_an_active_node(node: Node) -> None:
+    node.memory = {}
+    assert node.look(running=False, agent="", peer={"heartbeat": "unknown", "role": "unknown"}) == {}
+    assert node.look(peer={"role": "standby"}) == {}                        # the first start
+    assert node.look() == {} and node.memory["served"]
+    assert node.look(peer={"role": "standby"}) == {"none_active:winterthur": "nobody active"}
+    assert node.look(running=False, agent="") == {"heartbeat_stopped:gw1": "stopped"}
 
 
 def test_before_the_first_run_and_without_a_site_nothing_is_told(node: Node) -> None:
