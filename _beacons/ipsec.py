@@ -66,12 +66,11 @@ _LIST = (7, 2)          # a list is published every few weeks: 30 days before it
 _ERRORS = re.compile(r"Xfrm(InError|InBufferError|InStateProtoError|InStateModeError|InStateMismatch|InPolError|"
                      r"OutError|OutBundleGenError|OutStateProtoError|OutStateModeError|OutStateSeqError|OutPolError|"
                      r"(In|Out)StateDirError|InIptfsError|OutNoQueueSpace)")
-# pluto's words for a peer that does not answer: liveness and DPD of 5.x and 4.x (ikev2_liveness.c, ikev1_dpd.c,
-# retransmit.c).
+# pluto's words for a peer that does not answer any more: of 4.x and 5.x (retransmit.c, ikev2_liveness.c, ikev1_dpd.c).
+# One that has not answered the first message is not up yet, which is another matter.
 _SILENT = re.compile(
     r'^"(?P<name>[^"]+)"(?:\[\d+\])?(?: (?P<peer>[0-9a-fA-F.:]+))? #\d+: '
-    r"(?P<said>.*(?:liveness action|liveness.*timed? ?out|DPD: .*(?:timed out|timeout)|peer has not responded"
-    r"|retransmission timeout|\d+ second timeout exceeded|declared dead).*)")
+    r"(?P<said>.*(?:second timeout exceeded after \d+ retransmits(?!.*our first)|liveness action - |DPD action - ).*)")
 # systemd's (service.c), in the daemon's journal
 _DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
 _BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "tunnel_down")

@@ -13,15 +13,8 @@ from lab.results import apply
 SYSCTLS = "/etc/sysctl.d/60-gateway.conf"
 
 
-@pytest.fixture(scope="module")
-def with_beacons(lab):
-    """A minion that was running when the tree got its beacons knows them from its next start, or sync, on."""
-    lab.master.salt("*gw*", "saltutil.sync_all")
-    lab.master.salt("*gw*", "saltutil.refresh_pillar")
-
-
 @pytest.fixture
-def watched(quiet, with_beacons):
+def watched(quiet):
     """The lab with its events; the drift beacons of all gateways have nothing to tell, before and after."""
     for guest in quiet.gateways("winterthur"):
         eventually(lambda guest=guest: guest.run(["test", "-e", "/run/gateway/current"]).returncode == 0, 30)

@@ -352,3 +352,9 @@ def test_grace_is_a_number_of_seconds(module, monkeypatch):
 def test_a_peer_that_does_not_answer_is_told_from_the_journal(daemon, line, subject):
     daemon.second(journal=['"bern" #2: initiating Child SA', line])
     assert [(each["condition"], each["subject"]) for each in daemon.once] == [("liveness_timeout", subject)]
+
+
+def test_a_peer_that_has_never_answered_did_not_fall_silent(daemon):
+    daemon.second(journal=['"bern" #9: initiator: 60 second timeout exceeded after 8 retransmits.  No response (or no '
+                           'acceptable response) to our first IKEv2 message'])
+    assert not daemon.once

@@ -632,7 +632,7 @@ def test_at_a_glance_it_is_what_the_agent_says(looking) -> None:
         "since": STATUS["since"], "cause": "gw2 is there", "ready": True, "not_ready_because": "", "epoch": 4,
         "held": [], "missing": ["192.0.2.10"], "disagree": "", "links": {"bond0": "up"},
         "ping_nodes": {"192.0.2.1": "up"},
-        "peer": {"node": "gw2", "heartbeat": "active", "role": "active", "clock_offset": -0.02}}
+        "peer": {"node": "gw2", "heartbeat": "active", "role": "active", "clock_offset": -0.02}, "daemon": "alive"}
 
 
 @pytest.mark.parametrize(("differs", "role", "disagrees"), [

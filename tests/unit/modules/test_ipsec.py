@@ -628,3 +628,12 @@ def test_counters_are_read_with_their_names(ipsec, monkeypatch, tmp_path):
 
 def test_an_address_is_held_or_not(ipsec):
     assert ipsec._is_held("127.0.0.1") and not ipsec._is_held("192.0.2.10")
+
+
+def test_packets_dropped_as_repeated_are_counted_by_the_kernel_for_each_sa(ipsec):
+    text = recorded("ip-s-xfrm-state")
+    found = ipsec._kernel_states(text.splitlines())
+    assert len(found) == text.count("proto esp") >= 2
+    assert {each["replays"] for each in found.values()} == {0}
+    found = ipsec._kernel_states(text.replace("replay-window 0 replay 0", "replay-window 2 replay 17").splitlines())
+    assert {each["replays"] for each in found.values()} == {17}
