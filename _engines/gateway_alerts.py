@@ -79,7 +79,8 @@ def start() -> None:
     its = service.Service(
         files.folder(__opts__["cachedir"]), authentic.load_secret(__opts__["pki_dir"]),
         authentic.Sites(__opts__["pillar_roots"].get("base", [])),
-        service.Outside(links.publish, links.known, links.bus, links.stamp, links.load, links.other_alive),
+        service.Outside(links.publish, links.known, links.bus, links.stamp, links.load, links.cached,
+                        links.other_alive),
         rank=rank, presence=float(wanted.get("presence", 60)), name=str(__opts__.get("id", "master")))
     links.service = its
     threading.Thread(target=_read_forever, args=(opts, its), name="alerts-bus", daemon=True).start()
@@ -111,7 +112,6 @@ def _read_forever(opts: dict, its: service.Service) -> None:
         except Exception:  # a broken connection, of many kinds
             log.exception("alerts: the connection to the master's bus; trying again")
         time.sleep(0.5)
-        its.lost()
 
 
 async def _read(opts: dict, its: service.Service) -> None:
@@ -120,6 +120,7 @@ async def _read(opts: dict, its: service.Service) -> None:
     client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
     try:
         await client.connect()
+        its.lost()  # what was before is asked for, now that the answers can be heard
         stream, count = getattr(client, "_stream", None), 0
         while True:
             raw = await client.recv()
@@ -152,7 +153,8 @@ def _sort(raw: bytes, its: service.Service) -> None:
         parts = tag.decode("utf-8", "replace").split("/")
         if len(parts) == 5 and parts[3] == "ret" and parts[2] in its.pending:
             content = salt.payload.loads(data, encoding="utf-8")
-            its.answer(parts[2], parts[4], content.get("return") if isinstance(content, dict) else None)
+            said = content.get("return") if isinstance(content, dict) else None
+            its.answer(parts[2], parts[4], service.TRIMMED if b"VALUE_TRIMMED" in data else said)
     elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < 400:
         its.started(tag.decode("utf-8", "replace").split("/")[2])
 
@@ -176,6 +178,15 @@ class _Links:
         function = "test.ping" if what == "ping" else f"gateway_events.{what}"
         self._clients.jobs.run_job(minions, function, arguments, tgt_type="list", jid=job, timeout=15, listen=False)
         return job
+
+    def cached(self, job: str, minion: str) -> Any:
+        """What a minion returned, as the job cache has it."""
+        try:
+            with salt.client.get_local_client(mopts=self._opts) as client:
+                return client.get_cache_returns(job).get(minion, {}).get("ret")
+        except Exception as error:  # a returner's, of many kinds
+            log.warning("alerts: the job cache has no answer of %s: %s", minion, error)
+            return None
 
     def known(self) -> list[str]:
         """The ids of all minions with an accepted key."""

@@ -151,6 +151,9 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "the tunnel {subject} of {node} is up again",
         "The networks behind it do not reach each other.", "The daemon goes on trying.",
         f"{_IPSEC}. Is the other side up? On the node: journalctl -u ipsec names the reason"),
+    ("ipsec", "tunnel_up"): Entry(
+        "info", "the roadwarrior {subject} has come to {node}", "", "Somebody works over this gateway.", NOTHING,
+        "Nothing. Who is there: salt '{id}' ipsec.status"),
     ("ipsec", "rekey_failing"): Entry(
         "warning", "the tunnel {subject} of {node} can not be renewed",
         "the tunnel {subject} of {node} is renewed again",

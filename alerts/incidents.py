@@ -1,11 +1,13 @@
 """What is told to people, and what is not: events in, alerts out, without any I/O.
 
 Each call is told the time (seconds since 1970: incidents outlive a restart). One cause makes many events: what a site
-reports within 30 s is one *incident*, told once, again only when it becomes more severe, and once more when all of it
-is over. What comes and goes all the time is told as that: once when it begins, once when it has calmed down.
+reports within 30 s is one *incident*, told once, again when it becomes more severe or when more turns out to be wrong
+and stays so, and once more when all of it is over. What comes and goes all the time is told as that: once when it
+begins, once when it has calmed down.
 
     event --> incident (waits 150 ms for company) --> alert
                  |  more severe --> escalation
+                 |  joined since, and still the case after 10 s (critical) or at the end of the 30 s --> update
                  |  all over    --> recovery
     the same condition more than 4 times in 10 minutes --> flapping ... 10 minutes without --> calm
 """
@@ -20,6 +22,7 @@ from alerts.authentic import SEVERITIES, Event
 
 GATHER = 0.15  # an incident's first event waits that long for others
 JOIN = 30.0  # and what comes within that time belongs to it
+STAYS = 10.0  # what is critical and has joined silently is told when it is still the case after that
 LINES = 100  # conditions that an incident names; more are counted
 INCIDENTS = 30  # open ones of a site; more join the newest
 REMEMBERED = 20_000  # conditions whose newest number is kept
@@ -36,7 +39,7 @@ class Alert(NamedTuple):
     """Something to be told. `lines` are the conditions as they are now, each a mapping."""
 
     id: str  # the same again when a crash makes it be decided again
-    kind: str  # alert, escalation, recovery, flapping, calm
+    kind: str  # alert, escalation, update, recovery, flapping, calm
     site: str
     severity: str
     at: float
@@ -59,6 +62,7 @@ class Incident:
     told: int = 0  # alerts that have gone out
     more: int = 0
     held: bool = False  # kept back by a silence
+    update: bool = False  # what is due is an update
 
     @property
     def over(self) -> bool:
@@ -116,6 +120,7 @@ class Machine:
         incident = self._incident_for(now, key, event)
         self._note(now, incident, key, event)
         if quiet:
+            incident.lines.get(key, {})["told"] = True
             incident.told = max(incident.told, 1)
             incident.due = None
             incident.severity = worse(incident.severity, event.severity)
@@ -123,7 +128,7 @@ class Machine:
             incident.severity = worse(incident.severity, event.severity)
             incident.due = now + GATHER if incident.due is None else incident.due
         elif rank(event.severity) > rank(incident.severity):
-            incident.severity = event.severity
+            incident.severity, incident.update = event.severity, False
             incident.due = now + GATHER if incident.due is None else incident.due
         return []
 
@@ -155,6 +160,8 @@ class Machine:
         self.silences = {site: until for site, until in self.silences.items() if until > now}
         alerts = []
         for incident in list(self.incidents.values()):
+            if incident.due is None and self._has_more(now, incident):
+                incident.due, incident.update = now, True
             if incident.due is not None and incident.due <= now:
                 alerts += self._tell(now, incident)
             if incident.due is None and incident.over and now - incident.opened > JOIN and not self._flaps_in(incident):
@@ -172,6 +179,12 @@ class Machine:
         return min((incident.due for incident in self.incidents.values() if incident.due is not None), default=None)
 
     # What follows
+
+    def _has_more(self, now: float, incident: Incident) -> bool:
+        """Whether something has joined since it was told that is still the case, and not just for a moment."""
+        return any(line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
+                   and now - line["taken"] >= (STAYS if line["severity"] == "critical" else JOIN)
+                   for key, line in incident.lines.items() if key not in self._flaps)
 
     def _is_old(self, key: str, event: Event) -> bool:
         """Whether a later event of this condition has been here: one that was missed and fetched came too late."""
@@ -204,11 +217,13 @@ class Machine:
         if key not in incident.lines and len(incident.lines) >= LINES:
             incident.more += 1
             return
+        before = incident.lines.get(key, {"told": False, "open": False, "taken": now})
         line = {name: getattr(event, name) for name in ("id", "node", "role", "beacon", "condition", "subject",
                                                          "severity", "was", "since", "at", "cause", "facts", "once",
                                                          "n", "journal")}
         incident.lines[key] = {**line, "is": event.now, "open": not event.once, "recovered_at": "",
-                               "taken": now}
+                               "told": before["told"] and before["open"],
+                               "taken": before["taken"] if before["open"] else now}
         if not event.once:
             self._of[key] = incident.id
 
@@ -236,8 +251,9 @@ class Machine:
             incident.due, incident.held = until, True
             return []
         incident.due = None
-        alert = self._alert(now, incident, "escalation" if incident.told else "alert")
-        incident.held = False
+        kind = "alert" if not incident.told else "update" if incident.update else "escalation"
+        alert = self._alert(now, incident, kind)
+        incident.held = incident.update = False
         if incident.over and incident.lasting:
             self._close(incident)
         return [alert]
@@ -245,8 +261,12 @@ class Machine:
     def _alert(self, now: float, incident: Incident, kind: str, only: str = "") -> Alert:
         """`only`: the one condition that it is about."""
         incident.told += 1
-        lines = [line for key, line in incident.lines.items() if not only or key == only]
-        lines = sorted((dict(line) for line in lines), key=lambda line: (-rank(line["severity"]), line["at"]))
+        chosen = [line for key, line in incident.lines.items() if not only or key == only]
+        new = kind == "update"
+        lines = sorted((dict(line) for line in chosen), key=lambda line: (
+            new and (line["told"] or not line["open"]), -rank(line["severity"]), line["at"]))
+        for line in chosen:
+            line["told"] = True
         severity = lines[0]["severity"] if only and lines else incident.severity
         return Alert(f"{incident.id}-{incident.told}", kind, incident.site, severity, now, incident.id, lines,
                      0 if only else incident.more, incident.held)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 DIGEST = 5000  # alerts that one digest holds
+TOGETHER = 30  # more than that waiting at once: the target is behind, one by one would only make them later
 
 
 class Limits(NamedTuple):
@@ -48,6 +49,8 @@ class Limiter:
         counts: dict[str, int] = {}
         for _, site in self._sent:
             counts[site] = counts.get(site, 0) + 1
+        if len(waiting) > TOGETHER and self._left(now, "") <= 0:
+            return Plan(list(waiting)[:DIGEST], group="")
         for number, alert in waiting.items():
             if not full and counts.get(alert["site"], 0) < self.limits.site:
                 return Plan([number])
@@ -56,11 +59,15 @@ class Limiter:
             groups.setdefault("" if full else alert["site"], []).append(number)
         wait = self.limits.digest_seconds
         for group, numbers in groups.items():
-            left = self._digest.get(group, now - self.limits.digest_seconds) + self.limits.digest_seconds - now
+            left = self._left(now, group)
             if left <= 0:
                 return Plan(numbers[:DIGEST], group=group)
             wait = min(wait, left)
         return Plan([], wait)
+
+    def _left(self, now: float, group: str) -> float:
+        """Seconds until the next digest may go out; not above 0: now."""
+        return self._digest[group] + self.limits.digest_seconds - now if group in self._digest else 0.0
 
     def sent(self, now: float, plan: Plan, site: str) -> None:
         """What was planned has arrived; `site` is that of a single alert."""

@@ -10,8 +10,8 @@ from alerts.intake import seconds
 from alerts.spool import summary_of
 
 _MOST = 12  # conditions that are told at length or in a line
-_KINDS = {"alert": "", "escalation": "now worse: ", "recovery": "over: ", "flapping": "comes and goes: ",
-          "calm": "calm again: ", "test": "test: ", "path": "sign of life: "}
+_KINDS = {"alert": "", "escalation": "now worse: ", "update": "also: ", "recovery": "over: ",
+          "flapping": "comes and goes: ", "calm": "calm again: ", "test": "test: ", "path": "sign of life: "}
 
 
 def compose(alert: Alert) -> dict[str, Any]:

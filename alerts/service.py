@@ -33,6 +33,9 @@ SAVE = 1.0
 STATUS = 2.0
 MARK = 2.0  # between two words to the nodes on what was taken
 GATHER_ASKS = 0.2
+CACHED = 1.5  # the job cache has an answer that long after the bus
+TRIMMED = object()  # an answer that was too large for the bus
+ROUND = 60.0  # all nodes are asked how far they are, where nobody looks who answers
 STRANGERS = 3600.0  # between two questions for their journals to nodes that never reported anything
 ANSWERS = 120.0  # a question is forgotten after that; late answers are signs of life as well
 
@@ -45,6 +48,7 @@ class Outside(NamedTuple):
     bus: Callable[[dict[str, Any]], str]  # delivers a message to the master's bus
     stamp: Callable[[], float]  # the time of pillar/alerts.sls, 0 when there is none
     load: Callable[[], Any]  # what it says
+    cached: Callable[[str, str], Any]  # what a minion returned to a job, from the job cache; None when it is not there
     other_alive: Callable[[], bool]  # whether the master with rank 0 can be reached
 
 
@@ -85,10 +89,11 @@ class Service:
         self._refused: dict[str, int] = {}
         self._counts = {"events": 0, "postponed": 0, "alerts": 0, "most_waiting": 0}
         self._last = {"save": now, "status": 0.0, "mark": now, "asks": now, "config": 0.0, "known": 0.0, "life": now,
-                      "strangers": 0.0}
+                      "strangers": 0.0, "round": now}
         self._newest_asks: set[str] = set()
         self._condition_asks: set[str] = set()
         self._ping_asks: set[str] = set()
+        self._trimmed: list[tuple[float, str, str]] = []
         self._dirty = False
         self._stopping = False
         self._known: frozenset[str] = frozenset()
@@ -137,7 +142,7 @@ class Service:
             self._stranger = True  # perhaps a gateway whose key was accepted a moment ago
 
     def lost(self) -> None:
-        """The connection to the bus was broken: events may be missing, everybody is asked."""
+        """The connection to the bus is new: events may be missing, everybody is asked."""
         self._put(("lost",))
 
     def answer(self, job: str, minion: str, said: object) -> None:
@@ -161,7 +166,6 @@ class Service:
         """Until :meth:`stop`."""
         asking = threading.Thread(target=self._ask_forever, name="alerts-asks", daemon=True)
         asking.start()
-        self._put(("lost",))  # nobody knows what happened before
         while not self._stopping:
             with self._wake:
                 if not self._in:
@@ -187,6 +191,7 @@ class Service:
         for _ in range(min(BATCH, len(self._in))):
             item = self._in.popleft()
             alerts += getattr(self, f"_on_{item[0]}")(now, *item[1:])
+        alerts += self._large(now)
         alerts += self._took(now, self._intake.tick(now))
         alerts += self._look(now)
         self._silence()
@@ -219,7 +224,9 @@ class Service:
         if asked is None or minion not in self._known:
             return []
         alerts = self._changes(now, self._presence.heard(now, minion)) if self._presence else []
-        if asked.what == "newest" and isinstance(said, dict):
+        if said is TRIMMED:
+            self._trimmed.append((now + CACHED, job, minion))
+        elif asked.what == "newest" and isinstance(said, dict):
             numbers = said.get("newest"), said.get("taken", 0)
             if all(type(each) is int for each in numbers) and isinstance(said.get("journal"), str):
                 alerts += self._took(now, self._intake.newest(now, minion, said["journal"], *numbers))
@@ -231,6 +238,13 @@ class Service:
                 (taken.event, taken.quiet) for taken in self._intake.conditions(minion, events)], asked.at)
             self._dirty = True
         return alerts
+
+    def _large(self, now: float) -> list[Alert]:
+        """Answers that the bus did not take whole: Salt cuts at `max_event_size`, the job cache has all of it."""
+        due = [each for each in self._trimmed if each[0] <= now]
+        self._trimmed = [each for each in self._trimmed if each[0] > now]
+        return [alert for _, job, minion in due for alert in self._on_answer(
+            now, job, minion, self._outside.cached(job, minion))]
 
     def _fetched(self, now: float, minion: str, said: dict) -> list[Alert]:
         events, number, taken = said.get("events"), said.get("newest"), said.get("taken", 0)
@@ -276,6 +290,9 @@ class Service:
         if self._last["known"] + (5 if self._stranger else 60) < now:
             self._look_for_gateways(now)
         if self._presence is None:
+            if now - self._last["round"] >= ROUND:
+                self._last["round"] = now
+                self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
             return []
         ask, changes = self._presence.tick(now, self._known)
         # A node without the module has to load all of its modules to say so: rarely.

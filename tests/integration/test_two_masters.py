@@ -119,7 +119,7 @@ def test_one_cause_is_one_alert(pair):
 
 
 def test_with_the_first_master_killed_nothing_is_lost_and_nothing_comes_twice(pair):
-    time.sleep(JOIN)                    # or it would belong to the first one's incident and be told with its end only
+    time.sleep(JOIN)                    # or it would belong to the first one's incident
     pair.masters[0].terminate()
     pair.report(1, "first-trouble", "second-trouble")
     begun = time.monotonic()

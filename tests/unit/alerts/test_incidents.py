@@ -40,6 +40,21 @@ def test_what_follows_joins_silently_unless_it_is_worse():
     assert told == [(0.15, "alert", "warning", 1), (10.15, "escalation", "critical", 3)]
 
 
+def test_what_joined_and_stays_is_told_later():
+    told = run(Machine(), (0, made(1)), (1, made(2, subject="bond0/eth2")), (2, made(3, subject="c", severity="info")),
+               (3, made(4, subject="d")), (9, made(5, subject="d", recovered=True)), (40, made(9, minion="gw-a.bern")))
+    assert told[:2] == [(0.15, "alert", "warning", 1), (31.0, "update", "warning", 4)]
+
+
+def test_a_second_critical_one_does_not_wait_that_long():
+    machine = Machine()
+    told = run(machine, (0, made(1, severity="critical")), (1, made(2, condition="none_active", severity="critical")),
+               (20, made(9, minion="gw-a.bern")))
+    assert told[:2] == [(0.15, "alert", "critical", 1), (11.0, "update", "critical", 2)]
+    machine.take(T + 21, made(3, condition="none_active", severity="critical", now="x"))
+    assert not [alert for alert in machine.tick(T + 80) if alert.kind == "update"]
+
+
 def test_after_half_a_minute_it_is_another_incident():
     told = run(Machine(), (0, made(1)), (JOIN + 1, made(2, subject="bond1/eth3")))
     assert [kind for _, kind, _, _ in told] == ["alert", "alert"]
@@ -48,7 +63,7 @@ def test_after_half_a_minute_it_is_another_incident():
 def test_the_end_is_told_when_all_is_over():
     told = run(Machine(), (0, made(1)), (1, made(2, subject="bond0/eth2")), (3, made(3, recovered=True)),
                (40, made(4, subject="bond0/eth2", recovered=True)))
-    assert told == [(0.15, "alert", "warning", 1), (40.0, "recovery", "warning", 2)]
+    assert told == [(0.15, "alert", "warning", 1), (31.0, "update", "warning", 2), (40.0, "recovery", "warning", 2)]
 
 
 def test_what_is_over_before_it_was_told_is_told_with_its_end():
@@ -72,6 +87,15 @@ def test_a_condition_that_grows_worse_is_told_again():
 def test_it_begins_again_after_its_end():
     told = run(Machine(), (0, made(1)), (5, made(2, recovered=True)), (8, made(3)), (10, made(4, recovered=True)))
     assert [kind for _, kind, _, _ in told] == ["alert", "recovery", "alert", "recovery"]
+
+
+def test_the_update_names_what_is_new_first():
+    machine = Machine()
+    machine.take(T, made(1, severity="critical"))
+    machine.tick(T + 1)
+    machine.take(T + 2, made(2, subject="new"))
+    (alert,) = machine.tick(T + 40)
+    assert [line["subject"] for line in alert.lines] == ["new", "bond0/eth1"]
 
 
 def test_a_late_event_does_not_undo_a_later_one():
@@ -193,6 +217,10 @@ def test_nothing_wrong_is_left_untold(history):
         assert incident.told
         for line in incident.lines.values():
             assert not line["open"] or line["subject"] in told or incident.told
+    alerts += machine.tick(now + 1 + JOIN)
+    assert all(line["told"] or line["severity"] == "info" or not line["open"]
+               for incident in machine.incidents.values() for line in incident.lines.values()
+               if not machine._flaps_in(incident))
     assert all(alert.lines for alert in alerts)
     assert len({alert.id for alert in alerts}) == len(alerts)
     assert set(machine._of.values()) <= set(machine.incidents)

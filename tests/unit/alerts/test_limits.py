@@ -35,10 +35,16 @@ def test_many_of_one_site_become_a_digest_and_leave_the_other_alone():
 
 
 def test_a_storm_of_all_sites_becomes_digests_over_all():
-    out = deliver(Limits(site=10, target=20, digest_seconds=5), [(0, f"s{number}") for number in range(1000)], 40)
+    storm = [(number / 10, f"s{number}") for number in range(300)]
+    out = deliver(Limits(site=10, target=20, digest_seconds=5), storm, 40)
     assert [len(sent) for _, sent in out[:20]] == [1] * 20
-    assert sum(len(sent) for _, sent in out) == 1000
+    assert sum(len(sent) for _, sent in out) == 300
     assert all(later - before >= 4.9 for (before, _), (later, _) in zip(out[20:], out[21:], strict=False))
+
+
+def test_what_has_piled_up_comes_together_at_once():
+    """As after an hour without the mail server."""
+    assert deliver(Limits(), [(0, f"s{number}") for number in range(400)], 5) == [(0.0, list(range(400)))]
 
 
 @settings(max_examples=20, deadline=None)

@@ -27,11 +27,13 @@ class World:
         self.other = True
         self.config: Any = None
         self.version = 1.0
+        self.now = time.time()
+        self.cache: dict[str, Any] = {}
 
     def outside(self) -> service.Outside:
         return service.Outside(self.publish, lambda: self.minions, self.bus,
                                lambda: self.version if self.config is not None else 0.0, lambda: self.config,
-                               lambda: self.other)
+                               lambda job, minion: self.cache.get(minion), lambda: self.other)
 
     def publish(self, what: str, minions: list[str], arguments: list[Any]) -> str:
         self.asked.append((what, minions, arguments))
@@ -45,9 +47,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Time passes ten times as fast."""
-    monkeypatch.setattr("alerts.incidents.GATHER", 0.015)
-    monkeypatch.setattr("alerts.service.GATHER_ASKS", 0.01)
+    """Nothing here is about the disk."""
     monkeypatch.setattr("alerts.spool.os.fsync", lambda _handle: None)
 
 
@@ -75,16 +75,16 @@ def offer(world: World, *events: authentic.Event) -> None:
         world.service.offer(tag(event), wire(event))
 
 
-def step(world: World, seconds: float = 0.06) -> None:
-    """The loop, for a while."""
-    end = time.time() + seconds
-    while time.time() < end:
-        world.service.step(time.time())
+def step(world: World, seconds: float = 0.5) -> None:
+    """The loop, for a while of its own time; then what there is to deliver is delivered."""
+    for _ in range(10):
+        world.now += seconds / 10
+        world.service.step(world.now)
         while world.service._asks:
             world.publish(*world.service._asks.popleft())
-        time.sleep(0.004)
-    while world.service._spool.counts() and time.time() < end + 2:
-        time.sleep(0.005)
+    deadline = time.monotonic() + 20
+    while world.service._spool.counts() and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def answer(world: World, what: str, minion: str, said: Any) -> None:
@@ -123,30 +123,42 @@ def test_an_answer_of_any_shape_does_no_harm(world, said):
     world.service._publish("newest", [GW1], [])
     world.service._publish("since", [GW1], [0, ""])
     world.service._publish("conditions", [GW1], [])
-    step(world, 0.03)
+    step(world)
     for what in ("newest", "since", "conditions"):
         answer(world, what, GW1, said)
     step(world)
     assert world.told == []
 
 
+def test_an_answer_that_is_too_large_for_the_bus_is_read_from_the_job_cache(world):
+    world.cache[GW1] = {"journal": made(1).journal, "newest": 1, "taken": 0, "events": [
+        wire(made(1, at=message.iso(time.time())))]}
+    world.service._publish("since", [GW1], [0, ""])
+    step(world)
+    answer(world, "since", GW1, service.TRIMMED)
+    step(world)
+    assert not world.told
+    step(world, 2.5)
+    assert len(world.told) == 1
+
+
 def test_answers_to_nobodys_question_do_not_count(world):
     world.service.answer("job99", GW1, {"journal": "x", "newest": 9, "taken": 0})
     world.service._publish("newest", [GW1], [])
-    step(world, 0.03)
+    step(world)
     answer_before = len(world.asked)
     world.service.answer("job1", "laptop.winterthur", {"journal": "x", "newest": 9, "taken": 0})
-    step(world, 0.03)
+    step(world)
     assert len(world.asked) == answer_before
 
 
 def test_anybodys_start_costs_one_question(world):
-    step(world, 0.08)
+    step(world)
     before = len(world.asked)
     for _ in range(500):
         world.service.started(GW1)
         world.service.started("nobody.nowhere")
-    step(world, 0.08)
+    step(world)
     assert [asked[0] for asked in world.asked[before:]] in ([], ["newest"])
 
 
@@ -158,7 +170,7 @@ def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
     for number, event in enumerate(events):
         offer(world, event)
         for _ in range(3):
-            step(world, 0.03)
+            step(world)
             copies.append((number, shutil.copytree(tmp_path / "state", tmp_path / f"copy{len(copies)}/state"),
                            {each["id"] for each in world.told}))
         if number == 1:
@@ -166,7 +178,7 @@ def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
     for number, copy, before in copies[::3]:
         again = start(World(), copy.parent)
         again.service._publish("since", [GW1], [0, ""])
-        step(again, 0.05)
+        step(again)
         answer(again, "since", GW1, {"journal": made(1).journal, "newest": number + 1, "taken": 0,
                                      "events": [wire(event) for event in events[:number + 1]]})
         offer(again, *events[number + 1:])
@@ -203,11 +215,11 @@ def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
 def test_a_changed_configuration_is_taken_and_a_wrong_one_is_not(world):
     world.config, world.version = {"targets": {"l": {"type": "syslog"}}, "routes": [{"targets": ["l"]}]}, 2.0
     world.service._last["config"] = 0
-    step(world, 0.03)
+    step(world)
     assert set(world.service.configuration.targets) == {"l"}
     world.config, world.version = {"targets": {"l": {"type": "pigeon"}}}, 3.0
     world.service._last["config"] = 0
-    step(world, 0.03)
+    step(world)
     assert set(world.service.configuration.targets) == {"l"}
     status = world.service.status(time.time())
     assert status["mistakes"] and set(status["targets"]) == {"bus", "l"}
@@ -227,7 +239,7 @@ def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
 def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch):
     monkeypatch.setattr(service, "QUEUE", 5)
     offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
-    step(world, 0.08)
+    step(world)
     assert world.service.status(time.time())["counts"]["postponed"] == 14
     assert any(asked[0] == "newest" and GW1 in asked[1] for asked in world.asked)
 
@@ -235,14 +247,18 @@ def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch
 # Delivery
 
 
-def deliveries(tmp_path, way, alerts: int, seconds: float, limits=Limits()) -> Sender:  # noqa: B008
+def deliveries(tmp_path, way, alerts: int, enough) -> Sender:
+    """Delivers so many alerts until it is enough."""
     spool = Spool(tmp_path / "queue")
     spool.add([({"id": str(n), "kind": "alert", "site": "s", "severity": "info", "at": 0.0, "subject": "x", "text": "",
                  "conditions": []}, ["t"]) for n in range(alerts)])
-    sender = Sender("t", way, spool, limits)
+    sender = Sender("t", way, spool, Limits())
     sender.start()
-    time.sleep(seconds)
+    deadline = time.monotonic() + 20
+    while not enough() and time.monotonic() < deadline:
+        time.sleep(0.005)
     sender.stop()
+    sender.join(5)
     return sender
 
 
@@ -256,7 +272,7 @@ def test_a_target_that_fails_is_tried_again_and_then_told(tmp_path, monkeypatch)
             raise Failed("not yet")
         return "thanks"
 
-    sender = deliveries(tmp_path, way, 1, 0.4)
+    sender = deliveries(tmp_path, way, 1, lambda: len(said) >= 3)
     assert said == ["0"] * 3 and sender.status["said"] == "thanks" and not sender.status["failure"]
 
 
@@ -270,7 +286,7 @@ def test_one_alert_that_is_refused_does_not_hold_up_the_others(tmp_path, monkeyp
         taken.append(message["id"])
         return "thanks"
 
-    sender = deliveries(tmp_path, way, 4, 0.5)
+    sender = deliveries(tmp_path, way, 4, lambda: len(taken) >= 3)
     assert taken == ["1", "2", "3"] and "4711" not in str(sender.status)
 
 

@@ -100,8 +100,8 @@ for number in range(start, start + 100000):
     one.done("log", list(one.waiting("log")))
     if number % 3 == 0:
         first = next(iter(one.waiting("mail").items()))
-        one.done("mail", [first[0]])
         print("done", first[1]["id"], flush=True)
+        one.done("mail", [first[0]])
 """
     added, done = set(), set()
     for turn, pause in enumerate((0.01, 0.08)):
@@ -120,5 +120,5 @@ for number in range(start, start + 100000):
     left = set(ids(Spool(tmp_path / "queue"), "mail"))
     assert len(added) > 3
     assert added - done - left == set()
-    assert len(done & left) == 0
+    assert len(done & left) <= 2        # said so, and killed before it was
     assert json.loads((tmp_path / "queue").read_bytes().splitlines()[0])["ids"]
