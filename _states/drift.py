@@ -93,7 +93,9 @@ def completed(name: str) -> dict:
         return ret | {"comment": f"Not complete: {wrong}."}
     if __salt__["drift.overridden"]():
         return ret | {"comment": "Not taken for the master's word: this run had a pillar of its own."}
-    return _note(ret, str(__salt__["pillar.get"]("gateway_inputs", "") or ""), "This node is as the master says.")
+    # Salt shows a mask instead of a pillar value unless it is asked not to.
+    inputs = __salt__["pillar.get"]("gateway_inputs", "", unmask=True)
+    return _note(ret, str(inputs or ""), "This node is as the master says.")
 
 
 def _note(ret: dict, inputs: str | None, comment: str) -> dict:

@@ -224,6 +224,7 @@ class Machine:
         self.asked_at: dict[str, float] = {}
         self.ask_all_at = now
         self.compare_at: dict[str, float] = {}
+        self.silent: dict[str, Item] = {}  # of which not all nodes have answered
         self.orders = 0  # heard in this life
         self.out: list[Any] = []
 
@@ -331,7 +332,7 @@ class Machine:
         self.queue.pop(site, None)
         for key in [key for key, each in self.troubles.items() if each.site == site]:
             del self.troubles[key]
-        for known in (self.failed, self.refused, self.compare_at, self.asked_at):
+        for known in (self.failed, self.refused, self.compare_at, self.asked_at, self.silent):
             known.pop(site, None)
         self.stopped.discard(site)
         if self.halted == site:
@@ -359,6 +360,11 @@ class Machine:
         for minion, said in event.nodes.items():
             if said and said[0]:
                 self.on_returned(Returned(event.site, minion, present=not said[1]))
+        if None in event.nodes.values():
+            # Minions take a while to find a master again that was away, and say nothing when they have.
+            self.silent.setdefault(event.site, Item(event.site, "", self.now)).pause(self.now)
+        else:
+            self.silent.pop(event.site, None)
         if event.site in self.queue or event.site in self.busy:
             return
         behind = sorted(minion for minion, said in event.nodes.items() if said and said[0] and said[0] != number)
@@ -561,6 +567,11 @@ class Machine:
         if self.now >= self.ask_all_at:
             self.ask_all_at = self.now + EVERY
             self.out.append(Ask())
+        again = tuple(sorted(site for site, each in self.silent.items() if self.now >= each.not_before))
+        if again:
+            for site in again:
+                self.silent[site].not_before = self.now + EVERY  # its answer tells when next
+            self.out.append(Ask(again))
         for item in sorted(self.queue.values(), key=self.order):
             if self.hindrance(item):
                 continue

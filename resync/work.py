@@ -151,7 +151,9 @@ class Hands:
         with salt.client.get_local_client(mopts=self.opts) as client:
             done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list", timeout=APPLIED,
                               kwarg={"queue": True})
-        wrong = failures(done.get(minion, "it did not answer"))
+        if not done.get(minion):
+            return "waits", "it did not answer to the end"
+        wrong = failures(done[minion])
         return ("failed", _cut("; ".join(wrong))) if wrong else ("done", "")
 
     def still(self, minion: str, subjects: Iterable[Iterable[str]]) -> bool:
@@ -220,9 +222,19 @@ def outcome(said: Any) -> tuple[str, str]:
     if name.startswith("mistake-"):
         return "waits", _cut("; ".join(str(each.get("comment", "")) for _name_, each in wrong))
     why = STEPS.get(name, name)
+    silent = _silent(step)
+    if silent:
+        # Nothing is known of it, so nothing has failed: it may be applied by now, or have been switched off.
+        return "waits", _cut(f"{', '.join(silent)} did not answer to the end: {why}")
     details = list(_details(step))
     kept = "" if name in TOUCHED else "; the active node was not touched"
     return "failed", _cut(": ".join([why, *(["; ".join(details)] if details else [])]), kept)
+
+
+def _silent(step: dict[str, Any]) -> list[str]:
+    """The minions that never returned from a step; salt.state has False for them."""
+    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
+    return sorted(minion for minion, said in returned.items() if said is False) if isinstance(returned, dict) else []
 
 
 def _details(step: dict[str, Any]) -> Iterator[str]:

@@ -319,6 +319,20 @@ def test_all_nodes_are_asked_every_quarter_of_an_hour_and_compared_every_hour():
     assert asked == 4 and compared == set(SITES)
 
 
+def test_a_node_that_does_not_answer_is_asked_again_and_less_and_less_often():
+    master, asked = Master(), []
+    master.tell(Told(SITE, {GW1: (master.number(), True), GW2: None}))
+    for _ in range(1700):
+        master.wait(0.5)
+        if Ask((SITE,)) in master.done:
+            asked.append(master.now)
+            master.tell(Told(SITE, {GW1: (master.number(), True), GW2: None}))
+    pauses = [later - earlier for earlier, later in zip(asked, asked[1:], strict=False)]
+    assert pauses == sorted(pauses) and pauses[0] == 10 and pauses[-1] == 300
+    master.tell(Told(SITE, {GW1: (master.number(), True), GW2: (master.number(), True)}))
+    assert not master.machine.silent
+
+
 def test_a_node_that_missed_a_change_is_queued_and_one_that_was_never_applied_is_not():
     master = Master()
     master.tell(Told(SITE, {GW1: (master.number(), True), GW2: ("old", True)}),

@@ -52,6 +52,12 @@ def test_the_active_node_fails():
     assert said == ("failed", "the active node could not be applied: Minion did not return")
 
 
+def test_a_node_that_falls_silent_has_not_failed():
+    said = outcome(orchestrated(state("standby_applied", 0, False, changes={"out": "highstate", "ret": {GW2: False}}),
+                                state("standby_healthy", 1, False, "One or more requisite", __state_ran__=False)))
+    assert said == ("waits", "gw2.winterthur did not answer to the end: the standby could not be applied")
+
+
 def test_roles_that_have_changed_are_waited_for():
     said = outcome(orchestrated(state("mistake-1", 0, False, "winterthur: gw2.winterthur is stopped; one node has")))
     assert said[0] == "waits" and "is stopped" in said[1]
