@@ -287,7 +287,8 @@ def burst(bench: Bench, senders: Senders, count: int) -> bool:
     answered = [ping for ping in pings if ping is not None]
     print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; event to "
           f"delivered: {spread(delays)}\n"
-          f"  of that after the engine had decided: {spread(inside)}; waiting in the engine at most {counts['most_waiting']}")
+          f"  of that after the engine had decided: {spread(inside)}; waiting in the engine at most "
+          f"{counts['most_waiting']}")
     print(f"  test.ping meanwhile: {len(answered)} of {len(pings)} answered, {spread(answered)} (before: {calm:.2f} s)")
     fine = arrived - before["events"] == each * len(bench.ids) and len(answered) == len(pings) and (
         len(delivered) == counts["alerts"] - before["alerts"])
