@@ -98,7 +98,7 @@ def check(data: object, sites: list[str] | None) -> tuple[Configuration, list[st
     limits = {BUS: Limits(10**6, 10**6, 1, 1)}
     for name, target in targets.items():
         # People read mail one by one, the others are machines.
-        usual = Limits() if target["type"] == "mail" else Limits(30, 600, 10, 5)
+        usual = Limits() if target["type"] == "mail" else Limits(30, 600, 10, 3)
         given = target.get("limits", {})
         limits[name] = usual._replace(**given)
     flapping = data.get("flapping", {})

@@ -195,13 +195,13 @@ class Cpu:
         return f"{both[0]:.0f} % of a core for the whole master, {both[1]:.0f} % of it the engine"
 
 
-def alerts_of(sink: sinks.Sink, since: int) -> dict[str, tuple[float, float]]:
-    """By id of the alert when its event was noticed and when it arrived, digests taken apart."""
-    found: dict[str, tuple[float, float]] = {}
+def alerts_of(sink: sinks.Sink, since: int) -> dict[str, tuple[float, float, float]]:
+    """By id of the alert when its event was noticed, when it was decided, when it came; digests taken apart."""
+    found: dict[str, tuple[float, float, float]] = {}
     for got in sink.got[since:]:
         said = got.json
         for alert in said.get("alerts", [said]):
-            found.setdefault(alert["id"], (alert["caused"], got.at))
+            found.setdefault(alert["id"], (alert["caused"], alert["at"], got.at))
     return found
 
 
@@ -243,9 +243,11 @@ def steady(bench: Bench, senders: Senders, rate: int, seconds: int) -> bool:
     time.sleep(12)
     counts = bench.status()["counts"]
     delivered = alerts_of(bench.sink, first)
-    delays = [at - caused for caused, at in delivered.values()]
+    delays = [at - caused for caused, _, at in delivered.values()]
+    inside = [at - decided for _, decided, at in delivered.values()]
     print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; event to "
-          f"delivered: {spread(delays)}; events waiting in the engine at most {waits}")
+          f"delivered: {spread(delays)}\n"
+          f"  of that after the engine had decided: {spread(inside)}; waiting in the engine at most {waits}")
     fine = (arrived - before["events"] == sent and len(delivered) == counts["alerts"] - before["alerts"]
             and max(delays) < 10)
     print(f"  none lost, none later than 10 s: {'yes' if fine else 'NO'}")
@@ -280,10 +282,13 @@ def burst(bench: Bench, senders: Senders, count: int) -> bool:
     time.sleep(12)
     counts = bench.status()["counts"]
     delivered = alerts_of(bench.sink, first)
-    delays = [at - caused for caused, at in delivered.values()]
+    delays = [at - caused for caused, _, at in delivered.values()]
+    inside = [at - decided for _, decided, at in delivered.values()]
     answered = [ping for ping in pings if ping is not None]
     print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; event to "
-          f"delivered: {spread(delays)}; events waiting in the engine at most {counts['most_waiting']}")
+          f"delivered: {spread(delays)}\n"
+          f"  of that after the engine had decided: {spread(inside)}; waiting in the engine at most "
+          f"{counts['most_waiting']}")
     print(f"  test.ping meanwhile: {len(answered)} of {len(pings)} answered, {spread(answered)} (before: {calm:.2f} s)")
     fine = arrived - before["events"] == each * len(bench.ids) and len(answered) == len(pings) and (
         len(delivered) == counts["alerts"] - before["alerts"])

@@ -45,7 +45,7 @@ def test_a_good_one_has_no_mistakes_and_routes_by_site_and_severity():
     assert its.of("winterthur", "info") == ["bus", "hook", "log"]
     assert its.of("bern", "critical") == ["bus", "hook", "log", "ops"]
     assert its.of("", "warning") == ["bus", "hook", "log"]
-    assert (its.limits["ops"].site, its.limits["hook"].site, its.limits["hook"].digest_seconds) == (10, 5, 5)
+    assert (its.limits["ops"].site, its.limits["hook"].site, its.limits["hook"].digest_seconds) == (10, 5, 3)
     assert its.flapping == (3, 5) and its.heartbeat_hours == 24
 
 
