@@ -31,7 +31,7 @@ def state(load, monkeypatch):
     monkeypatch.setattr(module, "__salt__", {
         "drift.record": record, "drift.compared": lambda *arguments: module.calls.append(arguments),
         "drift.overridden": lambda: module.own_pillar,
-        "pillar.get": lambda key, _default: module.inputs}, raising=False)
+        "pillar.get": lambda key, _default, unmask=False: module.inputs if unmask else "**********"}, raising=False)
     return module
 
 
