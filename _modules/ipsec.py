@@ -807,10 +807,13 @@ def take_lists(revoked: str = "") -> int:
 
         salt '*gw*' ipsec.take_lists gateway_secrets:revoked
     """
+    if not running():
+        return 0
+    # The timer's own work, now; on the standby too, which may take over before its timer has come round. Where a daemon
+    # does not know the word, the timer does it a little later.
+    _whack("--impair", "trigger:CHECK_CRLS", fail=False)
     if not any(each["oriented"] for each in status()["connections"].values()):
         return 0
-    # The timer's own work, now. Where a daemon does not know the word, the timer does it a little later.
-    _whack("--impair", "trigger:CHECK_CRLS", fail=False)
     end = time.monotonic() + LISTS_EVERY + 1
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(1, left))
