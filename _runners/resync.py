@@ -213,4 +213,4 @@ def _wrong(site: object) -> dict | None:
 def _result(result: dict, wrong: bool) -> dict:
     """What is returned; the return code is for salt-run and for the job's event."""
     __context__["retcode"] = 1 if wrong else 0
-    return result
+    return {**result, "retcode": __context__["retcode"]}

@@ -83,11 +83,11 @@ class Master:
         except json.JSONDecodeError as err:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}") from err
 
-    def run(self, *words: str) -> str:
-        """Run `salt-run` and give its text. Raises RuntimeError with that text when it fails."""
+    def run(self, *words: str, check: bool = True) -> str:
+        """Run `salt-run` and give its text. With `check`, raises RuntimeError with that text when it fails."""
         done = subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=False,
                               capture_output=True, text=True)
-        if done.returncode:
+        if done.returncode and check:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
         return done.stdout
 
