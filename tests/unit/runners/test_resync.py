@@ -24,20 +24,20 @@ def runner(tmp_path, monkeypatch):
 
 
 def test_an_engine_that_never_ran(runner):
-    assert runner.status() == {"engine": "not running"} and runner.__context__["retcode"] == 1
+    assert runner.status() == {"engine": "not running", "retcode": 1} and runner.__context__["retcode"] == 1
     assert "does not run" in runner.stop()["mistakes"][0]
 
 
 def test_an_engine_that_has_ended(runner, monkeypatch):
     files.write_status(runner.folder, {"enabled": True, "queue": {}})
-    assert runner.status() == {"engine": "running", "queue": {}}
+    assert runner.status() == {"engine": "running", "queue": {}, "retcode": 0}
     monkeypatch.setattr(files, "STALE", -1)
-    assert runner.status() == {"engine": "not running"}
+    assert runner.status() == {"engine": "not running", "retcode": 1}
 
 
 def test_an_engine_that_is_off_says_why(runner):
     files.write_status(runner.folder, {"enabled": False, "mistakes": ["gateway_resync: parallel: 0 is not"]})
-    assert runner.status() == {"engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"]}
+    assert runner.status() == {"engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"], "retcode": 0}
     assert "does not run" in runner.now("bern")["mistakes"][0]
 
 
