@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 
@@ -12,7 +13,11 @@ from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.master import PLACE
 from lab.observe import eventually
+from lab.results import apply
 from tests.lab.test_certificates import DATABASE, issued  # noqa: F401  # a fixture
+
+# Not yet seen from end to end on real kernels (docs/resync.md): to be run by its name until it has been.
+pytestmark = pytest.mark.skipif("LAB_RESYNC" not in os.environ, reason="LAB_RESYNC=1 runs the trial of resync")
 
 SITE = "winterthur"
 FILE = PLACE / f"pillar/sites/{SITE}.sls"
@@ -22,12 +27,17 @@ AGENT = "/usr/local/lib/gateway/agent/run"
 
 @pytest.fixture(scope="module")
 def running(lab: Lab) -> Iterator[Lab]:
-    """The lab with the engine on, as production has it."""
-    lab.master.resync()
+    """The lab with the engine on, and a pair that goes by it."""
+    original = FILE.read_text()
+    FILE.write_text(original.replace("  heartbeat:\n", "  heartbeat:\n    compare: true\n"))
+    done = apply(lab, f"*.{SITE}")
+    assert not done.failed, done.failed
+    lab.master.resync(enabled=True)
     try:
         lab.master.wait_for({name for name, guest in lab.guests.items() if guest.host.master})
         yield lab
     finally:
+        FILE.write_text(original)
         lab.master.resync(enabled=False)
         lab.master.wait_for({name for name, guest in lab.guests.items() if guest.host.master})
 
