@@ -67,6 +67,7 @@ _TEXT = 64 * 1024       # the largest file of which a copy is kept
 _LINES = 1500           # more than these are not compared line by line: that takes too long for a beacon
 _ASK = 5.0              # seconds that systemctl or nft may take
 _AGAIN = 10.0           # and after which systemd is asked once more about a service that is not as it should be
+_SETTLED = ("inactive", "failed", "active")     # its words for a unit that is not on its way to somewhere else
 
 
 def __virtual__() -> str:
@@ -640,7 +641,8 @@ def _ask_systemd(unit: str, memory: _Memory) -> str:
         done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_ASK)
         return done["stdout"].strip()
     when, state = memory.said.get(unit, (0.0, ""))
-    if not state or f"unit {unit}" in memory.jobs or time.monotonic() - when > _AGAIN:
+    # Trap: asked while it stops, systemd says `deactivating`: no answer to keep.
+    if state not in _SETTLED or f"unit {unit}" in memory.jobs or time.monotonic() - when > _AGAIN:
         done = _answer(memory, f"unit {unit}", argv)
         if done and done["retcode"] == 0:
             state = done["stdout"].strip()
