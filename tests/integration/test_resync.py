@@ -63,7 +63,8 @@ def drift(salt_, number: int, signer: str = GW1, **more) -> dict:
 
 def test_both_nodes_have_the_same_number_and_nobody_else_has_one(resync):
     resync.call_all([GW1, GW2, LAPTOP, "gw-a.bern"], "saltutil.refresh_pillar", wait=True)
-    numbers = resync.call_all([GW1, GW2, LAPTOP, "gw-a.bern", "web.elsewhere"], "pillar.get", "gateway_inputs", "")
+    numbers = resync.call_all([GW1, GW2, LAPTOP, "gw-a.bern", "web.elsewhere"], "pillar.get", "gateway_inputs", "",
+                             unmask=True)
     assert numbers[GW1] == numbers[GW2] != numbers["gw-a.bern"] != ""
     assert len(numbers[GW1]) >= 64 and numbers[LAPTOP] == numbers["web.elsewhere"] == ""
 
@@ -137,10 +138,12 @@ def test_hostile_events_lead_to_nothing(resync):
     time.sleep(4)
     its = status(resync)
     assert its["engine"] == "running" and its["drift"] == [] and its["stopped"] == [] and applied(resync, begun) == []
-    # and it still hears what is true: this node was never applied, so it waits
+    # and it still hears what is true, and puts nothing right where a person has stopped it
+    resync.run("resync.stop", SITE)
     resync.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(resync, 10))
     eventually(lambda: status(resync)["drift"], 20)
     assert status(resync)["drift"] == ["gw1.winterthur: file_changed /etc/ipsec.conf"]
     resync.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(resync, 11, recovered=True))
     eventually(lambda: not status(resync)["drift"], 20)
+    resync.run("resync.go", SITE)
     assert applied(resync, begun) == []

@@ -186,6 +186,29 @@ def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
     assert applied == ([([GW1], "state.apply", [formula] if formula else [])] if expected == "done" else [])
 
 
+def test_a_job_is_of_one_function_and_who_is_silent_is_not_asked_again(monkeypatch):
+    """A job of several keeps states from being applied as long as it runs."""
+    asked = []
+
+    class Client:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def cmd(self, minions, function, arguments, **_more):
+            asked.append((tuple(minions), function, arguments))
+            return {GW1: "", GW2: False} if function == "heartbeat.role" else {GW1: {"inputs": ""}}
+
+    monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
+    hands = Hands({"pillar_roots": {}, "ret_port": 4506})
+    assert hands.ask([GW1, GW2], {"heartbeat.role": [], "drift.inputs": [1]}) == {
+        GW1: {"heartbeat.role": "", "drift.inputs": {"inputs": ""}}}
+    assert asked == [((GW1, GW2), "heartbeat.role", []), ((GW1,), "drift.inputs", [1])]
+    assert hands.ask([], {"heartbeat.role": []}) == {}
+
+
 def test_all_nodes_of_all_sites_are_asked_at_once():
     told = Pair().told()
     assert told["nodes"] == {"winterthur": {GW1: [NUMBER, True], GW2: [NUMBER, True]}, "bern": {"gw-a.bern": None}}
