@@ -73,6 +73,11 @@ _ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_
 _PREFERRED = {"num_grat_arp": 3}
 
 _FOLDER = Path("/run/gateway/rollback/network")
+_PROC = Path("/proc/net/bonding")
+_SYS = Path("/sys/class/net")
+_SLAVE = "\nSlave Interface: "
+# bond_3ad.c, LACP_STATE_DEFAULTED, LACP_STATE_EXPIRED
+_DEFAULTED, _EXPIRED = 0x40, 0x80
 _MARK = "Written by Salt (state bonding.applied); what is changed here is lost. See docs/network.md."
 _INTERFACES = "/etc/network/interfaces"
 _INTERFACES_D = "/etc/network/interfaces.d"
@@ -113,22 +118,94 @@ def status(name: str = "") -> dict:
     """
     links = {link["ifname"]: link for link in _ip("-d", "addr", "show")}
     found = {}
-    for bond in [name] if name else sorted(path.name for path in Path("/proc/net/bonding").glob("*")):
-        proc = Path("/proc/net/bonding", bond)
+    for bond in [name] if name else sorted(path.name for path in _PROC.glob("*")):
+        proc = _PROC / bond
         link = links.get(bond, {})
         if proc.exists() and link:
             found[bond] = _bond_status(proc.read_text(), link)
     return found.get(name, {}) if name else found
 
 
+def glance(bonds: list[dict]) -> dict:
+    """
+    The bonds that a site wants, as the kernel has them, read from files only: for whoever looks once a second.
+
+    Args:
+        bonds: as ``gateway.settings`` has them; ``name`` and ``slaves`` are looked at.
+
+    Returns:
+        By name; a bond that is not there is None. ``mii_status``; ``active_slave`` (empty: none); ``monitor``
+        (``miimon``, ``arp``); ``aggregator`` (802.3ad: ``number`` and ``partner``, else empty); ``slaves``, by name:
+        None for one that is not in the bond, else ``link`` (up, down, going back, going down), ``failures`` (since it
+        came into the bond), ``carrier`` (None: the interface is off; looked at only when the link is not up) and in
+        802.3ad ``aggregator``, ``partner`` (hardware address, empty for none or one that is no longer heard) and
+        ``churn`` (the actor's and the partner's state: none, monitoring, churned).
+
+    Source: /proc/net/bonding/NAME (bond_procfs.c), /sys/class/net/NAME/carrier.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call bonding.glance '[{name: bond0, slaves: [eth0, eth1]}]'
+    """
+    found: dict = {}
+    for bond in bonds:
+        try:
+            proc = (_PROC / bond["name"]).read_text()
+        except OSError:
+            found[bond["name"]] = None
+            continue
+        head, *parts = proc.split(_SLAVE)
+        its = {part.split("\n", 1)[0].strip(): part for part in parts}
+        lacp = "\n802.3ad info" in head
+        active = _field(head, "Currently Active Slave")
+        found[bond["name"]] = {
+            "mii_status": _field(head, "MII Status"),
+            "active_slave": "" if active == "None" else active,
+            # the kernel leaves the interval out where there is none
+            "monitor": "arp" if _field(head, "ARP Polling Interval (ms)") not in ("", "0") else "miimon",
+            "aggregator": {"number": _field(head, "Aggregator ID"),
+                           "partner": _partner(_field(head, "Partner Mac Address"))} if lacp else {},
+            "slaves": {slave: _slave_glance(slave, its[slave], lacp) if slave in its else None
+                       for slave in bond["slaves"]}}
+    return found
+
+
+def _slave_glance(slave: str, part: str, lacp: bool) -> dict:
+    link = _field(part, "MII Status")
+    its: dict = {"link": link, "failures": int(_field(part, "Link Failure Count") or 0),
+                 "carrier": True if link == "up" else _carrier(slave)}
+    if lacp:
+        ours, _words, theirs = part.partition("details actor lacp pdu:")[2].partition("details partner lacp pdu:")
+        state = int(_field(ours, "port state") or 0)
+        # The partner's address stays for one more timeout after the last word from it.
+        partner = "" if state & (_DEFAULTED | _EXPIRED) else _partner(_field(theirs, "system mac address"))
+        its |= {"aggregator": _field(part, "Aggregator ID"), "partner": partner,
+                "churn": [_field(part, f"{who} Churn State") for who in ("Actor", "Partner")]}
+    return its
+
+
+def _carrier(interface: str) -> bool | None:
+    try:
+        return (_SYS / interface / "carrier").read_text().strip() == "1"
+    except OSError:     # EINVAL: the interface is off
+        return None
+
+
+def _partner(mac: str) -> str:
+    return "" if not mac.strip("0:") else mac
+
+
+def _field(text: str, key: str) -> str:
+    """A field of a /proc/net/bonding file, the first of that name; some are indented."""
+    found = re.search(rf"^[ \t]*{re.escape(key)}: (.*)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else ""
+
+
 def _bond_status(proc: str, link: dict) -> dict:
     """One bond from the text of its /proc/net/bonding file and its entry of `ip -j -d addr`."""
-    head, *parts = proc.split("\nSlave Interface: ")
-
-    def field(text: str, key: str) -> str:
-        found = re.search(rf"^{re.escape(key)}: (.*)$", text, re.MULTILINE)
-        return found.group(1).strip() if found else ""
-
+    head, *parts = proc.split(_SLAVE)
     data = _options_of(link)
     monitor = {key: data[key] for key in ("miimon", "updelay", "downdelay")}
     if data["arp_interval"]:
@@ -138,13 +215,13 @@ def _bond_status(proc: str, link: dict) -> dict:
     slaves = {}
     for part in parts:
         slave = part.split("\n", 1)[0].strip()
-        speed = field(part, "Speed").removesuffix(" Mbps")
-        slaves[slave] = {"link": field(part, "MII Status"), "active": slave == active,
-                         "failures": int(field(part, "Link Failure Count") or 0),
-                         "permanent_mac": field(part, "Permanent HW addr"),
-                         "speed": int(speed) if speed.isdigit() else 0, "duplex": field(part, "Duplex").lower()}
+        speed = _field(part, "Speed").removesuffix(" Mbps")
+        slaves[slave] = {"link": _field(part, "MII Status"), "active": slave == active,
+                         "failures": int(_field(part, "Link Failure Count") or 0),
+                         "permanent_mac": _field(part, "Permanent HW addr"),
+                         "speed": int(speed) if speed.isdigit() else 0, "duplex": _field(part, "Duplex").lower()}
     addresses = [f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if a["scope"] == "global"]
-    return {"mode": data["mode"], "up": "UP" in link["flags"], "mii_status": field(head, "MII Status"),
+    return {"mode": data["mode"], "up": "UP" in link["flags"], "mii_status": _field(head, "MII Status"),
             "active_slave": active, "primary": data["primary"], "monitor": monitor, "mac": link["address"],
             "mtu": link["mtu"], "slaves": slaves, "addresses": addresses}
 
@@ -519,6 +596,25 @@ def _files_to_change(bonds: list[dict], live: dict, manager: str) -> dict[str, s
     files = {"ifupdown": _ifupdown_files, "networkd": _networkd_files}[manager](bonds, live)
     return {path: text for path, text in files.items()
             if (Path(path).read_text() if Path(path).exists() else None) != text}
+
+
+def files(bonds: list[dict], manager: str = "auto") -> list[str]:
+    """
+    The files that keep the bonds over a reboot, sorted.
+
+    bonds, manager
+        As for ``plan``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call bonding.files "$BONDS"
+    """
+    manager = _manager() if manager == "auto" else manager
+    ours = {"ifupdown": (_INTERFACES_D, "gateway-*"), "networkd": (_NETWORKD_D, "05-gateway-*")}[manager]
+    found = {str(path) for path in Path(ours[0]).glob(ours[1])} | ({_INTERFACES} if manager == "ifupdown" else set())
+    return sorted(path for path in found if Path(path).is_file())
 
 
 def _stale(folder: str, pattern: str) -> dict[str, str | None]:

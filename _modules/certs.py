@@ -475,6 +475,95 @@ def stored() -> list[dict[str, Any]]:
             for entry in _entries()]
 
 
+def held() -> dict[str, list[str]] | None:
+    """
+    What is in the database, as a beacon can read it: without NSS's tools, and without waiting for a writer.
+
+    Returns ``certificates`` (SHA-256 of each, hex) and ``keys`` (the id of each private key, hex), sorted, both empty
+    where there is no database. None when it can not be read now: somebody writes, or it is damaged.
+
+    NSS keeps its objects in SQLite, a column for each attribute: a0 is the class (1: certificate, 3: private key,
+    PKCS#11's CKA_CLASS), a11 the value, a102 the id (sdb.c of NSS).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.held
+    """
+    certificates = _rows("cert9.db", "SELECT a11 FROM nssPublic WHERE a0 = x'00000001'")
+    keys = _rows("key4.db", "SELECT a102 FROM nssPrivate WHERE a0 = x'00000003'")
+    if certificates is None or keys is None:
+        return None
+    return {"certificates": sorted(hashlib.sha256(value).hexdigest() for (value,) in certificates),
+            "keys": sorted(value.hex() for (value,) in keys)}
+
+
+def dates() -> dict[str, dict[str, Any]] | None:
+    """
+    How long what is in the database is good, as a beacon can read it: without NSS's tools, and without waiting.
+
+    Returns ``certificates``, by nickname when it ends (ISO 8601): those that have their key here, and authorities, of
+    several of one nickname the one that ends last; and ``lists``, by issuer ``this_update`` and ``next_update``. None
+    when the database can not be read now.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.dates
+    """
+    found = held()
+    rows = _rows("cert9.db", "SELECT a3, a11, a102 FROM nssPublic WHERE a0 = x'00000001'")
+    if found is None or rows is None:
+        return None
+    ends: dict[str, datetime.datetime] = {}
+    for label, value, identifier in rows:
+        with contextlib.suppress(ValueError):
+            certificate = x509.load_der_x509_certificate(value)
+            name, end = (label or b"").decode(errors="replace"), certificate.not_valid_after_utc
+            if _is_authority(certificate) or (identifier or b"").hex() in found["keys"]:
+                ends[name] = max(end, ends.get(name, end))
+    lists = {}
+    for path in sorted(Path(LISTS).glob("*.crl")):
+        with contextlib.suppress(ValueError, OSError):
+            crl = x509.load_der_x509_crl(path.read_bytes())
+            if crl.next_update_utc:
+                lists[crl.issuer.rfc4514_string()] = {"this_update": crl.last_update_utc.isoformat(),
+                                                      "next_update": crl.next_update_utc.isoformat()}
+    return {"certificates": {name: end.isoformat() for name, end in sorted(ends.items())}, "lists": lists}
+
+
+def sign() -> list[list[int]]:
+    """
+    Something that changes whenever the database or the revocation lists do.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.sign
+    """
+    found = []
+    for path in (Path(DATABASE, "cert9.db"), Path(DATABASE, "key4.db"), Path(LISTS)):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found.append([stat.st_ino, stat.st_mtime_ns, stat.st_size])
+    return found
+
+
+def _rows(file: str, query: str) -> list[Any] | None:
+    """What SQLite gives; [] where there is no such file, None when it can not be read now."""
+    path = Path(DATABASE, file)
+    if not path.is_file():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0)) as connection:
+            return connection.execute(query).fetchall()
+    except sqlite3.Error:
+        return None
+
+
 class _Entry(NamedTuple):
     """A certificate in the database."""
 
@@ -944,6 +1033,19 @@ def install_crl(pillar: str, store: str = "nss") -> None:
     _put_all({file: (data, 0o644)})
     if store == "nss":
         _nss(["crlutil", "-I", "-i", str(file), "-u", f"file://{file}"])
+
+
+def list_file(pillar: str, store: str = "nss") -> str:
+    """
+    The path of the file in which a revocation list of pillar's lies.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' certs.list_file gateway_secrets:crls:our-ca
+    """
+    return str(_crl_file(_load_crl(pillar), store))
 
 
 def _crl_file(crl: Any, store: str) -> Path:

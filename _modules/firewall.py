@@ -150,7 +150,7 @@ def plan(ruleset: str) -> dict:
         salt-call firewall.plan "$(cat ruleset.nft)"
     """
     text = f"#!/usr/sbin/nft -f\n# {_MARK}\n{_WITHOUT}{ruleset.strip()}\n"
-    wanted, now = _as_loaded(text), _loaded()
+    wanted, now = _as_loaded(text), loaded()
     old = Path(_FILE).read_text(errors="replace") if Path(_FILE).exists() else ""
     changes = {}
     if wanted != now:
@@ -168,14 +168,22 @@ def _nft(*arguments: str) -> dict:
     return __salt__["cmd.run_all"](["nft", *arguments], python_shell=False, ignore_retcode=True)
 
 
-def _loaded() -> str:
-    """The table as it is loaded now, without counters; "" when there is none."""
+def loaded() -> str:
+    """
+    The table as it is loaded now, without counters; "" when there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.loaded
+    """
     done = _nft("--stateless", "list", *_TABLE)
     return done["stdout"].strip() if done["retcode"] == 0 else ""
 
 
 def _as_loaded(text: str) -> str:
-    """The table as `_loaded` would give it with this ruleset. See `plan`."""
+    """The table as `loaded` would give it with this ruleset. See `plan`."""
     _check_kernel()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "ruleset")
@@ -225,7 +233,7 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
     todo = plan(ruleset)
     if not todo["changes"]:
         return {"changes": {}, "problem": ""}
-    before = _loaded()
+    before = loaded()
     with_counters = _nft("list", *_TABLE)["stdout"] if before else ""
     undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_FOLDER / "old")]])
     for name, text in (("old", f"{_WITHOUT}{with_counters}\n"), ("new", todo["text"])):
@@ -245,7 +253,7 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
     problem = __salt__["commit_confirm.guarded"]("firewall", undo_argv, load, keep, seconds, confirm_with)
     if not problem:
         return {"changes": todo["changes"], "problem": ""}
-    if _loaded() == before:
+    if loaded() == before:
         return {"changes": {}, "problem": f"{problem}; the old ruleset is back"}
     return {"changes": todo["changes"],
             "problem": f"{problem}; the old ruleset is NOT back, so load it: `nft -f {_FOLDER / 'old'}`"}

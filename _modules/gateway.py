@@ -322,7 +322,7 @@ def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
             entry["baud"] = path["baud"]
         paths.append(entry)
     rest = {key: value for key, value in heartbeat.items()
-            if key not in ("profile", "one_path", "failback_delay", "fence")}
+            if key not in ("profile", "one_path", "failback_delay", "fence", "compare")}
     return {**rest, **_timing(full, schema), "paths": paths, "ping_nodes": full["ping_nodes"],
             "agent": _has_agent(full, schema), "watchdog": heartbeat["watchdog"] or ""}
 
@@ -347,6 +347,7 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
         "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
         "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
         if "fence" in its else None,
+        "compare": its["compare"] and full["features"]["monitoring"],
     }
 
 
@@ -732,7 +733,7 @@ def _check_way(full: dict, given: dict, schema: dict) -> Iterator[Mistake]:
             yield f"{path}:failback_delay", (f"{its['failback_delay']} delays what auto_failback: false never does; "
                                              f"leave one of them out")
     else:
-        for key in ("failback_delay", "fence"):
+        for key in ("failback_delay", "fence", "compare"):
             if key in said:
                 yield f"{path}:{key}", f"is done by the agent, which the profile {its['profile']} has not; leave it out"
 

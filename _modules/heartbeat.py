@@ -19,6 +19,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -31,6 +32,7 @@ from salt.exceptions import CommandExecutionError
 if TYPE_CHECKING:
     __salt__: dict[str, Callable]
     __grains__: dict
+    __context__: dict
 
 __virtualname__ = "heartbeat"
 
@@ -43,7 +45,12 @@ HARESOURCES = Path("/etc/ha.d/haresources")
 AGENT = Path("/usr/local/lib/gateway/agent")
 AGENT_JSON = Path("/etc/ha.d/agent.json")
 AGENT_HISTORY = Path("/var/lib/gateway-agent/history")
+AGENT_SOCKET = Path("/run/gateway-agent.sock")
+PID_FILE = Path("/run/heartbeat.pid")
 PROC = Path("/proc")
+# Seconds: how long glance() waits for the agent, and how often it asks heartbeat itself.
+_AT_ONCE = 0.1
+_EVERY = 5
 # What people and Salt call the agent's program with; the agent itself has none of them.
 _VERBS = ("status", "standby", "takeover", "check", "release")
 _NOT_RUNNING = 3
@@ -223,6 +230,220 @@ def _ask_heartbeat(now: dict) -> None:
     if peer:
         now["links"] = {link: up("hblinkstatus", peer, link) for link in _cl_status("listhblinks", peer).split()}
     now["ping_nodes"] = {node: up("nodestatus", node) for node in _cl_status("listnodes", "-p").split()}
+
+
+def glance() -> dict:
+    """
+    The pair as this node sees it, for whoever looks once a second: no process is waited for, and a tenth of a second is
+    the longest it takes. With the agent everything is as of now. Without it (profile ``paper``) the role and the
+    addresses are, and what heartbeat says of the rest is asked for every five seconds, beside the caller.
+
+    Returns:
+        ``role`` as in :func:`role`, or ``unknown`` when the agent does not answer; ``way`` as in :func:`way`;
+        ``running``; ``agent``: ``answers``, ``missing`` (nobody listens), ``silent`` (it does not answer), or empty
+        without one; ``connected``, whether heartbeat answers the agent; ``since``, ``cause``, ``ready``,
+        ``not_ready_because``, ``epoch``, ``held``, ``missing`` and ``disagree`` as in :func:`status`; ``peer``
+        (``node``, ``heartbeat``: active, up, init, dead or unknown, ``role``, ``clock_offset``: seconds it is ahead or
+        None); ``links`` and ``ping_nodes``: up or dead, without those that are not known; ``daemon``: the agent's
+        word on the IPsec daemon (alive, hung, dead, unknown, none), empty without one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' heartbeat.glance
+    """
+    # Several ask in the same second: the beacons, and every event for the role.
+    kept = __context__.get("heartbeat.glance")
+    if kept is None or not 0 <= time.monotonic() - kept[0] < 0.3:
+        kept = (time.monotonic(), _glance())
+        __context__["heartbeat.glance"] = kept
+    return json.loads(json.dumps(kept[1]))
+
+
+def _glance() -> dict:
+    cf = _ha_cf()
+    now = {"role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
+           "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
+           "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
+           "links": {}, "ping_nodes": {}, "daemon": ""}
+    if now["way"] == "agent":
+        said = _ask_socket() if now["running"] else "missing"
+        if isinstance(said, str):
+            now |= {"agent": said, "role": "unknown" if now["running"] else "stopped"}
+            return now
+        peer = said.get("peer") or {}
+        now |= {key: said.get(key, now[key]) for key in (
+            "since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
+            "daemon")}
+        now |= {"agent": "answers", "connected": said.get("heartbeat") == "alive",
+                "peer": {key: peer.get(key, now["peer"][key]) for key in now["peer"]}}
+        _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent")
+        if now["role"] == "active" and now["peer"]["role"] == "active":
+            now["role"] = "split"
+        return now
+    virtual = [address for address, _interface in _virtual()]
+    now["held"] = [address for address in virtual if _is_here(address)]
+    now["missing"] = [address for address in virtual if address not in now["held"]]
+    if now["running"] and now["way"] == "scripts":
+        said = _ask_beside(cf)
+        word = _HOLDS.get(said.get("resources", ""))
+        if isinstance(word, str):
+            word = (word == "preferred") == (_owner() == __grains__["nodename"].lower())
+        if word is None and "resources" not in said:
+            word = bool(now["held"]) if not now["held"] or not now["missing"] else None
+        _judge(now, word, "heartbeat")
+        now["connected"] = said.get("resources") is not None
+        now["peer"]["node"] = cf.peer
+        now["peer"]["heartbeat"] = said.get("peer") or "unknown"
+        now["links"] = {link: said[f"link {link}"] for link in cf.links if said.get(f"link {link}")}
+        now["ping_nodes"] = {node: said[f"ping {node}"] for node in cf.ping_nodes if said.get(f"ping {node}")}
+    return now
+
+
+class HaCf(NamedTuple):
+    """What of ha.cf is needed here."""
+
+    way: str = ""
+    peer: str = ""
+    links: tuple[str, ...] = ()
+    ping_nodes: tuple[str, ...] = ()
+
+
+def _ha_cf() -> HaCf:
+    """The ha.cf that is in place, read again only when it is another."""
+    try:
+        found = os.stat(READ[0])
+    except OSError:
+        return HaCf()
+    mark, kept = (found.st_ino, found.st_mtime_ns, found.st_size), __context__.get("heartbeat.ha_cf")
+    if kept is None or kept[0] != mark:
+        lines = [line.split() for line in READ[0].read_text(encoding="utf-8").splitlines()]
+        nodes = [word.lower() for line in lines if line[:1] == ["node"] for word in line[1:]]
+        links = [line[1] for line in lines if line[:1] in (["bcast"], ["mcast"], ["ucast"], ["serial"]) and line[1:]]
+        kept = (mark, HaCf(
+            way(), next((node for node in nodes if node != __grains__["nodename"].lower()), ""),
+            tuple(dict.fromkeys(links)),
+            tuple(word for line in lines if line[:1] == ["ping"] for word in line[1:])))
+        __context__["heartbeat.ha_cf"] = kept
+    return kept[1]
+
+
+def _runs() -> bool:
+    """Whether heartbeat's master process is there, by the number that it wrote down."""
+    try:
+        pid = PID_FILE.read_text(encoding="ascii").strip()
+        return pid.isdigit() and (PROC / pid / "comm").read_bytes().strip() == b"heartbeat"
+    except OSError:
+        return False
+
+
+def _ask_socket() -> dict | str:
+    """What the agent says of itself, asked on its socket (agent/control.py); `missing` or `silent` when it does not."""
+    deadline = time.monotonic() + _AT_ONCE
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
+            client.settimeout(_AT_ONCE)
+            client.connect(str(AGENT_SOCKET))
+            client.sendall(b'{"command": "status"}\n')
+            data = b""
+            while not data.endswith(b"\n") and len(data) < 65536:
+                client.settimeout(max(deadline - time.monotonic(), 0.001))
+                more = client.recv(65536)
+                if not more:
+                    return "missing"
+                data += more
+    except (FileNotFoundError, ConnectionError):
+        return "missing"
+    except OSError:     # also a timeout, and EAGAIN: too many wait already
+        return "silent"
+    answer = _json(data.decode("utf-8", "replace"))
+    return answer if isinstance(answer, dict) and "role" in answer else "silent"
+
+
+def _is_here(address: str) -> bool:
+    """Whether this machine has an address: only then a socket can be bound to it (ip_nonlocal_bind is off)."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _ask_beside(cf: HaCf) -> dict[str, str]:
+    """
+    What heartbeat's own scripts say, as of the last few seconds: `resources`, `peer`, `link NAME`, `ping NAME`.
+
+    cl_status(1) hangs when heartbeat does. So it runs beside the minion, once in five seconds, and its answers are
+    fetched by a later call; what is not known is not in there.
+    """
+    asked = __context__.setdefault("heartbeat.asked", {"at": 0.0, "running": {}, "answers": {}})
+    for key, process in list(asked["running"].items()):
+        if process.poll() is None:
+            if time.monotonic() - asked["at"] < _EVERY - 1:
+                continue
+            process.kill()
+            process.wait()
+            asked["answers"].pop(key, None)
+        else:
+            word = process.stdout.read(200).decode("ascii", "replace").strip()
+            if key.startswith(("link ", "ping ")):
+                word = "dead" if word == "dead" else "up" if word else ""
+            asked["answers"][key] = word
+        process.stdout.close()
+        del asked["running"][key]
+    if not asked["running"] and time.monotonic() - asked["at"] >= _EVERY:
+        questions = {"resources": ["rscstatus"], "peer": ["nodestatus", cf.peer],
+                     **{f"link {link}": ["hblinkstatus", cf.peer, link] for link in cf.links},
+                     **{f"ping {node}": ["nodestatus", node] for node in cf.ping_nodes}}
+        asked["at"] = time.monotonic()
+        for key, words in questions.items():
+            with contextlib.suppress(FileNotFoundError):
+                asked["running"][key] = subprocess.Popen(["cl_status", *words], stdin=subprocess.DEVNULL,
+                                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return {key: word for key, word in asked["answers"].items() if word}
+
+
+def changes_since(mark: str = "") -> dict:
+    """
+    The role changes in the agent's history after one that is known already. Empty without the agent.
+
+    Args:
+        mark: of the last one known, as this function gave it; empty: none is.
+
+    Returns:
+        ``mark``, of the newest there is, and ``changes``, the oldest first: ``at`` (ISO 8601), ``role``, ``cause``,
+        ``epoch``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw1.*' heartbeat.changes_since
+    """
+    try:
+        found = os.stat(AGENT_HISTORY)
+        state = (found.st_ino, found.st_mtime_ns, found.st_size)
+        kept = __context__.get("heartbeat.changes")
+        if kept is None or kept[0] != state:
+            lines = AGENT_HISTORY.read_text(encoding="utf-8", errors="replace").splitlines()
+            entries = [each for each in map(_json, lines) if isinstance(each, dict)
+                       and isinstance(each.get("at"), str) and each.get("role") in ("active", "standby")]
+            kept = (state, entries)
+            __context__["heartbeat.changes"] = kept
+    except OSError:
+        return {"mark": mark, "changes": []}
+    entries = kept[1]
+    marks = [f"{each['at']} {each['role']} {each.get('epoch')}" for each in entries]
+    # Where the known one has gone from the file, all are newer that say so.
+    known = max((number for number, each in enumerate(marks) if each == mark), default=None)
+    if known is not None:
+        new = entries[known + 1:]
+    else:
+        new = [each for each, its in zip(entries, marks, strict=True) if its > mark]
+    return {"mark": marks[-1] if marks else mark,
+            "changes": [{key: each.get(key) for key in ("at", "role", "cause", "epoch")} for each in new]}
 
 
 def running() -> bool:

@@ -21,6 +21,8 @@ import datetime
 import ipaddress
 import os
 import re
+import socket
+import struct
 import tempfile
 import time
 from collections.abc import Collection
@@ -805,10 +807,13 @@ def take_lists(revoked: str = "") -> int:
 
         salt '*gw*' ipsec.take_lists gateway_secrets:revoked
     """
+    if not running():
+        return 0
+    # The timer's own work, now; on the standby too, which may take over before its timer has come round. Where a daemon
+    # does not know the word, the timer does it a little later.
+    _whack("--impair", "trigger:CHECK_CRLS", fail=False)
     if not any(each["oriented"] for each in status()["connections"].values()):
         return 0
-    # The timer's own work, now. Where a daemon does not know the word, the timer does it a little later.
-    _whack("--impair", "trigger:CHECK_CRLS", fail=False)
     end = time.monotonic() + LISTS_EVERY + 1
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(1, left))
@@ -906,3 +911,314 @@ def _sockets(lines: list[str]) -> list[dict[str, Any]]:
         if match:
             found.append({"interface": match[1], "address": match[2], "port": int(match[3])})
     return sorted(found, key=lambda each: (each["address"], each["port"]))
+
+
+# looking without waiting
+
+
+class _Watch:
+    """What is kept from one look to the next."""
+
+    def __init__(self) -> None:
+        self.file: tuple = ()                           # of the configuration: its stat, and what it says
+        self.configured: dict[str, dict[str, str]] = {}
+        self.listener: Any = None
+        self.heard = True                               # something to ask about
+        self.jobs: dict[str, Any] = {}
+        self.begun = self.ended = float("-inf")         # of the last round of questions
+        self.silent = 0                                 # rounds in a row without an answer
+        self.spis: dict[str, set[int]] = {}             # by tunnel, as the daemon told them
+        self.peers: dict[str, bytes] = {}
+        self.fresh: set[bytes] = set()                  # addresses between which there are SAs that nobody told of yet
+        self.gone: set[str] = set()                     # tunnels whose last SA went while the questions were out
+        self.cursor = ""                                # of the journal
+        self.counted = float("-inf")
+        self.dated: tuple = ()
+        self.pid = 0
+        self.started = False                            # whether it has been seen
+
+
+def glance() -> dict[str, Any] | None:
+    """
+    What a beacon has to know each second: nothing is waited for, and nothing is started while nothing happens.
+
+    The kernel tells of SAs that come and go (NETLINK_XFRM). Then, and every 30 s, the daemon is asked beside the
+    minion; what it says comes with a later look.
+
+    Returns None on a node without connections; else
+
+    - ``process``: whether the daemon's process is there, None when it need not be yet; ``pid``; ``hung``: True when it
+      twice left such questions without an answer
+    - ``serves``: whether this node holds an address that the connections are bound to; ``addresses``: these
+    - ``tunnels``: by name ``peer`` ("%any" for roadwarriors) and ``calls`` (whether this end calls)
+    - ``gone``: tunnels whose last SA has gone since the last look, for sure
+    - ``answer``: what the daemon has said since the last look, None when nothing: ``connections`` as in
+      :py:func:`status`, ``listening``, ``fixed`` (the one address that it has to listen on, "" when there are several),
+      ``late`` (tunnels past the time at which they are to be renewed), ``replays`` (by tunnel, packets that the kernel
+      dropped as repeated), ``foreign`` (local ends of SAs that are none of the addresses)
+    - ``journal``: lines of the daemon's that are new, asked for when an SA has gone
+    - ``counters``: of /proc/net/xfrm_stat, every fifth second, else None
+    - ``dates``: as from ``certs.dates``, when they have changed and once an hour, else None
+
+    CLI Example: none, as it goes by what this process saw a second ago; see :py:func:`status`.
+    """
+    watch = __context__.setdefault("ipsec.watch", _Watch())
+    now = time.monotonic()
+    _read_configuration(watch)
+    if not watch.configured:
+        return None
+    tunnels = {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start"}
+               for name, options in watch.configured.items() if name != SETUP}
+    addresses = sorted({options["left"] for name, options in watch.configured.items()
+                        if name != SETUP and "left" in options})
+    pid = _pid()
+    if pid != watch.pid:
+        # Of another daemon nothing is known.
+        watch.pid, watch.heard, watch.silent, watch.spis = pid, True, 0, {}
+        watch.started |= bool(pid)
+    gone = _hear(watch)
+    answer, lines = _ask(watch, now) if pid else (None, [])
+    if answer and watch.gone:
+        # Said while SAs went: it may be true no more.
+        watch.heard, answer = True, None
+    counters = None
+    if now - watch.counted >= _COUNT:
+        watch.counted, counters = now, _counters()
+    return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": watch.silent >= 2,
+            "serves": any(map(_is_held, addresses)), "addresses": addresses, "tunnels": tunnels,
+            "gone": sorted(gone), "answer": answer, "journal": lines, "counters": counters,
+            "dates": _dates(watch, now)}
+
+
+_ASK, _PATIENCE, _COUNT, _DATES = 30.0, 5.0, 5.0, 3600.0     # seconds
+_BOOT = 90.0        # seconds after which all services have been started
+_STARTED_AT_BOOT = "/etc/systemd/system/multi-user.target.wants/ipsec.service"
+_PIDFILE = "/run/pluto/pluto.pid"
+_XFRM_STAT = "/proc/net/xfrm_stat"
+# linux/xfrm.h, linux/netlink.h
+_NETLINK_XFRM, _EXPIRE, _SA = 6, 2, 3
+_NEWSA, _DELSA, _EXPIRED, _UPDSA, _FLUSHSA = 0x10, 0x11, 0x18, 0x1a, 0x1c
+_USERSA_ID = struct.Struct("!16sI")             # xfrm_usersa_id: daddr, spi
+_USERSA_INFO = struct.Struct("!56x16s8x16s")    # xfrm_usersa_info: after the selector, id.daddr, spi and proto, saddr
+_QUESTIONS = {
+    "status": ["ipsec", "whack", "--status"],
+    "traffic": ["ipsec", "whack", "--trafficstatus"],
+    "states": ["ip", "-s", "xfrm", "state", "list", "nokeys"],
+}
+_JOURNAL = ["journalctl", "--unit=ipsec", "--output=cat", "--no-pager", "--show-cursor"]
+
+
+def _read_configuration(watch: _Watch) -> None:
+    try:
+        found = os.stat(CONFIGURATION)
+        sign = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if sign != watch.file:
+            sections = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
+            # Debian's own file has no connection.
+            watch.file, watch.configured = sign, sections if sections.keys() - {SETUP, "%default"} else {}
+    except (OSError, KeyError):
+        watch.file, watch.configured = (), {}
+
+
+def _pid() -> int:
+    """The daemon's process, 0 when it is not there."""
+    try:
+        pid = int(Path(_PIDFILE).read_text(encoding="ascii"))
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0 if state in "ZX" else pid
+
+
+def _has_to_run(watch: _Watch) -> bool | None:
+    """False where a daemon that is not there is dead; None during boot, and before Salt has started it."""
+    booting = time.clock_gettime(time.CLOCK_BOOTTIME) < _BOOT
+    return False if os.path.lexists(_STARTED_AT_BOOT) and (watch.started or not booting) else None
+
+
+def _is_held(address: str) -> bool:
+    """Whether this node has the address: only then a socket can be bound to it (ip(7), without ip_nonlocal_bind)."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _hear(watch: _Watch) -> set[str]:
+    """
+    Take what the kernel has told of SAs. Returns the tunnels whose last one has gone, for sure.
+
+    For sure: all SAs of it that the daemon told of are gone, and there is no new one between its addresses, as there is
+    when one SA takes the place of another.
+    """
+    if watch.listener is None:
+        try:
+            watch.listener = __salt__["watching.listen"](_NETLINK_XFRM, _SA, _EXPIRE)
+        except OSError:
+            return set()        # a kernel without IPsec; the daemon does not run on it either
+    messages, lost = __salt__["watching.heard"](watch.listener)
+    gone: set[str] = set()
+    for kind, content in messages:
+        if kind in (_NEWSA, _UPDSA) and len(content) >= _USERSA_INFO.size:
+            watch.fresh.update(_USERSA_INFO.unpack_from(content))
+        elif kind == _DELSA and len(content) >= _USERSA_ID.size:
+            _address, spi = _USERSA_ID.unpack_from(content)
+            for name, spis in watch.spis.items():
+                if spi in spis:
+                    spis.discard(spi)
+                    if not spis and watch.peers.get(name) not in watch.fresh:
+                        gone.add(name)
+    watch.heard |= lost or bool(messages)
+    if watch.jobs:
+        watch.gone |= gone
+    return gone
+
+
+def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
+    """Start a round of questions, or take its answers. Returns what came: the daemon's answer, the journal's lines."""
+    lines: list[str] = []
+    if not watch.jobs:
+        if now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
+            questions = dict(_QUESTIONS)
+            if watch.heard:
+                questions["journal"] = [*_JOURNAL, f"--after-cursor={watch.cursor}"] if watch.cursor else \
+                    [*_JOURNAL, "--lines=0"]
+            watch.begun, watch.heard, watch.gone, watch.fresh = now, False, set(), set()
+            started = {name: __salt__["watching.start"](argv, _PATIENCE) for name, argv in questions.items()}
+            watch.jobs = {name: (job, None) for name, job in started.items() if job}
+        return None, lines
+    for name, (job, said) in watch.jobs.items():
+        if said is None:
+            watch.jobs[name] = (job, __salt__["watching.answer"](job))
+    answers = {name: said for name, (_job, said) in watch.jobs.items()}
+    if None in answers.values():
+        return None, lines
+    watch.jobs, watch.ended = {}, now
+    if "journal" in answers:
+        lines = _new_lines(watch, answers.pop("journal")["stdout"])
+    if any(answers[name]["retcode"] is None for name in ("status", "traffic") if name in answers):
+        watch.silent += 1
+        return None, lines
+    watch.silent = 0
+    if answers.get("status", {}).get("retcode") != 0:
+        return None, lines      # it is just starting, or ending
+    return _understood(watch, {name: each["stdout"].splitlines() for name, each in answers.items()}), lines
+
+
+def _new_lines(watch: _Watch, text: str) -> list[str]:
+    """journalctl(1), --show-cursor: the last line is "-- cursor: ..."."""
+    *lines, last = text.splitlines() or [""]
+    if last.startswith("-- cursor: "):
+        watch.cursor = last.removeprefix("-- cursor: ")
+        return lines
+    return []
+
+
+def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
+    status, traffic = (_without_numbers(said.get(name, [])) for name in ("status", "traffic"))
+    found = _connections(status)
+    for sa in _traffic(traffic):
+        name = sa.pop("tunnel")
+        if name in found:
+            found[name]["sas"].append({**sa, "peer": sa["peer"] or found[name]["remote"]})
+            found[name]["up"] = True
+    states = _states(status)
+    watch.spis = {name: set(spis) for name, spis in states["spis"].items()}
+    watch.peers = {name: _packed(each["remote"]) for name, each in found.items()}
+    kernel = _kernel_states(said.get("states", []))
+    addresses = {options.get("left") for name, options in watch.configured.items() if name != SETUP}
+    tunnel_of = {spi: name for name, spis in states["spis"].items() for spi in spis}
+    replays: dict[str, int] = {}
+    for spi, each in kernel.items():
+        if spi in tunnel_of:
+            replays[tunnel_of[spi]] = replays.get(tunnel_of[spi], 0) + each["replays"]
+    # Each SA has one local end; the daemon says which of the two addresses is ours.
+    foreign = sorted(states["local"] - addresses)
+    return {"connections": found, "listening": _sockets(status), "late": states["late"], "replays": replays,
+            "fixed": watch.configured.get(SETUP, {}).get("listen", ""), "foreign": foreign}
+
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """As _whack: 4.x puts a message's number before each line."""
+    return [re.sub(r"^\d{3} ?", "", line) for line in lines]
+
+
+def _states(lines: list[str]) -> dict[str, Any]:
+    """
+    Of `whack --status`, the SAs::
+
+        #2: "bern":500 ESTABLISHED_CHILD_SA (established Child SA); LIVENESS in 2s; REKEY in 3292s; REPLACE in 3562s;
+            newest; eroute owner; IKE SA #1; idle;                          (one line; STATE_V2_... in 4.x)
+        #2: "bern" esp.3212eafa@192.0.2.74 esp.ed1a4b97@192.0.2.10 tun.0@192.0.2.74 tun.0@192.0.2.10 Traffic: ...
+
+    Returns ``spis`` by tunnel, ``late``: those whose newest SA, that this end has to renew, is past the time for it
+    (its next event is to be replaced, and not to be rekeyed, any more), and ``local``: the SAs' local ends.
+    """
+    spis: dict[str, list[int]] = {}
+    late, local = set(), set()
+    for line in lines:
+        match = re.match(rf"#\d+: {_QUOTED}(?P<rest>.*)", line)
+        if not match:
+            continue
+        if pair := re.search(r" esp\.([0-9a-f]+)@(\S+) esp\.([0-9a-f]+)@(\S+) ", match["rest"]):
+            spis.setdefault(match["name"], []).extend((int(pair[1], 16), int(pair[3], 16)))
+            local.add(pair[4])
+        elif "ESTABLISHED_CHILD_SA" in match["rest"] and "; newest;" in match["rest"] \
+                and "; REPLACE in " in match["rest"] and "; REKEY in " not in match["rest"]:
+            late.add(match["name"])
+    return {"spis": spis, "late": sorted(late), "local": local}
+
+
+def _kernel_states(lines: list[str]) -> dict[int, dict[str, Any]]:
+    """
+    Of `ip -s xfrm state` (ip-xfrm(8)), by SPI::
+
+        src 192.0.2.74 dst 192.0.2.10
+                proto esp spi 0xed1a4b97(3977923479) reqid 16389(0x00004005) mode tunnel
+                ...
+                stats:
+                  replay-window 0 replay 3 failed 0
+    """
+    found: dict[int, dict[str, Any]] = {}
+    spi = 0
+    for line in lines:
+        if match := re.match(r"\s+proto esp spi 0x([0-9a-f]+)", line):
+            spi = int(match[1], 16)
+            found[spi] = {"replays": 0}
+        elif spi and (match := re.match(r"\s+replay-window \d+ replay (\d+) failed (\d+)", line)):
+            found[spi]["replays"] = int(match[1])
+    return found
+
+
+def _packed(address: str) -> bytes:
+    """As xfrm_address_t has it: 16 bytes, an IPv4 address in the first four."""
+    try:
+        return ipaddress.ip_address(address).packed.ljust(16, b"\0")
+    except ValueError:      # %any
+        return b""
+
+
+def _counters() -> dict[str, int]:
+    """Documentation/networking/xfrm_proc: a name and a number on each line. {} on a kernel without."""
+    try:
+        lines = Path(_XFRM_STAT).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) == 2}
+
+
+def _dates(watch: _Watch, now: float) -> dict[str, Any] | None:
+    """`certs.dates`, when the database has changed, or an hour has passed. A minute between two looks at the least."""
+    if watch.dated and now - watch.dated[0] < 60:
+        return None
+    sign = __salt__["certs.sign"]()
+    if watch.dated and sign == watch.dated[2] and now - watch.dated[1] < _DATES:
+        watch.dated = (now, *watch.dated[1:])
+        return None
+    found = __salt__["certs.dates"]()
+    if found is not None:
+        watch.dated = (now, now, sign)
+    return found

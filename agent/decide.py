@@ -70,6 +70,11 @@ class Daemon(NamedTuple):
     state: str
 
 
+class Compared(NamedTuple):
+    """This node was compared with the master since its boot, or was not."""
+    yes: bool
+
+
 class Listened(NamedTuple):
     """After Hold: the daemon took note of the addresses within 2 s, or did not."""
     ok: bool
@@ -195,6 +200,7 @@ class PeerState(NamedTuple):
     pings: int
     preferred: bool
     at: float
+    able: bool = True  # could serve if it had to, `ready` or not
 
     @classmethod
     def parse(cls, message: dict[str, Any], now: float) -> PeerState:
@@ -202,15 +208,20 @@ class PeerState(NamedTuple):
         try:
             role, epoch, pings = message["role"], message["epoch"], message["pings"]
             ready, preferred, why = message["ready"], message["preferred"], message.get("why", "")
+            able = message.get("able", ready)
         except KeyError as error:
             raise ValueError(f"no {error}") from None
         if role not in ("standby", "active", "transition"):
             raise ValueError(f"role {role!r}")
         if any(type(each) is not int or not 0 <= each < 2**53 for each in (epoch, pings)):
             raise ValueError("epoch or pings are no counts")
-        if type(ready) is not bool or type(preferred) is not bool or type(why) is not str:
-            raise ValueError("ready, preferred or why have the wrong type")
-        return cls(role, epoch, ready, why[:200], pings, preferred, now)
+        if any(type(each) is not bool for each in (ready, preferred, able)) or type(why) is not str:
+            raise ValueError("ready, able, preferred or why have the wrong type")
+        return cls(role, epoch, ready, why[:200], pings, preferred, now, able)
+
+    def fitness(self) -> int:
+        """2: ready, 1: able to serve if it has to, 0: neither."""
+        return 2 if self.ready else int(self.able)
 
 
 class Site(NamedTuple):
@@ -225,6 +236,7 @@ class Site(NamedTuple):
     failback_delay: float = 300.0
     fence: bool = False
     daemon: bool = True
+    compare: bool = False  # after a boot it is not ready before it was compared with the master
 
 
 class Machine:
@@ -249,6 +261,7 @@ class Machine:
         self.dead_at = now  # when heartbeat gave the peer up
         self.uplinks: dict[str, bool] = {}
         self.daemon = "unknown" if site.daemon else "none"
+        self.compared = not site.compare
         self.missing: tuple[str, ...] = ()
         self.muted = held in ("muted", "parked")
         self.ask = 0
@@ -287,7 +300,7 @@ class Machine:
         """Any uplink has carrier. One that was never reported counts as there."""
         return not self.site.uplinks or any(self.uplinks.get(each, True) for each in self.site.uplinks)
 
-    def not_ready(self) -> str:
+    def not_able(self) -> str:
         """Why this node could not serve, empty when it could."""
         if not self.carrier():
             return f"no carrier on {', '.join(self.site.uplinks)}"
@@ -296,6 +309,14 @@ class Machine:
         if self.gave_up:
             return "it gave up lately, and the reason is not gone for long enough"
         return ""
+
+    def not_ready(self) -> str:
+        """Why nothing that can wait moves the role here. What it has may be of long ago, and still serves in need."""
+        return self.not_able() or ("" if self.compared else "it was not compared with the master since it booted")
+
+    def fitness(self) -> int:
+        """As PeerState.fitness, of this node."""
+        return 0 if self.not_able() else 2 if self.compared else 1
 
     def public_role(self) -> str:
         """standby, active or transition."""
@@ -310,8 +331,8 @@ class Machine:
         return ((self.epoch, self.reached_now(), self.site.preferred, self.site.node)
                 > (peer.epoch, peer.pings, peer.preferred, self.site.peer))
 
-    def peer_unready(self) -> str:
-        """Why the peer can not take over, empty when it can."""
+    def peer_unready(self, need: bool = False) -> str:
+        """Why the peer can not take over, empty when it can. `need`: it would be better than nobody."""
         if not self.connected:
             return "heartbeat does not answer here"
         if self.peer == "dead":
@@ -319,7 +340,7 @@ class Machine:
         state = self.fresh()
         if not state:
             return f"no agent answers on {self.site.peer}"
-        if not state.ready:
+        if not (state.able if need else state.ready):
             return f"{self.site.peer} is not ready: {state.why or 'it does not say why'}"
         return ""
 
@@ -356,7 +377,7 @@ class Machine:
         why = self.not_ready()
         self.out.append(Send({
             "kind": kind, "version": VERSION, "role": self.public_role(), "epoch": self.epoch, "ready": not why,
-            "why": why, "pings": self.reached_now(), "preferred": self.site.preferred,
+            "able": not self.not_able(), "why": why, "pings": self.reached_now(), "preferred": self.site.preferred,
             "since": round(self.now - self.since, 3), **more}))
         self.sent_at = self.now
         self.sent = self.sendable()
@@ -402,13 +423,14 @@ class Machine:
         self.answer(cause)
         self.finish()
 
-    def yield_to_peer(self, cause: str, force: bool = False) -> None:
-        """Planned: still able to send, no longer answering, until the peer says that it has taken over."""
+    def yield_to_peer(self, cause: str, force: bool = False, need: bool = False) -> None:
+        """Still able to send, no longer answering, until the peer says that it has taken over. `need`: it can not wait
+        until the peer is ready."""
         self.muted = True
         self.deadline = self.now + ANSWER
         self.out.append(Park())
         self.turn("leaving", cause)
-        self.send("yield", force=force, cause=cause)
+        self.send("yield", force=force, need=need, cause=cause)
 
     def released(self, cause: str) -> None:
         self.out.append(Leave())
@@ -492,6 +514,11 @@ class Machine:
             self.log("warning", f"the IPsec daemon is {event.state}")
         self.daemon = event.state
 
+    def on_compared(self, event: Compared) -> None:
+        if event.yes and not self.compared:
+            self.log("info", "compared with the master")
+        self.compared = event.yes or not self.site.compare
+
     def on_listened(self, event: Listened) -> None:
         if not event.ok and self.role == "active" and self.restarted_lately() is None:
             self.grace_until = self.now + RESTART
@@ -546,10 +573,10 @@ class Machine:
                 self.log("info", "heartbeat starts itself anew: the addresses stay")
             self.ended = True
             self.out.append(End())
-        elif self.role == "active" and not self.peer_unready() and not self.muted:
-            self.yield_to_peer(f"heartbeat ends on {self.site.node}")
+        elif self.role == "active" and not self.peer_unready(need=True) and not self.muted:
+            self.yield_to_peer(f"heartbeat ends on {self.site.node}", need=True)
         elif self.role == "active":
-            why = self.peer_unready() or "in a moment of doubt"
+            why = self.peer_unready(need=True) or "in a moment of doubt"
             self.give_away(f"heartbeat ends on {self.site.node}, {why}")
 
     def on_command(self, event: Command) -> None:
@@ -566,7 +593,7 @@ class Machine:
             why = self.peer_unready() or self.peer_worse()
             if why and not event.force:
                 self.answer(why)
-            elif self.peer_unready():
+            elif self.peer_unready(need=True):
                 self.give_away_by_force()
             else:
                 self.yield_to_peer(f"switch-over, asked for on {self.site.node}", event.force)
@@ -622,7 +649,7 @@ class Machine:
         if state.role == "active" and self.role != "standby":
             self.meet(state)
         elif kind == "yield" and self.role in ("standby", "fencing"):
-            self.asked_to_take(cause, force)
+            self.asked_to_take(cause, force, message.get("need") is True)
         elif kind == "claim" and self.role == "active" and not self.muted:
             self.asked_to_leave(state, cause, force)
         elif kind == "refuse":
@@ -653,8 +680,8 @@ class Machine:
         elif self.role == "fencing":
             self.role = "standby"
 
-    def asked_to_take(self, cause: str, force: bool) -> None:
-        why = self.not_ready()
+    def asked_to_take(self, cause: str, force: bool, need: bool) -> None:
+        why = self.not_able() if need else self.not_ready()
         if self.now < self.careful_until:
             self.send("refuse", cause=f"{self.site.node} stood still a moment ago")
         elif why and not force:
@@ -754,13 +781,14 @@ class Machine:
         if not reason:
             return
         state = self.fresh()
-        if self.peer_unready() or not state or state.role != "standby":
-            self.say("trouble", f"{reason}; staying, {self.peer_unready() or 'the other node is in transition'}")
+        unready = self.peer_unready(need=True)
+        if unready or not state or state.role != "standby":
+            self.say("trouble", f"{reason}; staying, {unready or 'the other node is in transition'}")
         elif self.now >= self.try_again:
             self.gave_up = True
             self.calm_since = None
             self.try_again = self.now + CALM
-            self.yield_to_peer(reason)
+            self.yield_to_peer(reason, need=True)
 
     def trouble(self) -> str:
         """Why the peer would be the better one."""
@@ -794,12 +822,13 @@ class Machine:
                          "standby; see the log there (`journalctl -t gateway-agent`), or `run takeover --force` here")
         elif self.idle_since is not None and self.now >= self.try_again:
             idle = self.now - self.idle_since
-            mine, other = not self.not_ready(), state.ready
+            mine, other = self.fitness(), state.fitness()
             # The preferred one may only be a moment later: its daemon was not asked yet.
-            if mine and (self.site.preferred or idle >= (FRESH if other else ANSWER)):
-                self.take("nobody is active")
+            patience = CALM if mine < other else 0.0 if self.site.preferred else FRESH if mine == other else ANSWER
+            if mine and idle >= patience:
+                self.take("nobody is active" + (f"; here: {self.not_ready()}" if self.not_ready() else ""))
             elif not mine and not other and self.site.preferred and idle >= CALM:
-                self.take(f"nobody is active and nobody is ready; here: {self.not_ready()}")
+                self.take(f"nobody is active and nobody is ready; here: {self.not_able()}")
         elif state.role == "active" and self.site.failback and self.site.preferred:
             self.decide_failback()
 

@@ -49,6 +49,7 @@ class Settings(NamedTuple):
     daemon: DaemonSettings | None
     deadtime: float
     fence: FenceSettings | None
+    compare: bool
 
 
 class Reader:
@@ -153,7 +154,7 @@ def parse(values: Any) -> Settings:
         node.lower(), peer.lower(), reader.take(values, "", "preferred", bool, False), addresses,
         reader.names(values, "", "uplinks", INTERFACE), tuple(map(str, pings)), failback,
         reader.number(values, "", "failback_delay", 0, 7 * 86400), daemon,
-        reader.number(values, "", "deadtime", 0.25, 600), fence)
+        reader.number(values, "", "deadtime", 0.25, 600), fence, reader.take(values, "", "compare", bool, False))
     if reader.wrong:
         raise Mistakes(*reader.wrong)
     return settings

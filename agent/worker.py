@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,10 +18,13 @@ from agent import announce, control, decide, history
 from agent.addresses import Addresses, Refused, Watch
 from agent.daemon import Daemon, Job
 from agent.heartbeat import Gone, Heartbeat
+from agent.offset import FIELD, Offset
 from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK = 0.05
+# Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
+COMPARED = Path("/run/gateway/current")
 FORMER = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
 
 
@@ -66,6 +70,7 @@ class Worker:
         self.next_try = self.next_look = self.before = 0.0
         self.refusal = ""
         self.announcing: list[float] = []
+        self.offset = Offset()
         self.clients: dict[int, int] = {}  # number of a command: its client
         self.ended = False
         self.queue: list[Any] = []
@@ -98,8 +103,9 @@ class Worker:
         site = decide.Site(
             settings.node, settings.peer, settings.preferred, settings.uplinks, settings.ping_nodes, settings.deadtime,
             settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
-            daemon=settings.daemon is not None)
+            daemon=settings.daemon is not None, compare=settings.compare)
         self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
+        self.machine.compared = self.machine.compared or COMPARED.exists()
 
     # The loop
 
@@ -222,6 +228,8 @@ class Worker:
             if not self.machine.connected:
                 self.handle(decide.Connected(True))
         for number, event in enumerate(events, 1):
+            if isinstance(event, decide.Received):
+                self.offset.heard(event.message, time.time())
             self.handle(event, number < len(events))
 
     def lost(self, why: str) -> None:
@@ -254,6 +262,8 @@ class Worker:
         _state, _held, missing = self.addresses.look()
         if missing or self.machine.missing:
             self.handle(decide.Missing(missing))
+        if COMPARED.exists() != self.machine.compared:
+            self.handle(decide.Compared(COMPARED.exists()))
 
     def on_signal(self) -> None:
         if any(each in (signal.SIGTERM, signal.SIGINT) for each in drain(self.signals.fileno())):
@@ -283,6 +293,8 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """What `run status` prints."""
         machine, peer = self.machine, self.machine.fresh()
+        if not peer:
+            self.offset.forget()
         _state, held, missing = self.addresses.look()
         since = datetime.now().astimezone() - timedelta(seconds=clock() - machine.since)
         return {
@@ -292,7 +304,8 @@ class Worker:
             "peer": {"node": self.settings.peer, "heartbeat": machine.peer if machine.connected else "unknown",
                      "agent": "there" if peer else "silent" if machine.peer_agent else "none",
                      "role": peer.role if peer else "unknown", "ready": bool(peer and peer.ready),
-                     "not_ready_because": machine.peer_unready(), "epoch": peer.epoch if peer else None},
+                     "not_ready_because": machine.peer_unready(), "epoch": peer.epoch if peer else None,
+                     "clock_offset": self.offset.seconds()},
             "ready": not machine.not_ready(), "not_ready_because": machine.not_ready(),
             "held": list(held), "missing": list(missing),
             "links": dict(self.heartbeat.links) if self.heartbeat else {},
@@ -369,7 +382,7 @@ class Worker:
             self.start(fence.command, fence.timeout, lambda ok, why: self.queue.append(decide.Fenced(ok, why)))
 
     def do_send(self, action: decide.Send) -> None:
-        self.post(action.message)
+        self.post(action.message | {FIELD: round(time.time(), 3)})
 
     def do_keep(self, action: decide.Keep) -> None:
         history.keep(action.own, action.highest)

@@ -70,6 +70,8 @@ def _bench(words: list[str]) -> int:
     arguments = run.parser().parse_args(words)
     laboratory.prepare([run.SITE], "built", run.more_packages())
     for configuration in arguments.configuration:
+        if not arguments.busy and not run.missing(configuration, arguments):
+            continue
         # a lab of its own each, that ends with its process
         done = subprocess.run(laboratory.command(["inside", "bench", "built", configuration, *words]), check=False)
         if done.returncode:

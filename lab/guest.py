@@ -15,6 +15,13 @@ from lab.kernel import Kernel
 from lab.topology import Host, Nic
 
 
+class Failed(subprocess.CalledProcessError):
+    """A command on a host that ended with an error; it tells what the command said."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.stdout}{self.stderr}".strip()
+
+
 class Guest:
     """A host that can be started, crashed, hung, cut off, and asked over its console."""
 
@@ -124,7 +131,7 @@ class Guest:
             stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command on the host, over its console (needs no network).
 
-        Raises CalledProcessError with `check`, TimeoutError when the host does not answer at all.
+        Raises Failed with `check`, TimeoutError when the host does not answer at all.
         """
         answer, deadline = self._ask(argv, timeout, stdin), time.monotonic() + timeout + 5
         while not answer.exists():
@@ -134,7 +141,7 @@ class Guest:
         code, stdout, stderr = json.loads(answer.read_text())
         answer.unlink()
         if check and code:
-            raise subprocess.CalledProcessError(code, argv, stdout, stderr)
+            raise Failed(code, argv, stdout, stderr)
         return subprocess.CompletedProcess(argv, code, stdout, stderr)
 
     def _ask(self, argv: list[str], timeout: float, stdin: str = "") -> Path:

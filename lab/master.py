@@ -24,8 +24,11 @@ class Master:
         self._processes: list[subprocess.Popen] = []
         # only in this lab's mount namespace: the host's /srv stays as it is
         subprocess.run(["mount", "-t", "tmpfs", "lab", "/srv"], check=True)
-        PLACE.mkdir()
-        subprocess.run(["mount", "--bind", TREE, PLACE], check=True)
+        for name in ("gateway", ".changed", ".work"):
+            (PLACE.parent / name).mkdir()
+        # a test may change pillar and tree there as an operator does: it is gone with the lab
+        layers = f"lowerdir={TREE},upperdir={PLACE.parent}/.changed,workdir={PLACE.parent}/.work"
+        subprocess.run(["mount", "-t", "overlay", "lab", "-o", layers, PLACE], check=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "lab", self.secrets], check=True)
         (self.config / "master.d").mkdir(parents=True)
         (self.config / "master.d/gateway.conf").symlink_to(PLACE / "etc/salt/master.d/gateway.conf")
@@ -35,6 +38,8 @@ class Master:
             f"gateway_authority: {{folder: {folder}/authority}}\n"
             "interface: 0.0.0.0\nuser: root\nworker_threads: 3\n"
             "auto_accept: True                 # a lab's hosts are known; production accepts keys by hand\n")
+        # What tests change by hand would be put right before they have looked; `resync` switches the engine on.
+        self._resync({"enabled": False})
         os.environ["SALT_CONFIG_DIR"] = str(self.config)
 
     def start(self) -> None:
@@ -42,6 +47,22 @@ class Master:
         with open(self.folder / "master.out", "ab") as log:
             self._processes.append(subprocess.Popen(
                 [f"{sys.prefix}/bin/salt-master", "-l", "warning"], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    def stop(self) -> None:
+        """End it in order; the packages are served on."""
+        master, *_ = [each for each in self._processes if "salt-master" in str(each.args[0])]
+        self._processes.remove(master)
+        master.terminate()
+        master.wait(timeout=60)
+
+    def resync(self, **settings: object) -> None:
+        """Start it anew with these settings of the engine gateway_resync: with none as production has it."""
+        self.stop()
+        self._resync(settings)
+        self.start()
+
+    def _resync(self, settings: dict[str, object]) -> None:
+        (self.config / "master.d/resync.conf").write_text(json.dumps({"gateway_resync": settings}) + "\n")
 
     def serve_packages(self, folder: Path) -> None:
         """Serve `folder`/RELEASE as apt repositories to the hosts, as an operator's mirror would."""
@@ -62,10 +83,13 @@ class Master:
         except json.JSONDecodeError as err:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}") from err
 
-    def run(self, *words: str) -> str:
-        """Run `salt-run` and give its text."""
-        return subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=True,
-                              capture_output=True, text=True).stdout
+    def run(self, *words: str, check: bool = True) -> str:
+        """Run `salt-run` and give its text. With `check`, raises RuntimeError with that text when it fails."""
+        done = subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=False,
+                              capture_output=True, text=True)
+        if done.returncode and check:
+            raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
+        return done.stdout
 
     def wait_for(self, minions: set[str], timeout: float = 120) -> None:
         """Wait until all these minions answer."""

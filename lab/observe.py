@@ -8,9 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from lab.guest import Guest
 from lab.laboratory import Lab
@@ -136,6 +138,75 @@ def pings(lab: Lab, every: float = 0.1, guest: Guest | None = None) -> Iterator[
         running.stop()
 
 
+# Each event of the master's bus as one JSON line: when it came, its tag, its data.
+_LISTEN = """
+import json, os, sys, time
+import salt.config, salt.utils.event
+opts = salt.config.client_config(os.path.join(os.environ["SALT_CONFIG_DIR"], "master"))
+with salt.utils.event.get_event("master", opts=opts, sock_dir=opts["sock_dir"], listen=True) as bus:
+    assert bus.connect_pub(timeout=10), "the master's event bus is not there"
+    print("listening", flush=True)
+    while True:
+        event = bus.get_event(wait=60, full=True, auto_reconnect=True)
+        if event is not None:
+            print(json.dumps([time.time(), event["tag"], event["data"]], default=str), flush=True)
+"""
+
+
+class Happened(NamedTuple):
+    """One event of the master's bus. A beacon's `data` is what docs/monitoring.md calls an event."""
+
+    came: float      # seconds since the epoch, the hosts' clock too
+    tag: str
+    data: dict
+
+
+class Events:
+    """What has come over the master's bus since listening began."""
+
+    def __init__(self) -> None:
+        self.all: list[Happened] = []
+
+    def of(self, minion: str = "", beacon: str = "", since: float = 0, **fields: object) -> list[Happened]:
+        """The beacons' events so far, of a minion, of a beacon, with these values: `of(condition="slave_down")`."""
+        found = []
+        for event in list(self.all):
+            parts = event.tag.split("/")
+            if parts[:2] == ["salt", "beacon"] and event.came > since and minion in ("", parts[2]) \
+                    and beacon in ("", parts[3]) and all(event.data.get(key) == fields[key] for key in fields):
+                found.append(event)
+        return found
+
+    def wait(self, timeout: float = 10, **wanted: object) -> Happened:
+        """The first such event, see `of`; AssertionError with all others when none comes in time."""
+        try:
+            return eventually(lambda: self.of(**wanted), timeout, every=0.05)[0]
+        except AssertionError:
+            seen = [f"{each.tag} {each.data}" for each in self.of(since=wanted.get("since", 0))]
+            raise AssertionError(f"no event {wanted} within {timeout} s; there were:\n" + "\n".join(seen)) from None
+
+
+@contextmanager
+def events(lab: Lab) -> Iterator[Events]:
+    """Collect the events on the master's bus while the block runs: `with events(lab) as seen: ... seen.wait(...)`."""
+    listener = subprocess.Popen([sys.executable, "-c", _LISTEN], stdout=subprocess.PIPE, text=True,
+                                env=os.environ | {"SALT_CONFIG_DIR": str(lab.master.config)})
+    seen = Events()
+
+    def collect() -> None:
+        for line in listener.stdout:
+            seen.all.append(Happened(*json.loads(line)))
+
+    try:
+        if listener.stdout.readline().strip() != "listening":
+            raise RuntimeError("the master's event bus can not be listened to")
+        threading.Thread(target=collect, daemon=True).start()
+        yield seen
+    finally:
+        listener.terminate()
+        listener.wait()
+
+
 def capture(namespace: str, interface: str, expression: str, during: Callable[[], object]) -> str:
     """What tcpdump saw on an interface ("" is the lab's own namespace) while `during` ran.
 
@@ -186,20 +257,6 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes.fromhex(sys.argv[3
 """
 
 
-# Who has the address? Twenty times a second, as a neighbour that has just been switched on asks (RFC 826).
-_ARP = """
-import socket, struct, sys, time
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind((sys.argv[1], 0x0806))
-own = s.getsockname()[4]
-until = time.monotonic() + float(sys.argv[4])
-while time.monotonic() < until:
-    s.send(b"\\xff" * 6 + own + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1) + own
-           + socket.inet_aton(sys.argv[2]) + bytes(6) + socket.inet_aton(sys.argv[3]))
-    time.sleep(0.05)
-"""
-
-
 def _inside(namespace: str, program: str, *arguments: str) -> str:
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.run([*enter, sys.executable, "-I", "-c", program, *arguments], check=True, text=True,
@@ -235,11 +292,6 @@ def _ike_sa_init() -> bytes:
 def ike_answers(namespace: str, address: str) -> bool:
     """Whether anything comes back to a well-formed IKE_SA_INIT."""
     return _inside(namespace, _IKE % _ike_sa_init().hex(), address) == "answered"
-
-
-def ask_for(namespace: str, interface: str, sender: str, address: str, seconds: float) -> None:
-    """Broadcast ARP requests for `address` from a namespace's interface, for so many seconds."""
-    _inside(namespace, _ARP, interface, sender, address, str(seconds))
 
 
 def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:

@@ -298,6 +298,11 @@ gateway_schema:
                        about: "How long the preferred node has to be up and healthy before it does; doubled with each
                          further time within an hour.",
                        counterpart: "`failback_delay` in agent.json"}
+      compare: {type: bool, default: true,
+                about: "Whether a node that has booted is compared with the master before a planned move of the role goes
+                  to it. Say false where the master's engine gateway_resync is off and nobody applies instead of it. Not
+                  in `paper`.",
+                counterpart: "`compare` in agent.json"}
       fence:
         optional: true
         about: "A command that makes sure that the other node is off (STONITH), run before its addresses are taken over.
@@ -452,6 +457,7 @@ gateway_schema:
       time: {type: bool, default: true, about: "Time by NTP."}
       sshd: {type: bool, default: true, about: "SSH hardening."}
       services: {type: bool, default: true, about: "Unneeded services off."}
+      monitoring: {type: bool, default: true, about: "The node tells the master what happens to it."}
   packages:
     about: "The Debian packages each part needs."
     keys:

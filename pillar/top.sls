@@ -11,6 +11,7 @@
 base:
   '{{ opts.id }}':
     - schema
+    - beacons
     - sites.{{ id[1] }}
     - secrets.{{ id[1] }}
     # what salt-run authority wrote; see docs/certificates.md

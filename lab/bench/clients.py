@@ -1,6 +1,10 @@
-"""Roadwarriors of two makes, tuned for speed, as shipped, behind NAT: what a takeover costs depends on both ends."""
+"""Who is connected: roadwarriors of two makes, behind NAT too, and site-to-site peers; tuned for speed and as shipped.
+
+What a takeover costs depends on both ends.
+"""
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -17,18 +21,26 @@ PROPOSALS = "aes256gcm16-prfsha512-ecp256"
 
 @dataclass(frozen=True)
 class Client:
-    """One kind of roadwarrior. `name` is also its host's."""
+    """One kind of client. `name` is also its host's, and its connection's on the pair where it has a `network`."""
 
     name: str
     make: str
     tuned: bool
     behind_nat: bool = False
+    network: str = ""              # behind it: then it is a site-to-site peer, otherwise a roadwarrior
+
+    @property
+    def identity(self) -> str:
+        """Its name in IKE."""
+        return f"{self.name}.example"
 
 
 CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False),
            Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False),
            Client("strong-nat", "strongSwan", True, behind_nat=True),
-           Client("libre-nat", "Libreswan", True, behind_nat=True)]
+           Client("libre-nat", "Libreswan", True, behind_nat=True),
+           Client("site-fast", "strongSwan", True, network="198.51.100.128/28"),
+           Client("site-plain", "strongSwan", False, network="198.51.100.144/28")]
 
 
 def equip(lab: Lab, client: Client) -> None:
@@ -48,31 +60,49 @@ def _equip_libreswan(lab: Lab, client: Client) -> None:
     guest = lab.roadwarriors[client.name]
     lab.equip_roadwarrior(lab.sites[0], client.name)
     if client.tuned:
-        text = guest.run(["cat", "/etc/ipsec.conf"], check=True).stdout
-        # Less than 2 s, and 5.2 gives up too early and waits for longer before it calls again.
-        text = re.sub(r"retransmit-timeout=.*", "retransmit-timeout=2s\n    retransmit-interval=150", text)
-        text = re.sub(r"dpddelay=.*", "dpddelay=1s", text)
-        lab.copy_to(guest, "/etc/ipsec.conf", text.encode())
+        tune_libreswan(lab, guest)
+
+
+def tune_libreswan(lab: Lab, guest: Guest) -> None:
+    """Make a roadwarrior notice sooner and try more often; its daemon reads that when it is started anew."""
+    text = guest.run(["cat", "/etc/ipsec.conf"], check=True).stdout
+    # Less than 2 s, and 5.2 gives up too early and waits for longer before it calls again.
+    text = re.sub(r"retransmit-timeout=.*", "retransmit-timeout=2s\n    retransmit-interval=150", text)
+    text = re.sub(r"dpddelay=.*", "dpddelay=1s", text)
+    lab.copy_to(guest, "/etc/ipsec.conf", text.encode())
+
+
+def site_to_site(lab: Lab, peers: list[Client]) -> dict[str, dict]:
+    """The pair's connections to these peers, as its pillar has them."""
+    return {peer.name: {"kind": "site-to-site", "peer": {
+        "address": address(lab, peer), "id": peer.identity, "subnets": peer.network}} for peer in peers}
+
+
+def address(lab: Lab, client: Client) -> str:
+    """Where it stands, without prefix length."""
+    return lab.roadwarriors[client.name].host.addresses[0].split("/")[0]
 
 
 def _equip_strongswan(lab: Lab, client: Client) -> None:
     guest, its = lab.roadwarriors[client.name], lab.sites[0]
-    person = f"{client.name}.example"
     lab.install(guest, STRONGSWAN_PACKAGES)
-    put_identity(lab, guest, person, lab.authority.issue(person))
+    put_identity(lab, guest, client.identity, lab.authority.issue(client.identity))
+    if client.network:
+        # one host stands for the whole network: strongSwan takes it as the sender of what goes through the tunnel
+        guest.run(["ip", "address", "add", f"{ipaddress.ip_network(client.network)[1]}/32", "dev", "lo"], check=True)
     lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", f"""connections {{
   gateway {{
     version = 2
     mobike = no
     remote_addrs = {its.virtual("external")}
-    vips = 0.0.0.0
+    {"" if client.network else "vips = 0.0.0.0"}
     proposals = {PROPOSALS}
     dpd_delay = {"1s" if client.tuned else "30s"}
     keyingtries = 0
     local {{
       auth = pubkey
-      certs = {person}.pem
-      id = {person}
+      certs = {client.identity}.pem
+      id = {client.identity}
     }}
     remote {{
       auth = pubkey
@@ -80,6 +110,7 @@ def _equip_strongswan(lab: Lab, client: Client) -> None:
     }}
     children {{
       gateway {{
+        {f"local_ts = {client.network}" if client.network else ""}
         remote_ts = {its.settings[its.gateways[0].name]["bonds"][1]["networks"][0]}
         esp_proposals = aes256gcm16
         start_action = start

@@ -1,15 +1,19 @@
-"""What can happen to a pair, done for real. Each fault says how to put it right again."""
+"""What can happen to a pair, done for real.
+
+Each fault is a generator: up to its first `yield` it prepares, what costs time and must not be measured; up to the
+second it happens; what follows puts things right again.
+"""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lab import network
+from lab import network, observe
 from lab.bench.pairs import Pair
 from lab.guest import Guest
 
-Heal = Callable[[], None]
+Steps = Iterator[None]
 
 
 class NotThere(Exception):
@@ -18,85 +22,113 @@ class NotThere(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """`make` is given the pair and its active node, and gives back what heals."""
+    """`make` is given the pair and its active node.
+
+    The traffic is watched for at least `watch` seconds after it happened, and until every client is answered again.
+    That has to cover the time until a silence *begins*: with `unfelt` none does before the pair itself has noticed.
+    `seldom` is the same for clients as shipped, who ask every 30 s whether the pair is alive.
+    """
 
     name: str
-    make: Callable[[Pair, Guest], Heal]
-    watch: float = 12.0            # how long the traffic is watched at least, in seconds
-    prepare: Callable[[Pair, Guest], None] | None = None     # before anything is watched
+    make: Callable[[Pair, Guest], Steps]
+    watch: float = 3.0
+    unfelt: bool = False
+    seldom: float = 0.0
+    woken: bool = False            # the node that was active is one that stood still, and goes on
 
 
-def _nothing() -> None:
-    pass
-
-
-def _crash(pair: Pair, active: Guest) -> Heal:
+def _crash(pair: Pair, active: Guest) -> Steps:
+    yield
     active.crash()
-
-    def power_on() -> None:
-        active.start()
-        active.wait_up()
-    return power_on
+    yield
+    active.start()
+    active.wait_up()
 
 
-def _hang(pair: Pair, active: Guest) -> Heal:
+def _hang(pair: Pair, active: Guest) -> Steps:
+    yield
     active.hang()
-    return active.resume
+    yield
+    active.resume()
 
 
-def _one_nic(pair: Pair, active: Guest) -> Heal:
+def _woken(pair: Pair, active: Guest) -> Steps:
+    """The hung node goes on, with all that it had, after the other one has taken over."""
+    active.hang()
+    try:
+        observe.eventually(lambda: observe.holds_all(pair.lab, pair.other(active)), 60)
+        yield
+    finally:
+        active.resume()
+    yield
+
+
+def _one_nic(pair: Pair, active: Guest) -> Steps:
     nic = pair.active_slave(active, "external")
+    yield
     active.cable(nic, plugged=False)
-    return lambda: active.cable(nic, plugged=True)
+    yield
+    active.cable(nic, plugged=True)
 
 
-def _both_nics(pair: Pair, active: Guest) -> Heal:
+def _both_nics(pair: Pair, active: Guest) -> Steps:
     nics = pair.slaves("external")
+    yield
     for nic in nics:
         active.cable(nic, plugged=False)
-
-    def plug() -> None:
-        for nic in nics:
-            active.cable(nic, plugged=True)
-    return plug
+    yield
+    for nic in nics:
+        active.cable(nic, plugged=True)
 
 
-def _switch(pair: Pair, active: Guest) -> Heal:
+def _switch(pair: Pair, active: Guest) -> Steps:
     """The switch of the active slave dies: every cable in it loses carrier, and its uplink is gone."""
-    slave = pair.active_slave(active, "external")
-    switch = next(nic.switch for nic in active.host.nics if nic.name == slave)
-    plugs = [(guest, nic.name) for guest in pair.guests for nic in guest.host.nics if nic.switch == switch]
+    switch = _switch_of(pair, active)
+    # the active node's own cable first
+    plugs = [(guest, nic.name) for guest in (active, pair.other(active))
+             for nic in guest.host.nics if nic.switch == switch]
+    yield
+    _uplink(switch, up=False)
     for guest, name in plugs:
         guest.cable(name, plugged=False)
-    _uplink(switch, up=False)
-
-    def repair() -> None:
-        _uplink(switch, up=True)
-        for guest, name in plugs:
-            guest.cable(name, plugged=True)
-    return repair
+    yield
+    _uplink(switch, up=True)
+    for guest, name in plugs:
+        guest.cable(name, plugged=True)
 
 
-def _upstream(pair: Pair, active: Guest) -> Heal:
+def _upstream(pair: Pair, active: Guest) -> Steps:
     """Behind the switch of the active slave the way ends: no carrier is lost anywhere."""
-    slave = pair.active_slave(active, "external")
-    switch = next(nic.switch for nic in active.host.nics if nic.name == slave)
+    switch = _switch_of(pair, active)
+    yield
     _uplink(switch, up=False)
-    return lambda: _uplink(switch, up=True)
+    yield
+    _uplink(switch, up=True)
+
+
+def _switch_of(pair: Pair, active: Guest) -> str:
+    slave = pair.active_slave(active, "external")
+    return next(nic.switch for nic in active.host.nics if nic.name == slave)
 
 
 def _uplink(switch: str, up: bool) -> None:
     network.ip("link", "set", network.uplink(switch), "up" if up else "down")
 
 
-def _signal(processes: Callable[[Pair, Guest], list[str]], signal: str) -> Callable[[Pair, Guest], Heal]:
-    def make(pair: Pair, active: Guest) -> Heal:
+def _signal(processes: Callable[[Pair, Guest], list[str]], signal: str) -> Callable[[Pair, Guest], Steps]:
+    def make(pair: Pair, active: Guest) -> Steps:
         found = processes(pair, active)
         if not found:
             raise NotThere
+        yield
         active.run(["kill", f"-{signal}", *found], check=True)
-        # whoever restarts what died or hangs is part of what is tested; a daemon that stays hung is helped at the end
-        return lambda: active.run(["kill", "-CONT", *found]) and None
+        yield
+        # whoever restarts what died or hangs is part of what is tested; what stays as it is is helped at the end
+        active.run(["kill", "-CONT", *found])
+        if processes is _agent:
+            pair.forgive(active)
+        else:
+            pair.mend(active)
     return make
 
 
@@ -112,45 +144,48 @@ def _agent(pair: Pair, active: Guest) -> list[str]:
     return pair.agent(active)
 
 
-def _switch_over(pair: Pair, active: Guest) -> Heal:
-    return pair.switch_over(active) or _nothing
+def _switch_over(pair: Pair, active: Guest) -> Steps:
+    yield
+    heal = pair.switch_over(active)
+    yield
+    if heal:
+        heal()
 
 
-def _reboot(pair: Pair, active: Guest) -> Heal:
+def _reboot(pair: Pair, active: Guest) -> Steps:
+    yield
     active.shut_down()
-
-    def power_on() -> None:
-        active.start()
-        active.wait_up()
-    return power_on
+    yield
+    active.start()
+    active.wait_up()
 
 
-def _power_on(pair: Pair, active: Guest) -> Heal:
-    """The repaired node comes back, switched off before anything was watched (`prepare`)."""
+def _power_on(pair: Pair, active: Guest) -> Steps:
+    """The repaired node comes back."""
     other = pair.other(active)
+    other.crash()
+    time.sleep(pair.notices)
+    yield
     other.start()
     other.wait_up()
-    return _nothing
-
-
-def _off(pair: Pair, active: Guest) -> None:
-    pair.other(active).crash()
-    time.sleep(5)
+    observe.eventually(pair.settled, 90)
+    yield
 
 
 FAULTS = [
     Fault("crash", _crash),
-    Fault("hang", _hang, watch=15),
-    Fault("one NIC", _one_nic, watch=4),
+    Fault("hang", _hang),
+    Fault("woken", _woken, watch=5, woken=True),
+    Fault("one NIC", _one_nic),
     Fault("both NICs", _both_nics),
-    Fault("switch cut", _switch, watch=4),
-    Fault("upstream lost", _upstream, watch=20),
-    Fault("daemon killed", _signal(_daemon, "KILL")),
-    Fault("daemon hung", _signal(_daemon, "STOP"), watch=20),
-    Fault("heartbeat killed", _signal(_cluster, "KILL")),
-    Fault("agent killed", _signal(_agent, "KILL"), watch=5),
-    Fault("agent hung", _signal(_agent, "STOP"), watch=8),
-    Fault("switch-over", _switch_over, watch=8),
+    Fault("switch cut", _switch),
+    Fault("upstream lost", _upstream),
+    Fault("daemon killed", _signal(_daemon, "KILL"), watch=6, seldom=40),
+    Fault("daemon hung", _signal(_daemon, "STOP"), watch=8, seldom=40),
+    Fault("heartbeat killed", _signal(_cluster, "KILL"), unfelt=True),
+    Fault("agent killed", _signal(_agent, "KILL")),
+    Fault("agent hung", _signal(_agent, "STOP"), watch=4),
+    Fault("switch-over", _switch_over, watch=5),
     Fault("reboot", _reboot),
-    Fault("power-on", _power_on, watch=30, prepare=_off),
+    Fault("power-on", _power_on),
 ]

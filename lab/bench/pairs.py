@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lab import observe
-from lab.bench import rival
+from lab.bench import clients, rival
 from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.results import apply
@@ -23,14 +23,23 @@ class Pair:
     # what the node that takes over writes into its journal
     detected = "heartbeat says that PEER is dead|WARN: node PEER: is dead"
     held = r"gateway-agent\S* active: "
+    # within that many seconds a node knows that the other one is dead (docs/takeover.md)
+    notices = 1.25
+    # and that long it needs after a fault to be as before, beyond what `settled` can see
+    calm = 0.0
 
-    def __init__(self, lab: Lab, profile: str) -> None:
+    def __init__(self, lab: Lab, profile: str, peers: Iterable[clients.Client] = ()) -> None:
+        """`peers` are the site-to-site ones that it shall have a tunnel to."""
         self.lab, self.profile, self.site = lab, profile, lab.sites[0]
+        self.peers = list(peers)
         self.guests = lab.gateways(self.site.name)
 
     def set_up(self) -> None:
         """From bare hosts to a working pair."""
-        pillar = {"gateway": {"heartbeat": {"profile": self.profile}}}
+        # no engine brings a node up to date that returns: what is measured is the agent
+        compare = {} if self.profile == "paper" else {"compare": False}
+        pillar = {"gateway": {"heartbeat": {"profile": self.profile} | compare,
+                              "connections": clients.site_to_site(self.lab, self.peers)}}
         applied = apply(self.lab, f"*.{self.site.name}", f"pillar={json.dumps(pillar)}")
         if applied.failed:
             raise SystemExit(f"lab: {applied.failed}")
@@ -82,6 +91,18 @@ class Pair:
         """Process numbers of the role agent's worker; empty where there is none."""
         return guest.run(["sh", "-c", "pgrep -P $(cat /run/gateway-agent.lock)"]).stdout.split()
 
+    def forgive(self, guest: Guest) -> None:
+        """Start what counts how often the agent died anew: the third time in a minute a node gives up for good."""
+        guest.run(["sh", "-c", "kill -HUP $(cat /run/gateway-agent.lock)"])
+
+    def mend(self, guest: Guest) -> None:
+        """What a person has to do after something died."""
+
+    def hardware(self, guest: Guest) -> str:
+        """The hardware address that a node answers with on the external side."""
+        bond = next(bond["name"] for bond in self.site.view["bonds"] if bond["side"] == "external")
+        return guest.run(["cat", f"/sys/class/net/{bond}/address"], check=True).stdout.strip()
+
     def processes(self, guest: Guest, name: str) -> list[str]:
         """Process numbers by name."""
         return guest.run(["pgrep", "-x", name]).stdout.split()
@@ -100,6 +121,7 @@ class Paper(Pair):
     """The paper's profile: heartbeat's own scripts decide."""
 
     held = r" gateway\S* start: active"
+    notices = 12.0
 
     def _ready(self, guest: Guest) -> bool:
         said = guest.run(["cl_status", "rscstatus"]).stdout.strip()
@@ -120,9 +142,11 @@ class Rival(Pair):
     daemon = "charon-systemd"
     cluster = "keepalived"
     detected = held = r"Entering MASTER STATE"
+    notices = 0.2
+    calm = 3.0             # its scripts run once a second
 
     def set_up(self) -> None:
-        rival.set_up(self.lab)
+        rival.set_up(self.lab, self.peers)
 
     def _ready(self, guest: Guest) -> bool:
         # of several names one that is active is enough for a return code of 0
@@ -131,13 +155,16 @@ class Rival(Pair):
     def switch_over(self, active: Guest) -> Callable[[], None] | None:
         # the documented way to let the other node have it: this one says good-bye (priority 0)
         active.run(["systemctl", "stop", "keepalived"], check=True)
-        return lambda: active.run(["systemctl", "start", "keepalived"], check=True) and None
+        return lambda: self.mend(active)
+
+    def mend(self, guest: Guest) -> None:
+        guest.run(["systemctl", "start", "keepalived", "strongswan"], check=True)
 
     def agent(self, guest: Guest) -> list[str]:
         return []
 
 
-def pair(lab: Lab, configuration: str) -> Pair:
+def pair(lab: Lab, configuration: str, peers: Iterable[clients.Client] = ()) -> Pair:
     """`paper`, `default`, `fast` or `rival`."""
     kinds = {"paper": Paper, "rival": Rival}
-    return kinds.get(configuration, Pair)(lab, configuration)
+    return kinds.get(configuration, Pair)(lab, configuration, peers)

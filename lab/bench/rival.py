@@ -1,7 +1,8 @@
 """What a user would pick today instead: keepalived (VRRP version 3, 50 ms) with strongSwan as hot standby.
 
-Tuned as well as it can be: shortest stable advertisement interval, real-time priority, tracked interfaces and daemon,
-repeated announcements. Bonds and kernel parameters are the product's own, so that only the takeover differs.
+Tuned as well as it can be: shortest stable advertisement interval, real-time priority, tracked interfaces, a daemon
+that has to answer, a router that has to be reached, repeated announcements, and peers that are called by the node that
+takes over. Bonds and kernel parameters are the product's own, so that only the takeover differs.
 """
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.results import apply
 
+CALL = "/etc/keepalived/call"
 PACKAGES = ["keepalived", *clients.STRONGSWAN_PACKAGES]
 ONLY_NETWORK = ('pillar={"gateway": {"features": {"firewall": false, "openswan": false, "heartbeat": false, '
                 '"logging": false, "time": false, "sshd": false}}}')
 
 
-def set_up(lab: Lab) -> None:
-    """Turn the first site's bare hosts into the rival's pair."""
+def set_up(lab: Lab, peers: list[clients.Client]) -> None:
+    """Turn the first site's bare hosts into the rival's pair, with tunnels to these peers."""
     its = lab.sites[0]
     applied = apply(lab, f"*.{its.name}", ONLY_NETWORK)
     if applied.failed:
@@ -25,9 +27,11 @@ def set_up(lab: Lab) -> None:
     for number, guest in enumerate(lab.gateways(its.name)):
         lab.install(guest, PACKAGES)
         clients.put_identity(lab, guest, "gateway", bundle)
-        lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab).encode())
+        lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab, peers).encode())
         lab.copy_to(guest, "/etc/strongswan.d/lab.conf", clients.tuned_charon().encode())
         lab.copy_to(guest, "/etc/keepalived/keepalived.conf", _keepalived(lab, guest, 200 - number).encode())
+        lab.copy_to(guest, CALL, _call(peers).encode())
+        guest.run(["chmod", "0700", CALL], check=True)
         guest.run(["systemctl", "enable", "strongswan", "keepalived"], check=True)
         guest.run(["systemctl", "restart", "strongswan", "keepalived"], check=True)
         # a crash soon after would leave empty files
@@ -40,6 +44,9 @@ def _keepalived(lab: Lab, guest: Guest, priority: int) -> str:
     inner = next(bond for bond in its.settings[guest.host.name]["bonds"] if bond["side"] == "internal")
     bonds = " ".join(bond["name"] for bond in its.view["bonds"])
     held = "\n".join(f"        {each['address']}/{each['prefix']} dev {each['interface']}" for each in virtual)
+    upstream = next(bond["gateways"][0] for bond in its.view["bonds"] if bond["side"] == "external")
+    # A script that fails makes the node give up. With a weight it would only lose priority, and nopreempt keeps the
+    # other node from taking over from one that has less.
     return f"""global_defs {{
     vrrp_version 3
     vrrp_garp_master_delay 0
@@ -51,11 +58,18 @@ def _keepalived(lab: Lab, guest: Guest, priority: int) -> str:
 }}
 # not vrrp_track_process: that needs a kernel with CONFIG_PROC_EVENTS, which the lab's has not
 vrrp_script charon {{
-    script "/usr/bin/pgrep -x charon-systemd"
+    script "/usr/sbin/swanctl --stats"
     interval 1
+    timeout 1
     fall 1
     rise 1
-    weight -150
+}}
+vrrp_script upstream {{
+    script "/usr/bin/ping -q -c 1 -W 1 {upstream}"
+    interval 1
+    timeout 2
+    fall 2
+    rise 1
 }}
 vrrp_instance gateway {{
     state BACKUP
@@ -73,20 +87,43 @@ vrrp_instance gateway {{
     }}
     track_script {{
         charon
+        upstream
     }}
+    notify_master {CALL}
 }}
 """.replace("; ", "\n        ")
 
 
-def _swanctl(lab: Lab) -> str:
+def _call(peers: list[clients.Client]) -> str:
+    commands = [f"/usr/sbin/swanctl --initiate --child {peer.name} --timeout 2 &\n" for peer in peers]
+    return "".join(["#!/bin/sh\n", *commands])
+
+
+def _swanctl(lab: Lab, peers: list[clients.Client]) -> str:
     its = lab.sites[0]
     connection = next(each for each in its.view["connections"] if each["kind"] == "roadwarrior")
+    inner = ",".join(connection["local"]["subnets"])
+    sections = [_connection(lab, "roadwarrior", "pools = roadwarrior", "%any", f"local_ts = {inner}")]
+    for peer in peers:
+        sections.append(_connection(lab, peer.name, f"remote_addrs = {clients.address(lab, peer)}", peer.identity,
+                                    f"local_ts = {inner}\n        remote_ts = {peer.network}"))
     return f"""connections {{
+{"".join(sections)}}}
+pools {{
   roadwarrior {{
+    addrs = {connection["pool"][0]}
+  }}
+}}
+"""
+
+
+def _connection(lab: Lab, name: str, who: str, identity: str, traffic: str) -> str:
+    its = lab.sites[0]
+    return f"""  {name} {{
     version = 2
     mobike = no
     local_addrs = {its.virtual("external")}
-    pools = roadwarrior
+    {who}
     proposals = {clients.PROPOSALS}
     dpd_delay = 5s
     unique = replace
@@ -97,19 +134,13 @@ def _swanctl(lab: Lab) -> str:
     }}
     remote {{
       auth = pubkey
-      id = %any
+      id = {identity}
     }}
     children {{
-      roadwarrior {{
-        local_ts = {",".join(connection["local"]["subnets"])}
+      {name} {{
+        {traffic}
         esp_proposals = aes256gcm16
       }}
     }}
   }}
-}}
-pools {{
-  roadwarrior {{
-    addrs = {connection["pool"][0]}
-  }}
-}}
 """

@@ -2,15 +2,20 @@
 
 Each configuration gets a lab of its own: bare hosts, set up, clients connected. A ping every 60 ms from each client is
 watched while a fault is made at a random phase of the timers; the figure is the longest gap between two replies.
+
+What the results file has already is counted: only runs that are missing are made, so that the table can be gathered in
+pieces, and a command that was ended goes on where it was. For new figures name another file.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +24,8 @@ from lab.bench import clients, rival
 from lab.bench.busy import busy
 from lab.bench.faults import FAULTS, Fault, NotThere
 from lab.bench.pairs import Pair, pair
-from lab.bench.serving import Prober
+from lab.bench.serving import FromOne, Prober
+from lab.guest import Failed
 from lab.laboratory import Lab
 from lab.progress import step
 
@@ -27,21 +33,52 @@ CONFIGURATIONS = ["paper", "default", "fast", "rival"]
 SITE = "winterthur"
 EVERY = 0.06
 NOISE = 0.3            # a shorter silence is the machine's, not the fault's
-NEVER = 240.0          # a tunnel that is not back by then is said not to come back
+# A tunnel that is not back by then is said never to come back; by whether the client is tuned. strongSwan as shipped
+# asks after 30 s whether the other end is alive, and gives up 165 s later.
+NEVER = {True: 60.0, False: 240.0}
+SPLIT = ("detected", "held", "serving", "still_answers")
+STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
 
 
 def parser() -> argparse.ArgumentParser:
     """The words of `lab/run bench`."""
     faults, kinds = [fault.name for fault in FAULTS], [client.name for client in clients.CLIENTS]
-    result = argparse.ArgumentParser(prog="lab/run bench", description=__doc__)
-    result.add_argument("--runs", type=int, default=6)
+    result = argparse.ArgumentParser(prog="lab/run bench", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--runs", type=int, default=6, help="of each fault, for each client (6)")
+    result.add_argument("--runs-as-shipped", type=int, metavar="RUNS",
+                        help="fewer for the clients as shipped, who take minutes to come back by themselves")
     result.add_argument("--configuration", nargs="+", default=CONFIGURATIONS, choices=CONFIGURATIONS)
     result.add_argument("--fault", nargs="+", default=faults, choices=faults)
     result.add_argument("--client", nargs="+", default=kinds, choices=kinds)
     result.add_argument("--busy", type=float, metavar="MINUTES",
                         help="no fault: every core of this machine loaded for so long, and the changes of role counted")
-    result.add_argument("--results", type=Path, default=Path("bench.jsonl"), help="raw figures are added to this file")
+    result.add_argument("--results", type=Path, default=Path("bench.jsonl"),
+                        help="raw figures are added to this file (bench.jsonl); what is in it is not measured again")
     return result
+
+
+def missing(configuration: str, arguments: argparse.Namespace) -> list[tuple[Fault, list[clients.Client]]]:
+    """The rounds that are not in the results yet, in their order: the fault, and who is to be watched in it.
+
+    One round of every fault, then the next of each: a short noise of the machine does not hit one fault only, and what
+    there is when the command is ended is of equal weight.
+    """
+    have: Counter[tuple[str, str]] = Counter()
+    for row in _rows(arguments.results):
+        if row["configuration"] == configuration:
+            have.update((row["fault"], name) for name in row["gaps"])
+            if row.get("not_there"):
+                have.update({(row["fault"], client.name): sys.maxsize for client in clients.CLIENTS})
+    shipped = arguments.runs if arguments.runs_as_shipped is None else arguments.runs_as_shipped
+    rounds = []
+    for number in range(arguments.runs):
+        for fault in FAULTS:
+            watched = [client for client in clients.CLIENTS if client.name in arguments.client
+                       and have[fault.name, client.name] <= number < (arguments.runs if client.tuned else shipped)]
+            if fault.name in arguments.fault and watched:
+                rounds.append((fault, watched))
+    return rounds
 
 
 def measure(configuration: str, arguments: argparse.Namespace) -> None:
@@ -51,7 +88,7 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
     lab = Lab([SITE], laboratory.prepare([SITE], "built", packages), tuple(client.name for client in chosen), packages,
               tuple(client.name for client in chosen if client.behind_nat))
     lab.start()
-    its = pair(lab, configuration)
+    its = pair(lab, configuration, [client for client in chosen if client.network])
     step(f"{configuration}: setting up the pair and {len(chosen)} clients")
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(its.set_up), *(pool.submit(clients.equip, lab, client) for client in chosen)]
@@ -59,24 +96,37 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
             job.result()
     observe.eventually(its.settled, 180)
     for client in chosen:
-        lab.roadwarriors[client.name].run(["systemctl", "restart", clients.daemon(client)], check=True)
+        _call_again(lab, client)
     if arguments.busy:
         seen = busy(its, [lab.roadwarriors[client.name] for client in chosen], arguments.busy)
         step(f"{configuration}: {seen}")
         _add(arguments.results, {"configuration": configuration, "fault": "busy", **seen})
         return
-    for fault in FAULTS:
-        if fault.name in arguments.fault:
-            for number in range(arguments.runs):
-                try:
-                    row = one(lab, its, fault, [client.name for client in chosen])
-                except NotThere:
-                    break
-                except AssertionError as err:
-                    step(f"{configuration}: {fault.name} {number + 1}: the pair did not settle: {err}")
-                    break
-                step(f"{configuration}: {fault.name} {number + 1}: {row['gaps']}")
-                _add(arguments.results, {"configuration": configuration, "fault": fault.name, **row})
+    stuck, not_there = 0, set()
+    for fault, watched in missing(configuration, arguments):
+        if fault in not_there:
+            continue
+        begun = time.monotonic()
+        try:
+            row = one(lab, its, fault, watched)
+        except NotThere:
+            not_there.add(fault)
+            _add(arguments.results, {"configuration": configuration, "fault": fault.name, "gaps": {},
+                                     "not_there": True})
+            continue
+        except (AssertionError, TimeoutError, Failed) as err:
+            stuck += 1
+            step(f"{configuration}: {fault.name}: not measured: {err}")
+            if stuck == STUCK:
+                raise SystemExit(f"lab: {configuration}: the pair does not settle any more") from err
+            continue
+        stuck = 0
+        step(f"{configuration}: {fault.name}: {row['gaps']}, {time.monotonic() - begun:.0f} s")
+        _add(arguments.results, {"configuration": configuration, "fault": fault.name, **row})
+
+
+def _rows(results: Path) -> list[dict]:
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
 
 
 def _add(results: Path, row: dict) -> None:
@@ -89,40 +139,58 @@ def more_packages() -> tuple[str, ...]:
     return (*rival.PACKAGES, *clients.STRONGSWAN_PACKAGES)
 
 
-def one(lab: Lab, its: Pair, fault: Fault, roadwarriors: list[str]) -> dict:
+def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dict:
     """Make the fault once; everything is as before at the end.
 
-    Returns ``at`` (when, seconds since the epoch), ``gaps`` (each roadwarrior's longest, in seconds) and ``serving``
-    (how long after the fault the virtual IP was served again as seen by the router; 0 when it never stopped), and of
-    the other node's journal ``detected`` and ``held``, where it took over.
+    Returns ``at`` (when, seconds since the epoch), ``load`` (the machine's load average then, of the last minute),
+    ``gaps`` (each client's longest, in seconds), ``never`` (the clients that were not answered any more), ``silent``
+    (the virtual IP's longest silence as seen by the router, in seconds) and ``serving`` (how long after the fault it
+    ended; both 0 without one worth the name), of the other node's journal ``detected`` and ``held``, where it took
+    over, and of a node that was woken ``still_answers`` (when its last packet came, seconds after it went on).
 
     Raises NotThere when the configuration has no such part.
     """
-    observe.eventually(its.settled, 120, every=1)
-    active = its.active()
-    if fault.prepare:
-        fault.prepare(its, active)
-    running = {name: observe.Pings(lab, lab.roadwarriors[name], EVERY) for name in roadwarriors}
-    observe.eventually(lambda: all(_answered(each) for each in running.values()), NEVER, every=1)
-    time.sleep(random.uniform(2, 4))
-    prober = Prober(its.site.virtual("external"))
-    time.sleep(0.3)
-    at = time.time()
-    heal = fault.make(its, active)
+    observe.eventually(its.settled, 120, every=0.5)
+    time.sleep(its.calm)
+    active = observe.eventually(its.active, 30)
+    woken = FromOne(its.site, its.hardware(active)) if fault.woken else None
+    steps = fault.make(its, active)
+    running = {}
     try:
-        time.sleep(fault.watch)
-        _wait_for_replies(running, at)
+        next(steps)
+        running = {client: observe.Pings(lab, lab.roadwarriors[client.name], EVERY) for client in watched}
+        _connect(lab, running)
+        time.sleep(random.uniform(0.5, 2.5))
+        prober = Prober(its.site.virtual("external"))
+        time.sleep(0.3)
+        load, at = os.getloadavg()[0], time.time()
+        try:
+            next(steps)
+            seldom = fault.seldom if not all(client.tuned for client in watched) else 0
+            time.sleep(max(fault.watch, seldom) + (its.notices if fault.unfelt else 0))
+            never = _wait_for_replies(running, at)
+            gaps = {client.name: round(each.longest_gap(since=at), 2) for client, each in running.items()}
+        finally:
+            answers = prober.stop()
     finally:
-        answers = prober.stop()
-        heal()
-    gaps = {name: round(each.longest_gap(since=at), 2) for name, each in running.items()}
-    for each in running.values():
-        each.stop()
+        seen = woken.stop() if woken else []
+        for each in running.values():
+            each.stop()
+        for _ in steps:
+            pass
+    silent, serving = _silence(answers, at)
+    row = {"at": at, "load": round(load, 2), "gaps": gaps, "never": never, "silent": silent, "serving": serving,
+           **its.timeline(its.other(active), at)}
+    if woken:
+        row["still_answers"] = round(max((each - at for each in seen), default=0.0), 2)
+    return row
+
+
+def _silence(answers: list[float], at: float) -> tuple[float, float]:
+    """The longest silence after `at`: how long it was, and how long after `at` it ended. Zeros if it was just noise."""
     after = [each - at for each in answers if each > at]
-    # the first answer after the longest silence that began after the fault
-    silence = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0, 0))
-    serving = round(silence[1], 2) if silence[1] - silence[0] > NOISE else 0.0
-    return {"at": at, "gaps": gaps, "serving": serving, **its.timeline(its.other(active), at)}
+    began, ended = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0.0, 0.0))
+    return (round(ended - began, 2), round(ended, 2)) if ended - began > NOISE else (0.0, 0.0)
 
 
 def _answered(running: observe.Pings) -> bool:
@@ -130,36 +198,67 @@ def _answered(running: observe.Pings) -> bool:
     return bool(replies) and time.time() - replies[-1] < 1
 
 
-def _wait_for_replies(running: dict[str, observe.Pings], at: float) -> None:
-    """Until every client has been answered again, or it is said never to be."""
-    while time.time() - at < NEVER and not all(_answered(each) for each in running.values()):
-        time.sleep(1)
+def _call_again(lab: Lab, client: clients.Client) -> None:
+    lab.roadwarriors[client.name].run(["systemctl", "restart", clients.daemon(client)], check=True)
+
+
+def _connect(lab: Lab, running: dict[clients.Client, observe.Pings]) -> None:
+    """Until every client is answered. Nothing is measured yet: one that waits for its own timers is started anew."""
+    begun = time.monotonic()
+    again = begun + 4
+    while waiting := [client for client, each in running.items() if not _answered(each)]:
+        now = time.monotonic()
+        if now - begun > 180:
+            raise AssertionError(f"{', '.join(client.name for client in waiting)}: not connected")
+        if now > again:
+            again = now + 45         # on a busy machine a start takes a while, and another one would undo it
+            for client in waiting:
+                _call_again(lab, client)
+        time.sleep(0.5)
+
+
+def _wait_for_replies(running: dict[clients.Client, observe.Pings], at: float) -> list[str]:
+    """Until every client is answered again, and still is a moment later, or is said never to be: their names."""
+    steady = 0
+    while True:
+        waiting = [client for client, each in running.items() if not _answered(each)]
+        hoped = [client for client in waiting if time.time() - at < NEVER[client.tuned]]
+        steady = 0 if hoped else steady + 1
+        if steady == 3:
+            return [client.name for client in waiting]
+        time.sleep(0.5)
 
 
 def table(results: Path) -> str:
     """The figures so far as Markdown: median and worst, in seconds."""
     rows: dict[tuple[str, str, str], list[float]] = {}
+    never: Counter[tuple[str, str, str]] = Counter()
     order: dict[str, None] = {}
-    for line in results.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in _rows(results):
+        if row.get("not_there"):
+            continue
         order[row["fault"]] = None
-        # where the time goes, then what the clients saw
-        split = {what: row[what] for what in ("detected", "held", "serving") if what in row}
-        for client, gap in {**split, **row["gaps"]}.items():
+        # where the time goes, then what the clients saw, then how far it can be believed
+        split = {what: row[what] for what in SPLIT if what in row}
+        load = {"load": row["load"]} if "load" in row else {}
+        for client, gap in {**split, **row["gaps"], **load}.items():
             rows.setdefault((row["fault"], client, row["configuration"]), []).append(gap)
+        never.update((row["fault"], client, row["configuration"]) for client in row.get("never", ()))
     columns = [each for each in CONFIGURATIONS if any(key[2] == each for key in rows)]
     lines = ["| fault | seen by | " + " | ".join(columns) + " |", "| --- | --- |" + " --- |" * len(columns)]
     for fault in order:
-        for client in dict.fromkeys(key[1] for key in rows if key[0] == fault):
-            cells = [_cell(rows.get((fault, client, column), [])) for column in columns]
-            lines.append(f"| {fault} | {client} | " + " | ".join(cells) + " |")
+        seen = {key[1] for key in rows if key[0] == fault}
+        for client in [*SPLIT, *(client.name for client in clients.CLIENTS), "load"]:
+            if client in seen:
+                keys = [(fault, client, column) for column in columns]
+                cells = [_cell(rows.get(key, []), never[key]) for key in keys]
+                lines.append(f"| {fault} | {client} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(gaps: list[float]) -> str:
+def _cell(gaps: list[float], never: int) -> str:
     if not gaps:
         return ""
-    never = sum(gap >= NEVER for gap in gaps)
     lost = f", {never} never came back" if never else ""
     return f"{statistics.median(gaps):.2f} / {max(gaps):.2f} ({len(gaps)}{lost})"
 

@@ -1,10 +1,11 @@
-"""When the virtual IP is served again, seen from outside: the router asks for IKE twenty times a second."""
+"""Who serves the virtual IP, seen from the router: twenty times a second it asks for IKE, and who has the address."""
 from __future__ import annotations
 
 import subprocess
 import sys
 
 from lab import network
+from lab.topology import Site
 
 # An answer needs all of it: the address held, announced to the router, and the daemon listening on it. The question is
 # a bare header of IKE version 3, which any daemon refuses (RFC 7296, 2.5) with one line in its log. A whole
@@ -35,12 +36,39 @@ while True:
 """
 
 
-class Prober:
-    """Asks from its making until `stop`."""
+# All that one machine sends from an address: answers to ARP (RFC 826) and packets. Asked is with a request each time.
+_WHO_HAS = """
+import select, socket, struct, sys, time
+interface, hardware, address, own_address = sys.argv[1:]
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind((interface, 3))
+own = s.getsockname()[4]
+sender, sought = bytes.fromhex(hardware.replace(":", "")), socket.inet_aton(address)
+request = (b"\\xff" * 6 + own + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1) + own
+           + socket.inet_aton(own_address) + bytes(6) + sought)
+print("asking", flush=True)
+while True:
+    try:
+        s.send(request)
+    except OSError:
+        pass
+    until = time.monotonic() + 0.05
+    while (left := until - time.monotonic()) > 0:
+        if select.select([s], [], [], left)[0]:
+            frame = s.recv(2048)
+            kind = frame[12:14]
+            if frame[6:12] == sender and (kind == b"\\x08\\x06" and frame[28:32] == sought
+                                          or kind == b"\\x08\\x00" and frame[26:30] == sought):
+                print(time.time(), flush=True)
+"""
 
-    def __init__(self, address: str) -> None:
+
+class _Asker:
+    """Runs a program in the router from its making until `stop`."""
+
+    def __init__(self, program: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            ["ip", "netns", "exec", network.ROUTER, sys.executable, "-I", "-c", _ASK, address],
+            ["ip", "netns", "exec", network.ROUTER, sys.executable, "-I", "-c", program, *arguments],
             stdout=subprocess.PIPE, text=True)
         self._process.stdout.readline()
 
@@ -48,3 +76,17 @@ class Prober:
         """When answers came (seconds since the epoch)."""
         self._process.kill()
         return [float(line) for line in self._process.communicate()[0].splitlines() if line.strip()]
+
+
+class Prober(_Asker):
+    """When the address answers IKE, whoever has it."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(_ASK, address)
+
+
+class FromOne(_Asker):
+    """When a packet for or from the address came from the machine with this hardware address."""
+
+    def __init__(self, its: Site, hardware: str) -> None:
+        super().__init__(_WHO_HAS, its.name[:10], hardware, its.virtual("external"), its.router[0].split("/")[0])

@@ -22,3 +22,8 @@ bonds:
       {%- if gateway.features.kernel %}
       - sls: kernel
       {%- endif %}
+
+# What it manages is written down, for the drift beacon.
+bonding-recorded:
+  drift.recorded:
+    - name: bonding

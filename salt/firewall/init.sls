@@ -29,3 +29,8 @@ firewall-at-boot:
     - name: nftables
     - require:
       - firewall: firewall
+
+# What it manages is written down, for the drift beacon.
+firewall-recorded:
+  drift.recorded:
+    - name: firewall

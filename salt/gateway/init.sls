@@ -11,6 +11,7 @@ site-mistake-{{ loop.index }}:
 include:
   - gateway.packages
 {%- for feature, wanted in salt['gateway.settings']().features.items() if wanted %}
-  - {{ feature }}
+  - {{ feature if feature != 'monitoring' else 'gateway.beacons' }}
 {%- endfor %}
+  - gateway.record
 {%- endfor %}

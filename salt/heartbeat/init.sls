@@ -9,3 +9,8 @@ include:
   - .resource
   - .configuration
   - .service
+
+# What it manages is written down, for the drift beacon.
+heartbeat-recorded:
+  drift.recorded:
+    - name: heartbeat

@@ -6,11 +6,10 @@ include:
   - {{ formula }}
 {%- endfor %}
 
-# Nothing here restarts heartbeat: that would move the addresses.
-heartbeat_service:
-  service.running:
-    - name: heartbeat
-    - enable: True
+# Before heartbeat, so that the first agent that it starts is ready (docs/takeover.md, "A node that returns").
+heartbeat_compared:
+  drift.compared:
+    - name: node
     - require:
       - module: heartbeat_unit
       - file: heartbeat_unit
@@ -23,6 +22,14 @@ heartbeat_service:
       {%- for formula in ('kernel', 'bonding', 'firewall', 'openswan') if gateway.features[formula] %}
       - sls: {{ formula }}
       {%- endfor %}
+
+# Nothing here restarts heartbeat: that would move the addresses.
+heartbeat_service:
+  service.running:
+    - name: heartbeat
+    - enable: True
+    - require:
+      - drift: heartbeat_compared
 
 heartbeat_current:
   heartbeat.current:

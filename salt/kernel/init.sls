@@ -41,3 +41,8 @@ kernel.printk:
   sysctl.present:
     - value: {{ gateway.kernel.printk | tojson }}
     - config: /etc/sysctl.d/60-gateway.conf
+
+# What it manages is written down, for the drift beacon.
+kernel-recorded:
+  drift.recorded:
+    - name: kernel

@@ -31,3 +31,8 @@ rsyslog:
       - pkg: logging-packages
     - watch:
       - file: /etc/rsyslog.d/60-gateway.conf
+
+# What it manages is written down, for the drift beacon.
+logging-recorded:
+  drift.recorded:
+    - name: logging

@@ -4,3 +4,8 @@ include:
   - .certificates
   - .configuration
   - .service
+
+# What it manages is written down, for the drift beacon.
+openswan-recorded:
+  drift.recorded:
+    - name: openswan

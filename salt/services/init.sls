@@ -8,3 +8,8 @@
     - name: {{ service }}
     - enable: False
 {%- endfor %}
+
+# What it manages is written down, for the drift beacon.
+services-recorded:
+  drift.recorded:
+    - name: services

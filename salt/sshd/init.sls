@@ -26,3 +26,8 @@ ssh:
       - pkg: sshd-packages
     - watch:
       - file: /etc/ssh/sshd_config.d/10-gateway.conf
+
+# What it manages is written down, for the drift beacon.
+sshd-recorded:
+  drift.recorded:
+    - name: sshd

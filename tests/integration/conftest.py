@@ -83,6 +83,7 @@ class Salt:
     minions: dict[str, SaltMinion]
     tree: Path                               # the copy that the master has at /srv/gateway
     secrets: dict[str, dict]                 # by site, what only its nodes may know
+    keyring: EncryptedPillar                 # the master's, for more of them
     _client: salt.client.LocalClient
 
     def call(self, minion: str, function: str, *args: object, **kwargs: object) -> object:
@@ -162,10 +163,13 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
     shared = {"user": "root", "log_level_logfile": "debug", "enable_gpu_grains": False, "enable_fqdns_grains": False,
               "pytest-master": quiet, "pytest-minion": quiet}
     master = salt_factories.salt_master_daemon("master", overrides=shared | {
-        "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")}})
+        "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")},
+        "gateway_alerts": {"presence": 0}})     # on a busy machine answers are late; test_two_masters.py has it
     _link(master, "master.d")
+    _listen(master)
     keyring = Path(master.config_dir) / "gpgkeys"
-    secrets = _write_secrets(tree, EncryptedPillar(keyring))
+    encrypted = EncryptedPillar(keyring)
+    secrets = _write_secrets(tree, encrypted)
     minions = {name: master.salt_minion_daemon(name, overrides=shared | {"grains": grains})
                for name, grains in MINIONS.items()}
     for minion in minions.values():
@@ -179,7 +183,7 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
                 # in their namespace the daemons are root's, whoever we are
                 patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
                 client = salt.client.LocalClient(mopts=dict(master.config))
-            yield Salt(master, minions, tree, secrets, client)
+            yield Salt(master, minions, tree, secrets, encrypted, client)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(SaltMinion.terminate, minions.values()))
     finally:
@@ -191,6 +195,17 @@ def _link(daemon: SaltMaster | SaltMinion, folder: str) -> None:
     place = Path(daemon.config_dir) / folder
     place.mkdir()
     (place / "gateway.conf").symlink_to(f"/srv/gateway/etc/salt/{folder}/gateway.conf")
+
+
+def _listen(daemon: SaltMaster) -> None:
+    """
+    The engine by which pytest-salt-factories hears the master, beside those of etc/: a drop-in's list replaces the
+    list of the file before it.
+    """
+    shipped = yaml.safe_load((TREE / "etc/salt/master.d/gateway.conf").read_text())
+    (Path(daemon.config_dir) / "master.d/tests.conf").write_text(yaml.safe_dump({
+        "engines": [*shipped["engines"], "pytest"],
+        "engines_dirs": [*shipped["engines_dirs"], str(FactoriesManager.get_salt_engines_path())]}))
 
 
 @pytest.fixture(scope="package")

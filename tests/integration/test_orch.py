@@ -159,6 +159,21 @@ def test_an_update_ends_at_the_first_failure(pair, fails, roles):
     assert pair.log[-1] == fails and pair.roles == roles
 
 
+def test_a_resync_leaves_the_roles_and_begins_with_the_standby(pair):
+    good, said = pair.orchestrate("resync")
+    assert good, said
+    assert pair.log == ["gw2 apply", "gw2 healthy standby", "gw1 apply", "gw1 healthy active"]
+    assert pair.roles == ["active", "standby"]
+
+
+@pytest.mark.parametrize("fails", ["gw2 apply", "gw2 healthy standby", "gw1 apply", "gw1 healthy active"])
+def test_a_resync_ends_at_the_first_failure(pair, fails):
+    pair.begin("active", "standby", fails)
+    good, said = pair.orchestrate("resync")
+    assert not good and "the IPsec daemon does not run" in said
+    assert pair.log[-1] == fails and pair.roles == ["active", "standby"]
+
+
 def test_an_update_that_only_looks(pair):
     good, said = pair.orchestrate("update", "test=True")
     assert good, said
@@ -175,7 +190,7 @@ def test_a_failback(pair):
     assert good and pair.log == [] and "gw1.winterthur is the preferred node and active" in said
 
 
-@pytest.mark.parametrize("name", ["switch_over", "update", "failback"])
+@pytest.mark.parametrize("name", ["switch_over", "update", "failback", "resync"])
 @pytest.mark.parametrize("first, second, site, named", [
     ("active", "active", "winterthur", "winterthur: gw1.winterthur is split"),
     ("active", "stopped", "winterthur", "winterthur: gw2.winterthur is stopped"),

@@ -1,16 +1,29 @@
-"""The active gateway dies, hangs, or is told to rest, and the tunnel comes back on the other."""
+"""The active gateway dies, is cut off, or is told to rest: the tunnel comes back on the other, and everybody knows."""
 from __future__ import annotations
 
 import time
 
 from lab import network, observe
+from lab.bench.pairs import AGENT, Pair
+from lab.guest import Guest
 from lab.observe import eventually
+from lab.topology import Site
+
+# on a node: nothing of heartbeat's is heard any more (ha.cf: udpport 694), and everything else is
+_CUT = "table inet cut { chain heard { type filter hook input priority -300; udp dport 694 drop; }; }"
+
+
+def _interface(site: Site, side: str) -> str:
+    return next(virtual["interface"] for virtual in site.view["virtual"] if virtual["side"] == side)
+
+
+def _hardware(guest: Guest, interface: str) -> str:
+    return guest.run(["cat", f"/sys/class/net/{interface}/address"], check=True).stdout.strip()
 
 
 def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    bond = next(virtual["interface"] for virtual in site.view["virtual"] if virtual["side"] == "external")
     with observe.pings(quiet) as seen:
         try:
             announced = observe.capture(
@@ -18,7 +31,7 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
                 during=lambda: active.crash() or eventually(lambda: observe.holds_all(quiet, standby), 60))
             assert eventually(lambda: observe.ping_through_tunnel(quiet), 90), "the tunnel did not come back"
             # announced, not left to expire: the router already knows the survivor
-            hardware = standby.run(["cat", f"/sys/class/net/{bond}/address"]).stdout.strip()
+            hardware = _hardware(standby, _interface(site, "external"))
             assert f"Reply {site.virtual('external')} is-at {hardware}" in announced, announced
             assert network.neighbours(network.ROUTER)[site.virtual("external")] == hardware
             assert seen.longest_gap() < 90
@@ -35,39 +48,55 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
 def test_a_switch_over_by_hand_moves_the_tunnel_and_leaves_nothing(quiet):
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    active.run(["/usr/local/lib/gateway/agent/run", "standby"], check=True)
+    active.run([AGENT, "standby"], check=True)
     assert eventually(lambda: observe.holds_all(quiet, standby), 60)
     assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
     assert not observe.virtual_held(quiet, active)
     assert observe.tunnels(active) == 0
 
 
-def test_a_stopped_node_that_goes_on_is_silent_within_a_moment(quiet):
-    """A hung machine that comes back has everything it had: it must see that it is no longer the active one."""
+def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_both(quiet):
+    """Every path between the nodes is cut while both reach their ping nodes: both serve, until they hear each other."""
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    address = site.virtual("external")
-    bond = next(virtual["interface"] for virtual in site.view["virtual"] if virtual["side"] == "external")
-    hardware = active.run(["cat", f"/sys/class/net/{bond}/address"]).stdout.strip()
-    active.hang()
+    for guest in (active, standby):
+        guest.run(["nft", _CUT], check=True)
     try:
-        assert eventually(lambda: observe.holds_all(quiet, standby), 60)
-        resumed = []
-
-        def go_on():
-            # the requests of the time before are still in the hung machine's cables
-            observe.ask_for(network.ROUTER, site.name[:10], site.router[0].split("/")[0], address, 1)
-            resumed.append(time.time())
-            active.resume()
-            observe.ask_for(network.ROUTER, site.name[:10], site.router[0].split("/")[0], address, 3)
-
-        seen = observe.capture(network.ROUTER, site.name[:10], f"ether src {hardware} and src host {address}", go_on)
+        assert eventually(lambda: observe.holds_all(quiet, standby), 20)
+        assert observe.holds_all(quiet, active)
+        assert "split" in quiet.master.run("gateway.roles", site.name)
     finally:
-        active.resume()
-    late = [float(line.split()[0]) - resumed[0] for line in seen.splitlines() if line.strip()]
-    assert all(each < 0.5 for each in late), f"still answered after {late} s"
-    assert eventually(lambda: not observe.virtual_held(quiet, active), 5)
+        for guest in (active, standby):
+            guest.run(["nft", "delete", "table", "inet", "cut"], check=True)
+    assert eventually(lambda: not observe.virtual_held(quiet, active), 15), "both keep the addresses"
     assert observe.active(quiet, site.name) is standby
+    # neighbours follow: who stays announces once more
+    hardware = _hardware(standby, _interface(site, "external"))
+    assert eventually(lambda: network.ping(network.ROUTER, site.virtual("external"), count=1), 5)
+    assert network.neighbours(network.ROUTER)[site.virtual("external")] == hardware
+    observe.connect_roadwarrior(quiet)
+
+
+def test_a_switch_over_is_announced_to_neighbours_of_both_families(quiet):
+    site = quiet.sites[1]
+    assert eventually(lambda: observe.holder(quiet, site.name), 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    old, new = site.virtual("external"), site.virtual("external", 6)
+    hardware = _hardware(standby, _interface(site, "external"))
+    for address in (old, new):
+        assert eventually(lambda address=address: network.ping(network.ROUTER, address, count=1), 10)
+        assert network.neighbours(network.ROUTER)[address] != hardware
+
+    def move():
+        active.run([AGENT, "standby"], check=True)
+        assert eventually(lambda: observe.holds_all(quiet, standby), 20)
+
+    seen = observe.capture(network.ROUTER, site.name[:10],
+                           f"ether src {hardware} and ((arp and src host {old}) or (icmp6 and ip6[40] == 136))", move)
+    assert f"Reply {old} is-at {hardware}" in seen and f"who-has {old}" in seen, seen
+    assert f"{new} > ff02::1: ICMP6, neighbor advertisement, tgt is {new}" in seen, seen
+    known = network.neighbours(network.ROUTER)
+    assert (known[old], known[new]) == (hardware, hardware), seen
 
 
 def test_a_planned_switch_over_from_the_master_costs_little(quiet):
@@ -92,3 +121,37 @@ def test_a_rolling_update_reaches_both_nodes_one_after_the_other(quiet):
         assert seen.longest_gap() < 30
     assert observe.active(quiet, site.name) is standby
     assert [guest.run(["sysctl", "-n", setting]).stdout.strip() for guest in quiet.gateways(site.name)] == ["0", "0"]
+
+
+def test_a_failback_from_the_master_gives_the_role_to_the_preferred_node(quiet):
+    site = quiet.sites[0]
+    preferred = next(guest for guest in quiet.gateways(site.name) if guest.host.name == next(iter(site.settings)))
+    if observe.active(quiet, site.name) is preferred:
+        preferred.run([AGENT, "standby"], check=True)
+        assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
+    with observe.pings(quiet, every=0.05) as seen:
+        quiet.master.run("state.orch", "orch.failback", f'pillar={{"site": "{site.name}"}}')
+        assert eventually(lambda: observe.holder(quiet, site.name) is preferred, 20)
+        time.sleep(2)
+        # 1 s is asked; machines are noisy
+        assert seen.longest_gap() < 5
+
+
+def test_an_agent_that_keeps_dying_leads_to_a_takeover_and_leaves_nothing(quiet):
+    site = quiet.sites[0]
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    pair = Pair(quiet, "default")
+    pair.forgive(active)                    # whatever died in the tests before
+    assert eventually(pair.settled, 30)
+    try:
+        for _ in range(3):
+            worker = eventually(lambda: pair.agent(active), 5)
+            active.run(["kill", "-KILL", *worker], check=True)
+            eventually(lambda worker=worker: pair.agent(active) != worker, 5)
+        assert eventually(lambda: observe.holds_all(quiet, standby), 20)
+        assert not observe.virtual_held(quiet, active)
+    finally:
+        eventually(lambda: active.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() == "inactive", 30)
+        active.run(["systemctl", "start", "heartbeat"], check=True)
+    observe.connect_roadwarrior(quiet)
+    assert eventually(pair.settled, 60)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.decide import (
     Command,
+    Compared,
     Connected,
     Daemon,
     Fenced,
@@ -36,12 +37,13 @@ class Node:
     """A machine with what it moves and what it sees."""
 
     def __init__(self, name: str, peer: str, now: float) -> None:
-        self.site = Site(name, peer, name == "gw1", ("bond0",), PINGS, 1.0, failback=name == "gw1", failback_delay=5.0)
+        self.site = Site(name, peer, name == "gw1", ("bond0",), PINGS, 1.0, failback=name == "gw1", failback_delay=5.0,
+                         compare=True)
         self.kept, self.kernel, self.failbacks = (0, 0), "none", []
         self.frozen_until = self.down_until = 0.0
         self.heard = now
         self.peer_status = "active"
-        self.world = {"pings": True, "carrier": True, "daemon": "alive"}
+        self.world = {"pings": True, "carrier": True, "daemon": "alive", "compared": True}
         self.boot(now)
 
     def boot(self, now: float) -> None:
@@ -54,7 +56,7 @@ class Node:
         self.tell = [Connected(True), Peer("active"), PeerAgent(True), *self.state_of_world()]
 
     def state_of_world(self) -> list[Any]:
-        return [Daemon(self.world["daemon"]), Uplink("bond0", self.world["carrier"]),
+        return [Daemon(self.world["daemon"]), Compared(self.world["compared"]), Uplink("bond0", self.world["carrier"]),
                 *(Ping(each, self.world["pings"]) for each in PINGS)]
 
     def runs(self, now: float) -> bool:
@@ -132,7 +134,7 @@ class Pair:
         one, two = self.nodes.values()
         well = not self.cut and not self.loss and all(each.runs(self.now) for each in (one, two))
         both, nobody = one.answers() and two.answers(), not one.answers() and not two.answers()
-        ready = not one.machine.not_ready() and not two.machine.not_ready()
+        ready = not one.machine.not_able() and not two.machine.not_able()
         self.both = self.both + STEP if well and both else 0.0
         self.nobody = self.nobody + STEP if well and nobody and ready else 0.0
         assert self.both <= BOTH, "both active"
@@ -169,7 +171,7 @@ class Pair:
                 node.tell.append(Command(what, much > 7, int(much * 10)))
             case "daemon":
                 node.world["daemon"] = "dead" if much < 5 else "alive"
-            case "carrier" | "pings":
+            case "carrier" | "pings" | "compared":
                 node.world[what] = much >= 5
         node.tell += node.state_of_world()
 
@@ -180,7 +182,7 @@ def action_keeps(node: Node) -> bool:
 
 CHANGE = st.tuples(
     st.sampled_from(["cut", "heal", "loss", "freeze", "crash", "agent dies", "heartbeat stops", "heartbeat reloads",
-                     "standby", "takeover", "daemon", "carrier", "pings"]),
+                     "standby", "takeover", "daemon", "carrier", "pings", "compared"]),
     st.sampled_from(["gw1", "gw2"]), st.floats(0.1, 9.9), st.floats(0.0, 6.0))
 
 
@@ -195,7 +197,8 @@ def test_one_serves_in_the_end(changes, seed):
     pair.cut, pair.loss = False, 0.0
     for node in pair.nodes.values():
         node.frozen_until = 0.0
-        node.world = {"pings": True, "carrier": True, "daemon": "alive"}
+        # whether the master comes back or not
+        node.world = {"pings": True, "carrier": True, "daemon": "alive", "compared": node.world["compared"]}
         node.tell += node.state_of_world()
     pair.run(40)
     assert sum(each.answers() for each in pair.nodes.values()) == 1
@@ -204,7 +207,8 @@ def test_one_serves_in_the_end(changes, seed):
 
 EVENT = st.one_of(
     st.builds(Connected, st.booleans()), st.builds(Peer, st.sampled_from(["init", "up", "active", "dead", "odd"])),
-    st.builds(PeerAgent, st.booleans()), st.builds(Ping, st.sampled_from([*PINGS, "192.0.2.9"]), st.booleans()),
+    st.builds(PeerAgent, st.booleans()), st.builds(Compared, st.booleans()),
+    st.builds(Ping, st.sampled_from([*PINGS, "192.0.2.9"]), st.booleans()),
     st.builds(Uplink, st.sampled_from(["bond0", "eth9"]), st.booleans()),
     st.builds(Daemon, st.sampled_from(["alive", "hung", "dead"])), st.builds(Gap, st.floats(0, 1e6)),
     st.builds(Fenced, st.booleans(), st.text()), st.builds(Released), st.builds(Tick),
@@ -213,12 +217,14 @@ EVENT = st.one_of(
         "kind": st.sampled_from(["state", "yield", "claim", "refuse", 7]),
         "role": st.sampled_from(["active", "standby", 1]),
         "epoch": st.integers(-1, 2**60), "pings": st.integers(0, 3), "ready": st.booleans(), "preferred": st.booleans(),
-        "why": st.text(), "cause": st.text(), "force": st.booleans(), "ask": st.integers(), "re": st.integers(0, 5)})))
+        "able": st.booleans(), "need": st.booleans(), "why": st.text(), "cause": st.text(), "force": st.booleans(),
+        "ask": st.integers(), "re": st.integers(0, 5)})))
 
 
 @given(st.lists(st.tuples(EVENT, st.floats(0, 40)), max_size=60), st.sampled_from(["none", "held", "muted", "parked"]))
 def test_nothing_raises(events, held):
-    machine, now = Machine(Site("gw1", "gw2", True, ("bond0",), PINGS, failback=True, fence=True), 0.0, 1, 1, held), 0.0
+    site = Site("gw1", "gw2", True, ("bond0",), PINGS, failback=True, fence=True, compare=True)
+    machine, now = Machine(site, 0.0, 1, 1, held), 0.0
     for event, then in events:
         machine.handle(event, now)
         now += then

@@ -15,7 +15,7 @@ GOOD = {
                   {"address": "2001:db8:0::10", "prefix": 128, "interface": "bond0"}],
     "uplinks": ["bond0"], "ping_nodes": ["192.0.2.1"], "failback": "auto", "failback_delay": 300,
     "daemon": {"tunnels": ["winterthur", "bern/1"], "initiate": ["winterthur"]}, "deadtime": 1.0,
-    "fence": {"command": ["/usr/local/sbin/fence", "gw2"], "timeout": 10},
+    "fence": {"command": ["/usr/local/sbin/fence", "gw2"], "timeout": 10}, "compare": True,
 }
 
 
@@ -47,6 +47,7 @@ def test_good():
     (["daemon", "tunnel"], [], "daemon: tunnel is unknown"),
     (["fence", "command"], ["fence"], "absolute path"),
     (["fence", "timeout"], 0, "fence: timeout: 0 is not between"),
+    (["compare"], 1, "compare: 1 has the wrong type"),
     (["colour"], 1, "colour is unknown"),
 ])
 def test_mistakes(path, value, line, tmp_path, capsys):

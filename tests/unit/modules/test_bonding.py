@@ -246,6 +246,16 @@ def test_networkd_keeps_the_virtual_ips_and_the_addresses_without_carrier(bonded
     assert "ARPIPTargets=198.51.100.61\n" in files[f"{folder}inside.netdev"]
 
 
+def test_the_files_that_keep_the_bonds_are_known(bare, monkeypatch, tmp_path):
+    for name, path in {"_INTERFACES": "interfaces", "_INTERFACES_D": "d", "_NETWORKD_D": "networkd"}.items():
+        monkeypatch.setattr(bare.module, name, str(tmp_path / path))
+    for name in ("interfaces", "d/gateway-bond0", "d/other", "networkd/05-gateway-a.netdev", "networkd/10-x.network"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert bare.module.files([], "ifupdown") == [str(tmp_path / "d/gateway-bond0"), str(tmp_path / "interfaces")]
+    assert bare.module.files([], "networkd") == [str(tmp_path / "networkd/05-gateway-a.netdev")]
+
+
 def test_a_file_of_a_bond_that_is_no_more_goes(bare):
     old = bare.root / "etc/network/interfaces.d/gateway-bond7"
     old.write_text("auto bond7\n")
@@ -277,3 +287,52 @@ def test_networkmanager_is_refused(bare):
     bare.active = {"NetworkManager.service"}
     with pytest.raises(CommandExecutionError, match="NetworkManager manages"):
         bare.module.plan(BARE)
+
+
+# at a glance
+
+
+@pytest.fixture
+def glance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """bonding.glance on a node whose bond `name` looks as it was recorded."""
+    def look(recorded: str, name: str, slaves: list[str], carrier: str = "1\n") -> dict:
+        module = load_module("_modules/bonding.py")
+        module.__salt__ = {}                # nothing is asked of anybody
+        monkeypatch.setattr(module, "_PROC", tmp_path)
+        monkeypatch.setattr(module, "_SYS", tmp_path)
+        (tmp_path / name).write_text((RECORDED / recorded).read_text())
+        for slave in slaves:
+            (tmp_path / slave).mkdir(exist_ok=True)
+            (tmp_path / slave / "carrier").write_text(carrier)
+        return module.glance([{"name": name, "slaves": slaves}, {"name": "not-there", "slaves": ["eth9"]}])
+    return look
+
+
+def test_a_bond_at_a_glance(glance) -> None:
+    up = {"link": "up", "failures": 0, "carrier": True}
+    assert glance("bonded/proc-inside", "inside", ["eth2", "eth3", "eth4"]) == {
+        "inside": {"mii_status": "up", "active_slave": "eth2", "monitor": "arp", "aggregator": {},
+                   "slaves": {"eth2": up, "eth3": up, "eth4": None}},
+        "not-there": None}
+    assert glance("bonded/proc-outside", "outside", ["eth0"])["outside"]["monitor"] == "miimon"
+
+
+def test_a_silent_slave_at_a_glance(glance) -> None:
+    bond = glance("arp/proc-silent", "ba", ["vc"])["ba"]
+    assert (bond["mii_status"], bond["active_slave"], bond["monitor"]) == ("down", "", "arp")
+    assert bond["slaves"] == {"vc": {"link": "going back", "failures": 3, "carrier": True}}
+    assert glance("arp/proc-silent", "ba", ["vc"], "0\n")["ba"]["slaves"]["vc"]["carrier"] is False
+
+
+@pytest.mark.parametrize(("recorded", "partner", "aggregator"), [
+    ("agreed", "d6:aa:88:af:85:14", "1"),
+    ("expired", "", "1"),        # the switch has said nothing for one timeout
+    ("lost", "", "2"),           # for two
+])
+def test_lacp_at_a_glance(glance, recorded: str, partner: str, aggregator: str) -> None:
+    bond = glance(f"lacp/proc-{recorded}", "bl", ["va1", "va2"])["bl"]
+    assert bond["aggregator"] == {"number": "1", "partner": "d6:aa:88:af:85:14"}
+    assert bond["slaves"]["va1"]["partner"] == "d6:aa:88:af:85:14" and bond["slaves"]["va1"]["aggregator"] == "1"
+    its = bond["slaves"]["va2"]
+    assert (its["link"], its["partner"], its["aggregator"]) == ("up", partner, aggregator)
+    assert its["churn"] == ["monitoring", "monitoring"]

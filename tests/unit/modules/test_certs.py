@@ -23,6 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
+from tests.conftest import load_module
+
 RECORDED = Path(__file__).resolve().parent.parent / "recorded/certs"
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -526,6 +528,84 @@ def test_the_report_says_it_in_words(certs, monkeypatch):
                      "installed: stranger was issued by CN=Stranger, which is not there", "lists: ca: the next one"):
         assert expected in problems
     assert "right" not in str(found) and "BEGIN" not in str(found)
+
+
+# what a beacon reads without NSS's tools
+
+
+def fill(folder: Path, certificates: list[tuple[str, x509.Certificate]], keys: list) -> None:
+    """The tables that count, as NSS 3.110 makes them."""
+    folder.mkdir(exist_ok=True)
+    identity = load_ids()
+    for file, table, rows in (
+            ("cert9.db", "nssPublic", [(b"\0\0\0\1", label.encode(), each.public_bytes(Encoding.DER),
+                                        identity(each.public_key())) for label, each in certificates]
+             + [(b"\xce\x53\x43\x53", None, None, None)]),
+            ("key4.db", "nssPrivate", [(b"\0\0\0\3", None, b"secret", identity(key.public_key())) for key in keys])):
+        (folder / file).unlink(missing_ok=True)
+        with sqlite3.connect(folder / file) as connection:
+            connection.execute(f"CREATE TABLE {table} (a0, a3, a11, a102)")
+            connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)
+        connection.close()
+
+
+def load_ids():
+    module = load_module("_modules/certs.py")
+    return lambda key: bytes.fromhex(module._key_id(key))
+
+
+@pytest.fixture
+def stored(certs, monkeypatch, tmp_path):
+    monkeypatch.setattr(certs, "DATABASE", str(tmp_path / "nss"))
+    monkeypatch.setattr(certs, "LISTS", str(tmp_path / "lists"))
+    return certs
+
+
+def test_what_is_held_is_read_from_the_database_itself(stored, tmp_path):
+    assert stored.held() == {"certificates": [], "keys": []}
+    certificate = leaf()
+    fill(tmp_path / "nss", [("gateway", certificate), ("Our CA", AUTHORITY.certificate)], [KEY])
+    assert stored.held() == {
+        "certificates": sorted(each.fingerprint(hashes.SHA256()).hex()
+                               for each in (certificate, AUTHORITY.certificate)),
+        "keys": [stored._key_id(KEY.public_key())]}
+
+
+def test_while_somebody_writes_nothing_is_waited_for(stored, tmp_path):
+    fill(tmp_path / "nss", [("gateway", leaf())], [KEY])
+    with sqlite3.connect(tmp_path / "nss/cert9.db", isolation_level=None) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        assert stored.held() is None and stored.dates() is None
+    writer.close()
+    assert stored.held()
+    (tmp_path / "nss/cert9.db").write_bytes(b"no database at all")
+    assert stored.held() is None
+
+
+def test_dates_are_those_of_authorities_and_of_what_has_its_key_here(stored, tmp_path):
+    other = ec.generate_private_key(ec.SECP256R1())
+    old, new, foreign = leaf(end=2 * DAY), leaf(end=20 * DAY), AUTHORITY.sign(other, subject("other"))
+    fill(tmp_path / "nss", [("gateway", old), ("gateway", new), ("foreign", foreign),
+                                ("Our CA", AUTHORITY.certificate)], [KEY])
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/a.crl").write_bytes(AUTHORITY.crl().public_bytes(Encoding.DER))
+    (tmp_path / "lists/b.crl").write_bytes(b"damaged")
+    assert stored.dates() == {
+        "certificates": {"gateway": new.not_valid_after_utc.isoformat(),
+                         "Our CA": AUTHORITY.certificate.not_valid_after_utc.isoformat()},
+        "lists": {"CN=Test CA": {"this_update": (NOW - DAY).replace(microsecond=0).isoformat(),
+                                 "next_update": (NOW + 7 * DAY).replace(microsecond=0).isoformat()}}}
+
+
+def test_a_changed_database_has_another_sign(stored, tmp_path):
+    before = stored.sign()
+    fill(tmp_path / "nss", [("gateway", leaf())], [KEY])
+    assert stored.sign() != before and stored.sign() == stored.sign()
+
+
+def test_a_lists_file_is_known_by_its_issuer(stored):
+    stored.pillar = {"list": pem(AUTHORITY.crl())}
+    assert stored.list_file("list").startswith(stored.LISTS) and stored.list_file("list").endswith(".crl")
 
 
 # strongSwan's folders

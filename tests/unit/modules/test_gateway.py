@@ -390,6 +390,8 @@ ONE_MISTAKE = [
      "gateway:heartbeat:failback_delay: 60 delays what auto_failback: false never does; leave one of them out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60},
      "gateway:heartbeat:failback_delay: is done by the agent, which the profile paper has not; leave it out"),
+    ("winterthur", {"heartbeat/profile": "paper", "heartbeat/compare": True},
+     "gateway:heartbeat:compare: is done by the agent, which the profile paper has not; leave it out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/fence": {"command": "/usr/local/sbin/fence"}},
      "gateway:heartbeat:fence: is done by the agent, which the profile paper has not; leave it out"),
     ("winterthur", {"heartbeat/fence": {}},
@@ -724,7 +726,7 @@ def test_what_the_agent_is_told():
                       {"address": "198.51.100.74", "prefix": 32, "interface": "inside"},
                       {"address": "2001:db8:be:1::a", "prefix": 128, "interface": "inside"}],
         "uplinks": ["outside"], "ping_nodes": ["192.0.2.65", "198.51.100.66"],
-        "failback": "manual", "failback_delay": 300, "deadtime": 1.0, "fence": None}
+        "failback": "manual", "failback_delay": 300, "deadtime": 1.0, "fence": None, "compare": True}
     its = derived("winterthur", "gw1", {
         "heartbeat/profile": "fast", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60,
         "heartbeat/fence": {"command": "/usr/local/sbin/fence", "timeout": 20}})["agent"]

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -570,3 +571,170 @@ def test_the_other_agent_is_heard(on, packet: bytes, heard: bool) -> None:
     finally:
         speaking = False
         speaker.join()
+
+
+# at a glance
+
+STATUS = {"role": "standby", "epoch": 4, "since": "2026-03-01T00:00:00.000+00:00", "cause": "gw2 is there",
+          "node": "gw1", "muted": False, "heartbeat": "alive", "ready": True, "not_ready_because": "", "held": [],
+          "missing": ["192.0.2.10"], "links": {"bond0": "up"}, "ping_nodes": {"192.0.2.1": "up"}, "daemon": "alive",
+          "peer": {"node": "gw2", "heartbeat": "active", "agent": "there", "role": "active", "ready": True,
+                   "not_ready_because": "", "epoch": 4, "clock_offset": -0.02}}
+
+
+class Agent:
+    """Something that listens on the agent's socket and gives one answer; None: it takes the question and is silent."""
+
+    def __init__(self, path: Path, answer: bytes | None) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(str(path))
+        self.socket.listen(1)
+        self.answer, self.questions, self.clients = answer, [], []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            client = self.socket.accept()[0]
+            self.clients.append(client)     # not closed: the other side would see an end
+            self.questions.append(json.loads(client.recv(4096)))
+            if self.answer is not None:
+                client.sendall(self.answer)
+
+
+@pytest.fixture
+def looking(on, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The module on a node where heartbeat runs and an agent gives this answer: looking(STATUS | {...})."""
+    def place(answer: dict | bytes | None, agent: bool = True, running: bool = True) -> ModuleType:
+        module = on(Node("none", "standby"))
+        folder = tmp_path / "there"
+        (folder / "proc/77").mkdir(parents=True)
+        (folder / "proc/77/comm").write_text("heartbeat\n" if running else "bash\n")
+        (folder / "pid").write_text("      77\n")
+        respawn = f"respawn root {module.AGENT / 'run'}" if agent else "respawn root /usr/libexec/heartbeat/ipfail"
+        module.READ[0].write_text(f"keepalive 2\nudpport 694\nbcast bond1\nucast bond0 192.0.2.11\n"
+                                  f"ucast bond0 192.0.2.12\nnode gw1\nnode GW2\n\n{respawn}\nping 192.0.2.1\n")
+        for name, path in (("PROC", "proc"), ("PID_FILE", "pid"), ("AGENT_SOCKET", "s"), ("AGENT_HISTORY", "history")):
+            monkeypatch.setattr(module, name, folder / path)
+        monkeypatch.setattr(module, "__context__", {}, raising=False)
+        module.__salt__["cmd.run_all"] = None
+        if answer is not None or agent:
+            text = json.dumps(answer).encode() + b"\n" if isinstance(answer, dict) else answer
+            place.agent = Agent(folder / "s", text)
+        return module
+    return place
+
+
+def test_at_a_glance_it_is_what_the_agent_says(looking) -> None:
+    now = looking(STATUS).glance()
+    assert looking.agent.questions == [{"command": "status"}]
+    assert now == {
+        "role": "standby", "way": "agent", "running": True, "agent": "answers", "connected": True,
+        "since": STATUS["since"], "cause": "gw2 is there", "ready": True, "not_ready_because": "", "epoch": 4,
+        "held": [], "missing": ["192.0.2.10"], "disagree": "", "links": {"bond0": "up"},
+        "ping_nodes": {"192.0.2.1": "up"},
+        "peer": {"node": "gw2", "heartbeat": "active", "role": "active", "clock_offset": -0.02}, "daemon": "alive"}
+
+
+@pytest.mark.parametrize(("differs", "role", "disagrees"), [
+    ({"role": "active", "held": ["192.0.2.10"], "missing": [], "peer": {"role": "standby"}}, "active", False),
+    ({"role": "active", "held": ["192.0.2.10"], "missing": []}, "split", False),
+    ({"role": "active"}, "transition", True),
+    ({"role": "standby", "held": ["192.0.2.10"]}, "transition", True),
+    ({"role": "transition"}, "transition", False),
+    ({"heartbeat": "dead"}, "standby", False),
+    ({"peer": {}}, "standby", False),                   # an agent of an older release
+    ({"peer": None}, "standby", False),
+])
+def test_role_at_a_glance(looking, differs: dict, role: str, disagrees: bool) -> None:
+    now = looking(STATUS | differs).glance()
+    assert now["role"] == role and bool(now["disagree"]) == disagrees
+    assert now["connected"] == ("heartbeat" not in differs)
+    assert set(now["peer"]) == {"node", "heartbeat", "role", "clock_offset"}
+
+
+@pytest.mark.parametrize("answer", [None, b"nonsense\n", b'"standby"\n', b'{"error": "busy"}\n', b"x" * 70000])
+def test_an_agent_that_hangs_or_talks_nonsense_holds_nobody(looking, answer: bytes | None) -> None:
+    module = looking(answer)
+    begin = time.monotonic()
+    now = module.glance()
+    assert time.monotonic() - begin < 1
+    assert (now["agent"], now["role"], now["connected"]) == ("silent", "unknown", False)
+
+
+def test_an_agent_that_is_not_there(looking) -> None:
+    module = looking(STATUS)
+    module.AGENT_SOCKET.unlink()
+    assert module.glance()["agent"] == "missing"
+
+
+def test_a_heartbeat_that_does_not_run_is_seen_at_a_glance(looking) -> None:
+    now = looking(STATUS, running=False).glance()
+    assert (now["running"], now["role"]) == (False, "stopped")
+    assert looking.agent.questions == []
+
+
+def test_several_glances_in_a_moment_ask_once(looking) -> None:
+    module = looking(STATUS)
+    module.glance()["links"]["bond0"] = "changed by a caller"
+    assert module.glance()["links"] == {"bond0": "up"}
+    assert len(looking.agent.questions) == 1
+
+
+def test_in_the_profile_paper_heartbeat_is_asked_beside_the_caller(looking, tmp_path, monkeypatch) -> None:
+    module = looking(None, agent=False)
+    script = tmp_path / "cl_status"
+    script.write_text("#!/bin/sh\ncase \"$*\" in rscstatus) echo none;; 'nodestatus gw2') echo active;;\n"
+                      "'hblinkstatus gw2 bond1') echo dead; exit 1;; 'hblinkstatus gw2 bond0') echo up;;\n"
+                      "'nodestatus 192.0.2.1') exec sleep 60;; esac\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(module, "_is_here", lambda address: False)
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    first = module.glance()
+    assert first["role"] == "standby" and first["links"] == {} and first["peer"]["heartbeat"] == "unknown"
+    asked = module.__context__["heartbeat.asked"]["running"]
+    for key, process in asked.items():
+        if key != "ping 192.0.2.1":
+            process.wait(10)
+    clock[0] += 1
+    now = module.glance()
+    assert (now["role"], now["peer"], now["links"], now["ping_nodes"]) == (
+        "standby", {"node": "gw2", "heartbeat": "active", "role": "unknown", "clock_offset": None},
+        {"bond1": "dead", "bond0": "up"}, {})
+    hung = asked["ping 192.0.2.1"]
+    clock[0] += 4
+    module.glance()
+    assert hung.returncode == -9                        # one that hangs is ended before the next round
+    monkeypatch.setattr(module, "_is_here", lambda address: True)
+    clock[0] += 1
+    assert module.glance()["disagree"].startswith("heartbeat says this node has none of the addresses; held: 192.0.")
+    for process in module.__context__["heartbeat.asked"]["running"].values():
+        process.kill()
+        process.wait()
+
+
+def test_an_address_of_this_machine_is_known_without_asking_anybody(on) -> None:
+    module = on(Node("none", "standby"))
+    assert module._is_here("127.0.0.1") and not module._is_here("192.0.2.10") and not module._is_here("2001:db8::1")
+
+
+def test_no_role_change_is_lost_between_two_looks(looking) -> None:
+    module = looking(STATUS)
+    assert module.changes_since() == {"mark": "", "changes": []}
+
+    def entry(second: int, role: str) -> str:
+        at = f"2026-03-01T00:00:{second:02}.000+00:00"
+        return json.dumps({"at": at, "role": role, "epoch": second, "cause": "x"})
+
+    lines = [entry(1, "active"), "damaged", entry(2, "standby")]
+    module.AGENT_HISTORY.write_text("\n".join(lines))
+    first = module.changes_since()
+    assert [each["role"] for each in first["changes"]] == ["active", "standby"]
+    assert module.changes_since(first["mark"]) == {"mark": first["mark"], "changes": []}
+    module.AGENT_HISTORY.write_text("\n".join([*lines, entry(3, "active"), entry(4, "standby")]))
+    later = module.changes_since(first["mark"])
+    assert [(each["role"], each["epoch"]) for each in later["changes"]] == [("active", 3), ("standby", 4)]
+    module.AGENT_HISTORY.write_text(entry(9, "active"))      # the known one is no longer in the file
+    assert [each["epoch"] for each in module.changes_since(later["mark"])["changes"]] == [9]
+    assert module.changes_since("2027")["changes"] == []

@@ -1,7 +1,10 @@
 """The IPsec daemon's configuration and what is read out of it. Recorded: real Libreswan 4.10 and 5.2."""
 from __future__ import annotations
 
+import os
 import re
+import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -454,3 +457,183 @@ def test_lists_take_a_moment(ipsec, monkeypatch, view):
     found = ipsec.take_lists()
     assert found == 0 and not isinstance(found, bool) and clock == [ipsec.LISTS_EVERY + 1]          # see module.run
     assert ipsec.sections(view("winterthur", "gw1"))[ipsec.SETUP]["crlcheckinterval"] == f"{ipsec.LISTS_EVERY}s"
+
+
+# looking without waiting
+
+
+class Beside:
+    """Commands and the kernel's socket, as the module `watching` gives them."""
+
+    def __init__(self, ipsec, version: str, tmp_path, monkeypatch) -> None:
+        self.version, self.state = version, "active"
+        self.told: list[tuple[int, bytes]] = []
+        self.started: list[str] = []
+        self.late = False
+        self.code: int | None = 0
+        self.now = 1000.0
+        monkeypatch.setattr(ipsec, "__context__", {}, raising=False)
+        monkeypatch.setattr(ipsec, "__salt__", {
+            "watching.listen": lambda *_: self, "watching.heard": self.heard, "watching.start": self.start,
+            "watching.answer": self.answer, "certs.sign": lambda: [], "certs.dates": lambda: {}}, raising=False)
+        monkeypatch.setattr(ipsec, "_PIDFILE", str(tmp_path / "pid"))
+        monkeypatch.setattr(ipsec.time, "monotonic", lambda: self.now)
+        (tmp_path / "pid").write_text(f"{os.getpid()}\n")
+        left = "    left=192.0.2.10\n"
+        (tmp_path / "ipsec.conf").write_text(
+            f"config setup\n    listen=192.0.2.10\nconn bern\n{left}    right=192.0.2.74\n    auto=add\n"
+            f"conn roadwarrior\n{left}    right=%any\n")
+        self.look = ipsec.glance
+
+    def second(self, seconds: float = 1.0) -> dict:
+        self.now += seconds
+        return self.look()
+
+    def heard(self, _listener):
+        told, self.told = self.told, []
+        return told, False
+
+    def start(self, argv, _seconds):
+        name = {"--status": "status", "--trafficstatus": "traffic", "nokeys": "states"}.get(argv[-1], "journal")
+        self.started.append(name)
+        return name
+
+    def answer(self, name):
+        if self.late:
+            return None
+        text = {"journal": "one line\n-- cursor: s=1\n", "states": recorded("ip-s-xfrm-state")}.get(name)
+        if text is None:
+            text = recorded(f"{self.version}-{ {'traffic': 'trafficstatus'}.get(name, name)}-{self.state}")
+        return {"retcode": self.code, "stdout": text}
+
+
+@pytest.fixture(params=["4.10", "5.2"])
+def beside(ipsec, request, tmp_path, monkeypatch):
+    return Beside(ipsec, request.param, tmp_path, monkeypatch)
+
+
+def gone(spi: int) -> tuple[int, bytes]:
+    """XFRM_MSG_DELSA: xfrm_usersa_id."""
+    return 0x11, struct.pack("!16sI4x", b"", spi)
+
+
+def come(address: str, other: str) -> tuple[int, bytes]:
+    """XFRM_MSG_NEWSA: xfrm_usersa_info."""
+    return 0x10, struct.pack("!56x16s8x16s32x", *(socket.inet_aton(each).ljust(16, b"\0") for each in (address, other)))
+
+
+SPIS = {"4.10": (0x1497eb0c, 0xce437530), "5.2": (0x3212eafa, 0xed1a4b97)}
+
+
+def test_the_daemon_is_asked_beside_and_its_answer_comes_with_a_later_look(beside):
+    first = beside.second()
+    assert (first["process"], first["answer"]) == (True, None)
+    found = beside.second()["answer"]
+    assert (found["connections"]["bern"]["up"], found["fixed"], found["foreign"]) == (True, "192.0.2.10", [])
+    assert found["connections"]["roadwarrior"]["sas"][0]["peer_id"] == "CN=road1.example"
+    assert {each["address"] for each in found["listening"]} == {"192.0.2.10"}
+
+
+def test_in_quiet_nothing_is_started_for_half_a_minute(beside):
+    beside.second(), beside.second()
+    beside.started.clear()
+    for _ in range(27):
+        assert beside.second()["answer"] is None
+    assert not beside.started
+    beside.second(), beside.second()
+    assert sorted(beside.started) == ["states", "status", "traffic"]
+
+
+def test_a_tunnel_whose_last_sa_goes_is_told_at_once_and_the_daemon_asked(beside):
+    beside.second(), beside.second()
+    beside.started.clear()
+    one, other = SPIS[beside.version]
+    beside.told = [gone(one)]
+    assert beside.second()["gone"] == []
+    beside.told = [gone(other)]
+    assert beside.second()["gone"] == ["bern"]
+    assert "status" in beside.started and "journal" in beside.started
+
+
+def test_an_sa_in_whose_place_another_came_is_left_to_the_daemon(beside):
+    beside.second(), beside.second()
+    beside.told = [come("192.0.2.74", "192.0.2.10"), *map(gone, SPIS[beside.version])]
+    assert beside.second()["gone"] == []
+
+
+def test_an_answer_from_before_a_tunnel_went_does_not_count(beside):
+    beside.second(), beside.second()
+    beside.told, beside.late = [(0x18, b"")], True
+    beside.second()
+    beside.told = [*map(gone, SPIS[beside.version])]
+    assert beside.second()["gone"] == ["bern"]
+    beside.late, beside.state = False, "active"
+    assert beside.second()["answer"] is None
+    beside.state = "standby"
+    beside.second(), beside.second()
+    found = [beside.second()["answer"] for _ in range(3)]
+    assert not any(each and each["connections"]["bern"]["up"] for each in found)
+
+
+def test_a_daemon_that_leaves_two_rounds_unanswered_is_hung(beside):
+    beside.second()
+    beside.code = None
+    assert not beside.second()["hung"]
+    beside.second()
+    assert beside.second()["hung"]
+    beside.code = 0
+    beside.second(30)
+    assert not beside.second()["hung"]
+
+
+def test_a_process_that_has_ended_is_seen(beside, ipsec, tmp_path, monkeypatch):
+    beside.second()
+    monkeypatch.setattr(ipsec, "_STARTED_AT_BOOT", str(tmp_path / "pid"))
+    (tmp_path / "pid").write_text("999999999\n")
+    assert beside.second()["process"] is False
+    monkeypatch.setattr(ipsec, "_STARTED_AT_BOOT", str(tmp_path / "none"))
+    assert beside.second()["process"] is None
+
+
+def test_the_journal_is_read_on_from_where_it_ended(beside):
+    beside.second(), beside.second()
+    beside.told = [(0x18, b"")]
+    beside.second()
+    assert beside.second()["journal"] == ["one line"]
+
+
+def test_a_node_without_connections_has_nothing_to_look_at(beside, tmp_path):
+    (tmp_path / "ipsec.conf").write_text("config setup\n    uniqueids=yes\n")
+    assert beside.second() is None
+    (tmp_path / "ipsec.conf").unlink()
+    assert beside.second() is None
+    assert not beside.started
+
+
+def test_keys_past_their_time_are_seen_in_the_status(ipsec):
+    for version in ("4.10", "5.2"):
+        lines = [re.sub(r"^000 ", "", line) for line in recorded(f"{version}-status-active").splitlines()]
+        assert ipsec._states(lines)["late"] == []
+        late = [re.sub(r"REKEY in \d+s; REPLACE in 3\d+s", "REPLACE in 260s", line) for line in lines]
+        assert ipsec._states(late)["late"] == ["bern"]
+
+
+def test_counters_are_read_with_their_names(ipsec, monkeypatch, tmp_path):
+    (tmp_path / "stat").write_text("XfrmInError             \t0\nXfrmInNoStates          \t17\n")
+    monkeypatch.setattr(ipsec, "_XFRM_STAT", str(tmp_path / "stat"))
+    assert ipsec._counters() == {"XfrmInError": 0, "XfrmInNoStates": 17}
+    monkeypatch.setattr(ipsec, "_XFRM_STAT", str(tmp_path / "none"))
+    assert ipsec._counters() == {}
+
+
+def test_an_address_is_held_or_not(ipsec):
+    assert ipsec._is_held("127.0.0.1") and not ipsec._is_held("192.0.2.10")
+
+
+def test_packets_dropped_as_repeated_are_counted_by_the_kernel_for_each_sa(ipsec):
+    text = recorded("ip-s-xfrm-state")
+    found = ipsec._kernel_states(text.splitlines())
+    assert len(found) == text.count("proto esp") >= 2
+    assert {each["replays"] for each in found.values()} == {0}
+    found = ipsec._kernel_states(text.replace("replay-window 0 replay 0", "replay-window 2 replay 17").splitlines())
+    assert {each["replays"] for each in found.values()} == {17}

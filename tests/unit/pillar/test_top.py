@@ -38,7 +38,7 @@ def pillar(tmp_path_factory):
 def test_a_node_gets_its_site(pillar, minion_id, site):
     its = pillar(minion_id)
     assert its["gateway"]["site"] == site
-    assert set(its) - {"gateway_secrets"} == {"gateway", "gateway_schema"}
+    assert set(its) - {"gateway_secrets"} == {"gateway", "gateway_schema", "beacons"}
 
 
 def test_secrets_go_to_their_own_site_only(pillar):

@@ -1,0 +1,417 @@
+"""
+Tells when the IPsec daemon, a tunnel, or a certificate is not as it should be.
+
+.. code-block:: yaml
+
+    beacons:
+      ipsec:
+        - grace: 30        # seconds that a peer has to bring its tunnel back after a takeover
+
+What is seen comes from ``ipsec.glance``, which never waits; here it is judged. On the standby no tunnel is expected. On
+the active node a site-to-site tunnel that was up here and is down is told at once, one that has not come up yet after
+the grace time. A roadwarrior comes and goes as it likes: that is told, and nothing is wrong with it.
+
+What is an error among the kernel's counters (Documentation/networking/xfrm_proc) is in ``_ERRORS``. Left out is what
+anybody on the internet can raise, or what a tunnel that is down raises by itself: packets without an SA, as a takeover
+and every scan bring (XfrmInNoStates, XfrmOutNoStates), broken headers, clear text where a tunnel should be
+(XfrmInTmplMismatch, XfrmInNoPols, XfrmInPolBlock, XfrmOutPolBlock), and SAs that end while packets are on their way
+(...StateExpired, ...StateInvalid, XfrmOutPolDead, XfrmOutBundleCheckError, XfrmAcquireError).
+"""
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import salt.utils.minion
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+    __opts__: dict
+    __context__: dict
+
+__virtualname__ = "ipsec"
+
+CONDITIONS = {
+    "daemon_dead": "critical: the daemon does not run; once, when it died and systemd started it again",
+    "daemon_hung": "critical: the daemon does not answer",
+    "connection_missing": "warning: a connection of the configuration is not loaded",
+    "tunnel_down": "critical: a site-to-site tunnel is down; info, once: a roadwarrior has gone",
+    "tunnel_up": "info: a roadwarrior has come (once)",
+    "rekey_failing": "warning: the time to renew a tunnel's keys has passed, and they are the old ones",
+    "liveness_timeout": "warning: a peer did not answer, its tunnel was given up (once)",
+    "one_way": "warning: packets go one way only through a tunnel in which they went both ways",
+    "xfrm_errors": "warning: the kernel's error counters rise (once)",
+    "replay_drops": "warning: packets were dropped as repeated (once)",
+    "certificate_expiring": "warning, critical: a certificate ends soon, or has ended",
+    "crl_expiring": "warning, critical: the next revocation list is due",
+    "wrong_listen": "critical: the active node's daemon does not listen on the virtual address",
+    "address_of_node": "critical: the daemon serves on the node's own address",
+}
+
+GRACE = 30.0            # seconds
+_QUIET = 60.0           # seconds between two reports of the same counter
+_ONE_WAY = 60.0         # seconds in which nothing comes back
+_BOTH = 3               # samples in a row with bytes both ways: only then silence in one direction means something
+_LATE = 25.0            # seconds past the time at which keys are to be renewed
+_REPEATED = 10          # packets in a report; single ones are only late
+_LISTENS = 5.0          # seconds until the daemon has to listen after a takeover
+_STARTS = 20.0          # and until it has loaded its connections after its start
+_GONE = 5.0             # seconds until a roadwarrior that does not come back is gone
+_MANY = 10              # people who come or go at once and are told one by one
+_CERTIFICATE = (30, 7)  # days: warning, critical
+_LIST = (7, 2)          # a list is published every few weeks: 30 days before its end all would be late
+_ERRORS = re.compile(r"Xfrm(InError|InBufferError|InStateProtoError|InStateModeError|InStateMismatch|InPolError|"
+                     r"OutError|OutBundleGenError|OutStateProtoError|OutStateModeError|OutStateSeqError|OutPolError|"
+                     r"(In|Out)StateDirError|InIptfsError|OutNoQueueSpace)")
+# pluto's words for a peer that does not answer any more: of 4.x and 5.x (retransmit.c, ikev2_liveness.c, ikev1_dpd.c).
+# One that has not answered the first message is not up yet, which is another matter.
+_SILENT = re.compile(
+    r'^"(?P<name>[^"]+)"(?:\[\d+\])?(?: (?P<peer>[0-9a-fA-F.:]+))? #\d+: '
+    r"(?P<said>.*(?:second timeout exceeded after \d+ retransmits(?!.*our first)|liveness action - |DPD action - ).*)")
+# systemd's (service.c), in the daemon's journal
+_DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
+_BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "tunnel_down")
+_RELOADED = 10.0        # seconds in which a tunnel is back whose connection a state has loaded anew
+_WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
+_OF_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "address_of_node")
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    for function in ("ipsec.glance", "gateway_events.changed"):
+        if function not in __salt__:
+            return False, f"ipsec: {function} is missing; run saltutil.sync_modules"
+    return __virtualname__
+
+
+def validate(config: object) -> tuple[bool, str]:
+    """`grace`, a number of seconds, and nothing else."""
+    valid, said = __salt__["gateway_events.validate_config"](config, ["grace"])
+    grace = _grace(config) if valid else GRACE
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace <= 3600:
+        return False, f"grace is {grace!r:.60}; give a number of seconds"
+    return valid, said
+
+
+def _grace(config: list) -> Any:
+    return next((each["grace"] for each in config if "grace" in each), GRACE)
+
+
+def beacon(config: list) -> list[dict]:
+    """The events since the last call, signed."""
+    if not __salt__["gateway_events.watched"]("openswan"):
+        return []
+    seen = __salt__["ipsec.glance"]()
+    watch = __context__.get("ipsec.beacon")
+    if watch is None:
+        watch = __context__["ipsec.beacon"] = Watch(__salt__["gateway_events.memory"]("ipsec"))
+    if seen is None:
+        return []       # no configuration of ours yet: the first state.apply has not come that far
+    told = watch.judge(seen, _agents_word(), time.monotonic(), datetime.datetime.now(datetime.UTC), _grace(config))
+    _hold_back(told, watch, time.monotonic())
+    return __salt__["gateway_events.changed"]("ipsec", told["conditions"], told["once"], sorted(told["unknown"]),
+                                              told["memory"])
+
+
+def _hold_back(told: dict, watch: Watch, now: float) -> None:
+    """
+    A state run loads connections anew and restarts the standby's daemon: what it may have brought about is no news yet.
+
+    A tunnel that is down for long is, whatever runs.
+    """
+    doubtful = {key for key in told["conditions"] if key.partition(":")[0] in _BY_STATES}
+    watch.doubtful = {key: watch.doubtful.get(key, now) for key in doubtful}
+    new = {key for key in doubtful - watch.believed
+           if not key.startswith("tunnel_down:") or now - watch.doubtful[key] < _RELOADED}
+    if new and _state_runs():
+        for key in new:
+            del told["conditions"][key]
+            told["unknown"].add(key.partition(":")[0])
+        doubtful -= new
+    watch.believed = doubtful
+
+
+def _agents_word() -> str:
+    """On the daemon; "" where no agent says anything."""
+    found = __salt__["heartbeat.glance"]() if "heartbeat.glance" in __salt__ else {}
+    return str(found.get("daemon") or "")
+
+
+def _state_runs() -> bool:
+    return any(str(job.get("fun", "")).startswith("state.") for job in salt.utils.minion.running(__opts__))
+
+
+class Watch:
+    """What is known of the daemon from one look to the next, and what follows from it."""
+
+    def __init__(self, memory: dict) -> None:
+        self.up: set[str] = set()               # site-to-site tunnels, as last heard
+        self.was_up = set(memory.get("up", []))
+        self.down = set(memory.get("down", []))     # told
+        self.people: dict[str, str] | None = memory.get("people")
+        self.leaving: dict[str, float] = {}
+        self.serves: bool | None = None
+        self.since = self.started = float("-inf")       # active; the daemon runs
+        self.pid: int | None = None
+        self.dead = float("-inf")               # when that was last told
+        self.late: dict[str, float] = {}
+        self.answer: dict | None = None
+        self.answered = 0.0
+        self.traffic: dict[str, dict] = {}
+        self.replays: dict[str, int] = {}
+        self.counters: dict[str, int] | None = None
+        self.counted: dict[str, float] = {}
+        self.dates: dict | None = None
+        self.believed: set[str] = set()         # told, of what a state run may bring about
+        self.doubtful: dict[str, float] = {}    # and since when it is so
+
+    def judge(self, seen: dict, word: str, now: float, date: datetime.datetime, grace: float) -> dict:
+        """
+        Args: what ``ipsec.glance`` gave; the agent's word on the daemon; seconds; the time of day; seconds of grace.
+
+        Returns ``conditions``, ``once``, ``unknown`` and ``memory`` for ``gateway_events.changed``.
+        """
+        conditions: dict[str, dict] = {}
+        once: list[dict] = []
+        unknown: set[str] = set()
+        self._note_changes(seen, now)
+        dead = seen["process"] is False
+        hung = bool(seen["process"]) and (word == "hung" or word not in _WORDS and seen["hung"])
+        if seen["process"] is None:
+            unknown.update(("daemon_dead", "daemon_hung"))
+        elif dead:
+            self.dead = now
+            conditions["daemon_dead:pluto"] = _condition(
+                "critical", "running", "dead", "its process has ended", {"serves": seen["serves"]})
+        elif hung:
+            conditions["daemon_hung:pluto"] = _condition(
+                "critical", "answering", "does not answer", "its process is there and leaves questions unanswered",
+                {"pid": seen["pid"], "serves": seen["serves"]})
+        if seen["answer"]:
+            self._take(seen, now)
+        self.up -= set(seen["gone"])
+        if not seen["process"] or hung or self.answer is None:
+            unknown.update(_OF_ANSWERS)
+        else:
+            self._connections(seen, now, conditions)
+            self._tunnels(seen, now, grace, conditions)
+            self._people(seen, now, once)
+            self._listens(seen, now, conditions)
+            if seen["answer"]:
+                self._one_way(now)
+            conditions |= self._silences(now)
+            conditions |= {f"rekey_failing:{name}": _condition(
+                "warning", "renewed in time", "not renewed", "the time to renew the keys has passed; the tunnel ends "
+                "when they do", {"peer": seen["tunnels"][name]["peer"]})
+                for name, when in self.late.items() if now - when >= _LATE and name in seen["tunnels"]}
+        once += self._journal(seen, now)
+        once += self._counters(seen, now)
+        if seen["dates"] is not None:
+            self.dates = seen["dates"]
+        if self.dates is None:
+            unknown.update(("certificate_expiring", "crl_expiring"))
+        else:
+            conditions |= self._expiring(date)
+        return {"conditions": conditions, "once": once, "unknown": unknown, "memory": {
+            "up": sorted(self.was_up), "down": sorted(self.down), "people": self.people}}
+
+    def _note_changes(self, seen: dict, now: float) -> None:
+        """Another daemon, another role: what was known of tunnels counts no more."""
+        if seen["serves"] != self.serves:
+            if self.serves is not None:
+                self.was_up.clear()
+                self.leaving.clear()
+                self.people = None if seen["serves"] else {}
+            self.serves, self.since = seen["serves"], now
+            self.traffic.clear()
+        if seen["pid"] != self.pid:
+            if self.pid is not None:
+                # It takes a while until all are back, which is told as the daemon's death.
+                self.was_up.clear()
+            self.pid, self.started, self.answer = seen["pid"], now, None
+            self.up.clear()
+            self.traffic.clear()
+            self.replays.clear()
+
+    def _take(self, seen: dict, now: float) -> None:
+        self.answer, self.answered = seen["answer"], now
+        self.late = {name: self.late.get(name, now) for name in self.answer["late"]}
+        self.up = {name for name, each in self.answer["connections"].items() if each["up"]}
+
+    def _connections(self, seen: dict, now: float, conditions: dict) -> None:
+        missing = seen["tunnels"].keys() - self.answer["connections"].keys()
+        if now - self.started >= _STARTS:
+            for name in missing:
+                conditions[f"connection_missing:{name}"] = _condition(
+                    "warning", "loaded", "not loaded", "the configuration has it and the daemon has not",
+                    {"peer": seen["tunnels"][name]["peer"]})
+
+    def _tunnels(self, seen: dict, now: float, grace: float, conditions: dict) -> None:
+        expected = {name for name, each in seen["tunnels"].items() if seen["serves"] and each["peer"] != "%any"}
+        self.was_up = (self.was_up | self.up) & expected
+        self.down &= expected - self.up
+        late = now - max(self.since, self.started) >= grace
+        self.down |= {name for name in expected - self.up if late or name in self.was_up}
+        for name in self.down:
+            each = seen["tunnels"][name]
+            cause = "it was up on this node" if name in self.was_up else "it has not come up on this node"
+            waits = "this end calls" if each["calls"] else "the peer calls"
+            conditions[f"tunnel_down:{name}"] = _condition(
+                "critical", "up", "down", f"{cause}; {waits}", {"peer": each["peer"], "kind": "site-to-site"})
+
+    def _people(self, seen: dict, now: float, once: list[dict]) -> None:
+        """Who has come and gone. One who calls again within a moment was never away."""
+        if not seen["answer"] or not seen["serves"]:
+            return
+        here = {}
+        for name, each in self.answer["connections"].items():
+            if seen["tunnels"].get(name, {}).get("peer") == "%any":
+                here |= {f"{name}/{sa['peer_id'] or sa['peer']}": sa["peer"] for sa in each["sas"]}
+        if self.people is None:
+            # Taken over, or the first look: they are here, and did not just come.
+            self.people = here
+            return
+        come = sorted(here.keys() - self.people.keys())
+        for key in self.people.keys() & here.keys():
+            self.leaving.pop(key, None)
+        for key in self.people.keys() - here.keys():
+            self.leaving.setdefault(key, now)
+        left = sorted(key for key, when in self.leaving.items() if now - when >= _GONE or key not in self.people)
+        once += _of_people("tunnel_up", "away", "connected", {key: here[key] for key in come})
+        once += _of_people("tunnel_down", "connected", "gone", {key: self.people.get(key, "") for key in left})
+        for key in left:
+            del self.leaving[key]
+        self.people = {**{key: peer for key, peer in self.people.items() if key in self.leaving}, **here}
+
+    def _listens(self, seen: dict, now: float, conditions: dict) -> None:
+        on = {each["address"] for each in self.answer["listening"]}
+        wanted = {self.answer["fixed"]} if self.answer["fixed"] else set(seen["addresses"])
+        if seen["serves"] and self.answered - max(self.since, self.started) >= _LISTENS and wanted - on:
+            conditions["wrong_listen:pluto"] = _condition(
+                "critical", "listens on the virtual address", f"does not listen on {', '.join(sorted(wanted - on))}",
+                "the daemon was not told of the address", {"listens": sorted(on)[:20]})
+        own = on - wanted if self.answer["fixed"] else set()
+        for address in sorted(own | set(self.answer["foreign"])):
+            conditions[f"address_of_node:{address}"] = _condition(
+                "critical", "the virtual address only", "listens there" if address in own else "a tunnel ends there",
+                "peers would stay with this node after a takeover", {})
+
+    def _one_way(self, now: float) -> None:
+        """
+        Take a sample of each tunnel's bytes.
+
+        Silence in one direction is normal for some uses (logs, video). So it counts only where bytes went both ways in
+        three samples in a row before, and only as long as the other direction goes on.
+        """
+        for name, each in self.answer["connections"].items():
+            total = [sum(sa[key] for sa in each["sas"]) for key in ("in_bytes", "out_bytes")]
+            numbers = sorted(sa["number"] for sa in each["sas"])
+            old = self.traffic.get(name)
+            if not numbers:
+                self.traffic.pop(name, None)
+                continue
+            if old is None or old["numbers"] != numbers:
+                # A new SA counts from 0; what was learned of the tunnel stays.
+                self.traffic[name] = {"numbers": numbers, "total": total, "both": old["both"] if old else 0,
+                                      "at": now, "silent": None}
+                continue
+            if now - old["at"] < 10:
+                continue
+            rose = [after > before for before, after in zip(old["total"], total, strict=True)]
+            old |= {"total": total, "at": now}
+            if all(rose):
+                old |= {"both": old["both"] + 1, "silent": None}
+            elif any(rose) and old["both"] >= _BOTH:
+                way = "in" if rose[1] else "out"
+                if not old["silent"] or old["silent"][0] != way:
+                    old["silent"] = (way, now)
+            elif any(rose):
+                old["both"] = 0
+
+    def _silences(self, now: float) -> dict[str, dict]:
+        found = {}
+        for name, each in self.traffic.items():
+            if each["silent"] and now - each["silent"][1] >= _ONE_WAY:
+                way = "in" if each["silent"][0] == "in" else "out"
+                other = {"in": "out", "out": "in"}[way]
+                found[f"one_way:{name}"] = _condition(
+                    "warning", "packets both ways", f"packets {other} only",
+                    f"for a minute bytes went {other} and none {way}",
+                    {"in_bytes": each["total"][0], "out_bytes": each["total"][1]})
+        return found
+
+    def _journal(self, seen: dict, now: float) -> list[dict]:
+        found = {}
+        for line in seen["journal"]:
+            died = _DIED.search(line)
+            if died and now - self.dead > _STARTS:
+                # It was back before anybody looked.
+                self.dead = now
+                found["pluto"] = _condition("critical", "running", "died, and was started again",
+                                            f"its process ended: {died['how']}", {"serves": seen["serves"]}) | {
+                    "condition": "daemon_dead", "subject": "pluto"}
+            match = _SILENT.match(line)
+            if match:
+                subject = match["name"] + (f"/{match['peer']}" if match["peer"] else "")
+                found[subject] = _condition("warning", "answering", "silent", match["said"][:300], {}) | {
+                    "condition": "liveness_timeout", "subject": subject}
+        return list(found.values())[:_MANY]
+
+    def _counters(self, seen: dict, now: float) -> list[dict]:
+        found = []
+        if seen["counters"] is not None:
+            before, self.counters = self.counters or seen["counters"], self.counters or dict(seen["counters"])
+            for name, value in seen["counters"].items():
+                rise = value - before.get(name, 0)
+                replay = name == "XfrmInStateSeqError"
+                if value < before.get(name, 0) or not (replay or _ERRORS.fullmatch(name)):
+                    self.counters[name] = value
+                elif rise >= (_REPEATED if replay else 1) and now - self.counted.get(name, -_QUIET) >= _QUIET:
+                    self.counters[name], self.counted[name] = value, now
+                    found.append(_condition("warning", str(before.get(name, 0)), str(value), "", {"rise": rise}) | {
+                        "condition": "replay_drops" if replay else "xfrm_errors", "subject": name})
+        if seen["answer"]:
+            for name, value in seen["answer"]["replays"].items():
+                rise, key = value - self.replays.get(name, value), f"replay {name}"
+                if rise <= 0:
+                    self.replays[name] = value
+                elif rise >= _REPEATED and now - self.counted.get(key, -_QUIET) >= _QUIET:
+                    self.replays[name], self.counted[key] = value, now
+                    found.append(_condition("warning", str(value - rise), str(value), "", {"rise": rise}) | {
+                        "condition": "replay_drops", "subject": name})
+        return found
+
+    def _expiring(self, date: datetime.datetime) -> dict[str, dict]:
+        found = {}
+        for name, text in self.dates["certificates"].items():
+            found |= _ending(f"certificate_expiring:{name}", text, date, _CERTIFICATE, "renew it")
+        for name, each in self.dates["lists"].items():
+            found |= _ending(f"crl_expiring:{name}", each["next_update"], date, _LIST, "publish the next one")
+        return found
+
+
+def _condition(severity: str, was: str, now: str, cause: str, facts: dict) -> dict:
+    return {"severity": severity, "was": was, "is": now, "cause": cause, "facts": facts}
+
+
+def _of_people(condition: str, was: str, now: str, people: dict[str, str]) -> list[dict]:
+    """One event a person; of many at once, as after a takeover, one for all."""
+    if len(people) > _MANY:
+        text = f"{len(people)} roadwarriors"
+        return [_condition("info", was, now, "", {"people": sorted(people)[:50]}) | {
+            "condition": condition, "subject": text}]
+    return [_condition("info", was, now, "", {"peer": peer, "kind": "roadwarrior"}) | {
+        "condition": condition, "subject": key} for key, peer in people.items()]
+
+
+def _ending(key: str, text: str, now: datetime.datetime, days: tuple[int, int], what: str) -> dict[str, dict]:
+    end = datetime.datetime.fromisoformat(text)
+    left = end - now
+    if left > datetime.timedelta(days=days[0]):
+        return {}
+    severity = "warning" if left > datetime.timedelta(days=days[1]) else "critical"
+    # The date, and not how long there is left: that would be another text every day.
+    words = f"{'ends' if left > datetime.timedelta(0) else 'ended'} on {end:%Y-%m-%d %H:%M} UTC"
+    return {key: _condition(severity, "good for long", words, f"nobody has renewed it yet; {what}", {"end": text})}

@@ -1,0 +1,242 @@
+"""
+Alerts from the gateways' events
+================================
+
+Runs on the master as long as that does: listens on its event bus for what the gateways report, and tells people. What
+is decided is in the tree's package ``alerts``; this file gives it Salt's bus, keys, jobs and configuration.
+
+Master's configuration, all optional (docs/monitoring.md)::
+
+    gateway_alerts:
+      rank: 0          # with two masters that share the minions: 0 on one, 1 on the other
+      other: master-a  # on the one with rank 1: the other's name or address, NAME:PORT where its port is not 4506
+      presence: 60     # seconds between two looks at who answers, 0 for never
+"""
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import salt.client
+import salt.loader
+import salt.payload
+import salt.template
+import salt.transport
+import salt.utils.event
+import salt.utils.jid
+import salt.utils.minions
+
+# At the end: nothing of the tree shadows what is installed.
+sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
+
+from alerts import authentic, files, service  # noqa: E402
+from alerts.targets import Failed  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "gateway_alerts"
+
+LARGEST = 64 * 1024  # bytes of a message with the tag of an event; Salt's own additions included
+_EVENTS = (b"salt/beacon/", b"gateway/master/")
+_END = b"\n\n"  # between tag and data (salt.utils.event.TAGEND)
+_OTHER = 4506  # the port of the other master that is tried
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    if __opts__.get("__role") != "master":
+        return False, "gateway_alerts is an engine of the master"
+    return __virtualname__
+
+
+def start() -> None:
+    """
+    Listens until the master ends. Salt starts it again when it falls over.
+
+    CLI Example:
+
+    .. code-block:: yaml
+
+        engines:
+          - gateway_alerts: {}
+    """
+    wanted = __opts__.get("gateway_alerts") or {}
+    rank = wanted.get("rank")
+    if rank not in (None, 0, 1):
+        log.error("gateway_alerts:rank: %s is neither 0 nor 1; going on as the only master", str(rank)[:40])
+        rank = None
+    if rank == 1 and not wanted.get("other"):
+        log.warning("gateway_alerts:other: is missing on the master with rank 1: silent nodes are told by both masters")
+    opts = dict(__opts__)  # for threads: Salt's own is bound to this one
+    links = _Links(opts, str(wanted.get("other") or ""))
+    its = service.Service(
+        files.folder(__opts__["cachedir"]), authentic.load_secret(__opts__["pki_dir"]),
+        authentic.Sites(__opts__["pillar_roots"].get("base", [])),
+        service.Outside(links.publish, links.known, links.bus, links.stamp, links.load, links.cached,
+                        links.other_alive),
+        rank=rank, presence=float(wanted.get("presence", 60)), name=str(__opts__.get("id", "master")))
+    links.service = its
+    threading.Thread(target=_read_forever, args=(opts, its), name="alerts-bus", daemon=True).start()
+    _on_end(its.stop)
+    its.run()
+
+
+def _on_end(stop: Callable[[], None]) -> None:
+    """The master's own handler goes on to do its part."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: Any) -> None:
+        stop()
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handle)
+
+
+# The bus
+
+
+def _read_forever(opts: dict, its: service.Service) -> None:
+    """Reads everything, at once: the master drops a listener that is 10,000 events behind."""
+    while True:
+        try:
+            asyncio.run(_read(opts, its))
+        except Exception:  # a broken connection, of many kinds
+            log.exception("alerts: the connection to the master's bus; trying again")
+        time.sleep(0.5)
+
+
+async def _read(opts: dict, its: service.Service) -> None:
+    # Not SaltEvent.get_event: it unpacks every event on the bus, returns of large states included, before it looks at
+    # the tag, and costs a run of its event loop each.
+    client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
+    try:
+        await client.connect()
+        its.lost()  # what was before is asked for, now that the answers can be heard
+        stream, count = getattr(client, "_stream", None), 0
+        while True:
+            raw = await client.recv()
+            if raw is None:
+                continue
+            if getattr(client, "_stream", None) is not stream:
+                stream = client._stream  # it has connected again by itself
+                its.lost()
+            _sort(raw, its)
+            count += 1
+            if count % 50 == 0:
+                await asyncio.sleep(0)
+    finally:
+        client.close()
+
+
+def _sort(raw: bytes, its: service.Service) -> None:
+    """One message of the bus: most are for others."""
+    tag, _, data = raw.partition(_END)
+    if tag.startswith(_EVENTS):
+        if len(raw) > LARGEST or len(tag) > 400:
+            its.refuse("large")
+            return
+        try:
+            content = salt.payload.loads(data, encoding="utf-8")
+            its.offer(tag.decode("utf-8"), content)
+        except Exception:  # whatever somebody has put there
+            its.refuse("malformed")
+    elif tag.startswith(b"salt/job/"):
+        parts = tag.decode("utf-8", "replace").split("/")
+        if len(parts) == 5 and parts[3] == "ret" and parts[2] in its.pending:
+            content = salt.payload.loads(data, encoding="utf-8")
+            said = content.get("return") if isinstance(content, dict) else None
+            its.answer(parts[2], parts[4], service.TRIMMED if b"VALUE_TRIMMED" in data else said)
+    elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < 400:
+        its.started(tag.decode("utf-8", "replace").split("/")[2])
+
+
+class _Links:
+    """What the service needs of Salt."""
+
+    service: service.Service
+
+    def __init__(self, opts: dict, other: str) -> None:
+        self._opts, self._other = opts, other
+        self._clients = threading.local()
+        self._tried = (0.0, False)
+
+    def publish(self, what: str, minions: list[str], arguments: list[Any]) -> str:
+        """Starts a job on some minions; the answers come over the bus. Called by one thread."""
+        if getattr(self._clients, "jobs", None) is None:
+            self._clients.jobs = salt.client.get_local_client(mopts=self._opts)
+        job = salt.utils.jid.gen_jid(self._opts)
+        self.service.expect(job, what)
+        function = "test.ping" if what == "ping" else f"gateway_events.{what}"
+        self._clients.jobs.run_job(minions, function, arguments, tgt_type="list", jid=job, timeout=15, listen=False)
+        return job
+
+    def cached(self, job: str, minion: str) -> Any:
+        """What a minion returned, as the job cache has it."""
+        try:
+            with salt.client.get_local_client(mopts=self._opts) as client:
+                return client.get_cache_returns(job).get(minion, {}).get("ret")
+        except Exception as error:  # a returner's, of many kinds
+            log.warning("alerts: the job cache has no answer of %s: %s", minion, error)
+            return None
+
+    def known(self) -> list[str]:
+        """The ids of all minions with an accepted key."""
+        return salt.utils.minions.CkMinions(self._opts).check_minions("*", "glob")["minions"]
+
+    def bus(self, message: dict[str, Any]) -> str:
+        """Puts an alert on the bus, for whoever wants to make more of it. Called by one thread."""
+        if getattr(self._clients, "bus", None) is None:
+            self._clients.bus = salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False)
+        fired = self._clients.bus.fire_event(
+            {key: value for key, value in message.items() if key != "digest"},
+            f"gateway/alert/{message['site'] or 'all'}/{message['severity']}")
+        if not fired:
+            self._clients.bus = None
+            raise Failed("the master's bus does not take it")
+        return "on the bus"
+
+    def stamp(self) -> float:
+        """The time of pillar/alerts.sls, 0 when there is none."""
+        path = self._path()
+        return path.stat().st_mtime if path else 0.0
+
+    def load(self) -> Any:
+        """What pillar/alerts.sls says under `alerts`, decrypted."""
+        return _render(self._opts, self._path())
+
+    def _path(self) -> Path | None:
+        paths = [Path(root) / "alerts.sls" for root in self._opts["pillar_roots"].get("base", [])]
+        return next((path for path in paths if path.is_file()), None)
+
+    def other_alive(self) -> bool:
+        """Whether the other master can be reached. Asked at most every five seconds."""
+        if not self._other:
+            return False
+        at, alive = self._tried
+        if time.monotonic() - at > 5:
+            # NAME, NAME:PORT, or an IPv6 address
+            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER)
+            try:
+                with socket.create_connection((host, int(port)), timeout=2):
+                    alive = True
+            except (OSError, ValueError):
+                alive = False
+            self._tried = time.monotonic(), alive
+        return alive
+
+
+def _render(opts: dict, path: Path) -> Any:
+    """A pillar file as its minions would get it, decrypted."""
+    rendered = salt.template.compile_template(
+        str(path), salt.loader.render(opts, {}), opts["renderer"], opts["renderer_blacklist"],
+        opts["renderer_whitelist"])
+    return rendered.get("alerts") if isinstance(rendered, dict) else rendered

@@ -1,0 +1,848 @@
+"""
+What Salt made of this node, and what somebody has changed of it since.
+
+At the end of each formula its states are looked at (state ``drift.recorded``): what they manage, and how it is now that
+they have succeeded, is written down. There is no second list of paths: what a state manages follows from its function
+and its arguments. The beacon then compares once a second, without a process of its own while nothing happens.
+
+The *record*, ``/var/lib/gateway/drift/record`` (JSON, root's alone)::
+
+    formulas
+      openswan
+        at             when, ISO 8601
+        things         by KIND:SUBJECT, such as file:/etc/ipsec.conf
+    inputs, inputs_at  the master's digest of all that made this node what it is, and when the whole of it was applied
+
+Kinds of things: ``file``, ``folder`` (which has to hold these names only), ``sysctl``, ``service``, ``firewall`` and
+``identities`` (the IPsec daemon's certificates and keys). Beside the record, in ``copies``, are the texts of files that
+anybody may read, and of the ruleset, by their SHA-256: for showing what was changed.
+
+Formats: proc(5), systemctl(1), ``linux/netfilter/nfnetlink.h``; ``/run/systemd/units/invocation:UNIT`` is there while a
+unit is neither inactive nor failed (unit_notify() and unit_export_invocation_id() in systemd's src/core/unit.c).
+"""
+from __future__ import annotations
+
+import contextlib
+import datetime
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import salt.payload
+import salt.utils.minion
+import salt.utils.path
+import salt.utils.stringutils
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+    __opts__: dict
+    __pillar__: dict
+    __context__: dict
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "drift"
+
+FOLDER = Path("/var/lib/gateway/drift")
+CURRENT = Path("/run/gateway/current")
+PROC_SYS = Path("/proc/sys")
+UNITS = Path("/run/systemd/units")
+WANTED_BY = Path("/etc/systemd/system")
+NSS = "/var/lib/ipsec/nss"
+RULESET = "inet gateway"
+_RULESET_FILE = "/etc/nftables.conf"
+_NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
+
+_DIFF = 2 * 1024        # bytes of a difference that is told
+_TEXT = 64 * 1024       # the largest file of which a copy is kept
+_LINES = 1500           # more than these are not compared line by line: that takes too long for a beacon
+_ASK = 5.0              # seconds that systemctl or nft may take
+_AGAIN = 10.0           # and after which systemd is asked once more about a service that is not as it should be
+_SETTLED = ("inactive", "failed", "active")     # its words for a unit that is not on its way to somewhere else
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+# what states manage
+
+
+def _things_of(low: Mapping) -> dict[str, dict]:
+    """What a state manages, by KIND:SUBJECT; each with what only its arguments tell."""
+    function, name = f"{low['state']}.{low['fun']}", low["name"]
+    manages = _MANAGES.get(function)
+    return manages(name, low) if manages else {}
+
+
+def _file(name: str, low: Mapping) -> dict[str, dict]:
+    static = "source" in low and not low.get("template") and "context" not in low
+    return {f"file:{name}": {"static": static, "hidden": low.get("show_changes") is False}}
+
+
+def _recursed(name: str, low: Mapping) -> dict[str, dict]:
+    exclude = low.get("exclude_pat") or ""
+    things: dict[str, dict] = {}
+    for folder, folders, files in os.walk(name):
+        below = os.path.relpath(folder, name)
+        folders[:] = [each for each in folders if _included(os.path.normpath(f"{below}/{each}"), exclude)]
+        for each in files:
+            if _included(os.path.normpath(f"{below}/{each}"), exclude):
+                things[f"file:{folder}/{each}"] = {"static": not low.get("template")}
+        if low.get("clean"):
+            things[f"folder:{folder}"] = {"exclude": exclude, "below": "" if below == "." else f"{below}/"}
+    return things
+
+
+def _included(path: str, exclude: str) -> bool:
+    """As file.recurse decides it, by the path below the folder."""
+    return salt.utils.stringutils.check_include_exclude(path, None, exclude or None)
+
+
+def _ipsec(name: str, low: Mapping) -> dict[str, dict]:
+    # The file is in the words of the daemon's version; what it was made of is the same on both nodes.
+    made_of = _digest(json.dumps(_plain(low["settings"]["connections"]), sort_keys=True).encode())
+    return {f"file:{name}": {"made_of": made_of}}
+
+
+def _list(name: str, low: Mapping) -> dict[str, dict]:
+    return {f"file:{__salt__['certs.list_file'](low['pillar'], low.get('store', 'nss'))}": {"static": True}}
+
+
+def _identity(name: str, low: Mapping) -> dict[str, dict]:
+    wanted = __salt__["certs.inspect"](low["pillar"])
+    return {f"identities:{NSS}": {
+        "wanted": sorted([wanted["fingerprint"], *(each["fingerprint"] for each in wanted["authorities"])])}}
+
+
+def _bonds(name: str, low: Mapping) -> dict[str, dict]:
+    # They hold hardware addresses, which are in no settings.
+    paths = __salt__["bonding.files"](_plain(low["bonds"]), low.get("manager", "auto"))
+    return {f"file:{path}": {"own": True} for path in paths}
+
+
+def _firewall(name: str, low: Mapping) -> dict[str, dict]:
+    return {f"file:{_RULESET_FILE}": {}, f"firewall:{RULESET}": {}}
+
+
+def _sysctl(name: str, low: Mapping) -> dict[str, dict]:
+    config = {f"file:{low['config']}": {}} if low.get("config") else {}
+    return {f"sysctl:{name}": {"value": _words(low["value"])}} | config
+
+
+def _service(name: str, low: Mapping) -> dict[str, dict]:
+    enabled = low.get("enable")
+    if low["fun"] in ("enabled", "disabled"):
+        return {f"service:{name}": {"runs": None, "enabled": low["fun"] == "enabled"}}
+    return {f"service:{name}": {"runs": low["fun"] == "running",
+                                "enabled": None if enabled is None else bool(enabled)}}
+
+
+_MANAGES: dict[str, Callable[[str, Mapping], dict[str, dict]]] = {
+    "file.managed": _file,
+    "file.recurse": _recursed,
+    "ipsec.configured": _ipsec,
+    "heartbeat.haresources": lambda name, low: {f"file:{name}": {}},
+    "heartbeat.authkeys": lambda name, low: {f"file:{name}": {"static": True, "hidden": True}},
+    "certs.present": _identity,
+    "certs.crl_present": _list,
+    "bonding.applied": _bonds,
+    "firewall.applied": _firewall,
+    "sysctl.present": _sysctl,
+    **{f"service.{function}": _service for function in ("running", "dead", "enabled", "disabled")},
+}
+
+
+def _plain(value: Any) -> Any:
+    """What Salt has frozen, as JSON can write it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _words(value: object) -> str:
+    """A sysctl's value: the kernel separates by tabs what people separate by blanks, and YAML knows no 0 and 1."""
+    return " ".join(str(int(value) if isinstance(value, bool) else value).split())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# the record
+
+
+def record(formula: str, applied: list[Mapping], others: list[Mapping] = ()) -> dict:
+    """
+    Write down what a formula's states manage, as it is now. For the state ``drift.recorded``.
+
+    Args:
+        formula: its name.
+        applied: the low data of its states that have succeeded.
+        others: of those that failed or did not run: of what they manage, what was written down before stays.
+
+    Returns:
+        ``things``, how many there are, and ``changed``, those that are new or different.
+
+    CLI Example: none, as it takes a state run's low data.
+    """
+    whole = _read()
+    before = whole["formulas"].get(formula, {}).get("things", {})
+    things: dict[str, dict] = {}
+    for low in applied:
+        for key, told in _things_of(low).items():
+            things[key] = _merged(things.get(key), told)
+    # One that failed among those that share a file: its part may be missing in there.
+    waits = {key for low in others for key in _kept_of(low)}
+    copies: dict[str, bytes] = {}
+    own = _own_words()
+    units = _units([key.partition(":")[2] for key in things if key.startswith("service:")])
+    now: dict[str, dict] = {}
+    for key, told in things.items():
+        if key not in waits:
+            kind, _, subject = key.partition(":")
+            now[key] = _KINDS[kind].note(subject, told, before.get(key), own, units, copies)
+    now |= {key: before[key] for key in waits if key in before}
+    changed = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    if changed or formula not in whole["formulas"]:
+        whole["formulas"][formula] = {"at": _now(), "things": now}
+        _write(whole, copies)
+    return {"things": len(now), "changed": changed}
+
+
+def _kept_of(low: Mapping) -> Iterator[str]:
+    """What a state that did not succeed manages, as far as that can be told."""
+    with contextlib.suppress(CommandExecutionError, OSError, KeyError):
+        yield from _things_of(low)
+
+
+def _merged(one: dict | None, other: dict) -> dict:
+    """What two states say of one thing: both their identities; otherwise the last one counts."""
+    if one and "wanted" in other:
+        return {"wanted": sorted({*one["wanted"], *other["wanted"]})}
+    return {**(one or {}), **other}
+
+
+def compared(inputs: str | None, formulas: Iterable[str] = ()) -> None:
+    """
+    Note that this node is as the master says, until its next boot. For the states.
+
+    Args:
+        inputs: the master's digest of what the node was made of; None where only the mark is set.
+        formulas: those that belong to the node: what is written down of others is forgotten.
+
+    CLI Example: none, as only a whole state run can know it.
+    """
+    CURRENT.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not CURRENT.exists():
+        __salt__["commit_confirm.replace_file"](str(CURRENT), f"{_now()}\n", 0o644)
+    if inputs is None:
+        return
+    whole = _read()
+    gone = whole["formulas"].keys() - set(formulas)
+    if gone or whole["inputs"] != inputs:
+        whole["formulas"] = {name: each for name, each in whole["formulas"].items() if name not in gone}
+        _write(whole | {"inputs": inputs, "inputs_at": _now()}, {})
+
+
+def overridden() -> bool:
+    """
+    Whether the job in which this is called was given a pillar of its own, so that it says nothing about the master's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' drift.overridden pillar='{}'
+    """
+    # salt.minion writes each job's order there, with the process that does it.
+    for path in Path(__opts__["cachedir"], "proc").glob("*"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            job = salt.payload.loads(path.read_bytes())
+            if job.get("pid") == os.getpid():
+                return any(isinstance(word, dict) and word.get("pillar") for word in job.get("arg") or [])
+    return False
+
+
+def inputs() -> dict:
+    """
+    What this node was last made of, as a whole.
+
+    Returns:
+        ``inputs``: the master's digest (pillar key ``gateway_inputs``) at the last whole state run that succeeded,
+        empty when there was none; ``recorded_at``: when (ISO 8601); ``current``: whether this node was compared with
+        the master since it booted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' drift.inputs
+    """
+    whole = _read()
+    return {"inputs": whole["inputs"], "recorded_at": whole["inputs_at"], "current": CURRENT.exists()}
+
+
+def fingerprints() -> dict[str, str]:
+    """
+    What has to be the same on both nodes of a site, each with its SHA-256: files that hold nothing of this very node,
+    by path, secrets among them; and the IPsec daemon's certificates (``certificate NICKNAME``, with "without its key"
+    behind the fingerprint where that is so) and authorities (``authority SUBJECT``).
+
+    Of ``/etc/ipsec.conf``, which is in the words of the daemon's version, it is what the file was made of.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' drift.fingerprints
+    """
+    found = {key.partition(":")[2]: thing.get("made_of") or thing["sha256"]
+             for _formula, key, thing in _all(_read()) if key.startswith("file:") and thing.get("same")}
+    newest: dict[str, dict] = {}
+    for each in __salt__["certs.stored"]():
+        if each["trust"] == "CT,,":
+            found[f"authority {each['subject']}"] = each["fingerprint"]
+        elif (each["private_key"], each["not_before"]) > (
+                newest.get(each["nickname"], {}).get("private_key", False),
+                newest.get(each["nickname"], {}).get("not_before", "")):
+            newest[each["nickname"]] = each
+    for name, each in newest.items():
+        found[f"certificate {name}"] = each["fingerprint"] + ("" if each["private_key"] else " without its key")
+    return dict(sorted(found.items()))
+
+
+def _all(whole: dict) -> Iterator[tuple[str, str, dict]]:
+    for formula, each in whole["formulas"].items():
+        for key, thing in each["things"].items():
+            yield formula, key, thing
+
+
+def _read() -> dict:
+    """The record; an empty one where there is none, or one that can not be read: the next state run makes it anew."""
+    empty = {"formulas": {}, "inputs": "", "inputs_at": ""}
+    try:
+        whole = json.loads((FOLDER / "record").read_bytes())
+    except FileNotFoundError:
+        return empty
+    except ValueError:
+        whole = None
+    if not _is_record(whole):
+        log.warning("%s/record is damaged; the next state run makes it anew", FOLDER)
+        return empty
+    return whole
+
+
+def _is_record(whole: object) -> bool:
+    return isinstance(whole, dict) and whole.keys() == {"formulas", "inputs", "inputs_at"} and all(
+        isinstance(each, dict) and isinstance(each.get("things"), dict)
+        and all(key.partition(":")[0] in _KINDS and isinstance(thing, dict) for key, thing in each["things"].items())
+        for each in whole["formulas"].values())
+
+
+def _write(whole: dict, copies: dict[str, bytes]) -> None:
+    folder = FOLDER / "copies"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    FOLDER.chmod(0o700)
+    for name, data in copies.items():
+        if not (folder / name).exists():
+            __salt__["commit_confirm.replace_file"](str(folder / name), data.decode(), 0o600)
+    __salt__["commit_confirm.replace_file"](str(FOLDER / "record"), json.dumps(whole, sort_keys=True), 0o600)
+    needed = {thing.get("sha256") for _formula, _key, thing in _all(whole)}
+    for path in folder.iterdir():
+        if path.name not in needed:
+            path.unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _own_words() -> re.Pattern | None:
+    """
+    What is in this node's settings and not at the same place in the other node's, or the other way round: a file in
+    which one of these words stands is this node's own. None when the settings can not be had: then each may be.
+    """
+    try:
+        mine = __salt__["gateway.settings"]()
+        theirs = __salt__["gateway.derive"](__pillar__["gateway"], __pillar__["gateway_schema"], mine["peer"])
+    except (CommandExecutionError, KeyError):
+        return None
+    words = {part for word in _differing(mine, theirs) for part in (word, word.partition("/")[0]) if part}
+    return re.compile(rf"(?<![\w.:-])(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})(?![\w:-])")
+
+
+def _differing(one: Any, other: Any) -> Iterator[str]:
+    """The single values in which two settings differ, of both."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in one.keys() | other.keys():
+            yield from _differing(one.get(key), other.get(key))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for mine, theirs in zip(one, other, strict=True):
+            yield from _differing(mine, theirs)
+    elif one != other:
+        for each in (one, other):
+            if isinstance(each, (Mapping, list)):
+                yield from _differing(each, {} if isinstance(each, Mapping) else [None] * len(each))
+            elif each is not None and not isinstance(each, bool):
+                yield str(each)
+
+
+# kinds of things: how one is noted, and how it is looked at
+
+
+class _Difference(dict):
+    """What is wrong with a thing: ``was``, ``is`` and ``diff``, in words."""
+
+    def __init__(self, was: str, now: str, diff: str = "") -> None:
+        super().__init__({"was": was, "is": now, "diff": diff})
+
+
+class _Kind:
+    """How things of one kind are noted and looked at."""
+
+    condition: str
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        """What the record keeps of it. `copies` takes what is kept beside the record."""
+        raise NotImplementedError
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        """What is wrong with it now; None when nothing is."""
+        raise NotImplementedError
+
+
+class _Memory:
+    """What was seen at the last looks, so that the next one has little to do."""
+
+    def __init__(self, whole: dict, jobs: dict[str, Any] | None = None) -> None:
+        self.whole = whole
+        self.seen: dict[str, tuple] = {}            # file: its stat and what was wrong with it then
+        self.missing: set[str] = set()              # once: an editor puts it back in a moment
+        self.said: dict[str, tuple[float, dict]] = {}   # by unit: when and what systemd said
+        self.jobs: dict[str, Any] = {} if jobs is None else jobs
+        self.ruleset: str | None = None             # as it was listed last; None: not listed yet
+        self.unknown: set[str] = set()              # conditions that this look can not judge
+        self.wait = jobs is None                    # whether commands may be waited for
+
+
+class _FileKind(_Kind):
+    condition = "file_changed"
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        found = os.lstat(subject)
+        if not stat.S_ISREG(found.st_mode):
+            raise CommandExecutionError(f"drift: {subject} is no file any more; was it changed during this run?")
+        data = Path(subject).read_bytes()
+        secret = bool(told.get("hidden")) or not found.st_mode & stat.S_IROTH
+        thing = {"sha256": _digest(data), "size": len(data), "mode": stat.S_IMODE(found.st_mode),
+                 "owner": [found.st_uid, found.st_gid], "secret": secret}
+        text = data.decode("utf-8", "replace")
+        thing["same"] = not told.get("own") and bool(
+            told.get("static") or "made_of" in told or own and not own.search(text))
+        thing |= {key: told[key] for key in ("made_of",) if key in told}
+        if not secret and len(data) <= _TEXT and _is_text(data):
+            copies[thing["sha256"]] = data
+        return thing
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        try:
+            found = os.lstat(subject)
+        except OSError:
+            memory.seen.pop(subject, None)
+            if subject in memory.missing or memory.wait:
+                return _Difference("as Salt wrote it", "removed", "" if thing["secret"] else _removed(thing))
+            memory.missing.add(subject)
+            memory.unknown.add("file_changed")
+            return None
+        memory.missing.discard(subject)
+        sign = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode)
+        known = memory.seen.get(subject)
+        if known is None or known[0] != sign:
+            known = memory.seen[subject] = (sign, _file_difference(subject, thing, found))
+        return known[1]
+
+
+def _file_difference(path: str, thing: dict, found: os.stat_result) -> _Difference | None:
+    if not stat.S_ISREG(found.st_mode):
+        return _Difference("a file that Salt wrote", "a link" if stat.S_ISLNK(found.st_mode) else "no file any more")
+    wrong, data, diff = [], b"", ""
+    if found.st_size == thing["size"] or found.st_size <= _TEXT:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(handle, "rb") as file:
+                data = file.read(max(thing["size"], _TEXT) + 1)
+    if found.st_size != thing["size"] or _digest(data) != thing["sha256"]:
+        wrong.append("other contents")
+        if not thing["secret"] and found.st_mode & stat.S_IROTH and found.st_size <= _TEXT and _is_text(data):
+            diff = _diff(_copy(thing), data.decode())
+    if stat.S_IMODE(found.st_mode) != thing["mode"]:
+        wrong.append(f"mode {stat.S_IMODE(found.st_mode):04o}")
+    if [found.st_uid, found.st_gid] != thing["owner"]:
+        wrong.append(f"owner {found.st_uid}:{found.st_gid}")
+    was = f"as Salt wrote it, mode {thing['mode']:04o}, owner {thing['owner'][0]}:{thing['owner'][1]}"
+    return _Difference(was, ", ".join(wrong), diff) if wrong else None
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def _copy(thing: dict) -> str | None:
+    """The text as Salt wrote it, None where no copy is kept."""
+    try:
+        return (FOLDER / "copies" / thing["sha256"]).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _removed(thing: dict) -> str:
+    return _diff(_copy(thing), "")
+
+
+def _diff(old: str | None, new: str) -> str:
+    """A unified difference of at most _DIFF bytes, cut at a line's end."""
+    if old is None:
+        return ""
+    lines = old.splitlines(), new.splitlines()
+    if max(map(len, lines)) > _LINES:
+        return f"too many lines to compare here ({len(lines[0])} before, {len(lines[1])} now)"
+    kept, size = [], 0
+    for line in list(difflib.unified_diff(*lines, lineterm="", n=1))[2:]:
+        size += len(line.encode()) + 1
+        if size > _DIFF - 8:
+            return "\n".join([*kept, "..."])
+        kept.append(line)
+    return "\n".join(kept)
+
+
+class _FolderKind(_Kind):
+    condition = "file_changed"
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        return {**told, "names": _names_in(subject, told)}
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        try:
+            found = os.stat(subject)
+        except OSError:
+            return _Difference("as Salt made it", "removed")
+        sign = (found.st_ino, found.st_mtime_ns)
+        known = memory.seen.get(subject)
+        if known is None or known[0] != sign:
+            more = [name for name in _names_in(subject, thing) if name not in thing["names"]]
+            wrong = None
+            if more:
+                wrong = _Difference("as Salt made it", f"holds {', '.join(more)[:200]}, which is not Salt's")
+            known = memory.seen[subject] = (sign, wrong)
+        return known[1]
+
+
+def _names_in(folder: str, thing: dict) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if _included(f"{thing['below']}{name}", thing["exclude"]))
+    except OSError:
+        return []
+
+
+class _SysctlKind(_Kind):
+    condition = "sysctl_changed"
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        # In the kernel's words: it may round, or know a name for a number.
+        return {"value": _sysctl_value(subject) or told["value"]}
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        now = _sysctl_value(subject)
+        if now == thing["value"]:
+            return None
+        return _Difference(thing["value"], "gone" if now is None else now)
+
+
+def _sysctl_value(name: str) -> str | None:
+    """sysctl(8): a point in an interface's name is written as a slash, and the other way round."""
+    swapped = name.translate(str.maketrans("./", "/.")) if "." in name.split("/")[0] else name
+    try:
+        return _words((PROC_SYS / swapped).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+class _ServiceKind(_Kind):
+    condition = "service_changed"
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        unit = units.get(subject, {}).get("Id") or (subject if "." in subject else f"{subject}.service")
+        folders = sorted(each for kind in ("wants", "requires") for each in WANTED_BY.glob(f"*.{kind}"))
+        links = [str(folder / unit) for folder in folders if os.path.lexists(folder / unit)]
+        if told["enabled"] is False:
+            links = [str(WANTED_BY / f"{target}.target.wants" / unit) for target in ("multi-user", "sockets")]
+        return {**told, "unit": unit, "links": links}
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        unit, wrong = thing["unit"], []
+        if thing["runs"] is not None and os.path.lexists(UNITS / f"invocation:{unit}") != thing["runs"]:
+            state = _ask_systemd(unit, memory)
+            if not state:
+                memory.unknown.add("service_changed")
+            elif thing["runs"] and state in ("inactive", "failed"):
+                wrong.append("stopped" if state == "inactive" else "failed")
+            elif not thing["runs"] and state in ("active", "reloading", "activating"):
+                wrong.append("running")
+        else:
+            memory.said.pop(unit, None)
+        if thing["enabled"] is not None and thing["links"]:
+            linked = [os.path.lexists(link) for link in thing["links"]]
+            if thing["enabled"] and not all(linked):
+                wrong.append("not started at boot")
+            elif not thing["enabled"] and any(linked):
+                wrong.append("started at boot")
+        was = {True: ["running"], False: ["stopped"], None: []}[thing["runs"]]
+        was += {True: ["started at boot"], False: ["not started at boot"], None: []}[thing["enabled"]]
+        return _Difference(", ".join(was), ", ".join(wrong)) if wrong else None
+
+
+def _ask_systemd(unit: str, memory: _Memory) -> str:
+    """
+    systemd's own word for a unit's state; "" while it has not answered. By the time it has, another look has come: a
+    service that is only restarted is back.
+    """
+    argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
+    if memory.wait:
+        done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_ASK)
+        return done["stdout"].strip()
+    when, state = memory.said.get(unit, (0.0, ""))
+    # Trap: asked while it stops, systemd says `deactivating`: no answer to keep.
+    if state not in _SETTLED or f"unit {unit}" in memory.jobs or time.monotonic() - when > _AGAIN:
+        done = _answer(memory, f"unit {unit}", argv)
+        if done and done["retcode"] == 0:
+            state = done["stdout"].strip()
+            memory.said[unit] = (time.monotonic(), state)
+    return state
+
+
+def _answer(memory: _Memory, name: str, argv: list[str]) -> dict | None:
+    """What a command says that runs beside the minion; it is started when it does not run. None: nothing yet."""
+    done = None
+    if name in memory.jobs:
+        done = __salt__["watching.answer"](memory.jobs[name])
+        if done is None:
+            return None
+        del memory.jobs[name]
+        return done
+    job = __salt__["watching.start"](argv, _ASK)
+    if job:
+        memory.jobs[name] = job
+    return None
+
+
+class _FirewallKind(_Kind):
+    condition = "firewall_changed"
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        text = __salt__["firewall.loaded"]()
+        copies[_digest(text.encode())] = text.encode()
+        return {"sha256": _digest(text.encode())}
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        if memory.wait:
+            memory.ruleset = __salt__["firewall.loaded"]()
+        if memory.ruleset is None:
+            memory.unknown.add("firewall_changed")
+            return None
+        if _digest(memory.ruleset.encode()) == thing["sha256"]:
+            return None
+        return _Difference("as Salt loaded it", "other rules" if memory.ruleset else "gone: nothing is filtered",
+                           _diff(_copy(thing), memory.ruleset))
+
+
+class _IdentitiesKind(_Kind):
+    condition = "file_changed"
+
+    @staticmethod
+    def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
+             copies: dict[str, bytes]) -> dict:
+        held = __salt__["certs.held"]()
+        if held is None:
+            raise CommandExecutionError(f"drift: {subject} can not be read now; apply again")
+        # What was there before the first record is taken as it is; later only what pillar brings belongs here.
+        known = set(before["known"]) | set(told["wanted"]) if before else {*held["certificates"], *told["wanted"]}
+        return {"certificates": told["wanted"], "keys": held["keys"], "known": sorted(known)}
+
+    @staticmethod
+    def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
+        sign = tuple(_sign(f"{subject}/{file}") for file in ("cert9.db", "key4.db"))
+        known = memory.seen.get(subject)
+        if known is None or known[0] != sign:
+            held = __salt__["certs.held"]()
+            if held is None:
+                memory.unknown.add("file_changed")
+                return None
+            known = memory.seen[subject] = (sign, _identities_difference(thing, held))
+        return known[1]
+
+
+def _identities_difference(thing: dict, held: dict[str, list[str]]) -> _Difference | None:
+    there, known = set(held["certificates"]), set(thing["known"])
+    counts = {"certificate missing": len(set(thing["certificates"]) - there),
+              "key missing": len(set(thing["keys"]) - set(held["keys"])),
+              "certificate that is not Salt's": len(there - known)}
+    wrong = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return _Difference("the certificates and keys that pillar has", wrong) if wrong else None
+
+
+def _sign(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+_KINDS: dict[str, type[_Kind]] = {"file": _FileKind, "folder": _FolderKind, "sysctl": _SysctlKind,
+                                  "service": _ServiceKind, "firewall": _FirewallKind, "identities": _IdentitiesKind}
+
+
+def _units(names: list[str]) -> dict[str, dict]:
+    """By service, what systemd calls it (``Id``): `systemctl show` prints a block of KEY=VALUE for each, in order."""
+    if not names or not salt.utils.path.which("systemctl"):
+        return {}
+    done = __salt__["cmd.run_all"](["systemctl", "show", "--property=Id", *names], python_shell=False,
+                                   ignore_retcode=True, timeout=30)
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+              for block in done["stdout"].split("\n\n")]
+    return dict(zip(names, blocks, strict=False)) if len(blocks) == len(names) else {}
+
+
+# looking
+
+
+def glance() -> dict | None:
+    """
+    What is different now, for the beacon: quick, and without waiting for anything.
+
+    Returns:
+        ``conditions`` and ``unknown`` for ``gateway_events.changed``; None while nothing is to be told: a state run is
+        at work on this node, and writes down at its end what is right.
+
+    CLI Example: none, as it goes by what the minion saw a second ago; see :func:`differences`.
+    """
+    memory = _memory()
+    _hear_of_rules(memory)
+    found = _conditions(memory)
+    if not CURRENT.exists():
+        found["not_compared:node"] = {
+            "severity": "info", "was": "compared with the master since its boot", "is": "not compared yet",
+            "cause": "no whole state run has succeeded since this node booted", "facts": {}}
+    before = __context__.get("drift.told")
+    if found != before:
+        if _state_runs():
+            return None
+        __context__["drift.told"] = found
+    return {"conditions": found, "unknown": sorted(memory.unknown)}
+
+
+def differences() -> list[dict]:
+    """
+    Everything that is different from what Salt made, looked at afresh.
+
+    Returns:
+        One mapping each: ``condition``, ``subject``, ``formula``, ``was``, ``is``, ``diff`` (empty for secrets).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' drift.differences
+    """
+    found = _conditions(_Memory(_read()))
+    return [{"condition": key.partition(":")[0], "subject": key.partition(":")[2], "was": each["was"],
+             "is": each["is"], **each["facts"]} for key, each in sorted(found.items())]
+
+
+def _memory() -> _Memory:
+    """What was seen before, if the record is still the same one."""
+    sign = _sign(str(FOLDER / "record"))
+    kept = __context__.get("drift.memory")
+    if kept is None or kept[0] != sign:
+        jobs = kept[1].jobs if kept else {}
+        kept = (sign, _Memory(_read(), jobs))
+        __context__["drift.memory"] = kept
+        __context__["drift.rules"] = True       # to be listed
+    return kept[1]
+
+
+def _conditions(memory: _Memory) -> dict[str, dict]:
+    found = {}
+    memory.unknown.clear()
+    for formula, key, thing in _all(memory.whole):
+        kind, _, subject = key.partition(":")
+        wrong = _KINDS[kind].look(subject, thing, memory)
+        if wrong:
+            found[f"{_KINDS[kind].condition}:{subject}"] = {
+                "severity": "warning", "was": wrong["was"], "is": wrong["is"], "cause": "changed by hand",
+                "facts": {"formula": formula, "diff": wrong["diff"]}}
+    return found
+
+
+def _hear_of_rules(memory: _Memory) -> None:
+    """Have the ruleset listed, beside the minion, when the kernel says that somebody changed one."""
+    if not any(key.startswith("firewall:") for _formula, key, _thing in _all(memory.whole)):
+        return
+    if "drift.listener" not in __context__:
+        try:
+            __context__["drift.listener"] = __salt__["watching.listen"](_NETFILTER, _NFTABLES)
+        except OSError as error:
+            log.warning("The kernel does not tell of changed firewall rules (%s): looked at once a minute", error)
+            __context__["drift.listener"] = None
+    listener = __context__["drift.listener"]
+    if listener is None:
+        __context__["drift.rules"] |= time.monotonic() - __context__.get("drift.listed", 0) > 60
+    else:
+        messages, lost = __salt__["watching.heard"](listener)
+        __context__["drift.rules"] |= bool(messages) or lost
+    if "ruleset" in memory.jobs or __context__["drift.rules"]:
+        starts = "ruleset" not in memory.jobs
+        done = _answer(memory, "ruleset", ["nft", "--stateless", "list", "table", *RULESET.split()])
+        if done and done["retcode"] is not None:
+            memory.ruleset = done["stdout"].strip() if done["retcode"] == 0 else ""
+            __context__["drift.listed"] = time.monotonic()
+        if starts and "ruleset" in memory.jobs:
+            __context__["drift.rules"] = False
+
+
+def _state_runs() -> bool:
+    """Whether this minion applies states just now."""
+    return any(str(job.get("fun", "")).startswith("state.") for job in salt.utils.minion.running(__opts__))

@@ -1,0 +1,269 @@
+"""
+Alerts of the gateways, for whoever gets them
+=============================================
+
+What is wrong now, when each target last took something, a test alert, quiet for a site that is worked on. The alerts
+themselves come from the engine ``_engines/gateway_alerts.py``; docs/monitoring.md.
+"""
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import salt.loader
+import salt.template
+import salt.utils.event
+from salt.exceptions import SaltRunnerError
+
+# Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
+# comes first, and only for this.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from alerts import authentic, catalogue, delivery, files, message, routes
+    from alerts.targets import Failed
+finally:
+    del sys.path[0]
+
+__virtualname__ = "alerts"
+
+_OLD = 30  # seconds after which the engine's status says that it does not run
+_LONGEST = 7 * 24 * 60  # minutes of a silence
+
+
+def status() -> dict:
+    """
+    Whether alerts get through: the engine, the queue, and when each target last took something.
+
+    Returns:
+        ``engine``, ``targets``, ``gateways``, ``silent``, ``silences``, ``dropped`` (what came over the bus and was no
+        true event, by reason), ``mistakes`` (of pillar/alerts.sls); ``retcode`` 1 when something is wrong.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run alerts.status
+    """
+    said, now = files.read(_folder() / files.STATUS), time.time()
+    if not isinstance(said, dict):
+        return _result({"engine": "has never run; is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d, "
+                        "and was the master restarted since?"}, wrong=True)
+    age = now - said["at"]
+    runs = age < _OLD
+    targets = {}
+    for name, its in sorted(said["targets"].items()):
+        targets[name] = f"took {its['sent']}, the last one {_ago(now, its['last_taken'])}" + (
+            f" ({its['said']})" if its["said"] else "") + (f"; {its['waiting']} wait" if its["waiting"] else "") + (
+            f"; FAILS since {_ago(now, its['failing_since'])}: {its['failure']}" if its["failure"] else "")
+    failing = any(its["failure"] for its in said["targets"].values())
+    counts, last = said["counts"], _ago(now, said["at"])
+    return _result({
+        "engine": f"runs (process {said['pid']})" if runs else f"DOES NOT RUN: its last word is {last}",
+        "rank": "the only master" if said["rank"] is None else said["rank"],
+        "targets": targets, "gateways": said["gateways"], "silent": said["silent"], "silences": _silences(now),
+        "events": f"{counts['events']} since it started, {counts['alerts']} alerts; {said['waiting_events']} wait, at "
+                  f"most {counts['most_waiting']} did",
+        "dropped": said["dropped"], "mistakes": said["mistakes"]}, wrong=not runs or failing or bool(said["mistakes"]))
+
+
+def open_(site: str | None = None) -> list | dict:
+    """
+    What is wrong now, as far as the gateways have told.
+
+    Args:
+        site: one site; left out, all.
+
+    Returns:
+        For each incident ``site``, ``severity``, ``since`` and its ``conditions``, in words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run alerts.open
+        salt-run alerts.open winterthur
+    """
+    state = files.read(_folder() / files.STATE)
+    if not isinstance(state, dict):
+        return []
+    found = []
+    for incident in state["machine"]["incidents"]:
+        lines = [line for line in incident["lines"].values() if line["open"]]
+        if lines and site in (None, incident["site"]):
+            found.append({
+                "site": incident["site"], "severity": incident["severity"],
+                "since": message.iso(incident["opened"])[:19], "told": bool(incident["told"]),
+                "conditions": [f"{catalogue.describe(line, incident['site'])['happened']} ({line['severity']}, since "
+                               f"{line['since'][:19]})" for line in lines]})
+    return sorted(found, key=lambda incident: (incident["site"], incident["since"]))
+
+
+def test(site: str = "") -> dict:
+    """
+    Send a test alert to every target, past queue and limits, and wait for what each says.
+
+    Args:
+        site: named in the test alert; left out, none. Only the targets that this site's alerts go to are tried then.
+
+    Returns:
+        By target what it answered; ``retcode`` 1 when one did not take it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run alerts.test
+        salt-run alerts.test winterthur
+    """
+    configuration, mistakes = _configuration()
+    if mistakes:
+        return _result({"mistakes": mistakes}, wrong=True)
+    wanted = set(configuration.targets)
+    if site:
+        wanted = {name for severity in authentic.SEVERITIES for name in configuration.of(site, severity)}
+    now = time.time()
+    one = message.simple("test", f"test-{int(now)}", now, "alert_path", "salt-run alerts.test", site)
+    said, wrong = {}, False
+    for name in sorted({*wanted, routes.BUS}):
+        try:
+            way = _bus if name == routes.BUS else delivery.way_to(configuration.targets[name])
+            said[name] = way(one)
+        except Failed as error:
+            said[name], wrong = f"FAILED: {error}", True
+    return _result({"targets": said}, wrong)
+
+
+def silence(site: str, minutes: int = 60) -> dict:
+    """
+    Tell nobody about a site for a while. What is still wrong when it ends is told then; the bus hears of everything
+    afterwards too.
+
+    Args:
+        site: the site's name.
+        minutes: how long, at most a week; 0 ends it.
+
+    Returns:
+        ``silences``: by site, until when.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run alerts.silence winterthur 30
+        salt-run alerts.silence winterthur 0
+    """
+    if not isinstance(site, str) or site not in _sites().names():
+        return _result({"mistakes": [f"{str(site)[:60]!r} is no site; there are {', '.join(_sites().names())}"]}, True)
+    if type(minutes) not in (int, float) or not 0 <= minutes <= _LONGEST:
+        return _result({"mistakes": [f"minutes: give a number from 0 to {_LONGEST}"]}, wrong=True)
+    now, path = time.time(), _folder() / files.SILENCES
+    silences = files.read(path)
+    silences = {each: until for each, until in (silences if isinstance(silences, dict) else {}).items() if until > now}
+    silences.pop(site, None)
+    if minutes:
+        silences[site] = now + minutes * 60
+    files.write(path, silences)
+    return _result({"silences": _silences(now)})
+
+
+def validate() -> dict:
+    """
+    Look for mistakes in pillar/alerts.sls, without sending anything.
+
+    Returns:
+        ``targets``, ``routes`` in words, ``mistakes``; ``retcode`` 1 when there are mistakes. No secret.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run alerts.validate
+    """
+    configuration, mistakes = _configuration()
+    ways = [f"{', '.join(route.severities)} of {', '.join(route.sites) or 'all sites'} to {', '.join(route.targets)}"
+            for route in configuration.routes]
+    return _result({"targets": {name: target["type"] for name, target in configuration.targets.items()}, "routes": ways,
+                    "mistakes": mistakes}, wrong=bool(mistakes))
+
+
+def reference() -> str:
+    """
+    The table of all events, as Markdown, for docs/monitoring.md.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run --no-color alerts.reference
+    """
+    rows = ["| Event | Severity | What happened | What it means for users | What is done by itself | Next step |",
+            "| --- | --- | --- | --- | --- | --- |"]
+    stand = {"{node}": "NODE", "{site}": "SITE", "{subject}": "SUBJECT", "{was}": "BEFORE", "{now}": "NOW",
+             "{id}": "ID"}
+    for (beacon, condition), entry in catalogue.CATALOGUE.items():
+        cells = [f"`{beacon}` `{condition}`", entry.severity, entry.happened, entry.means, entry.done, entry.todo]
+        rows.append("| " + " | ".join(catalogue.filled(cell, stand).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+__func_alias__ = {"open_": "open"}
+
+
+def _result(data: dict, wrong: bool = False) -> dict:
+    """The return code is for salt-run and for the job's event."""
+    __context__["retcode"] = 1 if wrong else 0
+    return {**data, "retcode": __context__["retcode"]}
+
+
+def _folder() -> Path:
+    return files.folder(__opts__["cachedir"])
+
+
+def _sites() -> authentic.Sites:
+    return authentic.Sites(__opts__["pillar_roots"].get("base", []))
+
+
+def _configuration() -> tuple[routes.Configuration, list[str]]:
+    """What pillar/alerts.sls says; without it, what holds then."""
+    for root in __opts__["pillar_roots"].get("base", []):
+        path = Path(root) / "alerts.sls"
+        if path.is_file():
+            return routes.check(_rendered(path), _sites().names())
+    return routes.default(), []
+
+
+def _rendered(path: Path) -> Any:
+    try:
+        rendered = salt.template.compile_template(
+            str(path), salt.loader.render(__opts__, {}), __opts__["renderer"], __opts__["renderer_blacklist"],
+            __opts__["renderer_whitelist"])
+    except Exception as error:
+        # Not with its text: a renderer shows the line, and the line may hold a secret.
+        raise SaltRunnerError(f"{path}: can not be rendered ({type(error).__name__}); is it YAML, with #!yaml|gpg as "
+                              f"its first line where values are encrypted?") from None
+    return rendered.get("alerts") if isinstance(rendered, dict) else None
+
+
+def _bus(one: dict[str, Any]) -> str:
+    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
+        if not bus.fire_event(dict(one), f"gateway/alert/{one['site'] or 'all'}/{one['severity']}"):
+            raise Failed("the master's bus does not take it; does the master run?")
+    return "on the bus"
+
+
+def _silences(now: float) -> dict[str, str]:
+    said = files.read(_folder() / files.SILENCES)
+    return {site: datetime.datetime.fromtimestamp(until).astimezone().isoformat(timespec="seconds")
+            for site, until in (said if isinstance(said, dict) else {}).items() if until > now}
+
+
+def _ago(now: float, at: float | None) -> str:
+    if at is None:
+        return "never"
+    seconds = max(0, int(now - at))
+    if seconds < 120:
+        return f"{seconds} s ago"
+    return f"{seconds // 60} min ago" if seconds < 7200 else f"{seconds // 3600} h ago"

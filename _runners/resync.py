@@ -1,0 +1,216 @@
+"""
+Resync, for people
+==================
+
+What the engine ``gateway_resync`` does and waits for, what a roll-out would do, and how to stop it, go on, or have a
+site rolled out now. docs/resync.md explains all of it.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import salt.utils.event
+
+# Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
+# comes first, and only for this.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from alerts import authentic
+    from resync import bus, files, work
+    from resync.inputs import SITE, Inputs
+finally:
+    del sys.path[0]
+
+__virtualname__ = "resync"
+
+# How long the engine may take to say that it has heard an order.
+_HEARD = 10.0
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def status(site: str | None = None) -> dict:
+    """
+    What the engine is doing, and what waits for what.
+
+    Args:
+        site: also ask this site's nodes what they are made of.
+
+    Returns:
+        ``engine``: ``running``, ``disabled``, or ``not running``; ``dry_run``; ``stopped``: sites, or ``all``, that a
+        person has stopped; ``halted_by``: the site whose failure ended a roll-out; ``running``, ``queue``, by site;
+        ``failed``, ``refused``: sites; ``drift``: what is being put right; ``nodes``, with a site: by minion
+        ``up to date``, ``behind``, ``never applied`` or ``silent``, and whether it was compared since its boot.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run resync.status
+        salt-run resync.status winterthur
+    """
+    found = files.read_status(__opts__["cachedir"])
+    age = found.pop("at", None)
+    if not found.pop("enabled", True):
+        result = {"engine": "disabled"} | ({"mistakes": found["mistakes"]} if found.get("mistakes") else {})
+    elif age is None or age > files.STALE:
+        result = {"engine": "not running"}
+    else:
+        found.pop("mistakes", None)
+        result = {"engine": "running", **found}
+    if site is not None:
+        wrong = _wrong(site)
+        if wrong:
+            return wrong
+        result["nodes"] = _nodes(site)
+    return _result(result, result["engine"] == "not running")
+
+
+def dry_run(site: str | None = None) -> dict:
+    """
+    What a roll-out would do, asked of the nodes with ``test=True``. Nothing is changed.
+
+    Args:
+        site: the site's name; left out, all.
+
+    Returns:
+        By site: ``refused``, the site's mistakes; or ``first``, by minion in the order of a roll-out its ``role``, the
+        states that ``would_change`` and those that ``would_fail``; and ``waits_for``, when the pair is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run resync.dry_run winterthur
+    """
+    if site is not None and (wrong := _wrong(site)):
+        return wrong
+    hands = work.Hands(dict(__opts__))
+    found = {name: hands.look(name) for name in ([site] if site else hands.sites.names())}
+    return _result(found, any("refused" in each or any(node["would_fail"] for node in each["first"].values())
+                              for each in found.values()))
+
+
+def now(site: str) -> dict:
+    """
+    Roll a site out now, also when nothing has changed, when it failed before, or while everything is stopped.
+
+    Args:
+        site: the site's name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run resync.now winterthur
+    """
+    return _wrong(site) or _order("now", site)
+
+
+def stop(site: str = "") -> dict:
+    """
+    Begin nothing any more, at one site or at all. What has begun is ended in order. It lasts until :func:`go`, also
+    when the master is started again.
+
+    Args:
+        site: the site's name; left out, all.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run resync.stop
+    """
+    return (_wrong(site) if site else None) or _order("stop", site)
+
+
+def go(site: str = "") -> dict:
+    """
+    Go on, after :func:`stop` or after a roll-out that failed: what failed is tried again.
+
+    Args:
+        site: the site's name; left out, all.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run resync.go
+    """
+    return (_wrong(site) if site else None) or _order("go", site)
+
+
+def compare(site: str) -> dict:
+    """
+    Compare the two nodes of a site with each other: files, certificates, keys, by their fingerprints.
+
+    Args:
+        site: the site's name.
+
+    Returns:
+        ``differences``, a line each; empty when there are none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run resync.compare winterthur
+    """
+    if wrong := _wrong(site):
+        return wrong
+    lines = work.Hands(dict(__opts__)).differences(site)
+    if lines is None:
+        return _result({"mistakes": [f"{site}: not both of its nodes answer"]}, True)
+    return _result({"differences": lines}, bool(lines))
+
+
+def _nodes(site: str) -> dict:
+    roots = (__opts__[name].get("base", []) for name in ("file_roots", "pillar_roots"))
+    number = Inputs(*roots).look([site]).of(site)
+    said = work.Hands(dict(__opts__)).told([site])["nodes"].get(site, {})
+    words = {}
+    for minion, its in said.items():
+        if its is None:
+            words[minion] = "silent"
+        else:
+            words[minion] = ("never applied" if not its[0] else "up to date" if its[0] == number else "behind") + (
+                "" if its[1] else ", not compared since its boot")
+    return words
+
+
+def _order(name: str, site: str) -> dict:
+    """Fire it, and wait until the engine has heard it: its state of affairs is written anew then."""
+    before = files.read_status(__opts__["cachedir"])
+    if not before or before["at"] > files.STALE or not before.get("enabled"):
+        return _result({"mistakes": ["the engine gateway_resync does not run on this master: is it in `engines`, and "
+                                     "`gateway_resync: {enabled: true}`? See the master's log"]}, True)
+    secret = authentic.load_secret(__opts__["pki_dir"])
+    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as event:
+        event.fire_event(bus.order(name, site, secret, os.urandom(8).hex(), 1), bus.ORDER)
+    heard = before.get("orders", 0)
+    deadline = time.monotonic() + _HEARD
+    while time.monotonic() < deadline:
+        found = files.read_status(__opts__["cachedir"])
+        if found.get("orders", 0) > heard:
+            return _result({"done": f"{name} {site or 'all sites'}"}, False)
+        time.sleep(0.2)
+    return _result({"mistakes": ["the engine gateway_resync did not answer; see the master's log"]}, True)
+
+
+def _wrong(site: object) -> dict | None:
+    """The answer for what is no site of this master's."""
+    known = authentic.Sites(__opts__["pillar_roots"].get("base", [])).names()
+    if isinstance(site, str) and SITE.fullmatch(site) and site in known:
+        return None
+    return _result({"mistakes": [f"{str(site)[:60]!r}: is no site; give one of {', '.join(known)}"]}, True)
+
+
+def _result(result: dict, wrong: bool) -> dict:
+    """What is returned; the return code is for salt-run and for the job's event."""
+    __context__["retcode"] = 1 if wrong else 0
+    return {**result, "retcode": __context__["retcode"]}

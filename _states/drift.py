@@ -1,0 +1,122 @@
+"""
+What a state run made of this node is written down, so that the beacon can tell what is changed by hand later.
+
+.. code-block:: yaml
+
+    # at the end of a formula's init.sls
+    openswan-recorded:
+      drift.recorded:
+        - name: openswan
+
+No `order: last`, and no file that all formulas include: a state of another formula that requires `sls: openswan` would
+then wait for the whole run's end. Each formula is written down right behind its own states.
+
+See the execution module :py:mod:`drift <modules.drift>`.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from salt.exceptions import CommandExecutionError
+from salt.state import _gen_tag
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
+    __opts__: dict
+    __lowstate__: list[Mapping]
+    __running__: Mapping[str, Mapping]
+    __low__: Mapping
+
+__virtualname__ = "drift"
+_WHOLE = "drift.completed"
+
+
+def __virtual__() -> str | tuple[bool, str]:
+    if "drift.record" not in __salt__:
+        return False, "drift: the execution module drift could not be loaded; run saltutil.sync_modules"
+    return __virtualname__
+
+
+def recorded(name: str) -> dict:
+    """
+    What a formula manages is written down as it is now. Never a change: nothing of the node is touched.
+
+    Of states that failed nothing new is written down.
+
+    name
+        The formula.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if __opts__["test"]:
+        return ret | {"comment": "Nothing is written down when nothing is applied."}
+    mine = [low for low in __lowstate__ if _formula(low) == name]
+    applied = [low for low in mine if _succeeded(low)]
+    try:
+        done = __salt__["drift.record"](name, applied, [low for low in mine if not _succeeded(low)])
+    except (CommandExecutionError, OSError) as err:
+        return ret | {"result": False, "comment": f"What {name} manages could not be written down: {err}"}
+    return ret | {"comment": f"{done['things']} things are written down, {len(done['changed'])} of them new."}
+
+
+def compared(name: str) -> dict:
+    """
+    This node was compared with the master since it booted: ``/run/gateway/current`` says so from here on.
+
+    Only in a run of the whole gateway, and only if all states before this one have succeeded. For a place before the
+    service that waits for it.
+
+    name
+        Any; ``node``.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if __opts__["test"]:
+        return ret
+    wrong = _not_whole()
+    if wrong:
+        return ret | {"comment": f"Not marked: {wrong}."}
+    return _note(ret, None, "This node was compared with the master.")
+
+
+def completed(name: str) -> dict:
+    """
+    The whole gateway was applied: the master's digest of what it was made of is kept. The last state of a whole run.
+
+    name
+        Any; ``gateway``.
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if __opts__["test"]:
+        return ret
+    wrong = _not_whole()
+    if wrong:
+        return ret | {"comment": f"Not complete: {wrong}."}
+    if __salt__["drift.overridden"]():
+        return ret | {"comment": "Not taken for the master's word: this run had a pillar of its own."}
+    # Salt shows a mask instead of a pillar value unless it is asked not to.
+    inputs = __salt__["pillar.get"]("gateway_inputs", "", unmask=True)
+    return _note(ret, str(inputs or ""), "This node is as the master says.")
+
+
+def _note(ret: dict, inputs: str | None, comment: str) -> dict:
+    try:
+        __salt__["drift.compared"](inputs, sorted({_formula(low) for low in __lowstate__}))
+    except OSError as err:
+        return ret | {"result": False, "comment": f"{err.filename} could not be written: {err.strerror}"}
+    return ret | {"comment": comment}
+
+
+def _formula(low: Mapping) -> str:
+    return str(low.get("__sls__", "")).split(".")[0]
+
+
+def _succeeded(low: Mapping) -> bool:
+    return bool(__running__.get(_gen_tag(low), {}).get("result"))
+
+
+def _not_whole() -> str:
+    """Why this run can not be taken for one of the whole gateway that went well; "" when it can."""
+    if not any(f"{low['state']}.{low['fun']}" == _WHOLE for low in __lowstate__):
+        return "this is not a run of the whole gateway"
+    failed = sorted({str(each.get("__id__", "")) for each in __running__.values() if each.get("result") is False})
+    return f"failed: {', '.join(failed)}" if failed else ""

@@ -1,0 +1,30 @@
+"""How far the other node's clock is off, out of the times in its messages."""
+from __future__ import annotations
+
+import collections
+import math
+from typing import Any
+
+LAST = 10  # messages; one a second comes at least
+FIELD = "clock"
+
+
+class Offset:
+    """Seconds that the peer's clock is ahead of this one's."""
+
+    def __init__(self) -> None:
+        self.seen: collections.deque[float] = collections.deque(maxlen=LAST)
+
+    def heard(self, message: Any, now: float) -> None:
+        """A message came at `now`, by this node's clock. An agent of an older release sends no time."""
+        said = message.get(FIELD) if isinstance(message, dict) else None
+        if type(said) in (int, float) and math.isfinite(said) and abs(said) < 2**40:
+            self.seen.append(said - now)
+
+    def forget(self) -> None:
+        """The peer is silent: what it said may hold no longer."""
+        self.seen.clear()
+
+    def seconds(self) -> float | None:
+        """The offset, too low by the shortest time that one of the last messages took (a keepalive at most)."""
+        return round(max(self.seen), 3) if self.seen else None

@@ -1,0 +1,307 @@
+"""Which events are true: signatures of the gateways' events, and whose they are.
+
+A minion can put any tag and any data on the master's bus, another minion's `salt/beacon/ID/...` included (Salt 3008.3,
+masterapi._minion_event). So each node has a key of its own, made from the master's secret and its minion id and
+given to it by pillar, and an event counts only with a signature under the key of the id that it names.
+
+An event is looked at in the order of what that costs: shape and lengths, then the signature (microseconds), and only
+what is signed leads to anything that touches a file.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import hmac
+import json
+import math
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+VERSION = 1
+MASTER = "master"  # the id under which the master signs its own events
+SECRET = "gateway_events.key"  # under pki_dir
+LARGEST = 8 * 1024  # bytes of an event as JSON
+SEVERITIES = ("info", "warning", "critical")
+ROLES = ("active", "standby", "transition", "stopped", "split", "unknown")
+SITE = r"[A-Za-z][A-Za-z0-9_-]{0,62}"
+_ID = re.compile(rf"([a-z][a-z0-9-]{{0,62}})[.]({SITE})([.][A-Za-z0-9_.-]{{1,120}})?")  # as in pillar/top.sls
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:?[0-9]{2})?")
+_DEEPEST = 6
+_MOST = 1000  # values in one event, of all depths
+
+
+class Event(NamedTuple):
+    """An event that its sender has signed. `site` and `node` come from the id, `subject` to `cause` are printable."""
+
+    journal: str
+    n: int
+    id: str
+    site: str
+    node: str
+    role: str
+    beacon: str
+    condition: str
+    subject: str
+    severity: str
+    was: str
+    now: str  # "is" on the wire
+    since: str
+    at: str
+    recovered: bool
+    once: bool
+    cause: str
+    facts: dict[str, Any]
+
+
+def _one_of(*allowed: Any) -> Any:
+    return lambda value: isinstance(value, str) and value in allowed
+
+
+def _text(longest: int) -> Any:
+    return lambda value: isinstance(value, str) and len(value) <= longest
+
+
+def _matches(pattern: re.Pattern) -> Any:
+    return lambda value: isinstance(value, str) and len(value) <= 300 and bool(pattern.fullmatch(value))
+
+
+# What is signed, each with what it has to be. Salt adds keys of its own on the way (_stamp, traces): not looked at.
+_FIELDS = {
+    "version": lambda value: type(value) is int and value == VERSION,
+    "journal": _matches(_HEX),
+    "n": lambda value: type(value) is int and 0 < value < 2**53,
+    "id": lambda value: isinstance(value, str) and (value == MASTER or whose(value) is not None),
+    "site": _text(63), "node": _text(63),
+    "role": _one_of(*ROLES),
+    "beacon": _matches(_WORD), "condition": _matches(_WORD),
+    "subject": _text(300),
+    "severity": _one_of(*SEVERITIES),
+    "was": _text(2000), "is": _text(2000), "cause": _text(2000),
+    "since": _matches(_TIME), "at": _matches(_TIME),
+    "recovered": lambda value: type(value) is bool,
+    "once": lambda value: type(value) is bool,
+    "facts": lambda value: type(value) is dict,
+}
+
+
+def load_secret(pki_dir: str | os.PathLike) -> bytes:
+    """
+    The master's secret, made when there is none yet (32 random bytes, hex, mode 0600).
+
+    Args:
+        pki_dir: the master's; masters that share minions have to have the same file.
+
+    Raises:
+        OSError: it can not be read or made.
+        ValueError: the file holds something else.
+    """
+    path = Path(pki_dir) / SECRET
+    try:
+        text = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        _make_secret(path)
+        text = path.read_text(encoding="ascii")
+    if not re.fullmatch(r"[0-9a-f]{64}\n?", text):
+        raise ValueError(f"{path}: is not 64 hexadecimal digits; copy it from the other master, or remove it and a new "
+                         "one is made")
+    return bytes.fromhex(text.strip())
+
+
+def _make_secret(path: Path) -> None:
+    """Whole or not at all, also when several processes are first at the same time."""
+    new = path.with_name(f".{SECRET}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(handle)
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)  # never over another's
+    finally:
+        new.unlink()
+
+
+@functools.lru_cache(maxsize=10_000)
+def key_of(secret: bytes, minion_id: str) -> str:
+    """A node's key, as its pillar `gateway_event_key` has it."""
+    named = b"gateway-event:" + minion_id.encode("utf-8", "backslashreplace")
+    return hmac.new(secret, named, hashlib.sha256).hexdigest()
+
+
+def signature(event: dict, key: str) -> str:
+    """
+    The signature of an event.
+
+    Args:
+        event: its fields; a signature among them is left out.
+        key: hexadecimal text.
+
+    Raises:
+        TypeError, ValueError: the event is not JSON.
+    """
+    signed = {name: value for name, value in event.items() if name != "signature"}
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def sign(event: dict, key: str) -> dict:
+    """The event with its signature; see :func:`signature`."""
+    return {**event, "signature": signature(event, key)}
+
+
+def tag_of(event: Event) -> str:
+    """The tag under which an event is fired."""
+    if event.id == MASTER:
+        return f"gateway/master/{event.condition}"
+    return f"salt/beacon/{event.id}/{event.beacon}/{event.condition}"
+
+
+def payload(data: object) -> object:
+    """The event in what the bus hands out: a beacon's stands there as it is, one of `event.fire_master` under data."""
+    if isinstance(data, dict) and "signature" not in data and isinstance(data.get("data"), dict):
+        return data["data"]
+    return data
+
+
+def check(event: object, tag: str | None, secret: bytes) -> tuple[Event | None, str]:
+    """
+    Whether an event is true.
+
+    Args:
+        event: anything that came over the bus or from `gateway_events.since`.
+        tag: the tag it came under; None for events that were asked for.
+        secret: of :func:`load_secret`.
+
+    Returns:
+        The event and "", or None and why not: "malformed", "unsigned" (of the right shape, without a signature: to be
+        asked for), "tag", "signature". Never an exception, whatever is put in.
+    """
+    if not isinstance(event, dict):
+        return None, "malformed"
+    if not _small(event):
+        return None, "malformed"
+    fields = {name: event.get(name) for name in _FIELDS}
+    for name, rule in _FIELDS.items():
+        if not rule(fields[name]):
+            return None, "malformed"
+    its = _event(fields)
+    if tag is not None and tag != tag_of(its):
+        return None, "tag"
+    given = event.get("signature")
+    if given is None or given == "":
+        return None, "unsigned"
+    if not isinstance(given, str) or not re.fullmatch(r"[0-9a-f]{64}", given):
+        return None, "signature"
+    try:
+        right = signature(fields, key_of(secret, its.id))
+    except (TypeError, ValueError, RecursionError):
+        return None, "malformed"
+    return (its, "") if hmac.compare_digest(right, given) else (None, "signature")
+
+
+def whose(minion_id: str) -> tuple[str, str] | None:
+    """Node and site that a minion id names, NODE.SITE or NODE.SITE.DOMAIN; None when it names none."""
+    found = _ID.fullmatch(minion_id) if isinstance(minion_id, str) and len(minion_id) <= 253 else None
+    return (found[1], found[2]) if found else None
+
+
+class Sites:
+    """The sites of the master's pillar: which minion ids are nodes. The same rule as in pillar/top.sls."""
+
+    def __init__(self, pillar_roots: list[str]) -> None:
+        """
+        Args:
+            pillar_roots: the folders of pillar's environment base.
+        """
+        self._folders = [Path(root) / "sites" for root in pillar_roots]
+        self._known: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
+
+    def nodes(self, site: str) -> tuple[str, ...]:
+        """The names of a site's nodes, none when there is no such site or its file is not YAML. Cached by its time."""
+        if not re.fullmatch(SITE, site):
+            return ()
+        for folder in self._folders:
+            path = folder / f"{site}.sls"
+            try:
+                state = path.stat()
+                stamp = (state.st_mtime_ns, state.st_size)
+                if self._known.get(path, (None,))[0] != stamp:
+                    self._known[path] = stamp, _node_names(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError):
+                self._known.pop(path, None)
+                continue
+            return self._known[path][1]
+        return ()
+
+    def names(self) -> list[str]:
+        """All sites."""
+        return sorted({path.stem for folder in self._folders for path in folder.glob("*.sls")
+                       if re.fullmatch(SITE, path.stem)})
+
+    def sender(self, minion_id: str) -> str:
+        """The site of which a minion is a node, "" when it is none."""
+        named = whose(minion_id)
+        return named[1] if named and named[0] in self.nodes(named[1]) else ""
+
+
+def _node_names(text: str) -> tuple[str, ...]:
+    try:
+        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        return tuple(name for name in data["gateway"]["nodes"] if isinstance(name, str))
+    except (yaml.YAMLError, KeyError, TypeError):
+        return ()
+
+
+def _small(event: dict) -> bool:
+    """Whether something is plain JSON of a size that is worth looking at. Stops as soon as it is not."""
+    left, count, size = [(event, 0)], 0, 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+        elif kind is dict or kind is list:
+            if depth >= _DEEPEST or len(value) > _MOST:
+                return False
+            if kind is dict:
+                for key in value:
+                    if type(key) is not str:
+                        return False
+                    size += len(key)
+            left += [(each, depth + 1) for each in (value.values() if kind is dict else value)]
+        elif kind is int:
+            if abs(value) >= 2**64:
+                return False
+        elif kind is float:
+            if not math.isfinite(value):
+                return False
+        elif value is not None and kind is not bool:
+            return False
+        if count + len(left) > _MOST or size > LARGEST:
+            return False
+    return True
+
+
+def _event(fields: dict) -> Event:
+    """The event as it is passed on. What it says of its own site does not count."""
+    node, site = whose(fields["id"]) or ("", fields["site"] if re.fullmatch(SITE, fields["site"]) else "")
+    texts = {name: printable(fields[name]) for name in ("subject", "was", "cause")}
+    return Event(journal=fields["journal"], n=fields["n"], id=fields["id"], site=site, node=node, role=fields["role"],
+                 beacon=fields["beacon"], condition=fields["condition"], severity=fields["severity"],
+                 now=printable(fields["is"]), since=fields["since"], at=fields["at"], recovered=fields["recovered"],
+                 once=fields["once"], facts=fields["facts"], **texts)
+
+
+def printable(text: str) -> str:
+    """A text on one line: what ends a header, colours a terminal or turns the direction of writing becomes a space."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,109 @@
+"""One thread for each target: takes from the queue what the limits allow, tries until it is taken.
+
+A target that is slow or away holds up no other. After a failure the pause grows from 1 s to 5 minutes.
+"""
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from alerts import message
+from alerts.limits import Limiter, Limits
+from alerts.spool import Spool
+from alerts.targets import Failed, mail, reason, slack, syslog, webhook
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 300.0
+WAYS: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
+    "mail": mail.deliver, "webhook": webhook.deliver, "slack": slack.deliver, "syslog": syslog.deliver}
+
+
+class Sender(threading.Thread):
+    """Delivers to one target until it is told to stop."""
+
+    def __init__(self, name: str, deliver: Callable[[dict[str, Any]], str], spool: Spool, limits: Limits) -> None:
+        """
+        Args:
+            name: the target's.
+            deliver: gives one message to it; says what was answered, or raises Failed.
+            spool: the queue.
+            limits: of this target.
+        """
+        super().__init__(name=f"alerts-{name}", daemon=True)
+        self.target = name
+        self._deliver, self._spool, self._limiter = deliver, spool, Limiter(limits)
+        self._stopping = threading.Event()
+        self._failures = 0
+        self._tries: dict[int, int] = {}  # by number, how often it was refused
+        self.status: dict[str, Any] = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._stopping.wait(self._once())
+            except Exception:  # whatever it is, the next alert is tried
+                log.exception("alerts: %s: delivery", self.target)
+                self._stopping.wait(5)
+
+    def stop(self) -> None:
+        """What waits stays in the queue."""
+        self._stopping.set()
+        self._spool.wake()
+
+    def _once(self) -> float:
+        """Delivers at most one message. Returns for how long to do nothing."""
+        now = time.monotonic()
+        waiting = self._spool.waiting(self.target)
+        if not waiting:
+            self._tries.clear()
+            self._spool.wait(self.target, 1.0, anything_new=False)
+            return 0.0
+        if self._tries:
+            # What was refused goes behind what was not: one message alone holds up no other.
+            waiting = dict(sorted(waiting.items(), key=lambda each: (self._tries.get(each[0], 0), each[0])))
+        plan = self._limiter.plan(now, waiting)
+        if not plan.send:
+            self._spool.wait(self.target, min(plan.wait, 1.0), anything_new=True)
+            return 0.0
+        chosen = [waiting[number] for number in plan.send]
+        one = chosen[0] if len(chosen) == 1 and chosen[0]["kind"] != "digest" else message.digest(
+            chosen, f"{plan.send[0]}-{plan.send[-1]}")
+        try:
+            said = self._deliver(one)
+        except Failed as error:
+            return self._failed(plan.send, str(error))
+        except Exception as error:
+            log.error("alerts: %s: %s", self.target, type(error).__name__)
+            return self._failed(plan.send, reason(error))
+        self._spool.done(self.target, plan.send)
+        self._limiter.sent(now, plan, chosen[0]["site"])
+        if self._failures:
+            log.info("alerts: %s takes alerts again", self.target)
+        self._failures = 0
+        self.status |= {"sent": self.status["sent"] + len(plan.send), "last_taken": time.time(), "said": said,
+                        "failing_since": None, "failure": ""}
+        return 0.0
+
+    def _failed(self, numbers: list[int], why: str) -> float:
+        self._failures += 1
+        for number in numbers:
+            self._tries[number] = self._tries.get(number, 0) + 1
+        if self._failures in (1, 5) or self._failures % 50 == 0:
+            log.warning("alerts: %s does not take alerts (%s); %d wait", self.target, why,
+                        self._spool.counts().get(self.target, 0))
+        self.status |= {"failure": why, "failing_since": self.status["failing_since"] or time.time()}
+        return pause(self._failures)
+
+
+def pause(failures: int) -> float:
+    """Seconds after so many failures in a row."""
+    return min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 10))
+
+
+def way_to(target: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    """What gives a message to a configured target."""
+    return lambda one: WAYS[target["type"]](target, one)

@@ -1,0 +1,359 @@
+"""What is told to people, and what is not: events in, alerts out, without any I/O.
+
+Each call is told the time (seconds since 1970: incidents outlive a restart). One cause makes many events: what a site
+reports within 30 s is one *incident*, told once, again when it becomes more severe or when more turns out to be wrong
+and stays so, and once more when all of it is over. What comes and goes all the time is told as that: once when it
+begins, once when it has calmed down.
+
+    event --> incident (waits 150 ms for company) --> alert
+                 |  more severe --> escalation
+                 |  joined since, and still the case after 10 s (critical) or at the end of the 30 s --> update
+                 |  all over    --> recovery
+    the same condition more than 4 times in 10 minutes --> flapping ... 10 minutes without --> calm
+"""
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from alerts.authentic import SEVERITIES, Event
+
+GATHER = 0.15  # an incident's first event waits that long for others
+JOIN = 30.0  # and what comes within that time belongs to it
+STAYS = 10.0  # what is critical and has joined silently is told when it is still the case after that
+LINES = 100  # conditions that an incident names; more are counted
+INCIDENTS = 30  # open ones of a site; more join the newest
+REMEMBERED = 20_000  # conditions whose newest number is kept
+
+
+class Settings(NamedTuple):
+    """What an operator may set (pillar/alerts.sls, `flapping`)."""
+
+    times: int = 4
+    minutes: float = 10.0
+
+
+class Alert(NamedTuple):
+    """Something to be told. `lines` are the conditions as they are now, each a mapping."""
+
+    id: str  # the same again when a crash makes it be decided again
+    kind: str  # alert, escalation, update, recovery, flapping, calm
+    site: str
+    severity: str
+    at: float
+    incident: str
+    lines: list[dict[str, Any]]
+    more: int = 0  # conditions that are not among the lines
+    silenced: bool = False  # told only now, because the site was silenced before
+
+
+@dataclass
+class Incident:
+    """What is wrong at a site, from one cause as far as one can tell."""
+
+    id: str
+    site: str
+    opened: float
+    severity: str
+    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    due: float | None = None  # when the next alert goes out
+    told: int = 0  # alerts that have gone out
+    more: int = 0
+    held: bool = False  # kept back by a silence
+    update: bool = False  # what is due is an update
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is the case any more. What is only said to have happened never is."""
+        return not any(line["open"] for line in self.lines.values())
+
+    @property
+    def lasting(self) -> bool:
+        """Whether there is something that can be over."""
+        return any(not line["once"] for line in self.lines.values())
+
+
+@dataclass
+class Flap:
+    """A condition that comes and goes."""
+
+    incident: str
+    began: float
+    last: float
+    times: int
+
+
+class Machine:
+    """Everything that is open. All its state is in :meth:`state`."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.incidents: dict[str, Incident] = {}
+        self.silences: dict[str, float] = {}  # by site, until when
+        self._of: dict[str, str] = {}  # by condition, the open incident that it is in
+        self._raised: dict[str, list[float]] = {}  # by condition, when it began lately
+        self._flaps: dict[str, Flap] = {}
+        self._newest: OrderedDict[str, tuple[str, int]] = OrderedDict()
+
+    # What comes in
+
+    def take(self, now: float, event: Event, quiet: bool = False) -> list[Alert]:
+        """
+        An event that was checked.
+
+        Args:
+            now: the time.
+            event: see authentic.
+            quiet: somebody else has told it (the other master): remember it, tell nobody.
+        """
+        key = key_of(event)
+        if self._is_old(key, event):
+            return []
+        if not quiet:
+            alerts = self._flapping(now, key, event)
+            if alerts is not None:
+                return alerts
+        if event.recovered:
+            return self._recovered(now, key, event, quiet)
+        incident = self._incident_for(now, key, event)
+        self._note(now, incident, key, event)
+        if quiet:
+            incident.lines.get(key, {})["told"] = True
+            incident.told = max(incident.told, 1)
+            incident.due = None
+            incident.severity = worse(incident.severity, event.severity)
+        elif not incident.told:
+            incident.severity = worse(incident.severity, event.severity)
+            incident.due = now + GATHER if incident.due is None else incident.due
+        elif rank(event.severity) > rank(incident.severity):
+            incident.severity, incident.update = event.severity, False
+            incident.due = now + GATHER if incident.due is None else incident.due
+        return []
+
+    def present(self, now: float, minion: str, events: list[tuple[Event, bool]], asked: float) -> list[Alert]:
+        """
+        All that is the case on a node, as it says itself: what is not there any more is over, whether an event came
+        or not.
+
+        Args:
+            now: the time.
+            minion: the node.
+            events: each with whether somebody else has told it.
+            asked: when the node was asked; what came since may not be in the answer.
+        """
+        for event, quiet in events:
+            if key_of(event) not in self._of:
+                self.take(now, event, quiet)
+        still = {key_of(event) for event, _ in events}
+        alerts = []
+        for key in [key for key in self._of if key.startswith(f"{minion}|") and key not in still]:
+            incident = self.incidents[self._of[key]]
+            line = incident.lines[key]
+            if line["open"] and not line["once"] and line["taken"] < asked:
+                alerts += self._over(now, key, {"recovered_at": ""}, quiet=False)
+        return alerts
+
+    def tick(self, now: float) -> list[Alert]:
+        """Time passes."""
+        self.silences = {site: until for site, until in self.silences.items() if until > now}
+        alerts = []
+        for incident in list(self.incidents.values()):
+            if incident.due is None and self._has_more(now, incident):
+                incident.due, incident.update = now, True
+            if incident.due is not None and incident.due <= now:
+                alerts += self._tell(now, incident)
+            if incident.due is None and incident.over and now - incident.opened > JOIN and not self._flaps_in(incident):
+                self._close(incident)
+        for key, flap in list(self._flaps.items()):
+            if now - flap.last >= self.settings.minutes * 60:
+                alerts += self._calm(now, key, flap)
+        oldest = now - self.settings.minutes * 60
+        for key in [key for key, times in self._raised.items() if times[-1] < oldest]:
+            del self._raised[key]
+        return alerts
+
+    def next_due(self) -> float | None:
+        """When :meth:`tick` has something to do that can not wait for the next second."""
+        return min((incident.due for incident in self.incidents.values() if incident.due is not None), default=None)
+
+    # What follows
+
+    def _has_more(self, now: float, incident: Incident) -> bool:
+        """Whether something has joined since it was told that is still the case, and not just for a moment."""
+        return any(line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
+                   and now - line["taken"] >= (STAYS if line["severity"] == "critical" else JOIN)
+                   for key, line in incident.lines.items() if key not in self._flaps)
+
+    def _is_old(self, key: str, event: Event) -> bool:
+        """Whether a later event of this condition has been here: one that was missed and fetched came too late."""
+        journal, number = self._newest.get(key, ("", 0))
+        if journal == event.journal and event.n <= number:
+            return True
+        self._newest[key] = event.journal, event.n
+        self._newest.move_to_end(key)
+        if len(self._newest) > REMEMBERED:
+            self._newest.popitem(last=False)
+        return False
+
+    def _incident_for(self, now: float, key: str, event: Event) -> Incident:
+        if key in self._of:
+            return self.incidents[self._of[key]]
+        of_site = [incident for incident in self.incidents.values() if incident.site == event.site]
+        joined = [incident for incident in of_site if now - incident.opened <= JOIN
+                  and not (incident.told and incident.lasting and incident.over)]
+        if not joined and len(of_site) >= INCIDENTS:
+            joined = of_site
+        if joined:
+            return joined[-1]
+        name = hashlib.sha256(f"{event.id}|{event.journal}|{event.n}|{event.at}".encode()).hexdigest()[:12]
+        incident = Incident(name, event.site, now, event.severity)
+        self.incidents[name] = incident
+        return incident
+
+    def _note(self, now: float, incident: Incident, key: str, event: Event) -> None:
+        """The condition becomes a line of the incident."""
+        if key not in incident.lines and len(incident.lines) >= LINES:
+            incident.more += 1
+            return
+        before = incident.lines.get(key, {"told": False, "open": False, "taken": now})
+        line = {name: getattr(event, name) for name in ("id", "node", "role", "beacon", "condition", "subject",
+                                                         "severity", "was", "since", "at", "cause", "facts", "once",
+                                                         "n", "journal")}
+        incident.lines[key] = {**line, "is": event.now, "open": not event.once, "recovered_at": "",
+                               "told": before["told"] and before["open"],
+                               "taken": before["taken"] if before["open"] else now}
+        if not event.once:
+            self._of[key] = incident.id
+
+    def _recovered(self, now: float, key: str, event: Event, quiet: bool) -> list[Alert]:
+        if key not in self._of:
+            return []
+        return self._over(now, key, {"was": event.was, "is": event.now, "recovered_at": event.at}, quiet)
+
+    def _over(self, now: float, key: str, said: dict[str, str], quiet: bool) -> list[Alert]:
+        incident = self.incidents[self._of[key]]
+        incident.lines[key] |= {**said, "open": False}
+        if not incident.over or self._flaps_in(incident):
+            return []
+        if not incident.told:
+            if incident.held:
+                self._close(incident)  # came and went during a silence
+            return []  # it is about to be told, with its end
+        alert = self._alert(now, incident, "recovery")
+        self._close(incident)
+        return [] if quiet else [alert]
+
+    def _tell(self, now: float, incident: Incident) -> list[Alert]:
+        until = self.silences.get(incident.site, 0.0)
+        if until > now:
+            incident.due, incident.held = until, True
+            return []
+        incident.due = None
+        kind = "alert" if not incident.told else "update" if incident.update else "escalation"
+        alert = self._alert(now, incident, kind)
+        incident.held = incident.update = False
+        if incident.over and incident.lasting:
+            self._close(incident)
+        return [alert]
+
+    def _alert(self, now: float, incident: Incident, kind: str, only: str = "") -> Alert:
+        """`only`: the one condition that it is about."""
+        incident.told += 1
+        chosen = [line for key, line in incident.lines.items() if not only or key == only]
+        new = kind == "update"
+        lines = sorted((dict(line) for line in chosen), key=lambda line: (
+            new and (line["told"] or not line["open"]), -rank(line["severity"]), line["at"]))
+        for line in chosen:
+            line["told"] = True
+        severity = lines[0]["severity"] if only and lines else incident.severity
+        return Alert(f"{incident.id}-{incident.told}", kind, incident.site, severity, now, incident.id, lines,
+                     0 if only else incident.more, incident.held)
+
+    def _close(self, incident: Incident) -> None:
+        self.incidents.pop(incident.id, None)
+        for key in incident.lines:
+            if self._of.get(key) == incident.id:
+                del self._of[key]
+
+    # What comes and goes
+
+    def _flapping(self, now: float, key: str, event: Event) -> list[Alert] | None:
+        """None when the condition is not one that comes and goes."""
+        flap = self._flaps.get(key)
+        if not event.recovered:
+            times = self._raised.setdefault(key, [])
+            times[:] = [at for at in times if now - at <= self.settings.minutes * 60][-self.settings.times:] + [now]
+            if flap is None and len(times) <= self.settings.times:
+                return None
+        if flap is None:
+            if event.recovered:
+                return None
+            incident = self._incident_for(now, key, event)
+            self._note(now, incident, key, event)
+            if key not in incident.lines:
+                return None
+            self._of[key] = incident.id
+            incident.severity = worse(incident.severity, event.severity)
+            self._flaps[key] = Flap(incident.id, now, now, len(times))
+            if self.silences.get(incident.site, 0.0) > now:
+                return []
+            incident.due = None
+            return [self._alert(now, incident, "flapping", key)]
+        flap.last = now
+        flap.times += not event.recovered
+        incident = self.incidents[flap.incident]
+        if event.recovered:
+            incident.lines[key] |= {"was": event.was, "is": event.now, "open": False, "recovered_at": event.at}
+        else:
+            self._note(now, incident, key, event)
+        incident.lines[key]["times"] = flap.times
+        return []
+
+    def _flaps_in(self, incident: Incident) -> bool:
+        return any(flap.incident == incident.id for flap in self._flaps.values())
+
+    def _calm(self, now: float, key: str, flap: Flap) -> list[Alert]:
+        del self._flaps[key]
+        self._raised.pop(key, None)
+        incident = self.incidents[flap.incident]
+        alert = self._alert(now, incident, "calm", key)
+        if incident.over and not self._flaps_in(incident):
+            self._close(incident)
+        return [alert]
+
+    # What outlives a restart
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {"incidents": [asdict(incident) for incident in self.incidents.values()],
+                "raised": self._raised, "flaps": {key: asdict(flap) for key, flap in self._flaps.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """
+        Carry on from :meth:`state`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        self.incidents = {each["id"]: Incident(**each) for each in state["incidents"]}
+        self._raised = {key: [float(at) for at in times] for key, times in state["raised"].items() if times}
+        self._flaps = {key: Flap(**flap) for key, flap in state["flaps"].items() if flap["incident"] in self.incidents}
+        self._of = {key: incident.id for incident in self.incidents.values() for key, line in incident.lines.items()
+                    if line["open"] or key in self._flaps}
+
+
+def key_of(event: Event) -> str:
+    """What makes two events be about the same condition."""
+    return f"{event.id}|{event.beacon}|{event.condition}|{event.subject}"
+
+
+def rank(severity: str) -> int:
+    """How severe, as a number."""
+    return SEVERITIES.index(severity)
+
+
+def worse(one: str, other: str) -> str:
+    """The more severe of two."""
+    return max(one, other, key=rank)

@@ -1,0 +1,145 @@
+"""An alert in words, the same for every target: subject, text, and the facts for machines."""
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from alerts import catalogue
+from alerts.incidents import Alert, rank
+from alerts.intake import seconds
+from alerts.spool import summary_of
+
+_MOST = 12  # conditions that are told at length or in a line
+_KINDS = {"alert": "", "escalation": "now worse: ", "update": "also: ", "recovery": "over: ",
+          "flapping": "comes and goes: ", "calm": "calm again: ", "test": "test: ", "path": "sign of life: "}
+
+
+def compose(alert: Alert) -> dict[str, Any]:
+    """
+    What is put into the queue.
+
+    Returns:
+        id, kind, site, severity, at (seconds since 1970), incident, subject, text, brief (the next step, one line),
+        conditions (for machines), caused (when the event was noticed that made it be told, as `at`).
+    """
+    lines = alert.lines or []
+    described = [catalogue.describe(line, alert.site) for line in lines]
+    first = described[0] if described else {"happened": "something", "means": "", "done": "", "todo": ""}
+    label = "over" if alert.kind in ("recovery", "calm") and not any(line["open"] for line in lines) else alert.severity
+    rest = len(lines) + alert.more - 1
+    subject = f"[{label}] {alert.site or 'gateways'}: {_KINDS.get(alert.kind, '')}{first['happened']}"
+    if rest > 0:
+        subject += f" (and {rest} more)"
+    return {"id": alert.id, "kind": alert.kind, "site": alert.site, "severity": alert.severity, "at": alert.at,
+            "incident": alert.incident, "subject": _cut(subject, 180), "text": _text(alert, lines, described),
+            "brief": first["todo"] if label != "over" else "", "conditions": [_facts(line) for line in lines],
+            "caused": _caused(alert, lines)}
+
+
+def _caused(alert: Alert, lines: list[dict[str, Any]]) -> float:
+    """By the nodes' clocks: of an alert its first event, of all else the last."""
+    if alert.kind == "alert":
+        return min((seconds(line["at"]) for line in lines), default=alert.at)
+    return max((seconds(line["recovered_at"] or line["at"]) for line in lines), default=alert.at)
+
+
+def _text(alert: Alert, lines: list[dict[str, Any]], described: list[dict[str, str]]) -> str:
+    at = datetime.datetime.fromtimestamp(alert.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    out = [f"Site {alert.site or '(all)'}, {alert.severity}, {at}"]
+    if alert.silenced:
+        out.append("The site was silenced; this is the case now that it is not any more.")
+    if alert.kind == "flapping":
+        out.append("It comes and goes. You are told again when it has been quiet for a while.")
+    if not lines:
+        return "\n".join(out) + "\n"
+    first, words = lines[0], described[0]
+    over = not first["open"] and not first["once"]
+    happened = [f"  {_sentence(words['happened'])}", f"  {_detail(first)}"]
+    if first.get("times"):
+        happened.append(f"  It began {first['times']} times.")
+    if first["cause"]:
+        happened.append(f"  Cause: {first['cause']}")
+    out += ["", "What happened", *happened]
+    if not over:
+        out += ["", "What it means for users", f"  {words['means']}",
+                "", "What has been done by itself", f"  {words['done']}",
+                "", "What to do", f"  {words['todo']}"]
+    if lines[1:] or alert.more:
+        out += ["", "Also, from the same site within half a minute"]
+        for line, each in list(zip(lines, described, strict=True))[1:_MOST]:
+            state = "over" if not line["open"] and not line["once"] else line["severity"]
+            out.append(f"  - [{state}] {_sentence(each['happened'])}")
+            if not over and state == "critical":
+                out.append(f"    To do: {each['todo']}")
+        left = max(0, len(lines) - _MOST) + alert.more
+        if left:
+            out.append(f"  - and {left} more: salt-run alerts.open")
+    return "\n".join(out) + "\n"
+
+
+def _detail(line: dict[str, Any]) -> str:
+    """Where it comes from, in the event's own words."""
+    if line["recovered_at"]:
+        return f"{line['id']} says {line['is'] or 'over'}, at {_short(line['recovered_at'])}; it had begun at " \
+               f"{_short(line['since'])}."
+    return f"{line['id']} ({line['role']}) says {line['was'] or '-'} -> {line['is'] or '-'}, since " \
+           f"{_short(line['since'])}, noticed at {_short(line['at'])}."
+
+
+def _short(time: str) -> str:
+    return time[:19].replace("T", " ")
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a name."""
+    return f"{text}."
+
+
+def _facts(line: dict[str, Any]) -> dict[str, Any]:
+    names = ("id", "node", "role", "beacon", "condition", "subject", "severity", "was", "is", "since", "at", "cause",
+             "facts", "open", "once", "recovered_at", "n", "journal")
+    return {name: line[name] for name in names}
+
+
+def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
+    """
+    Several messages as one.
+
+    Args:
+        messages: as they were in the queue; digests among them are taken apart.
+        number: makes the id.
+    """
+    entries = [entry for message in messages for entry in message.get("digest", [summary_of(message)])]
+    count = sum(message.get("count", 1) for message in messages)
+    sites = {entry["site"] for entry in entries}
+    severity = max((entry["severity"] for entry in entries), key=rank)
+    site = sites.pop() if len(sites) == 1 else ""
+    text = [f"{count} alerts came faster than they can be told one by one. The newest last:", ""]
+    for entry in entries[:300]:
+        at = datetime.datetime.fromtimestamp(entry["at"], datetime.UTC).strftime("%H:%M:%S")
+        text.append(f"  {at} {entry['subject']}")
+    if count > len(entries[:300]):
+        text.append(f"  and {count - len(entries[:300])} more")
+    text += ["", "What is the case now: salt-run alerts.open"]
+    conditions = [condition for message in messages for condition in message.get("conditions", [])]
+    return {"id": f"digest-{number}", "kind": "digest", "site": site, "severity": severity,
+            "at": entries[-1]["at"], "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",
+            "text": "\n".join(text) + "\n", "brief": "salt-run alerts.open", "conditions": conditions[:1000],
+            "alerts": entries[:2000], "caused": min(entry["caused"] or entry["at"] for entry in entries)}
+
+
+def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> dict[str, Any]:
+    """A message of the alert path itself: a test, a sign of life."""
+    line = {"id": "master", "node": "", "role": "unknown", "beacon": "master", "condition": condition, "subject": "",
+            "severity": "info", "was": "", "is": "", "since": iso(at), "at": iso(at), "cause": text, "facts": {},
+            "open": False, "once": True, "recovered_at": "", "n": 0, "journal": ""}
+    return compose(Alert(name, kind, site, "info", at, "", [line]))
+
+
+def iso(at: float) -> str:
+    """Seconds since 1970 as events have them."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest - 3] + "..."

@@ -1,0 +1,488 @@
+"""The engine's inside: events in, messages into the queue, questions out. Threads, files and clocks, and no Salt.
+
+    reader thread            the loop here                       sender threads (delivery.py)
+    offer() checks the  -->  numbers, incidents, routes  -->  queue on disk  -->  one for each target
+    signature                     |
+                             questions to nodes --> asking thread --> answers come over the bus: answer()
+
+Order of writing: a message is in the queue on disk before the number of its event counts as done. So a crash in
+between makes the event be fetched and decided again, and the queue knows the message by its id.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alerts import authentic, delivery, files, message, routes
+from alerts.incidents import Alert, Machine
+from alerts.intake import Ask, Intake, Taken
+from alerts.presence import Change, Presence
+from alerts.spool import Spool
+
+log = logging.getLogger(__name__)
+
+QUEUE = 10_000  # true events that may wait here; more are left in the nodes' journals and fetched
+BATCH = 1_000
+SAVE = 1.0
+STATUS = 2.0
+MARK = 2.0  # between two words to the nodes on what was taken
+GATHER_ASKS = 0.2
+CACHED = 1.5  # the job cache has an answer that long after the bus
+TRIMMED = object()  # an answer that was too large for the bus
+ROUND = 60.0  # all nodes are asked how far they are, where nobody looks who answers
+STRANGERS = 3600.0  # between two questions for their journals to nodes that never reported anything
+ANSWERS = 120.0  # a question is forgotten after that; late answers are signs of life as well
+
+
+class Outside(NamedTuple):
+    """What the service needs of the world."""
+
+    publish: Callable[[str, list[str], list[Any]], str]  # function, minions, arguments; gives the job's id
+    known: Callable[[], Iterable[str]]  # ids of minions with an accepted key
+    bus: Callable[[dict[str, Any]], str]  # delivers a message to the master's bus
+    stamp: Callable[[], float]  # the time of pillar/alerts.sls, 0 when there is none
+    load: Callable[[], Any]  # what it says
+    cached: Callable[[str, str], Any]  # what a minion returned to a job, from the job cache; None when it is not there
+    other_alive: Callable[[], bool]  # whether the master with rank 0 can be reached
+
+
+class Asked(NamedTuple):
+    """A question that is on its way."""
+
+    what: str
+    at: float
+
+
+class Service:
+    """One engine."""
+
+    def __init__(self, folder: Path, secret: bytes, sites: authentic.Sites, outside: Outside, rank: int | None = None,
+                 presence: float = 60.0, name: str = "master") -> None:
+        """
+        Args:
+            folder: where it keeps its files.
+            secret: see authentic.load_secret.
+            sites: of the master's pillar.
+            outside: the world.
+            rank: 0 or 1 where two masters share the minions, else None.
+            presence: seconds between two looks at who answers; 0: never.
+            name: this master's, for the sign of life.
+        """
+        self._folder, self._secret, self._sites, self._outside = folder, secret, sites, outside
+        self._rank, self._name = rank, name
+        now = time.time()
+        self._intake, self._machine = Intake(rank), Machine()
+        self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
+                                  first=min(30.0, presence / 2)) if presence else None
+        self._own_journal, self._own_number = os.urandom(8).hex(), 0
+        self._in: deque[tuple] = deque()
+        self._wake = threading.Condition()
+        self._asks: deque[tuple[str, list[str], list[Any]]] = deque()
+        self._ask_wake = threading.Condition()
+        self.pending: dict[str, Asked] = {}
+        self._refused: dict[str, int] = {}
+        self._counts = {"events": 0, "postponed": 0, "alerts": 0, "most_waiting": 0}
+        self._last = {"save": now, "status": 0.0, "mark": now, "asks": now, "config": 0.0, "known": 0.0, "life": now,
+                      "strangers": 0.0, "round": now}
+        self._newest_asks: set[str] = set()
+        self._condition_asks: set[str] = set()
+        self._ping_asks: set[str] = set()
+        self._trimmed: list[tuple[float, str, str]] = []
+        self._dirty = False
+        self._stopping = False
+        self._known: frozenset[str] = frozenset()
+        self._doubted: set[str] = set()
+        self._stranger = False
+        self._stamp: float | None = -1.0
+        self._mistakes: list[str] = []
+        self._silences_stamp = 0
+        self.configuration = routes.default()
+        self._senders: dict[str, delivery.Sender] = {}
+        self._restore()
+        self._configure()
+        self._spool = Spool(folder / files.SPOOL, self.configuration.queue)
+        self._start_senders()
+
+    # Called by the reader
+
+    def offer(self, tag: str, data: object) -> None:
+        """Something from the bus with the tag of an event. Cheap, whatever it is."""
+        event, why = authentic.check(authentic.payload(data), tag, self._secret)
+        if event is not None:
+            if len(self._in) >= QUEUE:
+                self._counts["postponed"] += 1
+                self._put_newest(event.id)
+                return
+            self._put(("event", event))
+            return
+        self.refuse(why)
+        if why == "unsigned":
+            self._doubt(tag.split("/")[2] if tag.startswith("salt/beacon/") and tag.count("/") > 2 else "")
+
+    def refuse(self, why: str) -> None:
+        """Counts what was dropped."""
+        self._refused[why] = self._refused.get(why, 0) + 1
+
+    def started(self, minion: str) -> None:
+        """A minion has started, says anybody: there may be more in its journal."""
+        # One that never reported anything has no journal, perhaps not even the module: asking makes it load them all.
+        if minion in self._known and self._intake.has_journal(minion) or minion not in self._known:
+            self._doubt(minion)
+
+    def _doubt(self, minion: str) -> None:
+        if minion in self._known:
+            self._put_newest(minion)
+        else:
+            self._stranger = True  # perhaps a gateway whose key was accepted a moment ago
+
+    def lost(self) -> None:
+        """The connection to the bus is new: events may be missing, everybody is asked."""
+        self._put(("lost",))
+
+    def answer(self, job: str, minion: str, said: object) -> None:
+        """What a minion returned to a question of ours."""
+        if job in self.pending:
+            self._put(("answer", job, minion, said))
+
+    def _put(self, item: tuple) -> None:
+        self._in.append(item)
+        with self._wake:
+            self._wake.notify()
+
+    def _put_newest(self, minion: str) -> None:
+        if minion not in self._doubted:
+            self._doubted.add(minion)
+            self._put(("curious", minion))
+
+    # The loop
+
+    def run(self) -> None:
+        """Until :meth:`stop`."""
+        asking = threading.Thread(target=self._ask_forever, name="alerts-asks", daemon=True)
+        asking.start()
+        while not self._stopping:
+            with self._wake:
+                if not self._in:
+                    due = self._machine.next_due()
+                    self._wake.wait(0.2 if due is None else min(0.2, max(0.0, due - time.time())))
+            try:
+                self.step(time.time())
+            except OSError as error:
+                log.error("alerts: %s", error)
+                time.sleep(1)
+        self._save(time.time())
+        for sender in self._senders.values():
+            sender.stop()
+
+    def stop(self) -> None:
+        """Ends :meth:`run` within a second."""
+        self._stopping = True
+
+    def step(self, now: float) -> None:
+        """One round: a batch of what came in, then what time brings."""
+        self._counts["most_waiting"] = max(self._counts["most_waiting"], len(self._in))
+        alerts: list[Alert] = []
+        for _ in range(min(BATCH, len(self._in))):
+            item = self._in.popleft()
+            alerts += getattr(self, f"_on_{item[0]}")(now, *item[1:])
+        alerts += self._large(now)
+        alerts += self._took(now, self._intake.tick(now))
+        alerts += self._look(now)
+        self._silence()
+        alerts += self._machine.tick(now)
+        if alerts:
+            self._tell(alerts)
+        self._questions(now)
+        self._now_and_then(now)
+
+    def _on_event(self, now: float, event: authentic.Event) -> list[Alert]:
+        self._counts["events"] += 1
+        if event.id != authentic.MASTER and not self._sites.sender(event.id):
+            self.refuse("no site")
+            return []
+        alerts = self._changes(now, self._presence.heard(now, event.id)) if self._presence else []
+        return alerts + self._took(now, self._intake.event(now, event))
+
+    def _on_curious(self, now: float, minion: str) -> list[Alert]:
+        self._doubted.discard(minion)
+        self._intake.curious(now, minion)
+        return []
+
+    def _on_lost(self, now: float) -> list[Alert]:
+        self._look_for_gateways(now)
+        self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
+        return []
+
+    def _on_answer(self, now: float, job: str, minion: str, said: object) -> list[Alert]:
+        asked = self.pending.get(job)
+        if asked is None or minion not in self._known:
+            return []
+        alerts = self._changes(now, self._presence.heard(now, minion)) if self._presence else []
+        if said is TRIMMED:
+            self._trimmed.append((now + CACHED, job, minion))
+        elif asked.what == "newest" and isinstance(said, dict):
+            numbers = said.get("newest"), said.get("taken", 0)
+            if all(type(each) is int for each in numbers) and isinstance(said.get("journal"), str):
+                alerts += self._took(now, self._intake.newest(now, minion, said["journal"], *numbers))
+        elif asked.what == "since" and isinstance(said, dict):
+            alerts += self._fetched(now, minion, said)
+        elif asked.what == "conditions" and isinstance(said, list):
+            events = self._true(minion, said)[0]
+            alerts += self._machine.present(now, minion, [
+                (taken.event, taken.quiet) for taken in self._intake.conditions(minion, events)], asked.at)
+            self._dirty = True
+        return alerts
+
+    def _large(self, now: float) -> list[Alert]:
+        """Answers that the bus did not take whole: Salt cuts at `max_event_size`, the job cache has all of it."""
+        due = [each for each in self._trimmed if each[0] <= now]
+        self._trimmed = [each for each in self._trimmed if each[0] > now]
+        return [alert for _, job, minion in due for alert in self._on_answer(
+            now, job, minion, self._outside.cached(job, minion))]
+
+    def _fetched(self, now: float, minion: str, said: dict) -> list[Alert]:
+        events, number, taken = said.get("events"), said.get("newest"), said.get("taken", 0)
+        if not (isinstance(events, list) and type(number) is int and type(taken) is int
+                and isinstance(said.get("journal"), str)):
+            return []
+        good, unsigned = self._true(minion, events)
+        if unsigned is not None:
+            number = min(number, unsigned - 1)
+            good = [event for event in good if event.n <= number]
+        return self._took(now, self._intake.fetched(now, minion, said["journal"], number, taken, good,
+                                                    unsigned is not None))
+
+    def _true(self, minion: str, events: list) -> tuple[list[authentic.Event], int | None]:
+        """The events that are the node's own; and the number of the first that it could not sign."""
+        good, unsigned = [], None
+        for each in events[:2_000]:
+            event, why = authentic.check(each, None, self._secret)
+            if event is not None and event.id == minion:
+                good.append(event)
+            elif why == "unsigned":
+                unsigned = each["n"] if unsigned is None else min(unsigned, each["n"])
+            else:
+                self.refuse(why or "another's")
+        return good, unsigned
+
+    def _took(self, now: float, taken: list[Taken]) -> list[Alert]:
+        alerts = []
+        for each in taken:
+            self._dirty = True
+            alerts += self._machine.take(now, each.event, each.quiet)
+        return alerts
+
+    def _tell(self, alerts: list[Alert]) -> None:
+        self._dirty = True
+        self._counts["alerts"] += len(alerts)
+        self._spool.add([(message.compose(alert), self.configuration.of(alert.site, alert.severity))
+                         for alert in alerts])
+
+    # Who is there
+
+    def _look(self, now: float) -> list[Alert]:
+        if self._last["known"] + (5 if self._stranger else 60) < now:
+            self._look_for_gateways(now)
+        if self._presence is None:
+            if now - self._last["round"] >= ROUND:
+                self._last["round"] = now
+                self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
+            return []
+        ask, changes = self._presence.tick(now, self._known)
+        # A node without the module has to load all of its modules to say so: rarely.
+        everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS
+        if everybody:
+            self._last["strangers"] = now
+        for minion in ask:
+            known = everybody or self._intake.has_journal(minion)
+            (self._newest_asks if known else self._ping_asks).add(minion)
+        return self._changes(now, changes)
+
+    def _look_for_gateways(self, now: float) -> None:
+        self._last["known"], self._stranger = now, False
+        try:
+            self._known = frozenset(minion for minion in self._outside.known() if self._sites.sender(minion))
+        except Exception:  # Salt's own; the gateways known before stay
+            log.exception("alerts: which minions there are")
+
+    def _changes(self, now: float, changes: list[Change]) -> list[Alert]:
+        alerts = []
+        for change in changes:
+            self._dirty = True
+            self._own_number += 1
+            its = authentic.whose(change.minion) or ("", "")
+            at, since = (message.iso(each) for each in (now, change.since))
+            said = ("answers", "silent") if change.silent else ("silent", "answers")
+            event = authentic.Event(self._own_journal, self._own_number, authentic.MASTER, its[1], its[0], "unknown",
+                                    "master", "node_silent", change.minion, "critical", said[0], said[1], since, at,
+                                    not change.silent, False, "", {})
+            alerts += self._machine.take(now, event, self._rank == 1 and self._outside.other_alive())
+        return alerts
+
+    # Questions
+
+    def _questions(self, now: float) -> None:
+        for ask in self._intake.asks:
+            if ask.what == "newest":
+                self._newest_asks.add(ask.minion)
+            elif ask.what == "conditions":
+                self._condition_asks.add(ask.minion)
+            else:
+                self._ask(ask)
+        self._intake.asks.clear()
+        if now - self._last["asks"] >= GATHER_ASKS:
+            self._last["asks"] = now
+            for what, whom in (("newest", self._newest_asks), ("conditions", self._condition_asks),
+                               ("ping", self._ping_asks)):
+                if whom:
+                    self._publish(what, sorted(whom), [])
+                    whom.clear()
+            for job in [job for job, asked in self.pending.items() if now - asked.at > ANSWERS]:
+                del self.pending[job]
+        if self._intake.marks and now - self._last["mark"] >= MARK:
+            self._last["mark"] = now
+            self._publish("taken", sorted(self._intake.marks), [dict(self._intake.marks)])
+            self._intake.marks.clear()
+
+    def _ask(self, ask: Ask) -> None:
+        self._publish("since", [ask.minion], [ask.number, ask.journal])
+
+    def _publish(self, what: str, minions: list[str], arguments: list[Any]) -> None:
+        with self._ask_wake:
+            self._asks.append((what, minions, arguments))
+            self._ask_wake.notify()
+
+    def _ask_forever(self) -> None:
+        while not self._stopping:
+            with self._ask_wake:
+                if not self._asks:
+                    self._ask_wake.wait(0.5)
+                if not self._asks:
+                    continue
+                what, minions, arguments = self._asks.popleft()
+            try:
+                self._outside.publish(what, minions, arguments)
+            except Exception as error:  # Salt's own, of many kinds: the question comes again
+                log.warning("alerts: could not ask %s of %d minions: %s", what, len(minions), error)
+                time.sleep(1)
+
+    def expect(self, job: str, what: str) -> None:
+        """Answers to this job are wanted. Called before it is published."""
+        self.pending[job] = Asked(what, time.time())
+
+    # Configuration
+
+    def _configure(self) -> bool:
+        """Reads pillar/alerts.sls when it has changed. With mistakes what held before goes on."""
+        stamp = self._outside.stamp()
+        if stamp == self._stamp:
+            return False
+        self._stamp, self._mistakes = stamp, []
+        if not stamp:
+            self.configuration = routes.default()
+        else:
+            try:
+                made, self._mistakes = routes.check(self._outside.load(), self._sites.names())
+                if not self._mistakes:
+                    self.configuration = made
+            except Exception as error:  # a renderer's, of many kinds; what it says may hold a secret
+                self._mistakes = [f"pillar/alerts.sls can not be rendered ({type(error).__name__}): "
+                                  "salt-run alerts.validate"]
+        for mistake in self._mistakes:
+            log.error("alerts: %s", mistake)
+        self._machine.settings = self.configuration.flapping
+        return not self._mistakes
+
+    def _start_senders(self) -> None:
+        """A thread for each target, the old ones end."""
+        for sender in self._senders.values():
+            sender.stop()
+        gone = self._spool.keep_only({routes.BUS, *self.configuration.targets})
+        if gone:
+            log.warning("alerts: what waited for %s is dropped: there is no such target any more", ", ".join(gone))
+        before = {name: sender.status for name, sender in self._senders.items()}
+        for sender in self._senders.values():
+            sender.join(30)
+        self._senders = {}
+        ways = {routes.BUS: self._outside.bus}
+        ways |= {name: delivery.way_to(target) for name, target in self.configuration.targets.items()}
+        for name, way in ways.items():
+            sender = delivery.Sender(name, way, self._spool, self.configuration.limits[name])
+            sender.status |= before.get(name, {})
+            self._senders[name] = sender
+            sender.start()
+
+    def _silence(self) -> None:
+        try:
+            stamp = (self._folder / files.SILENCES).stat().st_mtime_ns
+        except OSError:
+            stamp = 0
+        if stamp == self._silences_stamp:
+            return
+        self._silences_stamp = stamp
+        said = files.read(self._folder / files.SILENCES) if stamp else {}
+        if isinstance(said, dict):
+            before = self._machine.silences
+            self._machine.silences = {site: float(until) for site, until in said.items()
+                                      if isinstance(until, (int, float)) and isinstance(site, str)}
+            ended = before.keys() - {site for site, until in self._machine.silences.items() if until > time.time()}
+            for incident in self._machine.incidents.values():
+                if incident.site in ended and incident.held and incident.due is not None:
+                    incident.due = time.time()
+
+    # Files
+
+    def _now_and_then(self, now: float) -> None:
+        if self._dirty and now - self._last["save"] >= SAVE:
+            self._save(now)
+        if now - self._last["config"] >= 5:
+            self._last["config"] = now
+            if self._configure():
+                self._start_senders()
+        hours = self.configuration.heartbeat_hours
+        if hours and now - self._last["life"] >= hours * 3600:
+            self._last["life"], self._dirty = now, True
+            targets = [name for name, target in self.configuration.targets.items() if target.get("heartbeat", True)]
+            said = f"{self._name} looks after {len(self._known)} gateways; " \
+                   f"{len(self._machine.incidents)} incidents are open"
+            self._spool.add([(message.simple("path", f"path-{int(now)}", now, "alert_path", said), targets)])
+        if now - self._last["status"] >= STATUS:
+            self._last["status"] = now
+            files.write(self._folder / files.STATUS, self.status(now))
+
+    def status(self, now: float) -> dict[str, Any]:
+        """What `salt-run alerts.status` shows. No secret, no address."""
+        waiting = self._spool.counts()
+        return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self._known),
+                "silent": sorted(self._presence.silent) if self._presence else [],
+                "waiting_events": len(self._in), "counts": dict(self._counts),
+                "dropped": {**self._refused, **self._intake.dropped}, "mistakes": self._mistakes,
+                "targets": {name: {**sender.status, "waiting": waiting.get(name, 0)}
+                            for name, sender in self._senders.items()}}
+
+    def _save(self, now: float) -> None:
+        self._dirty, self._last["save"] = False, now
+        files.write(self._folder / files.STATE, {
+            "version": 1, "intake": self._intake.state(), "machine": self._machine.state(),
+            "presence": self._presence.state() if self._presence else {"silent": {}}, "life": self._last["life"]})
+
+    def _restore(self) -> None:
+        state = files.read(self._folder / files.STATE)
+        if state is None:
+            return
+        try:
+            self._machine.restore(state["machine"])
+            self._intake.restore(state["intake"])
+            if self._presence:
+                self._presence.restore(state["presence"])
+            self._last["life"] = min(float(state["life"]), time.time())
+        except (KeyError, TypeError, ValueError, AttributeError):
+            log.error("alerts: %s is damaged: beginning anew; what is wrong now is asked of the nodes",
+                      self._folder / files.STATE)
+            self._machine, self._intake = Machine(self._machine.settings), Intake(self._rank)

@@ -1,0 +1,43 @@
+"""A message to Slack, or to what takes the same JSON (Mattermost, Rocket.Chat, Discord's /slack).
+
+The format: https://api.slack.com/messaging/webhooks, with the classic `attachments` for the colour.
+"""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from alerts.targets import webhook
+
+_COLOURS = {"critical": "#c0392b", "warning": "#e67e22", "info": "#2980b9"}
+_OVER = "#27ae60"
+LONGEST = 3000  # characters of the text; Slack cuts what is much longer
+
+
+def compose(target: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    """
+    Args:
+        target: its configuration.
+        message: see message.py.
+    """
+    text = message["text"]
+    if len(text) > LONGEST:
+        text = text[:LONGEST] + "\n..."
+    colour = _OVER if message["kind"] in ("recovery", "calm") else _COLOURS[message["severity"]]
+    made = {"text": _escaped(message["subject"]),
+            "attachments": [{"color": colour, "text": _escaped(text), "fallback": _escaped(message["subject"]),
+                             "ts": int(message["at"])}]}
+    return made | ({"channel": target["channel"]} if "channel" in target else {})
+
+
+def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+    """
+    Raises:
+        targets.Failed: as webhook's.
+    """
+    return webhook.post(target, json.dumps(compose(target, message)).encode(), {})
+
+
+def _escaped(text: str) -> str:
+    """Slack's three: https://api.slack.com/reference/surfaces/formatting#escaping. Nobody is called by an event."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,66 @@
+"""A message as JSON by HTTP POST, signed where the target has a secret.
+
+With a secret, `X-Gateway-Signature: t=SECONDS,v1=HEX` is HMAC-SHA256 over SECONDS, a dot and the body.
+"""
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from alerts.targets import Failed, context, reason
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """An alert goes where it was told to go."""
+
+    def redirect_request(self, *_args: Any) -> None:
+        return None
+
+
+def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+    """
+    Raises:
+        Failed: with the server's answer, or why there was none.
+    """
+    body = json.dumps({key: message[key] for key in (
+        "id", "kind", "site", "severity", "at", "caused", "incident", "subject", "text", "conditions",
+        "alerts")
+        if key in message}).encode()
+    headers = dict(target.get("headers", {}))
+    if "secret" in target:
+        now = str(int(time.time()))
+        digest = hmac.new(target["secret"].encode(), now.encode() + b"." + body, hashlib.sha256).hexdigest()
+        headers["X-Gateway-Signature"] = f"t={now},v1={digest}"
+    return post(target, body, headers)
+
+
+def post(target: dict[str, Any], body: bytes, headers: dict[str, str]) -> str:
+    """
+    Raises:
+        Failed: as above. The address is left out of it: those of Slack are secrets.
+    """
+    request = urllib.request.Request(target["url"], data=body, method="POST", headers={
+        "Content-Type": "application/json; charset=utf-8", "User-Agent": "gateway-alerts", **headers})
+    handlers = [_NoRedirect()]
+    if target["url"].startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=context(target)))
+    else:
+        handlers.append(urllib.request.ProxyHandler({}))  # http is for this machine alone
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=target.get("timeout", 10)) as answer:
+            answer.read(4096)
+            return f"answered {answer.status}"
+    except urllib.error.HTTPError as error:
+        with error:
+            raise Failed(f"answered {error.code}") from None
+    except urllib.error.URLError as error:
+        why = error.reason
+        raise Failed(reason(why) if isinstance(why, Exception) else "can not be reached") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Failed(reason(error)) from None

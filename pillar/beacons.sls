@@ -1,0 +1,7 @@
+# What every gateway's minion watches, once a second; what each tells is in docs/monitoring.md. There is nothing to set:
+# a beacon reads from the site what there has to be, and is still where `features: {monitoring: false}` stands.
+beacons:
+  bonding: []
+  heartbeat: []
+  ipsec: []
+  drift: []

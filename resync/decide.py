@@ -1,0 +1,657 @@
+"""What is rolled out where and when: decisions without any I/O.
+
+Events come in, each with the time (seconds, any steady clock), actions come out; nothing in here sleeps, reads or
+sends. What is decided, in words: docs/resync.md.
+
+A site is *behind* when its nodes are not made of what there is. It is queued, and taken out of the queue by the outcome
+of its roll-out: done, current (nothing was to be done), refused (mistakes), waits (its pair is none), failed, elsewhere
+(another master sees to it), bare (no node has ever been applied). Only one thing at a time happens to a site.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from resync.inputs import together
+
+QUIET = 1.5  # a change has to be over for that long: an editor, a git pull in its middle
+EVERY = 900.0  # all nodes are asked what they are made of
+COMPARED = 3600.0  # the two nodes of each site are compared with each other
+PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # before the next try where a site or a node can not be worked on
+WAITED = 300.0  # after that long somebody is told
+ELSEWHERE = 60.0  # a master that comes after another one: how long that one has, and between two looks
+FIGHT = 3  # repairs of one thing within FIGHT_WITHIN; then somebody works against them
+FIGHT_WITHIN = 600.0
+FIGHT_ENDS = 3600.0
+REPAIRS = 4  # nodes that are repaired at the same time
+REPAIRED = 60.0  # the node's own beacon tells by then that it is right again
+ASKED = 5.0  # one site's nodes are not asked more often than that because of what anybody says
+RESTLESS = 60.0  # it is said that inputs change all the time
+# What a stopped heartbeat is: a person's doing, and starting it could make both nodes active.
+NEVER = {("service_changed", "heartbeat")}
+
+
+# Events
+class Inputs(NamedTuple):
+    """What there is on the master: resync.inputs.Present."""
+    shared: str
+    own: dict[str, str]
+
+
+class Told(NamedTuple):
+    """What the nodes of a site say of themselves, by minion id: what they are made of, empty for a node that was never
+    applied, and whether they were compared with the master since they booted. None for one that does not answer."""
+    site: str
+    nodes: dict[str, tuple[str, bool] | None]
+
+
+class RolledOut(NamedTuple):
+    """The end of a roll-out."""
+    site: str
+    number: str  # what was rolled out
+    outcome: str  # done, current, refused, waits, failed, elsewhere, bare
+    why: str = ""
+
+
+class Repaired(NamedTuple):
+    """The end of an Apply: done, failed, waits, behind, elsewhere, gone (nothing is wrong there any more)."""
+    minion: str
+    formula: str
+    outcome: str
+    why: str = ""
+
+
+class Drifted(NamedTuple):
+    """Something on a node is not as Salt left it, or is right again (`present` false). The event was signed."""
+    site: str
+    minion: str
+    condition: str
+    subject: str
+    formula: str
+    present: bool = True
+
+
+class Returned(NamedTuple):
+    """A node booted and was not compared since, or was (`present` false). The event was signed."""
+    site: str
+    minion: str
+    present: bool = True
+
+
+class Reconnected(NamedTuple):
+    """A node's minion has started, as anybody says."""
+    site: str
+    minion: str
+
+
+class Differences(NamedTuple):
+    """How a site's nodes differ from each other, a line each."""
+    site: str
+    lines: tuple[str, ...]
+
+
+class Order(NamedTuple):
+    """A person asks: stop, go, now. `site` empty: all."""
+    name: str
+    site: str = ""
+
+
+class Tick(NamedTuple):
+    """Time passes."""
+
+
+# Actions
+class RollOut(NamedTuple):
+    """Bring a site's nodes up to date, the standby first. RolledOut comes back. `by_hand`: also when they are."""
+    site: str
+    number: str
+    why: str
+    by_hand: bool = False
+
+
+class Apply(NamedTuple):
+    """One formula, or with an empty one everything, on one node. Repaired comes back.
+
+    `alone`: not while that node is active, since its peer is to be done first. `subjects`: (condition, subject).
+    """
+    site: str
+    minion: str
+    formula: str
+    number: str
+    subjects: tuple[tuple[str, str], ...] = ()
+    alone: bool = False
+
+
+class Ask(NamedTuple):
+    """Ask nodes what they are made of and what is wrong with them; Told comes back, and what events would have told.
+    `sites` empty: all."""
+    sites: tuple[str, ...] = ()
+
+
+class Compare(NamedTuple):
+    """Compare the nodes of a site with each other; Differences comes back."""
+    site: str
+
+
+class Raise(NamedTuple):
+    """Tell whoever listens; with `recovered` that it is over."""
+    condition: str
+    site: str
+    subject: str
+    severity: str
+    was: str
+    now: str
+    cause: str = ""
+    recovered: bool = False
+
+
+class Say(NamedTuple):
+    """A line for the log."""
+    priority: str
+    text: str
+
+
+class Keep(NamedTuple):
+    """Write this down, for the next life."""
+    state: dict[str, Any]
+
+
+class Config(NamedTuple):
+    """The master's configuration gateway_resync."""
+    dry_run: bool = False
+    first: tuple[str, ...] = ()
+    parallel: int = 4
+    quiet: float = QUIET
+    after: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    formulas: tuple[str, ...] = ()
+
+
+class Item:
+    """A site in the queue."""
+
+    def __init__(self, site: str, why: str, now: float) -> None:
+        self.site, self.why, self.since = site, why, now
+        self.tree = False  # in waves: what it is behind with is not its own alone
+        self.own = False  # something of its own changed: sooner than others
+        self.by_hand = False
+        self.not_before = now
+        self.tries = 0
+        self.waiting_since: float | None = None
+
+    def pause(self, now: float, least: float = 0.0) -> None:
+        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
+        self.tries += 1
+
+
+class Trouble:
+    """Something that is wrong with a node, until it is right again."""
+
+    def __init__(self, site: str, minion: str, condition: str, subject: str, formula: str, now: float) -> None:
+        self.site, self.minion, self.condition, self.subject = site, minion, condition, subject
+        self.formula = formula
+        self.not_before = self.since = now
+        self.tries = 0
+        self.fights_until: float | None = None
+
+    def pause(self, now: float, least: float = 0.0) -> None:
+        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
+        self.tries += 1
+
+
+class Machine:
+    """All decisions of one master."""
+
+    def __init__(self, config: Config, now: float, kept: dict[str, Any] | None = None) -> None:
+        """`kept`: what Keep had."""
+        self.config, self.now = config, now
+        kept = kept or {}
+        self.stopped: set[str] = set(kept.get("stopped", ()))  # sites, and "" for all
+        self.failed: dict[str, str] = dict(kept.get("failed", {}))  # site: the number that could not be rolled out
+        self.refused: dict[str, str] = dict(kept.get("refused", {}))
+        self.halted: str = str(kept.get("halted", ""))  # the site whose failure ended a roll-out to all
+        self.raised: dict[str, str] = dict(kept.get("raised", {}))  # "CONDITION SITE SUBJECT": what was told
+        self.kept = self.state()
+        self.shared: str | None = None
+        self.own: dict[str, str] = {}
+        self.shared_at = now
+        self.changed_at = self.restless_since = now
+        self.shown: dict[str, str] = {}  # in a dry run: what was said of a site already
+        self.done: set[str] = set()  # sites that have the present tree
+        self.queue: dict[str, Item] = {}
+        self.troubles: dict[tuple[str, str, str], Trouble] = {}
+        self.repairs: dict[tuple[str, str], list[float]] = {}  # (minion, subject): when
+        self.busy: dict[str, RollOut | Apply] = {}  # by site
+        self.asked_at: dict[str, float] = {}
+        self.ask_all_at = now
+        self.compare_at: dict[str, float] = {}
+        self.silent: dict[str, Item] = {}  # of which not all nodes have answered
+        self.orders = 0  # heard in this life
+        self.out: list[Any] = []
+
+    # What there is
+
+    def number(self, site: str) -> str:
+        """What a site's nodes have to be made of; empty for a site that is not there."""
+        return together(self.shared or "", self.own[site]) if site in self.own else ""
+
+    def state(self) -> dict[str, Any]:
+        return {"stopped": sorted(self.stopped), "failed": dict(self.failed), "refused": dict(self.refused),
+                "halted": self.halted, "raised": dict(self.raised)}
+
+    def status(self) -> dict[str, Any]:
+        """For people: what is going on and what is waiting, for what."""
+        waiting = {}
+        for site, item in sorted(self.queue.items()):
+            waiting[site] = {"because": item.why, "waits_for": self.hindrance(item) or "its turn"}
+        return {"orders": self.orders, "dry_run": self.config.dry_run,
+                "stopped": [site or "all" for site in sorted(self.stopped)],
+                "halted_by": self.halted, "running": {site: _said(job) for site, job in sorted(self.busy.items())},
+                "queue": waiting, "failed": sorted(self.failed), "refused": sorted(self.refused),
+                "drift": [f"{each.minion}: {each.condition} {each.subject}".rstrip()
+                          + (" (fought over)" if each.fights_until else "") for each in self.troubles.values()]}
+
+    # Words
+
+    def say(self, priority: str, text: str) -> None:
+        self.out.append(Say(priority, text))
+
+    def alert(self, condition: str, site: str, subject: str, severity: str, now: str, was: str = "", cause: str = "",
+              ) -> None:
+        """Tells it once: it is remembered until it is over."""
+        key = f"{condition} {site} {subject}"
+        if self.raised.get(key) == now:
+            return
+        self.out.append(Raise(condition, site, subject, severity, self.raised.get(key, was), now, cause))
+        self.raised[key] = now
+        self.say("warning", f"{site}: {condition} {subject}: {now}")
+
+    def over(self, condition: str, site: str, subject: str, severity: str, now: str) -> None:
+        before = self.raised.pop(f"{condition} {site} {subject}", None)
+        if before is not None:
+            self.out.append(Raise(condition, site, subject, severity, before, now, recovered=True))
+
+    # Events
+
+    def handle(self, event: Any, now: float) -> list[Any]:
+        """What to do about an event."""
+        self.now = max(now, self.now)
+        self.out = []
+        getattr(self, "on_" + type(event).__name__.lower())(event)
+        if self.shared is not None:
+            self.decide()
+        if self.state() != self.kept:
+            self.kept = self.state()
+            self.out.append(Keep(self.kept))
+        return self.out
+
+    def on_tick(self, event: Tick) -> None:
+        pass
+
+    def on_inputs(self, event: Inputs) -> None:
+        if self.shared is None:
+            # What happened before this master was there is asked of the nodes.
+            self.shared, self.own = event.shared, dict(event.own)
+            self.compare_at = dict.fromkeys(self.own, self.now + COMPARED)
+            for known in (self.failed, self.refused):
+                for site in [site for site in known if known[site] != self.number(site)]:
+                    del known[site]
+            if self.halted not in self.failed:
+                self.halted = ""
+            return
+        before = set(self.own)
+        tree = event.shared != self.shared
+        changed = {site for site in event.own if event.own[site] != self.own.get(site)}
+        self.shared, self.own = event.shared, dict(event.own)
+        if tree or changed:
+            if self.now - self.changed_at > self.config.quiet:
+                self.restless_since = self.now
+            self.changed_at = self.now
+        for site in before - set(self.own):
+            self.forget(site)
+        if tree:
+            self.shared_at = self.now
+            self.done.clear()
+            for site in self.own:
+                self.want(site, "the tree has changed", tree=True)
+        for site in sorted(changed):
+            self.compare_at.setdefault(site, self.now + COMPARED)
+            self.want(site, "its files have changed", own=True)
+        if self.halted and tree:
+            # (Where only the failed site's own files have changed, its next outcome tells.)
+            self.say("info", "the tree has changed: going on")
+            self.halted = ""
+        for site in [*self.failed]:
+            if self.failed[site] != self.number(site):
+                del self.failed[site]
+        if self.changed_at - self.restless_since > RESTLESS:
+            self.restless_since = self.now
+            self.say("warning", f"files have not come to rest for {RESTLESS:.0f} s: their changes are not rolled out")
+
+    def forget(self, site: str) -> None:
+        """A site that is not there any more."""
+        self.queue.pop(site, None)
+        for key in [key for key, each in self.troubles.items() if each.site == site]:
+            del self.troubles[key]
+        for known in (self.failed, self.refused, self.compare_at, self.asked_at, self.silent):
+            known.pop(site, None)
+        self.stopped.discard(site)
+        if self.halted == site:
+            self.halted = ""
+        for key in [key for key in self.raised if key.split(" ")[1] == site]:
+            condition, _site, subject = key.split(" ", 2)
+            self.over(condition, site, subject, "info", "the site was removed")
+
+    def want(self, site: str, why: str, tree: bool = False, own: bool = False, at_once: bool = False) -> None:
+        """A site into the queue, or anew if it is in it."""
+        if site in self.config.without:
+            return
+        item = self.queue.setdefault(site, Item(site, why, self.now))
+        item.why = why
+        item.tree, item.own = item.tree or tree, item.own or own
+        item.tries, item.waiting_since = 0, None
+        item.not_before = self.now if at_once else self.now + self.config.quiet
+        if self.config.after and not at_once:
+            item.not_before = max(item.not_before, self.now + ELSEWHERE)
+
+    def on_told(self, event: Told) -> None:
+        number = self.number(event.site)
+        if not number:
+            return
+        for minion, said in event.nodes.items():
+            if said and said[0]:
+                self.on_returned(Returned(event.site, minion, present=not said[1]))
+        if None in event.nodes.values():
+            # Minions take a while to find a master again that was away, and say nothing when they have.
+            self.silent.setdefault(event.site, Item(event.site, "", self.now)).pause(self.now)
+        else:
+            self.silent.pop(event.site, None)
+        if event.site in self.queue or event.site in self.busy:
+            return
+        behind = sorted(minion for minion, said in event.nodes.items() if said and said[0] and said[0] != number)
+        if behind and number not in (self.failed.get(event.site), self.refused.get(event.site),
+                                     self.shown.get(event.site)):
+            self.want(event.site, f"{', '.join(behind)} missed a change", tree=True)
+
+    def on_rolledout(self, event: RolledOut) -> None:
+        job = self.busy.pop(event.site, None)
+        item = self.queue.get(event.site)
+        number = self.number(event.site)
+        if not number:
+            return
+        if job:
+            self.say("warning" if event.outcome in ("failed", "refused") else "info",
+                     f"{event.site}: {event.outcome}" + (f": {event.why}" if event.why else ""))
+        if event.outcome != "waits":
+            self.over("rollout_waits", event.site, "", "warning", f"{event.outcome}")
+        if event.outcome in ("done", "current"):
+            self.failed.pop(event.site, None)
+            self.over("rollout_failed", event.site, "", "critical", "both nodes are up to date")
+            if self.halted == event.site:
+                self.halted = ""
+        if event.outcome not in ("refused", "elsewhere") and self.refused.pop(event.site, None):
+            self.over("rollout_refused", event.site, "", "critical", "the site has no mistakes any more")
+        if item is None:
+            return
+        item.by_hand = False
+        if event.outcome in ("waits", "elsewhere"):
+            item.pause(self.now, ELSEWHERE if event.outcome == "elsewhere" else 0.0)
+            if event.outcome == "waits":
+                item.waiting_since = item.waiting_since if item.waiting_since is not None else self.now
+                if self.now - item.waiting_since >= WAITED and f"rollout_waits {event.site} " not in self.raised:
+                    self.alert("rollout_waits", event.site, "", "warning", event.why)
+            return
+        if event.number != number:
+            return  # it changed meanwhile: once more, as on_inputs() has queued it
+        del self.queue[event.site]
+        if event.outcome in ("done", "current"):
+            self.done.add(event.site)
+        if event.outcome == "done":
+            self.compare(event.site)
+            for each in self.troubles.values():
+                if each.site == event.site:  # the node itself tells that it is right again
+                    each.not_before = max(each.not_before, self.now + ASKED)
+        elif event.outcome == "refused":
+            self.refused[event.site] = number
+            self.alert("rollout_refused", event.site, "", "critical", event.why, "rolled out")
+        elif event.outcome == "failed":
+            self.failed[event.site] = number
+            # A site's own change says nothing of the others, unless they wait for what it may have failed with.
+            others = [site for site, each in self.queue.items() if each.tree]
+            if item.tree or others:
+                self.halted = event.site
+            cause = f"{len(others)} more sites are not begun" if self.halted == event.site and others else ""
+            self.alert("rollout_failed", event.site, "", "critical", event.why, "rolled out", cause)
+
+    def on_drifted(self, event: Drifted) -> None:
+        if event.site in self.config.without:
+            return
+        key = event.minion, event.condition, event.subject
+        if not event.present:
+            if self.troubles.pop(key, None):
+                self.over("drift_fight", event.site, f"{event.minion} {event.subject}", "warning", "it is right again")
+            return
+        if event.formula not in self.config.formulas:
+            self.say("warning", f"{event.minion}: {event.condition} {event.subject}: of no formula of this tree")
+            return
+        if (event.condition, event.formula) in NEVER:
+            self.say("info", f"{event.minion}: {event.formula} was stopped by somebody, and is left so")
+            return
+        known = self.troubles.setdefault(key, Trouble(
+            event.site, event.minion, event.condition, event.subject, event.formula, self.now))
+        if not known.fights_until:
+            # Changed once more: no pause from the time before.
+            known.tries = 0
+            known.not_before = self.now + (ELSEWHERE if self.config.after else 0.0)
+
+    def on_returned(self, event: Returned) -> None:
+        if event.site in self.config.without:
+            return
+        key = event.minion, "not_compared", ""
+        if not event.present:
+            self.troubles.pop(key, None)
+        elif key not in self.troubles:
+            self.troubles[key] = Trouble(event.site, event.minion, "not_compared", "", "", self.now)
+            if self.config.after:
+                self.troubles[key].not_before = self.now + ELSEWHERE
+
+    def on_reconnected(self, event: Reconnected) -> None:
+        if event.site in self.own and self.now - self.asked_at.get(event.site, self.now - ASKED) >= ASKED:
+            self.asked_at[event.site] = self.now
+            self.out.append(Ask((event.site,)))
+
+    def on_repaired(self, event: Repaired) -> None:
+        job = next((site for site, each in self.busy.items() if isinstance(each, Apply) and each.minion == event.minion
+                    and each.formula == event.formula), None)
+        if job:
+            del self.busy[job]
+        its = [each for each in self.troubles.values() if each.minion == event.minion
+               and each.formula == event.formula]
+        what = event.formula or "everything"
+        if event.outcome != "done" or not its:
+            self.say("warning" if event.outcome == "failed" else "info",
+                     f"{event.minion}: {what}: {event.outcome}" + (f": {event.why}" if event.why else ""))
+        for each in its:
+            if event.outcome not in ("done", "failed") and self.repairs.get((each.minion, each.subject)):
+                self.repairs[each.minion, each.subject].pop()  # nothing was done
+            if event.outcome == "gone":
+                del self.troubles[each.minion, each.condition, each.subject]
+            else:
+                each.pause(self.now, {"done": REPAIRED, "failed": REPAIRED, "elsewhere": ELSEWHERE}.get(
+                    event.outcome, 0.0))
+        site = its[0].site if its else ""
+        if event.outcome == "behind" and site in self.own and site not in self.queue and self.number(site) not in (
+                self.failed.get(site), self.refused.get(site)):
+            self.want(site, f"{event.minion} missed a change", tree=True)
+
+    def on_differences(self, event: Differences) -> None:
+        if event.lines:
+            self.alert("nodes_differ", event.site, "", "critical", "; ".join(event.lines), "the same on both nodes")
+        else:
+            self.over("nodes_differ", event.site, "", "critical", "the same on both nodes")
+
+    def on_order(self, event: Order) -> None:
+        self.orders += 1
+        sites = [event.site] if event.site else sorted(self.own)
+        if event.name == "stop":
+            self.stopped.add(event.site)
+        elif event.name == "go":
+            self.stopped = self.stopped - {event.site} if event.site else set()
+            if not event.site or self.halted == event.site:
+                self.halted = ""
+            for site in sites:
+                for known in (self.failed, self.refused):
+                    if site in known:
+                        del known[site]
+                        self.want(site, "asked for by a person", tree=True, at_once=True)
+                if site in self.queue:
+                    self.queue[site].not_before, self.queue[site].tries = self.now, 0
+            for each in self.troubles.values():
+                if each.site in sites:
+                    each.fights_until, each.not_before, each.tries = None, self.now, 0
+                    self.repairs.pop((each.minion, each.subject), None)
+            self.out.append(Ask(tuple(sites) if event.site else ()))
+        elif event.name == "now" and event.site in self.own:
+            for known in (self.failed, self.refused):
+                known.pop(event.site, None)
+            if self.halted == event.site:
+                self.halted = ""
+            self.want(event.site, "asked for by a person", own=True, at_once=True)
+            self.queue[event.site].by_hand = True
+        self.say("info", f"a person asks: {event.name} {event.site or 'all sites'}")
+
+    # What follows from all that
+
+    def compare(self, site: str) -> None:
+        self.compare_at[site] = self.now + COMPARED
+        self.out.append(Compare(site))
+
+    def may_stop(self, site: str) -> bool:
+        return "" in self.stopped or site in self.stopped
+
+    def hindrance(self, item: Item) -> str:
+        """Why a site in the queue is not begun, empty when it can be."""
+        if item.site in self.busy:
+            return "something is done to it already"
+        if self.now < item.not_before:
+            return f"{item.not_before - self.now:.0f} s"
+        if self.now - self.shared_at < self.config.quiet:
+            return "the tree has changed a moment ago"
+        if item.by_hand:
+            return ""
+        if self.may_stop(item.site):
+            return "stopped by a person"
+        if item.tree and self.halted:
+            return f"stopped: {self.halted} failed"
+        if item.tree and self.running(tree=True) >= self.width():
+            return "the sites before it"
+        if self.running() >= self.config.parallel:
+            return f"{self.config.parallel} others"
+        return ""
+
+    def running(self, tree: bool = False) -> int:
+        """How many roll-outs are at work."""
+        return sum(isinstance(job, RollOut) and (not tree or site in self.queue and self.queue[site].tree)
+                   for site, job in self.busy.items())
+
+    def width(self) -> int:
+        """How many sites at once: one first, then as many as went well before, by twos."""
+        return min(self.config.parallel, 1 << (len(self.done) + 1).bit_length() - 1)
+
+    def order(self, item: Item) -> tuple[Any, ...]:
+        """Who comes first."""
+        first = self.config.first.index(item.site) if item.site in self.config.first else len(self.config.first)
+        # One that does not answer takes half a minute: it is not to keep those that do waiting.
+        return not item.by_hand, item.waiting_since is not None, item.tree, not item.own, first, item.site
+
+    def decide(self) -> None:
+        if self.now >= self.ask_all_at:
+            self.ask_all_at = self.now + EVERY
+            self.out.append(Ask())
+        again = tuple(sorted(site for site, each in self.silent.items() if self.now >= each.not_before))
+        if again:
+            for site in again:
+                self.silent[site].not_before = self.now + EVERY  # its answer tells when next
+            self.out.append(Ask(again))
+        for item in sorted(self.queue.values(), key=self.order):
+            if self.hindrance(item):
+                continue
+            if self.config.dry_run:
+                del self.queue[item.site]
+                self.done.add(item.site)
+                self.shown[item.site] = self.number(item.site)
+                self.would(item.site, f"roll out {item.site}, the standby first: {item.why}")
+                continue
+            self.busy[item.site] = RollOut(item.site, self.number(item.site), item.why, item.by_hand)
+            self.out.append(self.busy[item.site])
+            self.say("info", f"{item.site}: rolling out: {item.why}")
+        for site, at in sorted(self.compare_at.items()):
+            if self.now >= at and site not in self.busy and site not in self.queue:
+                self.compare(site)
+        self.decide_troubles()
+
+    def would(self, site: str, what: str) -> None:
+        self.out.append(Raise("would_resync", site, "", "info", "", what))
+        self.say("notice", f"dry run: would {what}")
+
+    def decide_troubles(self) -> None:
+        for key, each in [*self.troubles.items()]:
+            if key not in self.troubles or self.now < each.not_before or each.site in self.busy:
+                continue
+            if each.fights_until:
+                if self.now < each.fights_until:
+                    continue
+                each.fights_until = None
+                self.repairs.pop((each.minion, each.subject), None)
+                self.over("drift_fight", each.site, f"{each.minion} {each.subject}", "warning", "tried again")
+            if self.may_stop(each.site) or each.site in self.queue or self.number(each.site) in (
+                    "", self.failed.get(each.site), self.refused.get(each.site)):
+                continue  # the site's own roll-out puts it right, or nothing is applied there at all
+            if sum(isinstance(job, Apply) for job in self.busy.values()) >= REPAIRS:
+                return
+            self.repair(each)
+
+    def repair(self, trouble: Trouble) -> None:
+        """Everything that one formula puts right on a node, in one go."""
+        its = []
+        for each in self.troubles.values():
+            if (each.minion, each.formula) != (trouble.minion, trouble.formula) or each.fights_until:
+                continue
+            if each.formula and self.fought(each):
+                continue
+            its.append(each)
+        if trouble not in its:
+            return
+        what = f"apply {trouble.formula or 'everything'} on {trouble.minion}"
+        if self.config.dry_run:
+            for each in its:
+                each.not_before = self.now + FIGHT_ENDS
+            self.would(trouble.site, f"{what}: {', '.join(each.condition + ' ' + each.subject for each in its)}")
+            return
+        for each in its:
+            if each.formula:
+                self.repairs.setdefault((each.minion, each.subject), []).append(self.now)
+        other = any(each.condition == "not_compared" and each.site == trouble.site and each.minion != trouble.minion
+                    for each in self.troubles.values())
+        job = Apply(trouble.site, trouble.minion, trouble.formula, self.number(trouble.site),
+                    tuple((each.condition, each.subject) for each in its), alone=other and not trouble.formula)
+        self.busy[trouble.site] = job
+        self.out.append(job)
+        self.say("info", f"{trouble.minion}: {what}")
+
+    def fought(self, trouble: Trouble) -> bool:
+        """Whether this was put right too often; says so."""
+        key = trouble.minion, trouble.subject
+        times = self.repairs[key] = [at for at in self.repairs.get(key, []) if self.now - at < FIGHT_WITHIN]
+        if len(times) < FIGHT:
+            return False
+        trouble.fights_until = self.now + FIGHT_ENDS
+        self.alert("drift_fight", trouble.site, f"{trouble.minion} {trouble.subject}", "warning",
+                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left "
+                   f"as it is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
+        return True
+
+
+def _said(job: RollOut | Apply) -> str:
+    if isinstance(job, RollOut):
+        return job.why
+    return f"{job.formula or 'everything'} on {job.minion}"

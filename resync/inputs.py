@@ -1,0 +1,176 @@
+"""What makes a site's nodes what they are, as one number: another number means that they have to be applied.
+
+It goes by contents, not by times: two masters with the same tree have the same numbers. Files are read when their
+stat(2) has changed. Secrets are digested as they are on the disk, encrypted to the master's gpg key.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SITE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+# By pillar/top.sls; SITE stands for the site's name.
+OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
+           "secrets/crls/SITE.sls")
+MASTERS_OWN = ("alerts.sls",)  # in the pillar's folder, and for no node
+# Editors' and Python's own; a file that Salt writes and renames begins with a dot, too.
+JUNK = re.compile(r"\..*|.*~|#.*#|.*\.(swp|swx|pyc|pyo|tmp|orig|rej)|__pycache__|4913")
+# A number is of a moment, and a pillar is made during one: within that time of a change it may be of neither.
+SETTLED = 1.0
+UNSETTLED = "unsettled-"
+# A file that was written this shortly before it was read may be written again within the same tick of its clock.
+RACY = 0.05
+TRIES = 3
+
+Stamp = tuple[int, int, int, int]  # inode, size, mtime, ctime
+
+
+class Present(NamedTuple):
+    """All there is on this master at one moment."""
+
+    shared: str  # the file tree, and pillar that all sites have
+    own: dict[str, str]  # by site, what is only its own
+    newest: float  # when something last changed, seconds since 1970
+
+    def of(self, site: str) -> str:
+        """A site's number, empty when there is no such site."""
+        return together(self.shared, self.own[site]) if site in self.own else ""
+
+
+def together(shared: str, own: str) -> str:
+    """The number of a site, of its two parts."""
+    return hashlib.sha256(f"{shared} {own}".encode()).hexdigest()
+
+
+class Inputs:
+    """Looks at a master's folders. One for the life of a process: it remembers what it has read."""
+
+    def __init__(self, file_roots: Iterable[str | os.PathLike], pillar_roots: Iterable[str | os.PathLike]) -> None:
+        """The folders of the environment base."""
+        self.file_roots = [Path(root) for root in file_roots]
+        self.pillar_roots = [Path(root) for root in pillar_roots]
+        self._known: dict[str, tuple[Stamp, str]] = {}
+        self._seen: dict[str, tuple[Stamp, str]] = {}
+        self._newest = 0
+
+    def look(self, sites: Iterable[str] | None = None) -> Present:
+        """All there is; `sites`: only those. Never raises for a file that comes, goes or changes meanwhile."""
+        self._seen, self._newest = {}, 0
+        shared = hashlib.sha256()
+        for number, root in enumerate(self.file_roots):
+            for name, path in _files(str(root), self._folder):
+                self._add(shared, f"tree {number} {name}", path)
+        for number, root in enumerate(self.pillar_roots):
+            for entry in _entries(root):
+                if entry.name.endswith(".sls") and entry.name not in MASTERS_OWN:
+                    self._add(shared, f"pillar {number} {entry.name}", entry.path)
+        names = self.sites() if sites is None else [site for site in sites if SITE.fullmatch(site)]
+        own = {site: number for site in names if (number := self._own(site))}
+        if sites is None:
+            self._known = self._seen  # what is gone is forgotten
+        else:
+            self._known |= self._seen
+        return Present(shared.hexdigest(), own, self._newest / 1e9)
+
+    def sites(self) -> list[str]:
+        """The names of all sites."""
+        found = {entry.name.removesuffix(".sls") for root in self.pillar_roots for entry in _entries(root / "sites")
+                 if entry.name.endswith(".sls")}
+        return sorted(site for site in found if SITE.fullmatch(site))
+
+    def _own(self, site: str) -> str:
+        """Empty when there is no such site."""
+        number, found = hashlib.sha256(), False
+        for root in self.pillar_roots:
+            for pattern in OF_SITE:
+                there = self._add(number, pattern, str(root / pattern.replace("SITE", site)))
+                found = found or there and pattern.startswith("sites/")
+        return number.hexdigest() if found else ""
+
+    def _add(self, number: hashlib._Hash, name: str, path: str) -> bool:
+        """One file's name and contents; whether it is there."""
+        said = self._contents(path)
+        if said:
+            number.update(f"{name}\0{said}\n".encode("utf-8", "surrogateescape"))
+        return bool(said)
+
+    def _folder(self, state: os.stat_result) -> None:
+        self._newest = max(self._newest, state.st_mtime_ns)
+
+    def _contents(self, path: str) -> str:
+        """The digest of a file's contents; empty when it is not there."""
+        for _attempt in range(TRIES):
+            try:
+                state = os.stat(path)
+                if not stat.S_ISREG(state.st_mode):
+                    return ""
+                stamp = _stamp(state)
+                self._newest = max(self._newest, state.st_mtime_ns, state.st_ctime_ns)
+                kept = self._known.get(path)
+                if kept and kept[0] == stamp:
+                    self._seen[path] = kept
+                    return kept[1]
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    after = os.fstat(file.fileno())
+            except FileNotFoundError:
+                return ""
+            except OSError as error:
+                return f"can not be read: {error.errno}"
+            if _stamp(after) == stamp:
+                if time.time() - max(state.st_mtime, state.st_ctime) > RACY:
+                    self._seen[path] = stamp, digest
+                return digest
+        return digest  # it changes all the time: so does its number
+
+
+def of_site(inputs: Inputs, site: str, now: float) -> str:
+    """
+    The number of a site for its nodes' pillar, empty when there is no such site.
+
+    A node keeps it and is asked for it later. A number that may be newer than the pillar that it comes with would hide
+    a change from then on: right after one it is told apart from all others, so that the node is compared again.
+    """
+    present = inputs.look([site])
+    number = present.of(site)
+    return UNSETTLED + number if number and now - present.newest < SETTLED else number
+
+
+def _stamp(state: os.stat_result) -> Stamp:
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    """What is in a folder, without editors' files, sorted."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((each for each in entries if not JUNK.fullmatch(each.name)), key=lambda each: each.name)
+    except OSError:
+        return []
+
+
+def _files(root: str, folder: Callable[[os.stat_result], None], above: frozenset[tuple[int, int]] = frozenset(),
+           prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and path of all files under a folder, links followed as the file server does, sorted; loops are left out.
+
+    `folder` is told of each folder's stat(2).
+    """
+    try:
+        state = os.stat(root)
+    except OSError:
+        return
+    here = state.st_dev, state.st_ino
+    if here in above:
+        return
+    folder(state)
+    for entry in _entries(root):
+        if entry.is_dir():
+            yield from _files(entry.path, folder, above | {here}, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.path

@@ -1,0 +1,66 @@
+"""The master's configuration ``gateway_resync``, checked: what there is, what holds when it is left out."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from resync import decide
+from resync.inputs import SITE
+
+DEFAULTS = {"enabled": True, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET, "without": [],
+            "rank": 0, "other": ""}
+# What is put right by itself when it was changed by hand: the formulas of the tree.
+FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")
+
+
+class Settings(NamedTuple):
+    """What the engine goes by; `mistakes`, a line each, leave it idle."""
+
+    enabled: bool
+    decide: decide.Config
+    mistakes: tuple[str, ...] = ()
+
+
+def read(given: Any) -> Settings:
+    """
+    Out of the master's configuration.
+
+    Args:
+        given: the value of ``gateway_resync``; None when there is none.
+    """
+    wrong: list[str] = []
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        wrong.append("has to be a mapping")
+        given = {}
+    wrong += [f"{str(key)[:40]}: is unknown; there are {', '.join(DEFAULTS)}" for key in given if key not in DEFAULTS]
+    its = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}
+    for key in ("enabled", "dry_run"):
+        if not isinstance(its[key], bool):
+            wrong.append(f"{key}: {_show(its[key])} is neither true nor false")
+    wrong += _number("parallel", its["parallel"], int, 1, 100)
+    wrong += _number("quiet", its["quiet"], (int, float), 1.2, 600)
+    wrong += _number("rank", its["rank"], int, 0, 1)
+    for key in ("first", "without"):
+        its[key] = [its[key]] if isinstance(its[key], str) else its[key]
+        if not isinstance(its[key], list) or not all(isinstance(each, str) and SITE.fullmatch(each)
+                                                     for each in its[key]):
+            wrong.append(f"{key}: {_show(its[key])} is no list of sites")
+    if not isinstance(its["other"], str):
+        wrong.append(f"other: {_show(its['other'])} is no name or address")
+    elif its["rank"] == 1 and not its["other"]:
+        wrong.append("other: is missing; rank 1 leaves everything to that master as long as the nodes reach it")
+    if wrong:
+        return Settings(False, decide.Config(), tuple(f"gateway_resync: {line}" for line in wrong))
+    return Settings(its["enabled"], decide.Config(
+        its["dry_run"], tuple(its["first"]), its["parallel"], float(its["quiet"]),
+        (its["other"],) if its["rank"] == 1 else (), tuple(its["without"]), FORMULAS))
+
+
+def _number(key: str, value: Any, kind: Any, low: float, high: float) -> Iterable[str]:
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+        yield f"{key}: {_show(value)} is not between {low:g} and {high:g}"
+
+
+def _show(value: Any) -> str:
+    return f"{value!r:.40}"

@@ -1,0 +1,290 @@
+"""What is decided, done through Salt: every function here asks or changes nodes, and says how that ended.
+
+Targets are minion ids with an accepted key that are nodes of a site in pillar, never what an event says. Everything
+that is said of a failure is cut to a length that an event takes.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import salt.client
+import salt.runner
+import salt.utils.minions
+
+from alerts.authentic import Sites
+
+ANSWER = 15  # seconds for a node to answer a question
+APPLIED = 600  # for one to be applied
+REACH = 3  # for a node to reach another master
+LONGEST = 1500
+STEPS = {"standby_applied": "the standby could not be applied", "standby_healthy": "the standby is not healthy",
+         "active_applied": "the active node could not be applied",
+         "active_healthy": "the active node is not healthy"}
+# Beyond these steps the active node was touched.
+TOUCHED = ("active_applied", "active_healthy")
+
+
+class Hands:
+    """One master's. In a process of its own: the clients of Salt are not made for threads."""
+
+    def __init__(self, opts: dict[str, Any], after: Iterable[str] = ()) -> None:
+        """`after`: addresses of the masters that come before this one."""
+        self.opts, self.after = opts, tuple(after)
+        self.sites = Sites(opts["pillar_roots"].get("base", []))
+
+    # Questions
+
+    def minions(self, site: str) -> list[str]:
+        """The ids of a site's nodes that have an accepted key."""
+        return sorted(each for each in self.accepted() if self.sites.sender(each) == site)
+
+    def accepted(self) -> list[str]:
+        return salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
+
+    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER) -> dict[str, dict]:
+        """What some functions return on some minions, by minion and function; without minions that do not answer."""
+        if not minions:
+            return {}
+        with salt.client.get_local_client(mopts=self.opts) as client:
+            said = client.cmd(minions, list(functions), list(functions.values()), tgt_type="list", timeout=timeout)
+        return {minion: each for minion, each in said.items() if isinstance(each, dict) and minion in minions}
+
+    def told(self, sites: Iterable[str] = ()) -> dict[str, Any]:
+        """For Ask: `nodes`, by site and minion [number, current] or None, and `conditions`, by minion its events."""
+        wanted = set(sites)
+        of = {minion: site for minion in self.accepted() if (site := self.sites.sender(minion))
+              and (not wanted or site in wanted)}
+        said = self.ask(sorted(of), {"drift.inputs": [], "gateway_events.conditions": []})
+        nodes: dict[str, dict[str, list[Any] | None]] = {}
+        for minion, site in of.items():
+            nodes.setdefault(site, {})[minion] = _number(said.get(minion))
+        conditions = {minion: each["gateway_events.conditions"] for minion, each in said.items()
+                      if isinstance(each.get("gateway_events.conditions"), list)}
+        return {"nodes": nodes, "conditions": conditions}
+
+    def differences(self, site: str) -> list[str] | None:
+        """How a site's nodes differ from each other, a line each; None when not both can be asked."""
+        minions = self.minions(site)
+        if len(minions) != 2 or self.elsewhere(minions):
+            return None
+        said = self.ask(minions, {"drift.fingerprints": []}, timeout=30)
+        one, two = (said.get(minion, {}).get("drift.fingerprints") for minion in minions)
+        if not isinstance(one, dict) or not isinstance(two, dict):
+            return None
+        return compared(minions, one, two)
+
+    def elsewhere(self, minions: list[str]) -> str:
+        """The address of another master that sees to these nodes, as they say: one that they reach. Else nothing."""
+        port = self.opts["ret_port"]
+        for address in self.after:
+            said = self.ask(minions, {"network.connect": [address, port, {"__kwarg__": True, "timeout": REACH}]})
+            if any(isinstance(each.get("network.connect"), dict) and each["network.connect"].get("result")
+                   for each in said.values()):
+                return address
+        return ""
+
+    def mistakes(self, site: str) -> list[str]:
+        """What `salt-run gateway.validate` says of a site."""
+        said = self.run("gateway.validate", site)
+        return said["mistakes"] if isinstance(said, dict) else [str(said)]
+
+    def run(self, function: str, *arguments: Any, **named: Any) -> Any:
+        """A runner's return."""
+        # The user is the one whose key it signs its jobs with: without, an orchestration's nodes are not reached.
+        with salt.runner.RunnerClient(dict(self.opts)) as client:
+            return client.cmd(function, list(arguments), {"user": self.opts["user"]}, named, print_event=False)
+
+    # Changes
+
+    def roll_out(self, site: str, number: str, by_hand: bool = False) -> tuple[str, str]:
+        """For RollOut: the outcome, and why."""
+        minions = self.minions(site)
+        if not minions:
+            return "bare", "no node of it has an accepted key"
+        said = self.ask(minions, {"drift.inputs": [], "heartbeat.role": []})
+        if said and (other := self.elsewhere(minions)):
+            return "elsewhere", f"its nodes reach the master {other}"
+        mistakes = self.mistakes(site)
+        if mistakes:
+            return "refused", _cut("; ".join(mistakes))
+        numbers = {minion: _number(said.get(minion)) for minion in minions}
+        if said and not any(each and each[0] for each in numbers.values()) and not by_hand:
+            return "bare", "apply it for the first time by hand"
+        if not by_hand and len(minions) == 2 and all(each == [number, True] for each in numbers.values()):
+            return "current", ""
+        roles = {minion: said.get(minion, {}).get("heartbeat.role", "silent") for minion in minions}
+        if sorted(map(str, roles.values())) != ["active", "standby"]:
+            return "waits", _cut(", ".join(f"{minion} is {role}" for minion, role in roles.items())
+                                 + "; one node has to be active and the other standby")
+        # Files that are new since a moment ago: the file server's list of names is kept for 20 s.
+        self.run("fileserver.clear_file_list_cache")
+        return outcome(self.run("state.orch", "orch.resync", pillar={"site": site}))
+
+    def repair(self, site: str, minion: str, formula: str, number: str, subjects: Iterable[Iterable[str]] = (),
+               alone: bool = False) -> tuple[str, str]:
+        """For Apply: the outcome, and why."""
+        minions = self.minions(site)
+        if minion not in minions:
+            return "waits", "it has no accepted key"
+        said = self.ask(minions, {"drift.inputs": [], "heartbeat.role": []})
+        its = _number(said.get(minion))
+        if its is None:
+            return "waits", "it does not answer"
+        if not its[0]:
+            return "gone", "apply it for the first time by hand"
+        if other := self.elsewhere(minions):
+            return "elsewhere", f"its nodes reach the master {other}"
+        if its[0] != number:
+            # What there is now is not what this node has: never the active node before the standby.
+            return "behind", "what was rolled out last is not what there is now"
+        if self.after and formula and not self.still(minion, subjects):
+            return "gone", ""
+        if not formula and its[1]:
+            return "gone", "it was compared already"
+        role = said[minion].get("heartbeat.role")
+        others = [each.get("heartbeat.role") for name, each in said.items() if name != minion]
+        if formula and role == "stopped":
+            return "waits", "heartbeat does not run there: somebody is at work"
+        if not formula and (role in ("transition", "split") or alone and role == "active" and "standby" in others):
+            return "waits", f"it is {role}"
+        with salt.client.get_local_client(mopts=self.opts) as client:
+            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list", timeout=APPLIED,
+                              kwarg={"queue": True})
+        if not done.get(minion):
+            return "waits", "it did not answer to the end"
+        wrong = failures(done[minion])
+        return ("failed", _cut("; ".join(wrong))) if wrong else ("done", "")
+
+    def still(self, minion: str, subjects: Iterable[Iterable[str]]) -> bool:
+        """Whether any of it is still the case, by the node's own word."""
+        said = self.ask([minion], {"gateway_events.conditions": []}).get(minion, {}).get("gateway_events.conditions")
+        if not isinstance(said, list):
+            return False
+        now = {(each.get("condition"), each.get("subject")) for each in said if isinstance(each, dict)}
+        return any(tuple(each) in now for each in subjects)
+
+    def look(self, site: str) -> dict[str, Any]:
+        """What a roll-out would do, for people: nothing is changed."""
+        minions = self.minions(site)
+        mistakes = self.mistakes(site)
+        if mistakes or not minions:
+            return {"refused": mistakes or ["no node of it has an accepted key"]}
+        said = self.ask(minions, {"heartbeat.role": [], "drift.inputs": []})
+        roles = {minion: str(said.get(minion, {}).get("heartbeat.role", "silent")) for minion in minions}
+        with salt.client.get_local_client(mopts=self.opts) as client:
+            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLIED,
+                              kwarg={"queue": True, "test": True})
+        found = {}
+        for minion in sorted(minions, key=lambda each: roles[each] != "standby"):
+            states = done.get(minion, "it did not answer")
+            found[minion] = {"role": roles[minion], "would_change": [
+                _name(key) for key, each in _ordered(states) if each.get("result") is None],
+                "would_fail": failures(states)}
+        waits = sorted(roles.values()) != ["active", "standby"]
+        return {"first": found} if not waits else {
+            "first": found, "waits_for": "one node has to be active and the other standby"}
+
+
+def compared(names: list[str], one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """The differences of two nodes' fingerprints, in words that say what is where."""
+    lines = []
+    for key in sorted(set(one) | set(two)):
+        first, second = one.get(key), two.get(key)
+        if first == second:
+            continue
+        if first is None or second is None:
+            lines.append(f"{key}: only on {names[0] if second is None else names[1]}")
+        else:
+            lines.append(f"{key}: {names[0]} has {_short(first)}, {names[1]} {_short(second)}")
+    return [line[:300] for line in lines]
+
+
+def _short(fingerprint: object) -> str:
+    """The first digits, and the words behind."""
+    digest, _blank, words = str(fingerprint).partition(" ")
+    return f"{digest[:16]} {words}".strip()
+
+
+def outcome(said: Any) -> tuple[str, str]:
+    """What became of orch.resync."""
+    try:
+        steps = next(iter(said["data"].values()))
+        states = list(_ordered(steps))
+    except (TypeError, KeyError, AttributeError, StopIteration, ValueError):
+        return "failed", _cut(f"the orchestration did not run: {said}")
+    if not states:
+        return "failed", _cut(f"the orchestration did not run: {steps}")
+    wrong = [(_name(key), each) for key, each in states if each.get("result") is False]
+    if not wrong:
+        return "done", ""
+    name, step = next(((name, each) for name, each in wrong if each.get("__state_ran__", True)), wrong[0])
+    if name.startswith("mistake-"):
+        return "waits", _cut("; ".join(str(each.get("comment", "")) for _name_, each in wrong))
+    why = STEPS.get(name, name)
+    silent = _silent(step)
+    if silent:
+        # Nothing is known of it, so nothing has failed: it may be applied by now, or have been switched off.
+        return "waits", _cut(f"{', '.join(silent)} did not answer to the end: {why}")
+    details = list(_details(step))
+    kept = "" if name in TOUCHED else "; the active node was not touched"
+    return "failed", _cut(": ".join([why, *(["; ".join(details)] if details else [])]), kept)
+
+
+def _silent(step: dict[str, Any]) -> list[str]:
+    """The minions that never returned from a step; salt.state has False for them."""
+    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
+    return sorted(minion for minion, said in returned.items() if said is False) if isinstance(returned, dict) else []
+
+
+def _details(step: dict[str, Any]) -> Iterator[str]:
+    """Why a step of an orchestration failed, by minion."""
+    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
+    found = False
+    for minion, said in returned.items() if isinstance(returned, dict) else ():
+        for line in failures(said) if isinstance(said, dict) else [str(said)]:
+            found = True
+            yield f"{minion}: {line}"
+    if not found:
+        yield str(step.get("comment", ""))
+
+
+def failures(states: Any) -> list[str]:
+    """What went wrong in a state run, a line each; empty when nothing did. States that only waited for others are not
+    named where those are."""
+    if not isinstance(states, dict):
+        return [str(line) for line in states] if isinstance(states, list) else [str(states)]
+    wrong = [(_name(key), " ".join(str(each.get("comment", "")).split())) for key, each in _ordered(states)
+             if each.get("result") is False]
+    own = [each for each in wrong if not each[1].startswith("One or more requisite failed")]
+    return [f"{name}: {comment}"[:400] for name, comment in own or wrong]
+
+
+def _ordered(states: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The states of a run in their order; empty for what is none."""
+    if not isinstance(states, dict):
+        return []
+    found = [(key, each) for key, each in states.items() if isinstance(each, dict) and "result" in each]
+    return sorted(found, key=lambda each: each[1].get("__run_num__", 0))
+
+
+def _name(key: str) -> str:
+    """The id in a state's tag, MODULE_|-ID_|-NAME_|-FUNCTION."""
+    parts = key.split("_|-")
+    return parts[1] if len(parts) == 4 else key
+
+
+def _number(said: dict[str, Any] | None) -> list[Any] | None:
+    """[number, current] out of a node's answers; None when it does not answer, ["", False] where it has no record."""
+    if said is None:
+        return None
+    its = said.get("drift.inputs")
+    if not isinstance(its, dict) or not isinstance(its.get("inputs"), str):
+        return ["", False]
+    return [its["inputs"][:200], its.get("current") is True]
+
+
+def _cut(text: str, rest: str = "") -> str:
+    """A text of a length that an event takes, with the end that has to stay."""
+    most = LONGEST - len(rest)
+    return (text if len(text) <= most else f"{text[:most - 1]}…") + rest

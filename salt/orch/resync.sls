@@ -1,0 +1,48 @@
+{%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
+# What pillar and tree say, onto both nodes of a site where they are: the standby first, and the active one in its place
+# only when the standby is healthy. No role moves; what needs that waits, with a warning, for `orch.update`.
+# The engine gateway_resync runs this by itself (docs/resync.md).
+#   salt-run state.orch orch.resync pillar='{"site": "winterthur"}'
+{%- for mistake in pair.mistakes %}
+
+mistake-{{ loop.index }}:
+  test.fail_without_changes:
+    - name: {{ mistake | tojson }}
+    - comment: {{ mistake | tojson }}
+{%- else %}
+
+standby_applied:
+  salt.state:
+    - highstate: True
+    - queue: True
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+
+# With the role that it had: a standby that took over meanwhile is the active node, and the other one is to be looked at.
+standby_healthy:
+  salt.function:
+    - name: heartbeat.healthy
+    - arg: [standby]
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+    - require:
+      - salt: standby_applied
+
+active_applied:
+  salt.state:
+    - highstate: True
+    - queue: True
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+    - require:
+      - salt: standby_healthy
+
+active_healthy:
+  salt.function:
+    - name: heartbeat.healthy
+    - arg: [active]
+    - tgt: [{{ pair.active }}]
+    - tgt_type: list
+    - require:
+      - salt: active_applied
+{%- endfor %}

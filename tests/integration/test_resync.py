@@ -1,0 +1,146 @@
+"""The engine on a real master with real minions: what it is told, what it refuses, and what leads to nothing."""
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from alerts import authentic
+
+GW1, GW2, LAPTOP = "gw1.winterthur", "gw2.winterthur", "laptop.winterthur"
+SITE = "winterthur"
+
+
+def eventually(check: Callable[[], object], seconds: float) -> object:
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s")
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture(scope="module")
+def resync(salt_, looked) -> Iterator:
+    """The master; no node of it has ever been applied, and the engine says so by doing nothing."""
+    salt_.call_all([GW1, GW2], "saltutil.sync_modules")
+    eventually(lambda: status(salt_)["engine"] == "running", 60)
+    yield salt_
+    salt_.run("resync.go")
+
+
+def status(salt_) -> dict:
+    return salt_.run("resync.status").data
+
+
+def at_rest(salt_) -> bool:
+    its = status(salt_)
+    return not its["queue"] and not its["running"]
+
+
+def events(salt_, tag: str, since: float) -> list[dict]:
+    """What was on the bus, in order: tags by fnmatch."""
+    found = salt_.master.event_listener.get_events([(salt_.master.id, tag)], after_time=since)
+    return [event.data for event in sorted(found, key=lambda event: event.stamp)]
+
+
+def applied(salt_, since: float) -> list[dict]:
+    """Jobs that change a node."""
+    return [job for job in events(salt_, "salt/job/*/new", since) if job["fun"] in ("state.apply", "state.highstate")]
+
+
+def drift(salt_, number: int, signer: str = GW1, **more) -> dict:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    event = {"version": 1, "journal": "00112233aabbccdd", "n": number, "id": GW1, "site": SITE, "node": "gw1",
+             "role": "active", "beacon": "drift", "condition": "file_changed", "subject": "/etc/ipsec.conf",
+             "severity": "warning", "was": "", "is": "changed", "since": now, "at": now, "recovered": False,
+             "once": False, "cause": "", "facts": {"formula": "openswan"}} | more
+    return authentic.sign(event, authentic.key_of(authentic.load_secret(salt_.master.config["pki_dir"]), signer))
+
+
+def test_both_nodes_have_the_same_number_and_nobody_else_has_one(resync):
+    resync.call_all([GW1, GW2, LAPTOP, "gw-a.bern"], "saltutil.refresh_pillar", wait=True)
+    numbers = resync.call_all([GW1, GW2, LAPTOP, "gw-a.bern", "web.elsewhere"], "pillar.get", "gateway_inputs", "")
+    assert numbers[GW1] == numbers[GW2] != numbers["gw-a.bern"] != ""
+    assert len(numbers[GW1]) >= 64 and numbers[LAPTOP] == numbers["web.elsewhere"] == ""
+
+
+def test_a_site_with_mistakes_is_refused_told_once_and_nothing_is_applied(resync):
+    file = resync.tree / f"pillar/sites/{SITE}.sls"
+    right, begun = file.read_text(), time.time()
+    try:
+        file.write_text(right.replace("192.0.2.12", "192.0.2.200"))
+        eventually(lambda: SITE in status(resync)["refused"], 60)
+        told = events(resync, "gateway/master/rollout_refused", begun)
+        assert len(told) == 1 and "192.0.2.200 is outside" in told[0]["is"] and told[0]["severity"] == "critical"
+        secret = authentic.load_secret(resync.master.config["pki_dir"])
+        kept = {key: value for key, value in told[0].items() if key != "_stamp"}
+        assert authentic.check(kept, "gateway/master/rollout_refused", secret)[0].site == SITE
+    finally:
+        file.write_text(right)
+    eventually(lambda: SITE not in status(resync)["refused"] and at_rest(resync), 60)
+    over = events(resync, "gateway/master/rollout_refused", begun)
+    assert [each["recovered"] for each in over] == [False, True]
+    assert applied(resync, begun) == []
+
+
+def test_a_site_that_was_never_applied_is_left_to_a_person(resync):
+    file, begun = resync.tree / f"pillar/sites/{SITE}.sls", time.time()
+    file.write_text(file.read_text() + "# a remark\n")
+    time.sleep(3)
+    eventually(lambda: at_rest(resync), 60)
+    assert applied(resync, begun) == []
+
+
+def test_a_dry_run_names_what_would_change(resync):
+    said = resync.run("resync.dry_run", SITE).data[SITE]
+    assert set(said["first"]) >= {GW1, GW2} and "waits_for" in said
+    assert all(len(said["first"][minion]["would_change"]) > 5 for minion in (GW1, GW2)), said
+
+
+@pytest.mark.parametrize("name", ["../secrets/winterthur", "{{ 7 * 7 }}", "nowhere", "winterthur; id"])
+def test_a_name_that_is_no_site_is_nothing(resync, name):
+    for function in ("status", "dry_run", "now", "stop", "go", "compare"):
+        done = resync.run(f"resync.{function}", name)
+        assert done.returncode == 1 and "is no site" in done.data["mistakes"][0], (function, done)
+
+
+def test_stopped_and_going_on(resync):
+    assert resync.run("resync.stop", SITE).returncode == 0
+    assert status(resync)["stopped"] == [SITE]
+    assert resync.run("resync.go").returncode == 0
+    assert status(resync)["stopped"] == []
+
+
+def test_hostile_events_lead_to_nothing(resync):
+    """From a minion with an accepted key, in every shape."""
+    eventually(lambda: at_rest(resync), 60)
+    begun, good = time.time(), drift(resync, 1)
+    forged = [
+        ("salt/beacon/gw1.winterthur/drift/file_changed", good | {"signature": "0" * 64}),
+        ("salt/beacon/gw1.winterthur/drift/file_changed", drift(resync, 2, signer=LAPTOP)),
+        ("salt/beacon/laptop.winterthur/drift/file_changed", drift(resync, 3, LAPTOP, id=LAPTOP)),
+        ("salt/beacon/gw2.winterthur/drift/file_changed", good),
+        ("salt/beacon/gw1.winterthur/drift/file_changed", good | {"facts": {"formula": "{{ salt['cmd.run']('id') }}"}}),
+        ("salt/beacon/gw1.winterthur/drift/x", {"a": "b" * 100_000}),
+        ("gateway/resync/order", {"condition": "stop", "site": ""}),
+        ("gateway/resync/order", drift(resync, 4, beacon="resync", condition="stop")),
+        ("salt/minion/../../start", {}), ("salt/minion/gw1.nowhere/start", {}),
+    ]
+    for tag, data in forged:
+        resync.call(LAPTOP, "event.send", tag, data)
+    for _ in range(20):
+        resync.call(LAPTOP, "event.fire_master", json.dumps({"x": "{{ 7 }}"}), "salt/beacon/gw1.winterthur/drift/y")
+    time.sleep(4)
+    its = status(resync)
+    assert its["engine"] == "running" and its["drift"] == [] and its["stopped"] == [] and applied(resync, begun) == []
+    # and it still hears what is true: this node was never applied, so it waits
+    resync.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(resync, 10))
+    eventually(lambda: status(resync)["drift"], 20)
+    assert status(resync)["drift"] == ["gw1.winterthur: file_changed /etc/ipsec.conf"]
+    resync.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(resync, 11, recovered=True))
+    eventually(lambda: not status(resync)["drift"], 20)
+    assert applied(resync, begun) == []

@@ -1,0 +1,213 @@
+"""The engine at work: a real master and two real minions, whose heartbeat and whose record of what they are made of are
+files.
+
+What it does to real gateways is in tests/lab.
+"""
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.test_orch import APPLY, PAIR, STAND_IN, TOP, Pair
+from tests.integration.test_resync import SITE, drift, events, eventually, status
+
+GW1, GW2 = PAIR
+RECORD = '''
+"""A record of what this node is made of that is a file."""
+import json
+from pathlib import Path
+
+FOLDER = Path({folder!r})
+
+
+def _path():
+    return FOLDER / ("made-of-" + __opts__["id"])
+
+
+def inputs():
+    return json.loads(_path().read_text())
+
+
+def fingerprints():
+    return json.loads((FOLDER / ("prints-" + __opts__["id"])).read_text())
+
+
+def record():
+    number = __pillar__.get("gateway_inputs", "")
+    _path().write_text(json.dumps({{"inputs": number, "recorded_at": "", "current": True}}))
+    return True
+'''
+APPLY_ALL = f"{APPLY}\nrecorded:\n  module.run:\n    - name: drift.record\n    - require:\n      - module: applied\n"
+
+
+class Rolling(Pair):
+    """The pair with its records."""
+
+    def made_of(self, minion: str, number: str, current: bool = True) -> None:
+        record = {"inputs": number, "recorded_at": "", "current": current}
+        (self.folder / f"made-of-{minion}").write_text(json.dumps(record))
+
+    def number(self, minion: str) -> str:
+        return json.loads((self.folder / f"made-of-{minion}").read_text())["inputs"]
+
+    def prints(self, minion: str, **fingerprints: str) -> None:
+        (self.folder / f"prints-{minion}").write_text(json.dumps(fingerprints))
+
+    def at_rest(self) -> bool:
+        its = status(self.salt)
+        return not its["queue"] and not its["running"] and not its["drift"]
+
+    def edit(self) -> float:
+        """Something of the site's own changes."""
+        file = self.salt.tree / f"pillar/sites/{SITE}.sls"
+        file.write_text(f"{file.read_text()}# {time.time()}\n")
+        return time.time()
+
+
+@pytest.fixture(scope="module")
+def prepared(salt_, looked) -> Iterator[Rolling]:
+    folder = salt_.tree.parent / "rolling"
+    folder.mkdir()
+    tree = salt_.tree
+    files = {tree / "_modules/heartbeat.py": STAND_IN.format(folder=str(folder)),
+             tree / "_modules/drift.py": RECORD.format(folder=str(folder)),
+             tree / "salt/top.sls": TOP, tree / "salt/stand_in.sls": APPLY_ALL,
+             tree / "salt/kernel/init.sls": APPLY}
+    site = tree / f"pillar/sites/{SITE}.sls"
+    kept = {path: path.read_text() if path.exists() else None for path in [*files, site]}
+    assert salt_.run("resync.stop").returncode == 0
+    for path, text in files.items():
+        path.write_text(text)
+    pair = Rolling(salt_, folder)
+    for minion in PAIR:
+        pair.made_of(minion, "old")
+        pair.prints(minion)
+    try:
+        salt_.run("fileserver.clear_file_list_cache")
+        salt_.call_all(PAIR, "saltutil.sync_modules")
+        yield pair
+    finally:
+        salt_.run("resync.stop")
+        for path, text in kept.items():
+            path.unlink() if text is None else path.write_text(text)
+        salt_.run("fileserver.clear_file_list_cache")
+        salt_.call_all(PAIR, "saltutil.sync_modules")
+        salt_.run("resync.go")
+
+
+@pytest.fixture
+def pair(prepared) -> Iterator[Rolling]:
+    """Up to date, gw1 active, the engine going."""
+    prepared.begin("active", "standby")
+    prepared.salt.run("resync.go")
+    prepared.salt.run("resync.now", SITE)
+    eventually(lambda: len(prepared.log) == 4 and prepared.at_rest(), 120)
+    prepared.begin("active", "standby")
+    yield prepared
+    prepared.begin("active", "standby")
+
+
+WHOLE = ["gw2 apply", "gw2 healthy standby", "gw1 apply", "gw1 healthy active"]
+
+
+def test_a_changed_site_goes_to_both_nodes_the_standby_first(pair, capsys):
+    begun = pair.edit()
+    eventually(lambda: len(pair.log) == 4, 60)
+    with capsys.disabled():
+        print(f"\nedit to both nodes applied: {time.time() - begun:.1f} s (their states take no time)")
+    eventually(pair.at_rest, 30)
+    assert pair.log == WHOLE and pair.number(GW1) == pair.number(GW2) != "old"
+    assert pair.roles == ["active", "standby"]
+
+
+def test_a_failed_standby_stops_it_and_nothing_touches_the_active_node(pair):
+    pair.begin("active", "standby", "gw2 healthy standby")
+    begun = pair.edit()
+    eventually(lambda: SITE in status(pair.salt)["failed"], 60)
+    time.sleep(3)
+    assert pair.log == WHOLE[:2]
+    told = events(pair.salt, "gateway/master/rollout_failed", begun)
+    assert [each["severity"] for each in told] == ["critical"] and "the active node was not touched" in told[0]["is"]
+    assert "the IPsec daemon does not run" in told[0]["is"]
+    pair.begin("active", "standby")
+    pair.salt.run("resync.go", SITE)
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
+    assert events(pair.salt, "gateway/master/rollout_failed", begun)[-1]["recovered"]
+
+
+def test_a_pair_that_is_none_is_left_alone_until_it_is_one(pair):
+    pair.begin("active", "stopped")
+    pair.edit()
+    eventually(lambda: SITE in status(pair.salt)["queue"], 30)
+    time.sleep(6)
+    assert pair.log == []
+    pair.begin("standby", "active")
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 90)
+    assert pair.log == ["gw1 apply", "gw1 healthy standby", "gw2 apply", "gw2 healthy active"]
+
+
+def test_a_node_that_missed_a_change_is_found_when_its_minion_starts(pair):
+    pair.made_of(GW2, "old")
+    pair.salt.call(GW2, "event.send", "salt/minion/gw2.winterthur/start", {"data": "says anybody"})
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
+    assert pair.log == WHOLE
+
+
+def test_a_node_that_returned_is_applied_alone(pair):
+    pair.made_of(GW2, pair.number(GW2), current=False)
+    pair.salt.call(GW2, "event.send", "salt/minion/gw2.winterthur/start", {})
+    eventually(lambda: pair.log, 60)
+    pair.salt.call(GW2, "event.send", "salt/minion/gw2.winterthur/start", {})
+    time.sleep(5)
+    assert pair.log == ["gw2 apply"]
+
+
+def test_a_change_by_hand_is_put_right_by_its_formula_on_that_node(pair, capsys):
+    begun = time.time()
+    its = {"beacon": "drift", "facts": {"formula": "kernel"}, "journal": f"{int(begun):016x}"}
+    pair.salt.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(pair.salt, 1, **its))
+    eventually(lambda: pair.log, 60)
+    with capsys.disabled():
+        print(f"\nevent to formula applied: {time.time() - begun:.1f} s")
+    over = drift(pair.salt, 2, recovered=True, **its)
+    pair.salt.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", over)
+    eventually(pair.at_rest, 30)
+    assert pair.log == ["gw1 apply"]
+    jobs = [job for job in events(pair.salt, "salt/job/*/new", begun) if job["fun"] == "state.apply"]
+    assert [(job["tgt"], job["arg"][:1]) for job in jobs] == [([GW1], ["kernel"])]
+
+
+def test_what_differs_between_the_nodes_is_told_until_it_does_not(pair):
+    begun = time.time()
+    pair.prints(GW1, **{"certificate gateway": "a" * 64})
+    done = pair.salt.run("resync.compare", SITE)
+    assert done.returncode == 1
+    assert done.data["differences"] == ["certificate gateway: only on gw1.winterthur"]
+    pair.edit()
+    eventually(lambda: events(pair.salt, "gateway/master/nodes_differ", begun), 60)
+    pair.prints(GW1)
+    pair.edit()
+    eventually(lambda: events(pair.salt, "gateway/master/nodes_differ", begun)[-1]["recovered"], 60)
+
+
+def test_an_invalid_site_is_refused_although_its_pair_is_well(pair):
+    file = pair.salt.tree / f"pillar/sites/{SITE}.sls"
+    right = file.read_text()
+    try:
+        file.write_text(right.replace("ping_nodes:", "ping_node:"))
+        eventually(lambda: SITE in status(pair.salt)["refused"], 60)
+        assert pair.log == []
+    finally:
+        file.write_text(right)
+    eventually(lambda: SITE not in status(pair.salt)["refused"] and pair.at_rest(), 60)
+
+
+def test_two_changes_of_the_tree_at_once_are_one_roll_out(pair):
+    (pair.salt.tree / "salt/stand_in.sls").write_text(f"{APPLY_ALL}# one\n")
+    time.sleep(0.7)
+    (pair.salt.tree / "salt/stand_in.sls").write_text(f"{APPLY_ALL}# two\n")
+    eventually(lambda: len(pair.log) >= 4 and pair.at_rest(), 90)
+    assert pair.log == WHOLE

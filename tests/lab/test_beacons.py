@@ -1,0 +1,254 @@
+"""Real faults of bonds and of the pair, and what the master hears of them."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lab import network, observe
+from lab.observe import Happened, eventually
+
+WITHIN = 8       # seconds for an event to come; these machines are slow and shared
+QUIET = 10
+
+
+@pytest.fixture
+def bus(quiet):
+    """Lab and listener, in a moment in which nothing has to be told any more."""
+    with observe.events(quiet) as seen:
+        def told() -> list[tuple]:
+            said = quiet.master.salt("*.winterthur", "gateway_events.conditions", timeout=60)
+            return [(minion, each["condition"], each["subject"]) for minion, conditions in said.items()
+                    for each in conditions if each["beacon"] in ("bonding", "heartbeat")]
+
+        eventually(lambda: not told(), 60, every=2)
+        assert eventually(lambda: time.time() - max((each.came for each in seen.of()), default=0) > 5, 60)
+        yield quiet, seen
+
+
+def since(act: Callable[[], object]) -> float:
+    """When something was done."""
+    now = time.time()
+    act()
+    return now
+
+
+def repeated(events: list[Happened]) -> list[Happened]:
+    """The events that say of a subject what was said of it last."""
+    last: dict[tuple, tuple] = {}
+    found = []
+    for event in events:
+        its = event.data
+        if not its["once"]:
+            key, said = (its["id"], its["condition"], its["subject"]), (its["is"], its["severity"], its["recovered"])
+            if last.get(key) == said:
+                found.append(event)
+            last[key] = said
+    return found
+
+
+def is_complete(event: Happened, site: str, node: str) -> None:
+    """An event says everything by itself."""
+    its = event.data
+    assert its["site"] == site and its["node"] == node and its["id"] == f"{node}.{site}" and its["version"] == 1
+    assert its["severity"] in ("critical", "warning", "info")
+    assert its["role"] in ("active", "standby", "transition", "stopped", "split", "unknown")
+    assert its["since"] <= its["at"] and its["n"] > 0 and its["condition"] == event.tag.split("/")[-1]
+
+
+def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
+    """They come with the first run, go by its pillar when that has ended, and take a bare host for no fault."""
+    for guest in lab.gateways("winterthur") + lab.gateways("bern"):
+        states = first_run.returns[guest.host.minion_id]
+        assert any("beacons_watch" in state for state in states), list(states)
+        kept = observe.call(lab, guest, "gateway_events.since")["events"]
+        assert not [each for each in kept if each["condition"] in (
+            "bond_missing", "slave_missing", "heartbeat_stopped", "none_active")], kept
+        assert observe.call(lab, guest, "gateway_events.watched_now") == observe.call(
+            lab, guest, "gateway_events.pillar_digest")
+
+
+def test_a_pulled_cable_and_its_return(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    before = observe.active_slave(standby, "bond0")
+    other = next(name for name in ("eth0", "eth1") if name != before)
+    minion = standby.host.minion_id
+    pulled = since(lambda: standby.cable(before, plugged=False))
+    try:
+        down = seen.wait(WITHIN, minion=minion, condition="slave_down", subject=f"bond0/{before}", since=pulled)
+        is_complete(down, "winterthur", standby.host.name)
+        assert (down.data["was"], down.data["is"], down.data["cause"]) == ("up", "down", "no carrier")
+        moved = seen.wait(WITHIN, minion=minion, condition="active_slave_changed", since=pulled)
+        assert (moved.data["was"], moved.data["is"]) == (before, other)
+    finally:
+        plugged = since(lambda: standby.cable(before, plugged=True))
+    up = seen.wait(WITHIN, minion=minion, condition="slave_down", recovered=True, since=plugged)
+    assert (up.data["was"], up.data["is"], up.data["since"]) == ("down", "up", down.data["since"])
+    back = seen.wait(WITHIN, minion=minion, condition="active_slave_changed", since=plugged)
+    assert back.data["is"] == before
+    assert len(seen.of(minion=minion, beacon="bonding", since=pulled)) == 4
+
+
+def test_a_loss_shorter_than_a_second(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    flapped = since(lambda: standby.run(["sh", "-c", "for way in down up; do ip -n phy link set plug-eth1 $way; "
+                                         "sleep 0.3; done"], check=True))
+    # a look may fall into it; then it is a loss and its return
+    event = eventually(lambda: [each for each in seen.of(minion=standby.host.minion_id, beacon="bonding", since=flapped)
+                                if each.data["subject"] == "bond0/eth1"], WITHIN)[0]
+    assert event.data["condition"] in ("slave_flapped", "slave_down")
+    if event.data["condition"] == "slave_down":
+        seen.wait(WITHIN, minion=standby.host.minion_id, condition="slave_down", recovered=True, since=flapped)
+
+
+def test_both_cables_of_the_standby_and_why_it_could_not_take_over(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    minion = standby.host.minion_id
+    pulled = since(lambda: [standby.cable(name, plugged=False) for name in ("eth0", "eth1")])
+    try:
+        assert seen.wait(WITHIN, minion=minion, condition="bond_down", since=pulled).data["severity"] == "critical"
+        assert "no carrier" in seen.wait(
+            WITHIN + 5, minion=minion, condition="not_ready", since=pulled).data["cause"]
+        for guest in lab.gateways("winterthur"):
+            link = seen.wait(WITHIN, minion=guest.host.minion_id, condition="link_dead", since=pulled)
+            assert link.data["subject"] == "bond0"
+        lost = seen.wait(WITHIN, minion=minion, condition="ping_node_dead", since=pulled)
+        assert lost.data["subject"] == "192.0.2.1"
+    finally:
+        plugged = since(lambda: [standby.cable(name, plugged=True) for name in ("eth0", "eth1")])
+    for condition in ("bond_down", "not_ready", "link_dead", "ping_node_dead"):
+        seen.wait(20, minion=minion, condition=condition, recovered=True, since=plugged)
+
+
+def test_a_heartbeat_path_that_is_cut_alone(bus):
+    """The other path works and nobody would notice: redundancy that has gone silently."""
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    drop = "add table inet cut; add chain inet cut in { type filter hook input priority -10; }; " \
+           "add rule inet cut in iifname bond1 udp dport 694 drop"
+    cut = since(lambda: standby.run(["nft", drop], check=True))
+    try:
+        event = seen.wait(WITHIN, minion=standby.host.minion_id, condition="link_dead", since=cut)
+        is_complete(event, "winterthur", standby.host.name)
+        assert event.data["subject"] == "bond1" and not seen.of(condition="peer_dead", since=cut)
+    finally:
+        mended = since(lambda: standby.run(["nft", "delete table inet cut"], check=True))
+    seen.wait(WITHIN, minion=standby.host.minion_id, condition="link_dead", recovered=True, since=mended)
+
+
+def test_a_switch_over_that_was_asked_for(bus):
+    lab, seen = bus
+    active, standby = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur")
+    asked = since(lambda: active.run(["/usr/local/lib/gateway/agent/run", "standby"], check=True))
+    for guest, role in ((active, "standby"), (standby, "active")):
+        event = seen.wait(WITHIN, minion=guest.host.minion_id, condition="role_changed", since=asked)
+        is_complete(event, "winterthur", guest.host.name)
+        assert event.data["is"] == role and event.data["severity"] == "info"
+        assert event.data["cause"] == f"switch-over, asked for on {active.host.name}"
+    assert eventually(lambda: observe.ping_through_tunnel(lab), 60)
+    assert not seen.of(condition="none_active", since=asked) and not seen.of(condition="split", since=asked)
+
+
+def test_a_heartbeat_that_is_stopped(bus):
+    lab, seen = bus
+    active, standby = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur")
+    stopped = since(lambda: standby.run(["systemctl", "stop", "heartbeat"], check=True))
+    try:
+        seen.wait(WITHIN, minion=standby.host.minion_id, condition="heartbeat_stopped", since=stopped)
+        seen.wait(WITHIN, minion=active.host.minion_id, condition="peer_dead", since=stopped)
+    finally:
+        started = since(lambda: standby.run(["systemctl", "start", "heartbeat"], check=True))
+    seen.wait(30, minion=standby.host.minion_id, condition="heartbeat_stopped", recovered=True, since=started)
+    seen.wait(30, minion=active.host.minion_id, condition="peer_dead", recovered=True, since=started)
+    assert not seen.of(condition="link_dead", since=stopped), "the paths are as they were"
+
+
+def test_the_active_node_is_killed_and_comes_back(bus):
+    lab, seen = bus
+    active, standby = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur")
+    killed = since(active.crash)
+    try:
+        role = seen.wait(WITHIN, minion=standby.host.minion_id, condition="role_changed", since=killed)
+        assert role.data["is"] == "active" and role.data["severity"] == "critical"
+        assert role.data["cause"] == f"{active.host.name} is dead"
+        dead = seen.wait(WITHIN, minion=standby.host.minion_id, condition="peer_dead", since=killed)
+        is_complete(dead, "winterthur", standby.host.name)
+        assert dead.data["subject"] == active.host.name
+    finally:
+        active.start()
+        active.wait_up()
+    lab.master.wait_for({active.host.minion_id})
+    seen.wait(120, minion=standby.host.minion_id, condition="peer_dead", recovered=True, since=killed)
+    assert eventually(lambda: observe.roles(lab, "winterthur") == {
+        active.host.name: "standby", standby.host.name: "active"}, 150)
+
+
+def test_a_clock_that_was_set_wrong(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    active = observe.active(lab, "winterthur")
+    set_wrong = since(lambda: standby.run(["sh", "-c", "systemctl stop chrony; date -s '+4 seconds'"], check=True))
+    try:
+        event = seen.wait(20, minion=active.host.minion_id, condition="clock_offset", since=set_wrong)
+        assert 3 < event.data["facts"]["offset_seconds"] < 5 and event.data["subject"] == standby.host.name
+    finally:
+        right = since(lambda: standby.run(["sh", "-c", "date -s '-4 seconds'; systemctl start chrony"], check=True))
+    seen.wait(30, minion=active.host.minion_id, condition="clock_offset", recovered=True, since=right)
+
+
+def test_a_site_whose_upstream_is_gone(bus):
+    """Both nodes lose the ping node; nothing moves, and both say it."""
+    lab, seen = bus
+    site = lab.sites[0]
+    router = f"{site.name[:10]}"
+    cut = since(lambda: network.ip("-n", network.ROUTER, "link", "set", router, "down"))
+    try:
+        for guest in lab.gateways("winterthur"):
+            event = seen.wait(WITHIN, minion=guest.host.minion_id, condition="ping_node_dead", since=cut)
+            assert event.data["subject"] == "192.0.2.1"
+    finally:
+        network.ip("-n", network.ROUTER, "link", "set", router, "up")
+    for guest in lab.gateways("winterthur"):
+        seen.wait(20, minion=guest.host.minion_id, condition="ping_node_dead", recovered=True, since=cut)
+    assert not seen.of(condition="role_changed", since=cut)
+
+
+def test_nothing_is_repeated_while_nothing_changes_nor_after_a_restart_of_the_minion(bus):
+    """Also with something to tell: what was told once stays told."""
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    minion = standby.host.minion_id
+    standby.cable("eth1", plugged=False)
+    try:
+        seen.wait(WITHIN, minion=minion, condition="slave_down")
+        begun = time.time()
+        time.sleep(QUIET)
+        assert not seen.of(minion=minion, beacon="bonding", since=begun + 1)
+        standby.run(["systemctl", "restart", "salt-minion"], check=True)
+        lab.master.wait_for({minion})
+        time.sleep(QUIET)
+        assert not seen.of(minion=minion, beacon="bonding", since=begun + 1)
+    finally:
+        plugged = since(lambda: standby.cable("eth1", plugged=True))
+    seen.wait(WITHIN, minion=minion, condition="slave_down", recovered=True, since=plugged)
+    assert not repeated(seen.of())      # of all nodes; what else a busy machine has them tell is told once, too
+
+
+def test_what_happened_while_the_minion_did_not_run_is_told_when_it_does(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    minion = standby.host.minion_id
+    standby.run(["systemctl", "stop", "salt-minion"], check=True)
+    try:
+        standby.run(["sh", "-c", "for way in down up; do ip -n phy link set plug-eth1 $way; sleep 0.5; done"],
+                    check=True)
+    finally:
+        started = since(lambda: standby.run(["systemctl", "start", "salt-minion"], check=True))
+    lab.master.wait_for({minion})
+    event = seen.wait(30, minion=minion, condition="slave_flapped", since=started)
+    kept = observe.call(lab, standby, "gateway_events.since", str(event.data["n"] - 1), event.data["journal"])
+    assert [each["n"] for each in kept["events"]][0] == event.data["n"]

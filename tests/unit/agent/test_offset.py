@@ -1,0 +1,37 @@
+"""agent/offset.py: what the peer's clock says, out of messages that take their time."""
+from __future__ import annotations
+
+import pytest
+
+from agent.offset import LAST, Offset
+
+
+def test_the_message_that_took_the_shortest_time_counts() -> None:
+    offset = Offset()
+    for number, delay in enumerate((0.2, 0.15, 0.01, 0.3)):
+        offset.heard({"clock": 1000.0 + number + 5}, 1000.0 + number + delay)
+    assert offset.seconds() == pytest.approx(4.99)
+
+
+def test_a_clock_that_was_put_right_is_seen_within_ten_messages() -> None:
+    offset = Offset()
+    offset.heard({"clock": 1060.0}, 1000.0)
+    for number in range(LAST):
+        offset.heard({"clock": 1001.0 + number}, 1001.0 + number)
+    assert offset.seconds() == 0
+
+
+@pytest.mark.parametrize("message", [
+    {}, {"clock": "12"}, {"clock": True}, {"clock": None}, {"clock": float("nan")}, {"clock": float("inf")},
+    {"clock": 2**60}, None, [], "clock"])
+def test_an_agent_that_says_no_time_leaves_it_unknown(message: object) -> None:
+    offset = Offset()
+    offset.heard(message, 1000.0)
+    assert offset.seconds() is None
+
+
+def test_a_silent_peer_says_nothing_any_more() -> None:
+    offset = Offset()
+    offset.heard({"clock": 1001.0}, 1000.0)
+    offset.forget()
+    assert offset.seconds() is None

@@ -1,0 +1,295 @@
+"""The parts together, with a world made of lists: what comes in is told, also over kill -9 and with a dead target."""
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+import pytest
+
+from alerts import authentic, files, message, service
+from alerts.delivery import Sender, pause
+from alerts.limits import Limits
+from alerts.spool import Spool
+from alerts.targets import Failed
+from tests.unit.alerts.events import SECRET, made, wire
+
+GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
+
+
+class World:
+    """What the service sees."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.asked: list[tuple[str, list[str], list[Any]]] = []
+        self.minions = [GW1, GW2, "laptop.winterthur"]
+        self.other = True
+        self.config: Any = None
+        self.version = 1.0
+        self.now = time.time()
+        self.cache: dict[str, Any] = {}
+
+    def outside(self) -> service.Outside:
+        return service.Outside(self.publish, lambda: self.minions, self.bus,
+                               lambda: self.version if self.config is not None else 0.0, lambda: self.config,
+                               lambda job, minion: self.cache.get(minion), lambda: self.other)
+
+    def publish(self, what: str, minions: list[str], arguments: list[Any]) -> str:
+        self.asked.append((what, minions, arguments))
+        self.service.expect(f"job{len(self.asked)}", what)
+        return ""
+
+    def bus(self, message: dict[str, Any]) -> str:
+        self.told.append(message)
+        return "taken"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Nothing here is about the disk."""
+    monkeypatch.setattr("alerts.spool.os.fsync", lambda _handle: None)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return start(World(), tmp_path)
+
+
+def start(world: World, folder, rank=None) -> World:
+    (folder / "sites").mkdir(exist_ok=True)
+    (folder / "sites/winterthur.sls").write_text("gateway: {nodes: {gw1: {}, gw2: {}}}")
+    world.config = world.config or {"targets": {}, "routes": []}
+    its = service.Service(folder / "state", SECRET, authentic.Sites([str(folder)]), world.outside(), rank, presence=0)
+    world.service = its
+    its._look_for_gateways(time.time())
+    return world
+
+
+def tag(event: authentic.Event) -> str:
+    return authentic.tag_of(event)
+
+
+def offer(world: World, *events: authentic.Event) -> None:
+    for event in events:
+        world.service.offer(tag(event), wire(event))
+
+
+def step(world: World, seconds: float = 0.5) -> None:
+    """The loop, for a while of its own time; then what there is to deliver is delivered."""
+    for _ in range(10):
+        world.now += seconds / 10
+        world.service.step(world.now)
+        while world.service._asks:
+            world.publish(*world.service._asks.popleft())
+    deadline = time.monotonic() + 20
+    while world.service._spool.counts() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def answer(world: World, what: str, minion: str, said: Any) -> None:
+    number = max(index for index, asked in enumerate(world.asked, 1) if asked[0] == what and minion in asked[1])
+    world.service.answer(f"job{number}", minion, said)
+
+
+def test_a_signed_event_is_told_and_an_unsigned_one_is_asked_for(world):
+    offer(world, made(1))
+    step(world)
+    assert [each["severity"] for each in world.told] == ["warning"]
+    plain = {key: value for key, value in wire(made(2, subject="b")).items() if key != "signature"}
+    world.service.offer(tag(made(2)), plain)
+    step(world)
+    assert len(world.told) == 1 and ("newest", [GW1], []) in [
+        (what, [GW1] if GW1 in whom else [], arguments) for what, whom, arguments in world.asked]
+    answer(world, "newest", GW1, {"journal": made(2).journal, "newest": 2, "taken": 0})
+    step(world)
+    assert world.asked[-1] == ("since", [GW1], [1, made(1).journal])
+    answer(world, "since", GW1, {"journal": made(2).journal, "newest": 2, "taken": 0,
+                                 "events": [plain, wire(made(3, severity="critical"))]})
+    step(world)
+    assert len(world.told) == 1, "what it could not sign is not done, nor what comes after it"
+    answer(world, "since", GW1, {"journal": made(2).journal, "newest": 3, "taken": 0,
+                                 "events": [wire(made(2, subject="b")), wire(made(3, severity="critical"))]})
+    step(world)
+    assert [each["kind"] for each in world.told] == ["alert", "escalation"]
+
+
+@pytest.mark.parametrize("said", [
+    None, False, "no such function", 7, [], {}, {"journal": 7, "newest": 1, "taken": 0},
+    {"journal": "x", "newest": "1"},
+    {"journal": "x", "newest": 1, "taken": 0, "events": "all"},
+    {"journal": "x", "newest": 1, "taken": 0, "events": [None, 7, {}, {"n": "x"}, wire(made(1, minion=GW2))]}])
+def test_an_answer_of_any_shape_does_no_harm(world, said):
+    world.service._publish("newest", [GW1], [])
+    world.service._publish("since", [GW1], [0, ""])
+    world.service._publish("conditions", [GW1], [])
+    step(world)
+    for what in ("newest", "since", "conditions"):
+        answer(world, what, GW1, said)
+    step(world)
+    assert world.told == []
+
+
+def test_an_answer_that_is_too_large_for_the_bus_is_read_from_the_job_cache(world):
+    world.cache[GW1] = {"journal": made(1).journal, "newest": 1, "taken": 0, "events": [
+        wire(made(1, at=message.iso(time.time())))]}
+    world.service._publish("since", [GW1], [0, ""])
+    step(world)
+    answer(world, "since", GW1, service.TRIMMED)
+    step(world)
+    assert not world.told
+    step(world, 2.5)
+    assert len(world.told) == 1
+
+
+def test_answers_to_nobodys_question_do_not_count(world):
+    world.service.answer("job99", GW1, {"journal": "x", "newest": 9, "taken": 0})
+    world.service._publish("newest", [GW1], [])
+    step(world)
+    answer_before = len(world.asked)
+    world.service.answer("job1", "laptop.winterthur", {"journal": "x", "newest": 9, "taken": 0})
+    step(world)
+    assert len(world.asked) == answer_before
+
+
+def test_anybodys_start_costs_one_question(world):
+    step(world)
+    before = len(world.asked)
+    for _ in range(500):
+        world.service.started(GW1)
+        world.service.started("nobody.nowhere")
+    step(world)
+    assert [asked[0] for asked in world.asked[before:]] in ([], ["newest"])
+
+
+def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
+    """A copy of its files at every step is a machine that lost power there; what follows is told from each of them."""
+    world, copies = start(World(), tmp_path), []
+    events = [made(1), made(2, subject="b", severity="critical"), made(3, recovered=True),
+              made(4, subject="b", recovered=True, severity="critical")]
+    for number, event in enumerate(events):
+        offer(world, event)
+        for _ in range(3):
+            step(world)
+            copies.append((number, shutil.copytree(tmp_path / "state", tmp_path / f"copy{len(copies)}/state"),
+                           {each["id"] for each in world.told}))
+        if number == 1:
+            world.service._save(time.time())
+    for number, copy, before in copies[::3]:
+        again = start(World(), copy.parent)
+        again.service._publish("since", [GW1], [0, ""])
+        step(again)
+        answer(again, "since", GW1, {"journal": made(1).journal, "newest": number + 1, "taken": 0,
+                                     "events": [wire(event) for event in events[:number + 1]]})
+        offer(again, *events[number + 1:])
+        step(again)
+        told = before | {each["id"] for each in again.told}
+        assert any(each["kind"] == "recovery" for each in again.told + world.told)
+        assert len(again.told) == len({each["id"] for each in again.told})
+        assert told
+
+
+def test_silent_nodes_are_told_by_the_first_master_alone(tmp_path):
+    for rank, other, expected in ((None, True, 1), (0, True, 1), (1, True, 0), (1, False, 1)):
+        folder = tmp_path / f"{rank}{other}"
+        folder.mkdir()
+        world = World()
+        world.other = other
+        start(world, folder, rank)
+        from alerts.presence import Change
+        world.service._tell(world.service._changes(time.time(), [Change(GW1, True, time.time() - 90)]))
+        step(world)
+        assert len(world.told) == expected, (rank, other)
+
+
+def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
+    world = start(World(), tmp_path, rank=0)
+    world.service._last["mark"] = 0
+    at = message.iso(time.time())
+    offer(world, made(1, at=at), made(1, minion=GW2, at=at), made(2, at=at))
+    step(world)
+    marks = [asked for asked in world.asked if asked[0] == "taken"]
+    assert marks == [("taken", [GW1, GW2], [{GW1: 2, GW2: 1}])] or len(marks) == 1
+
+
+def test_a_changed_configuration_is_taken_and_a_wrong_one_is_not(world):
+    world.config, world.version = {"targets": {"l": {"type": "syslog"}}, "routes": [{"targets": ["l"]}]}, 2.0
+    world.service._last["config"] = 0
+    step(world)
+    assert set(world.service.configuration.targets) == {"l"}
+    world.config, world.version = {"targets": {"l": {"type": "pigeon"}}}, 3.0
+    world.service._last["config"] = 0
+    step(world)
+    assert set(world.service.configuration.targets) == {"l"}
+    status = world.service.status(time.time())
+    assert status["mistakes"] and set(status["targets"]) == {"bus", "l"}
+
+
+def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
+    for text in ("", "{", "[]", '{"machine": 7}', '{"machine": {}, "intake": {}}', "\x00" * 100):
+        (tmp_path / "state").mkdir(exist_ok=True)
+        (tmp_path / "state" / files.STATE).write_text(text)
+        world = start(World(), tmp_path)
+        offer(world, made(1, journal="%016x" % (len(text) + 77)))
+        step(world)
+        assert len(world.told) == 1
+        shutil.rmtree(tmp_path / "state")
+
+
+def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch):
+    monkeypatch.setattr(service, "QUEUE", 5)
+    offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
+    step(world)
+    assert world.service.status(time.time())["counts"]["postponed"] == 14
+    assert any(asked[0] == "newest" and GW1 in asked[1] for asked in world.asked)
+
+
+# Delivery
+
+
+def deliveries(tmp_path, way, alerts: int, enough) -> Sender:
+    """Delivers so many alerts until it is enough."""
+    spool = Spool(tmp_path / "queue")
+    spool.add([({"id": str(n), "kind": "alert", "site": "s", "severity": "info", "at": 0.0, "subject": "x", "text": "",
+                 "conditions": []}, ["t"]) for n in range(alerts)])
+    sender = Sender("t", way, spool, Limits())
+    sender.start()
+    deadline = time.monotonic() + 20
+    while not enough() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    sender.stop()
+    sender.join(5)
+    return sender
+
+
+def test_a_target_that_fails_is_tried_again_and_then_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("alerts.delivery.pause", lambda failures: 0.02)
+    said: list[str] = []
+
+    def way(message):
+        said.append(message["id"])
+        if len(said) < 3:
+            raise Failed("not yet")
+        return "thanks"
+
+    sender = deliveries(tmp_path, way, 1, lambda: len(said) >= 3)
+    assert said == ["0"] * 3 and sender.status["said"] == "thanks" and not sender.status["failure"]
+
+
+def test_one_alert_that_is_refused_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("alerts.delivery.pause", lambda failures: 0.05)
+    taken = []
+
+    def way(message):
+        if message["id"] == "0":
+            raise ValueError("secret-4711")
+        taken.append(message["id"])
+        return "thanks"
+
+    sender = deliveries(tmp_path, way, 4, lambda: len(taken) >= 3)
+    assert taken == ["1", "2", "3"] and "4711" not in str(sender.status)
+
+
+def test_pauses_grow_to_five_minutes():
+    assert [pause(number) for number in (1, 2, 3, 4)] == [1, 2, 4, 8]
+    assert pause(9) == 256 and pause(10) == pause(500) == 300

@@ -1,0 +1,99 @@
+"""What is taken from the bus: what a node has signed, and nothing that anybody else has put there."""
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+import salt.payload
+
+from alerts import authentic
+from resync import bus, decide
+from tests.conftest import TREE
+
+SECRET = bytes(32)
+GW1 = "gw1.winterthur"
+NOW = time.time()
+
+
+@pytest.fixture
+def sorter():
+    return bus.Sorter(SECRET, authentic.Sites([str(TREE / "pillar")]))
+
+
+def event(number: int = 1, minion: str = GW1, signer: str = "", **more) -> dict:
+    now = datetime.fromtimestamp(NOW, UTC).isoformat(timespec="milliseconds")
+    its = {"version": 1, "journal": "00112233aabbccdd", "n": number, "id": minion, "site": "bern", "node": "gw9",
+           "role": "active", "beacon": "drift", "condition": "file_changed", "subject": "/etc/ipsec.conf",
+           "severity": "warning", "was": "as written", "is": "changed", "since": now, "at": now, "recovered": False,
+           "once": False, "cause": "", "facts": {"formula": "openswan"}} | more
+    return authentic.sign(its, authentic.key_of(SECRET, signer or minion))
+
+
+def message(data: object, tag: str = f"salt/beacon/{GW1}/drift/file_changed") -> bytes:
+    return tag.encode() + b"\n\n" + salt.payload.dumps(data)
+
+
+def test_signed_drift_with_the_site_of_its_id(sorter):
+    assert sorter.sort(message(event()), NOW) == decide.Drifted(
+        "winterthur", GW1, "file_changed", "/etc/ipsec.conf", "openswan", True)
+    assert sorter.sort(message(event(2, recovered=True)), NOW).present is False
+
+
+def test_a_node_that_was_not_compared(sorter):
+    tag = f"salt/beacon/{GW1}/drift/not_compared"
+    told = event(condition="not_compared", subject="node", severity="info")
+    assert sorter.sort(message(told, tag), NOW) == decide.Returned("winterthur", GW1, True)
+
+
+@pytest.mark.parametrize("raw", [
+    message(event(signer="gw2.winterthur")),
+    message(event(), "salt/beacon/gw2.winterthur/drift/file_changed"),
+    message(event(minion="laptop.winterthur"), "salt/beacon/laptop.winterthur/drift/file_changed"),
+    message(event(minion="gw1.nowhere"), "salt/beacon/gw1.nowhere/drift/file_changed"),
+    message({**event(), "signature": ""}), message({**event(), "facts": {"formula": "kernel"}}),
+    message(event(beacon="ipsec")), message(event(once=True)), message([]), message(None), message("{{ 7 }}"),
+    message({**event(), "subject": "x" * 100_000}),
+    b"salt/beacon/gw1.winterthur/drift/file_changed\n\n\xff\xff", b"salt/beacon//drift/", b"", b"\n\n",
+    message(event(), f"salt/beacon/{GW1}/ipsec/file_changed"),
+    message(event(), "gateway/resync/order"),
+    message(event(minion="master", signer=GW1, beacon="resync", condition="stop"), bus.ORDER),
+    message({"id": GW1}, "salt/minion/../start"), message({}, "salt/minion/web.elsewhere/start"),
+    message({}, "salt/minion/laptop.winterthur/start"), message({}, f"salt/minion/{GW1}/{'x' * 1000}/start"),
+    message({}, "salt/minion/\udcff/start".encode("utf-8", "surrogateescape").decode("latin-1")),
+])
+def test_nothing_else_leads_to_anything(sorter, raw):
+    assert sorter.sort(raw, NOW) is None
+
+
+def test_what_was_there_already_is_not_taken_again(sorter):
+    assert sorter.sort(message(event(5)), NOW)
+    assert sorter.sort(message(event(5)), NOW) is None and sorter.sort(message(event(4)), NOW) is None
+    assert sorter.sort(message(event(1, journal="ffffffffffffffff")), NOW)
+
+
+def test_a_formula_that_is_no_text_is_none(sorter):
+    assert sorter.sort(message(event(facts={"formula": ["openswan"]})), NOW).formula == ""
+
+
+def test_a_started_minion_is_asked_and_not_a_thousand_times(sorter):
+    start = message({"id": "laptop"}, f"salt/minion/{GW1}/start")
+    assert sorter.sort(start, NOW) == decide.Reconnected("winterthur", GW1)
+    assert not any(sorter.sort(start, NOW + each / 1000) for each in range(1000))
+    assert sorter.sort(start, NOW + 6)
+
+
+def test_an_order_is_signed_fresh_and_followed_once(sorter):
+    order = bus.order("stop", "bern", SECRET, "0011223344556677", 1)
+    assert sorter.sort(message(order, bus.ORDER), time.time()) == decide.Order("stop", "bern")
+    assert sorter.sort(message(order, bus.ORDER), time.time()) is None
+    late = bus.order("now", "bern", SECRET, "8811223344556677", 1)
+    assert sorter.sort(message(late, bus.ORDER), time.time() + 120) is None
+    assert sorter.sort(message(bus.order("dance", "", SECRET, "99aabbccdd", 1), bus.ORDER), time.time()) is None
+
+
+def test_ten_thousand_forged_events_take_seconds_at_most(sorter):
+    forged = message(event(signer="gw2.winterthur"))
+    begun = time.perf_counter()
+    assert not any(sorter.sort(forged, NOW) for _ in range(1000))
+    assert time.perf_counter() - begun < 2

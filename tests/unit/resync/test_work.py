@@ -1,0 +1,189 @@
+"""What Salt says of a roll-out, in the words that an alert takes; who is asked and who is left alone."""
+from __future__ import annotations
+
+import pytest
+
+from resync import work
+from resync.work import Hands, compared, failures, outcome
+from tests.conftest import TREE
+
+GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
+NUMBER = "f" * 64
+
+
+def state(name: str, number: int, result: bool | None, comment: str = "", **more) -> dict:
+    return {f"salt_|-{name}_|-{name}_|-state": {"result": result, "comment": comment, "__run_num__": number, **more}}
+
+
+def orchestrated(*states: dict) -> dict:
+    return {"data": {"master_master": {key: each for one in states for key, each in one.items()}}, "retcode": 0}
+
+
+STEPS = ("standby_applied", "standby_healthy", "active_applied", "active_healthy")
+
+
+def test_all_went_well():
+    assert outcome(orchestrated(*[state(name, number, True) for number, name in enumerate(STEPS)])) == ("done", "")
+
+
+def test_the_standby_fails():
+    returned = {"out": "highstate", "ret": {GW2: {
+        "file_|-/etc/ipsec.conf_|-/etc/ipsec.conf_|-managed": {"result": False, "comment": "No space\nleft"},
+        "service_|-ipsec_|-ipsec_|-running": {"result": False, "comment": "One or more requisite failed: x"}}}}
+    said = outcome(orchestrated(
+        state("standby_applied", 0, False, "Run failed on minions: gw2.winterthur", changes=returned),
+        *[state(name, number, False, "One or more requisite failed", __state_ran__=False)
+          for number, name in enumerate(STEPS[1:], 1)]))
+    assert said == ("failed", "the standby could not be applied: gw2.winterthur: /etc/ipsec.conf: No space left; "
+                              "the active node was not touched")
+
+
+def test_the_standby_is_not_healthy():
+    returned = {"ret": {GW2: "ERROR: not healthy after 60 s: the IPsec daemon does not run"}}
+    _, why = outcome(orchestrated(state("standby_applied", 0, True),
+                                  state("standby_healthy", 1, False, changes=returned)))
+    assert why.startswith("the standby is not healthy: gw2.winterthur: ERROR: not healthy after 60 s")
+    assert why.endswith("the active node was not touched")
+
+
+def test_the_active_node_fails():
+    said = outcome(orchestrated(state("standby_applied", 0, True), state("standby_healthy", 1, True),
+                                state("active_applied", 2, False, "Minion did not return")))
+    assert said == ("failed", "the active node could not be applied: Minion did not return")
+
+
+def test_a_node_that_falls_silent_has_not_failed():
+    said = outcome(orchestrated(state("standby_applied", 0, False, changes={"out": "highstate", "ret": {GW2: False}}),
+                                state("standby_healthy", 1, False, "One or more requisite", __state_ran__=False)))
+    assert said == ("waits", "gw2.winterthur did not answer to the end: the standby could not be applied")
+
+
+def test_roles_that_have_changed_are_waited_for():
+    said = outcome(orchestrated(state("mistake-1", 0, False, "winterthur: gw2.winterthur is stopped; one node has")))
+    assert said[0] == "waits" and "is stopped" in said[1]
+
+
+@pytest.mark.parametrize("said", [None, "Exception occurred", {}, {"data": {}}, {"data": {"m": ["SLS failed"]}},
+                                  {"data": {"m": {}}}, {"data": None}])
+def test_what_is_no_result_is_a_failure(said):
+    assert outcome(said)[0] == "failed"
+
+
+def test_a_failure_is_cut_to_what_an_event_takes():
+    returned = {"ret": {GW2: {f"a_|-{number}_|-b_|-c": {"result": False, "comment": "x" * 5000}
+                              for number in range(50)}}}
+    _, why = outcome(orchestrated(state("standby_applied", 0, False, changes=returned)))
+    assert len(why) <= work.LONGEST and why.endswith("the active node was not touched")
+
+
+@pytest.mark.parametrize(("states", "lines"), [
+    ({"a_|-b_|-c_|-d": {"result": True, "comment": ""}}, []),
+    ({"a_|-b_|-c_|-d": {"result": None, "comment": ""}}, []),
+    ({"a_|-b_|-c_|-d": {"result": False, "comment": "no"}}, ["b: no"]),
+    (["Rendering SLS failed"], ["Rendering SLS failed"]), ("did not answer", ["did not answer"]), (False, ["False"]),
+])
+def test_failures_of_a_state_run(states, lines):
+    assert failures(states) == lines
+
+
+def test_differences_say_what_is_where():
+    one = {"/etc/ipsec.conf": "a" * 64, "certificate gateway": "b" * 64, "/only": "c"}
+    two = {"/etc/ipsec.conf": "a" * 64, "certificate gateway": "b" * 64 + " without its key"}
+    assert compared([GW1, GW2], one, two) == [
+        "/only: only on gw1.winterthur",
+        f"certificate gateway: gw1.winterthur has {'b' * 16}, gw2.winterthur {'b' * 16} without its key"]
+    assert compared([GW1, GW2], one, dict(one)) == []
+
+
+class Pair(Hands):
+    """Two nodes that answer from here."""
+
+    def __init__(self, accepted=(GW1, GW2, "laptop.winterthur", "gw-a.bern"), after=(), **of) -> None:
+        super().__init__({"pillar_roots": {"base": [str(TREE / "pillar")]}, "ret_port": 4506}, after)
+        self.accepted = lambda: list(accepted)
+        self.number, self.roles, self.current = [NUMBER, NUMBER], ["active", "standby"], [True, True]
+        self.wrong, self.reaches, self.conditions, self.ran = [], False, [], []
+        for name, value in of.items():
+            setattr(self, name, value)
+
+    def ask(self, minions, functions, timeout=15):
+        found = {}
+        for minion, number, role, current in zip((GW1, GW2), self.number, self.roles, self.current, strict=True):
+            if minion in minions and role != "silent":
+                answers = {"heartbeat.role": role, "network.connect": {"result": self.reaches},
+                           "drift.inputs": {"inputs": number, "recorded_at": "", "current": current},
+                           "gateway_events.conditions": self.conditions}
+                found[minion] = {name: answers[name] for name in functions}
+        return found
+
+    def run(self, function, *arguments, **named):
+        self.ran.append(function)
+        if function == "gateway.validate":
+            return {"mistakes": self.wrong}
+        return orchestrated(state("standby_applied", 0, True))
+
+
+def test_who_belongs_to_a_site():
+    assert Pair().minions("winterthur") == [GW1, GW2] and Pair().minions("bern") == ["gw-a.bern"]
+
+
+@pytest.mark.parametrize(("pair", "expected"), [
+    ({"number": ["old", "old"]}, "done"), ({"number": [NUMBER, "old"]}, "done"), ({}, "current"),
+    ({"current": [True, False]}, "done"), ({"wrong": ["winterthur: x"]}, "refused"),
+    ({"number": ["", ""]}, "bare"), ({"accepted": ()}, "bare"),
+    ({"number": ["old", "old"], "roles": ["active", "silent"]}, "waits"),
+    ({"number": ["old", "old"], "roles": ["active", "active"]}, "waits"),
+    ({"number": ["old", "old"], "roles": ["silent", "silent"]}, "waits"),
+    ({"number": ["old", "old"], "after": ("192.0.2.5",), "reaches": True}, "elsewhere"),
+    ({"number": ["old", "old"], "after": ("192.0.2.5",)}, "done"),
+])
+def test_what_becomes_of_a_roll_out(pair, expected):
+    hands = Pair(**pair)
+    assert hands.roll_out("winterthur", NUMBER)[0] == expected
+    assert ("state.orch" in hands.ran) is (expected == "done")
+
+
+def test_by_hand_is_done_whatever_the_nodes_have():
+    assert Pair().roll_out("winterthur", NUMBER, by_hand=True)[0] == "done"
+
+
+@pytest.mark.parametrize(("pair", "formula", "alone", "expected"), [
+    ({}, "openswan", False, "done"), ({"number": ["old", NUMBER]}, "openswan", False, "behind"),
+    ({"number": ["", NUMBER]}, "openswan", False, "gone"), ({"number": ["", ""]}, "", False, "gone"),
+    ({"roles": ["silent", "active"]}, "openswan", False, "waits"),
+    ({"roles": ["stopped", "active"]}, "openswan", False, "waits"),
+    ({"after": ("192.0.2.5",), "reaches": True}, "openswan", False, "elsewhere"),
+    ({"after": ("192.0.2.5",)}, "openswan", False, "gone"),
+    ({"after": ("192.0.2.5",), "conditions": [{"condition": "file_changed", "subject": "/x"}]}, "openswan", False,
+     "done"),
+    ({}, "", False, "gone"), ({"current": [False, True]}, "", False, "done"),
+    ({"current": [False, True], "roles": ["transition", "standby"]}, "", False, "waits"),
+    ({"current": [False, False]}, "", True, "waits"),
+    ({"current": [False, False], "roles": ["active", "silent"]}, "", True, "done"),
+    ({"current": [False, False], "roles": ["standby", "active"]}, "", True, "done"),
+    ({"accepted": ()}, "openswan", False, "waits"),
+])
+def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
+    applied = []
+
+    class Client:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def cmd(self, minions, function, arguments, **_more):
+            applied.append((minions, function, arguments))
+            return {minions[0]: {"a_|-b_|-c_|-d": {"result": True}}}
+
+    monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
+    said = Pair(**pair).repair("winterthur", GW1, formula, NUMBER, [("file_changed", "/x")], alone)
+    assert said[0] == expected, said
+    assert applied == ([([GW1], "state.apply", [formula] if formula else [])] if expected == "done" else [])
+
+
+def test_all_nodes_of_all_sites_are_asked_at_once():
+    told = Pair().told()
+    assert told["nodes"] == {"winterthur": {GW1: [NUMBER, True], GW2: [NUMBER, True]}, "bern": {"gw-a.bern": None}}
+    assert Pair().told(["bern"])["nodes"] == {"bern": {"gw-a.bern": None}}

@@ -1,0 +1,70 @@
+"""What people ask of resync, without an engine: it says so, and does not wait for ever."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import salt.config
+
+from resync import files
+from tests.conftest import TREE, load_module
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
+        "pillar_roots": {"base": [str(TREE / "pillar")]}, "file_roots": {"base": [str(TREE / "salt")]},
+        "cachedir": str(tmp_path), "pki_dir": str(tmp_path)}
+    module = load_module("_runners/resync.py")
+    monkeypatch.setattr(module, "__opts__", opts, raising=False)
+    monkeypatch.setattr(module, "__context__", {}, raising=False)
+    module.folder = tmp_path
+    return module
+
+
+def test_an_engine_that_never_ran(runner):
+    assert runner.status() == {"engine": "not running", "retcode": 1} and runner.__context__["retcode"] == 1
+    assert "does not run" in runner.stop()["mistakes"][0]
+
+
+def test_an_engine_that_has_ended(runner, monkeypatch):
+    files.write_status(runner.folder, {"enabled": True, "queue": {}})
+    assert runner.status() == {"engine": "running", "queue": {}, "retcode": 0}
+    monkeypatch.setattr(files, "STALE", -1)
+    assert runner.status() == {"engine": "not running", "retcode": 1}
+
+
+def test_an_engine_that_is_off_says_why(runner):
+    files.write_status(runner.folder, {"enabled": False, "mistakes": ["gateway_resync: parallel: 0 is not"]})
+    assert runner.status() == {
+        "engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"], "retcode": 0}
+    assert "does not run" in runner.now("bern")["mistakes"][0]
+
+
+@pytest.mark.parametrize("name", ["../secrets/bern", "nowhere", "", 7, "*"])
+def test_what_is_no_site(runner, name):
+    said = runner.now(name)
+    assert "is no site; give one of bern, winterthur" in said["mistakes"][0] and runner.__context__["retcode"] == 1
+
+
+def test_nodes_by_their_numbers(runner, monkeypatch):
+    number = runner.Inputs([TREE / "salt"], [TREE / "pillar"]).look(["bern"]).of("bern")
+    said = {"gw-a.bern": [number, True], "gw-b.bern": ["old", False]}
+    monkeypatch.setattr(runner.work.Hands, "told", lambda self, sites: {"nodes": {"bern": said}})
+    assert runner.status("bern")["nodes"] == {
+        "gw-a.bern": "up to date", "gw-b.bern": "behind, not compared since its boot"}
+    said |= {"gw-a.bern": ["", False], "gw-b.bern": None}
+    assert runner.status("bern")["nodes"] == {
+        "gw-a.bern": "never applied, not compared since its boot", "gw-b.bern": "silent"}
+
+
+@pytest.mark.parametrize("name", ["alerts.status", "resync.status"])
+def test_salt_itself_loads_the_runners_that_are_called_like_the_packages(tmp_path, name):
+    """In a process of its own, as `salt-run` is: what pytest has imported already would hide it."""
+    script = ("import salt.config, salt.loader, sys; opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {'runner_dirs': "
+              "[sys.argv[1]], 'cachedir': sys.argv[2], 'extension_modules': sys.argv[2], 'root_dir': sys.argv[2]}; "
+              "print(sys.argv[3] in salt.loader.runner(dict(opts)))")
+    done = subprocess.run([sys.executable, "-c", script, str(TREE / "_runners"), str(tmp_path), name],
+                          capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.strip() == "True", done
