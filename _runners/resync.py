@@ -79,8 +79,9 @@ def dry_run(site: str | None = None) -> dict:
         site: the site's name; left out, all.
 
     Returns:
-        By site: ``refused``, the site's mistakes; or ``first``, by minion in the order of a roll-out its ``role``, the
-        states that ``would_change`` and those that ``would_fail``; and ``waits_for``, when the pair is none.
+        ``sites``, by site: ``refused``, the site's mistakes; or ``first``, by minion in the order of a roll-out its
+        ``role``, the states that ``would_change`` and those that ``would_fail``; and ``waits_for``, when the pair is
+        none.
 
     CLI Example:
 
@@ -92,7 +93,7 @@ def dry_run(site: str | None = None) -> dict:
         return wrong
     hands = work.Hands(dict(__opts__))
     found = {name: hands.look(name) for name in ([site] if site else hands.sites.names())}
-    return _result(found, any("refused" in each or any(node["would_fail"] for node in each["first"].values())
+    return _result({"sites": found}, any("refused" in each or any(node["would_fail"] for node in each["first"].values())
                               for each in found.values()))
 
 

@@ -56,7 +56,7 @@ class Master:
         master.wait(timeout=60)
 
     def resync(self, **settings: object) -> None:
-        """Start it anew with these settings of the engine gateway_resync: with none as production has it."""
+        """Start it anew with these settings of the engine gateway_resync."""
         self.stop()
         self._resync(settings)
         self.start()

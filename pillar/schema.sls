@@ -298,10 +298,10 @@ gateway_schema:
                        about: "How long the preferred node has to be up and healthy before it does; doubled with each
                          further time within an hour.",
                        counterpart: "`failback_delay` in agent.json"}
-      compare: {type: bool, default: true,
+      compare: {type: bool, default: false,
                 about: "Whether a node that has booted is compared with the master before a planned move of the role goes
-                  to it. Say false where the master's engine gateway_resync is off and nobody applies instead of it. Not
-                  in `paper`.",
+                  to it. For masters whose engine gateway_resync is on, or where somebody applies after each boot. Not in
+                  `paper`.",
                 counterpart: "`compare` in agent.json"}
       fence:
         optional: true

@@ -102,7 +102,7 @@ class Hands:
         minions = self.minions(site)
         if not minions:
             return "bare", "no node of it has an accepted key"
-        said = self.ask(minions, {"drift.inputs": [], "heartbeat.role": []})
+        said = self.ask(minions, {"drift.inputs": []})
         if said and (other := self.elsewhere(minions)):
             return "elsewhere", f"its nodes reach the master {other}"
         mistakes = self.mistakes(site)
@@ -113,10 +113,9 @@ class Hands:
             return "bare", "apply it for the first time by hand"
         if not by_hand and len(minions) == 2 and all(each == [number, True] for each in numbers.values()):
             return "current", ""
-        roles = {minion: said.get(minion, {}).get("heartbeat.role", "silent") for minion in minions}
-        if sorted(map(str, roles.values())) != ["active", "standby"]:
-            return "waits", _cut(", ".join(f"{minion} is {role}" for minion, role in roles.items())
-                                 + "; one node has to be active and the other standby")
+        if silent := [minion for minion in minions if minion not in said]:
+            return "waits", f"{', '.join(silent)}: does not answer"
+        # The orchestration asks for the roles, at the last moment.
         # Files that are new since a moment ago: the file server's list of names is kept for 20 s.
         self.run("fileserver.clear_file_list_cache")
         return outcome(self.run("state.orch", "orch.resync", pillar={"site": site}))

@@ -36,9 +36,7 @@ class Pair:
 
     def set_up(self) -> None:
         """From bare hosts to a working pair."""
-        # no engine brings a node up to date that returns: what is measured is the agent
-        compare = {} if self.profile == "paper" else {"compare": False}
-        pillar = {"gateway": {"heartbeat": {"profile": self.profile} | compare,
+        pillar = {"gateway": {"heartbeat": {"profile": self.profile},
                               "connections": clients.site_to_site(self.lab, self.peers)}}
         applied = apply(self.lab, f"*.{self.site.name}", f"pillar={json.dumps(pillar)}")
         if applied.failed:

@@ -204,7 +204,7 @@ def _listen(daemon: SaltMaster) -> None:
     """
     shipped = yaml.safe_load((TREE / "etc/salt/master.d/gateway.conf").read_text())
     (Path(daemon.config_dir) / "master.d/tests.conf").write_text(yaml.safe_dump({
-        "engines": [*shipped["engines"], "pytest"],
+        "engines": [*shipped["engines"], "pytest"], "gateway_resync": {"enabled": True},
         "engines_dirs": [*shipped["engines_dirs"], str(FactoriesManager.get_salt_engines_path())]}))
 
 

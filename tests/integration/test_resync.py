@@ -96,7 +96,7 @@ def test_a_site_that_was_never_applied_is_left_to_a_person(resync):
 
 
 def test_a_dry_run_names_what_would_change(resync):
-    said = resync.run("resync.dry_run", SITE).data[SITE]
+    said = resync.run("resync.dry_run", SITE).data["sites"][SITE]
     assert set(said["first"]) >= {GW1, GW2} and "waits_for" in said
     assert all(len(said["first"][minion]["would_change"]) > 5 for minion in (GW1, GW2)), said
 

@@ -66,10 +66,7 @@ def lab(bare: Lab, first_run: Applied) -> Lab:
 
 @pytest.fixture
 def quiet(lab: Lab) -> Iterator[Lab]:
-    """A lab in which the tunnel works at the start and at the end of the test, and any role can be moved.
-
-    In production the engine gateway_resync brings a node up to date that has booted.
-    """
+    """A lab in which the tunnel works at the start and at the end of the test, and any role can be moved."""
     booted = [guest.host.minion_id for site in lab.sites for guest in lab.gateways(site.name)
               if guest.run(["test", "-e", "/run/gateway/current"]).returncode]
     for minion in booted:

@@ -333,7 +333,8 @@ def test_strongswan_takes_what_the_state_brings(issued):
         assert again["result"] is True and not again["changes"], again
         loaded = guest.run(["swanctl", "--load-creds", "--noprompt"], check=True).stdout
         assert "loaded certificate from '/etc/swanctl/x509/gateway.pem'" in loaded, loaded
-        assert re.search(r"loaded (EC\S*|private) key from '/etc/swanctl/private/gateway-[0-9a-f]{16}.pem'", loaded), loaded
+        key = r"loaded (EC\S*|private) key from '/etc/swanctl/private/gateway-[0-9a-f]{16}.pem'"
+        assert re.search(key, loaded), loaded
         listed = guest.run(["swanctl", "--list-certs", "--type", "x509", "--flag", "none"], check=True).stdout
         its, = [each for each in listed.split("\n\n") if "CN=gateway.example" in each]
         assert "has private key" in its, its

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 
@@ -12,7 +13,11 @@ from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.master import PLACE
 from lab.observe import eventually
+from lab.results import apply
 from tests.lab.test_certificates import DATABASE, issued  # noqa: F401  # a fixture
+
+# Not yet seen from end to end on real kernels (docs/resync.md): to be run by its name until it has been.
+pytestmark = pytest.mark.skipif("LAB_RESYNC" not in os.environ, reason="LAB_RESYNC=1 runs the trial of resync")
 
 SITE = "winterthur"
 FILE = PLACE / f"pillar/sites/{SITE}.sls"
@@ -22,18 +27,17 @@ AGENT = "/usr/local/lib/gateway/agent/run"
 
 @pytest.fixture(scope="module")
 def running(lab: Lab) -> Iterator[Lab]:
-    """The lab with the engine on, as production has it."""
-    beacons = PLACE / "pillar/beacons.sls"
-    if not beacons.exists():
-        beacons.write_text("beacons:\n  drift: []\n")
-        top = PLACE / "pillar/top.sls"
-        top.write_text(top.read_text().replace("    - schema\n", "    - schema\n    - beacons\n"))
-        lab.master.salt("*gw*", "saltutil.refresh_pillar")
-    lab.master.resync()
+    """The lab with the engine on, and a pair that goes by it."""
+    original = FILE.read_text()
+    FILE.write_text(original.replace("  heartbeat:\n", "  heartbeat:\n    compare: true\n"))
+    done = apply(lab, f"*.{SITE}")
+    assert not done.failed, done.failed
+    lab.master.resync(enabled=True)
     try:
         lab.master.wait_for({name for name, guest in lab.guests.items() if guest.host.master})
         yield lab
     finally:
+        FILE.write_text(original)
         lab.master.resync(enabled=False)
         lab.master.wait_for({name for name, guest in lab.guests.items() if guest.host.master})
 
@@ -54,13 +58,20 @@ def resync(running: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
         assert eventually(lambda: observe.ping_through_tunnel(running), 60)
 
 
+def ask(lab: Lab, *words: str) -> dict:
+    """What a runner says, whatever its exit status is; nothing when the master is not there yet."""
+    said = lab.master.run("--out=json", *words, check=False)
+    return json.loads(said) if said.strip().startswith("{") else {}
+
+
 def status(lab: Lab, *words: str) -> dict:
-    return json.loads(lab.master.run("--out=json", "resync.status", *words, check=False))
+    return {"engine": "", "queue": {}, "running": {}, "drift": [], "failed": [], "refused": [], "halted_by": "",
+            "nodes": {}} | ask(lab, "resync.status", *words)
 
 
 def at_rest(lab: Lab) -> bool:
     its = status(lab, SITE)
-    return (its.get("engine") == "running" and "nodes" in its and not any(its[key] for key in ("queue", "running", "drift", "halted_by"))
+    return (its["engine"] == "running" and not any(its[key] for key in ("queue", "running", "drift", "halted_by"))
             and set(its["nodes"].values()) == {"up to date"})
 
 
@@ -176,7 +187,7 @@ def test_a_failure_on_the_standby_stops_and_leaves_the_active_node_alone(resync,
 def test_a_dry_run_says_what_would_change_and_changes_nothing(resync):
     resync.master.run("resync.stop")
     edit(f"kernel: {{sysctl: {{{SYSCTL}: 59}}}}")
-    said = json.loads(resync.master.run("--out=json", "resync.dry_run", SITE))[SITE]
+    said = json.loads(resync.master.run("--out=json", "resync.dry_run", SITE))["sites"][SITE]
     order = list(said["first"])
     assert order[0] == observe.standby(resync, SITE).host.minion_id
     assert all(SYSCTL in each["would_change"] for each in said["first"].values()), said
@@ -189,13 +200,8 @@ def test_a_certificate_that_is_missing_on_the_standby_is_reported(resync):
     name = observe.call(resync, standby, "certs.stored")
     nickname = next(each["nickname"] for each in name if each["private_key"])
     standby.run(["certutil", "-F", "-n", nickname, "-d", DATABASE], check=True)
-    differences = eventually(lambda: compared(resync), 60, every=2)
+    differences = eventually(lambda: ask(resync, "resync.compare", SITE).get("differences"), 60, every=2)
     assert any(nickname in line for line in differences), differences
-
-
-def compared(lab: Lab) -> list[str]:
-    # the exit status says that they differ
-    return json.loads(lab.master.run("--out=json", "resync.compare", SITE, check=False)).get("differences", [])
 
 
 def test_a_new_revocation_list_of_the_authority_reaches_both_nodes(running, issued, capsys):  # noqa: F811

@@ -277,6 +277,17 @@ def test_a_service_that_is_only_restarted_is_not_told(node):
     assert node.looks(2) == {}
 
 
+def test_a_service_that_was_stopping_when_systemd_was_asked_is_told_as_soon_as_it_has_stopped(node):
+    node.starts("chrony.service")
+    node.record("time", running("chrony"))
+    node.looks()
+    (node.folder / "units/invocation:chrony.service").unlink()
+    node.units["chrony.service"] = "deactivating"
+    assert node.looks(3) == {}
+    node.units["chrony.service"] = "inactive"
+    assert node.looks(2)["service_changed:chrony"]["is"] == "stopped"
+
+
 def test_a_service_that_stays_stopped_is_asked_for_seldom(node):
     node.starts("chrony.service")
     node.record("time", running("chrony"))

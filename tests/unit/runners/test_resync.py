@@ -37,8 +37,7 @@ def test_an_engine_that_has_ended(runner, monkeypatch):
 
 def test_an_engine_that_is_off_says_why(runner):
     files.write_status(runner.folder, {"enabled": False, "mistakes": ["gateway_resync: parallel: 0 is not"]})
-    assert runner.status() == {
-        "engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"], "retcode": 0}
+    assert runner.status() == {"engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"], "retcode": 0}
     assert "does not run" in runner.now("bern")["mistakes"][0]
 
 
