@@ -131,6 +131,11 @@ def connected(lab: Lab) -> set[str]:
     return {match[1] for each in ids if (match := re.search(r"CN=([a-z]+)", each))}
 
 
+def daemon_log(guest: Guest) -> str:
+    """The end of what a gateway's IPsec daemon has said, for a test that fails."""
+    return guest.run(["journalctl", "-q", "-o", "short-precise", "-n", "150", "-u", "ipsec"]).stdout
+
+
 def refused(lab: Lab) -> bool:
     """Whether Libreswan's client calls and is not let in."""
     lab.roadwarrior.run(["systemctl", "restart", "ipsec"], check=True)
@@ -209,7 +214,7 @@ def test_a_revoked_person_is_out_at_once_on_both_nodes_and_the_other_stays(issue
     observe.active(lab, site).run(["/usr/local/lib/gateway/agent/run", "standby"], check=True)
     assert eventually(lambda: observe.holds_all(lab, other), 60)
     assert eventually(lambda: reaches(lab, strongswan), 60)
-    assert refused(lab), "came back in on the other node"
+    assert refused(lab), f"came back in on the other node, whose daemon says: {daemon_log(other)}"
     assert connected(lab) == {"bert"}
 
 
