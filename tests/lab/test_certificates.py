@@ -295,6 +295,3 @@ def test_no_key_is_on_the_bus_in_the_job_cache_in_a_log_or_anywhere_on_a_node(is
                          for text in (lines, base64.b64encode(canary.encode()).decode()))
         assert (secret.returncode, secret.stdout) == (0, ""), secret
         assert "the journal" in known.stdout, known
-
-
-# strongSwan's folders, by Salt on a host that has strongSwan
