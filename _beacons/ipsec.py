@@ -25,11 +25,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import salt.utils.minion
-
 if TYPE_CHECKING:
     __salt__: dict[str, Callable]
-    __opts__: dict
     __context__: dict
 
 __virtualname__ = "ipsec"
@@ -125,7 +122,7 @@ def _hold_back(told: dict, watch: Watch, now: float) -> None:
     watch.doubtful = {key: watch.doubtful.get(key, now) for key in doubtful}
     new = {key for key in doubtful - watch.believed
            if not key.startswith("tunnel_down:") or now - watch.doubtful[key] < _RELOADED}
-    if new and _state_runs():
+    if new and __salt__["watching.states_run"]():
         for key in new:
             del told["conditions"][key]
             told["unknown"].add(key.partition(":")[0])
@@ -137,10 +134,6 @@ def _agents_word() -> str:
     """On the daemon; "" where no agent says anything."""
     found = __salt__["heartbeat.glance"]() if "heartbeat.glance" in __salt__ else {}
     return str(found.get("daemon") or "")
-
-
-def _state_runs() -> bool:
-    return any(str(job.get("fun", "")).startswith("state.") for job in salt.utils.minion.running(__opts__))
 
 
 class Watch:

@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import salt.payload
-import salt.utils.minion
 import salt.utils.path
 import salt.utils.stringutils
 from salt.exceptions import CommandExecutionError
@@ -59,7 +58,6 @@ UNITS = Path("/run/systemd/units")
 WANTED_BY = Path("/etc/systemd/system")
 NSS = "/var/lib/ipsec/nss"
 RULESET = "inet gateway"
-_RULESET_FILE = "/etc/nftables.conf"
 _NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
 
 _DIFF = 2 * 1024        # bytes of a difference that is told
@@ -131,7 +129,7 @@ def _bonds(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _firewall(name: str, low: Mapping) -> dict[str, dict]:
-    return {f"file:{_RULESET_FILE}": {}, f"firewall:{RULESET}": {}}
+    return {f"file:{__salt__['firewall.file']()}": {}, f"firewall:{RULESET}": {}}
 
 
 def _sysctl(name: str, low: Mapping) -> dict[str, dict]:
@@ -703,7 +701,7 @@ class _IdentitiesKind(_Kind):
 
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
-        sign = tuple(_sign(f"{subject}/{file}") for file in ("cert9.db", "key4.db"))
+        sign = __salt__["certs.sign"]()
         known = memory.seen.get(subject)
         if known is None or known[0] != sign:
             held = __salt__["certs.held"]()
@@ -768,7 +766,7 @@ def glance() -> dict | None:
             "cause": "no whole state run has succeeded since this node booted", "facts": {}}
     before = __context__.get("drift.told")
     if found != before:
-        if _state_runs():
+        if __salt__["watching.states_run"]():
             return None
         __context__["drift.told"] = found
     return {"conditions": found, "unknown": sorted(memory.unknown)}
@@ -835,14 +833,9 @@ def _hear_of_rules(memory: _Memory) -> None:
         __context__["drift.rules"] |= bool(messages) or lost
     if "ruleset" in memory.jobs or __context__["drift.rules"]:
         starts = "ruleset" not in memory.jobs
-        done = _answer(memory, "ruleset", ["nft", "--stateless", "list", "table", *RULESET.split()])
+        done = _answer(memory, "ruleset", __salt__["firewall.listing"]())
         if done and done["retcode"] is not None:
             memory.ruleset = done["stdout"].strip() if done["retcode"] == 0 else ""
             __context__["drift.listed"] = time.monotonic()
         if starts and "ruleset" in memory.jobs:
             __context__["drift.rules"] = False
-
-
-def _state_runs() -> bool:
-    """Whether this minion applies states just now."""
-    return any(str(job.get("fun", "")).startswith("state.") for job in salt.utils.minion.running(__opts__))

@@ -168,6 +168,32 @@ def _nft(*arguments: str) -> dict:
     return __salt__["cmd.run_all"](["nft", *arguments], python_shell=False, ignore_retcode=True)
 
 
+def file() -> str:
+    """
+    The file that keeps the ruleset over a reboot.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.file
+    """
+    return _FILE
+
+
+def listing() -> list[str]:
+    """
+    The command that prints what :func:`loaded` gives, for whoever can not wait for it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.listing
+    """
+    return ["nft", "--stateless", "list", *_TABLE]
+
+
 def loaded() -> str:
     """
     The table as it is loaded now, without counters; "" when there is none.
@@ -178,7 +204,7 @@ def loaded() -> str:
 
         salt-call firewall.loaded
     """
-    done = _nft("--stateless", "list", *_TABLE)
+    done = _nft(*listing()[1:])
     return done["stdout"].strip() if done["retcode"] == 0 else ""
 
 

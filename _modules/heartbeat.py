@@ -19,7 +19,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -379,29 +378,24 @@ def _ask_beside(cf: HaCf) -> dict[str, str]:
     fetched by a later call; what is not known is not in there.
     """
     asked = __context__.setdefault("heartbeat.asked", {"at": 0.0, "running": {}, "answers": {}})
-    for key, process in list(asked["running"].items()):
-        if process.poll() is None:
-            if time.monotonic() - asked["at"] < _EVERY - 1:
-                continue
-            process.kill()
-            process.wait()
-            asked["answers"].pop(key, None)
-        else:
-            word = process.stdout.read(200).decode("ascii", "replace").strip()
-            if key.startswith(("link ", "ping ")):
-                word = "dead" if word == "dead" else "up" if word else ""
-            asked["answers"][key] = word
-        process.stdout.close()
+    for key, job in list(asked["running"].items()):
+        done = __salt__["watching.answer"](job)
+        if done is None:
+            continue
         del asked["running"][key]
+        word = done["stdout"].strip()
+        # Of a dead one it says so and fails.
+        known = done["retcode"] == 0 or word == "dead"
+        if known and key.startswith(("link ", "ping ")):
+            word = "dead" if word == "dead" else "up"
+        asked["answers"][key] = word if known else ""
     if not asked["running"] and time.monotonic() - asked["at"] >= _EVERY:
         questions = {"resources": ["rscstatus"], "peer": ["nodestatus", cf.peer],
                      **{f"link {link}": ["hblinkstatus", cf.peer, link] for link in cf.links},
                      **{f"ping {node}": ["nodestatus", node] for node in cf.ping_nodes}}
         asked["at"] = time.monotonic()
-        for key, words in questions.items():
-            with contextlib.suppress(FileNotFoundError):
-                asked["running"][key] = subprocess.Popen(["cl_status", *words], stdin=subprocess.DEVNULL,
-                                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        jobs = {key: __salt__["watching.start"](["cl_status", *words], _EVERY - 1) for key, words in questions.items()}
+        asked["running"] = {key: job for key, job in jobs.items() if job}
     return {key: word for key, word in asked["answers"].items() if word}
 
 

@@ -15,9 +15,13 @@ import socket
 import struct
 import subprocess
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import salt.utils.minion
 import salt.utils.path
+
+if TYPE_CHECKING:
+    __opts__: dict
 
 __virtualname__ = "watching"
 
@@ -138,3 +142,16 @@ def answer(job: Job) -> dict | None:
         with contextlib.suppress(OSError):
             os.close(job.output)
     return {"retcode": code, "stdout": text}
+
+
+def states_run() -> bool:
+    """
+    Whether this minion applies states just now: what they bring about is nobody's doing by hand, and may be half done.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw*' watching.states_run
+    """
+    return any(str(job.get("fun", "")).startswith("state.") for job in salt.utils.minion.running(__opts__))

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-SITE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+from alerts import authentic
+
+SITE = re.compile(authentic.SITE)
 # By pillar/top.sls; SITE stands for the site's name.
 OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
            "secrets/crls/SITE.sls")

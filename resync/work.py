@@ -173,20 +173,17 @@ class Hands:
         mistakes = self.mistakes(site)
         if mistakes or not minions:
             return {"refused": mistakes or ["no node of it has an accepted key"]}
-        said = self.ask(minions, {"heartbeat.role": [], "drift.inputs": []})
-        roles = {minion: str(said.get(minion, {}).get("heartbeat.role", "silent")) for minion in minions}
+        pair = self.run("gateway.pair", site)
         with salt.client.get_local_client(mopts=self.opts) as client:
             done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLIED,
                               kwarg={"queue": True, "test": True})
         found = {}
-        for minion in sorted(minions, key=lambda each: roles[each] != "standby"):
+        for minion in sorted(minions, key=lambda each: each != pair["standby"]):
             states = done.get(minion, "it did not answer")
-            found[minion] = {"role": roles[minion], "would_change": [
+            found[minion] = {"role": pair["roles"].get(minion, "silent"), "would_change": [
                 _name(key) for key, each in _ordered(states) if each.get("result") is None],
                 "would_fail": failures(states)}
-        waits = sorted(roles.values()) != ["active", "standby"]
-        return {"first": found} if not waits else {
-            "first": found, "waits_for": "one node has to be active and the other standby"}
+        return {"first": found} | ({"waits_for": "; ".join(pair["mistakes"])} if pair["mistakes"] else {})
 
 
 def compared(names: list[str], one: dict[str, Any], two: dict[str, Any]) -> list[str]:

@@ -292,10 +292,9 @@ class Minion:
         self.module, self.told, self.runs = module, [], []
         self.seen: dict | None = None
         monkeypatch.setattr(module, "__context__", {}, raising=False)
-        monkeypatch.setattr(module, "__opts__", {}, raising=False)
-        monkeypatch.setattr(module.salt.utils.minion, "running", lambda _opts: self.runs)
         monkeypatch.setattr(module, "__salt__", {
-            "ipsec.glance": lambda: self.seen, "heartbeat.glance": lambda: {"daemon": "alive"},
+            "watching.states_run": lambda: bool(self.runs), "ipsec.glance": lambda: self.seen,
+            "heartbeat.glance": lambda: {"daemon": "alive"},
             "gateway_events.watched": lambda _feature: {"node": "gw1"}, "gateway_events.memory": lambda _name: {},
             "gateway_events.changed": lambda *words: self.told.append(words) or ["event"],
             "gateway_events.validate_config": lambda config, more: (isinstance(config, list), "said")}, raising=False)

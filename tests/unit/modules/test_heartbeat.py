@@ -687,16 +687,18 @@ def test_in_the_profile_paper_heartbeat_is_asked_beside_the_caller(looking, tmp_
                       "'hblinkstatus gw2 bond1') echo dead; exit 1;; 'hblinkstatus gw2 bond0') echo up;;\n"
                       "'nodestatus 192.0.2.1') exec sleep 60;; esac\n")
     script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(module.salt.utils.path, "which", lambda name: str(tmp_path / name))
     monkeypatch.setattr(module, "_is_here", lambda address: False)
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    watching = load_module("_modules/watching.py")
+    module.__salt__ |= {"watching.start": watching.start, "watching.answer": watching.answer}
     first = module.glance()
     assert first["role"] == "standby" and first["links"] == {} and first["peer"]["heartbeat"] == "unknown"
     asked = module.__context__["heartbeat.asked"]["running"]
-    for key, process in asked.items():
+    for key, job in asked.items():
         if key != "ping 192.0.2.1":
-            process.wait(10)
+            job.process.wait(10)
     clock[0] += 1
     now = module.glance()
     assert (now["role"], now["peer"], now["links"], now["ping_nodes"]) == (
@@ -705,13 +707,13 @@ def test_in_the_profile_paper_heartbeat_is_asked_beside_the_caller(looking, tmp_
     hung = asked["ping 192.0.2.1"]
     clock[0] += 4
     module.glance()
-    assert hung.returncode == -9                        # one that hangs is ended before the next round
+    assert hung.process.wait(10) == -9                        # one that hangs is ended before the next round
     monkeypatch.setattr(module, "_is_here", lambda address: True)
     clock[0] += 1
     assert module.glance()["disagree"].startswith("heartbeat says this node has none of the addresses; held: 192.0.")
-    for process in module.__context__["heartbeat.asked"]["running"].values():
-        process.kill()
-        process.wait()
+    for job in module.__context__["heartbeat.asked"]["running"].values():
+        job.process.kill()
+        job.process.wait()
 
 
 def test_an_address_of_this_machine_is_known_without_asking_anybody(on) -> None:

@@ -93,3 +93,11 @@ def test_a_protocol_that_the_kernel_has_not_got_is_an_error(watching):
 def test_the_kernels_own_socket_does_not_block(watching):
     with watching.listen(socket.NETLINK_ROUTE, 1) as listener:
         assert watching.heard(listener) == ([], False)
+
+
+def test_only_jobs_that_apply_states_count_as_a_state_run(watching, monkeypatch):
+    monkeypatch.setattr(watching, "__opts__", {}, raising=False)
+    ping, apply = {"fun": "test.ping"}, {"fun": "state.apply"}
+    for jobs, runs in ([], False), ([ping], False), ([ping, apply], True):
+        monkeypatch.setattr(watching.salt.utils.minion, "running", lambda _opts, jobs=jobs: jobs)
+        assert watching.states_run() is runs

@@ -46,8 +46,8 @@ def test_the_formulas_are_those_of_the_tree(schema):
 
 def test_the_engine_is_started_and_its_pillar_given_by_what_is_shipped():
     shipped = yaml.safe_load((TREE / "etc/salt/master.d/gateway.conf").read_text())
-    assert {"gateway_resync": {}} in shipped["engines"] and {"gateway_inputs": {}} in shipped["ext_pillar"]
-    assert "gateway_resync" not in shipped, "on, and not in a dry run"
+    assert {"gateway_resync": {}} in shipped["engines"] and {"gateway_node": {}} in shipped["ext_pillar"]
+    assert "gateway_resync" not in shipped, "as resync.settings has it"
 
 
 def test_what_is_kept_comes_back_and_is_nobody_elses(tmp_path):
@@ -60,6 +60,7 @@ def test_what_is_kept_comes_back_and_is_nobody_elses(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"stopped": {}, "failed": 7, "more": []}'])
 def test_a_damaged_file_is_as_none(tmp_path, text):
+    files.folder(tmp_path).mkdir()
     (files.folder(tmp_path) / "state").write_text(text)
     assert files.read_state(tmp_path) == {}
     (files.folder(tmp_path) / "status").write_text(text)

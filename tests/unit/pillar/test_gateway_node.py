@@ -1,4 +1,4 @@
-"""Who gets a key for signing events, asked of Salt's own pillar compiler with the lines of etc/salt/master.d."""
+"""What the master adds to whose pillar, by Salt's own pillar compiler with the lines of etc/salt/master.d."""
 from __future__ import annotations
 
 import pytest
@@ -22,13 +22,14 @@ def pillar(tmp_path):
 
 
 @pytest.mark.parametrize("minion_id", ["gw1.winterthur", "gw2.winterthur.example.org", "gw-a.bern"])
-def test_a_node_gets_its_own_key(pillar, tmp_path, minion_id):
+def test_a_node_gets_its_own_key_and_number(pillar, tmp_path, minion_id):
     its = pillar(minion_id)
     assert "_errors" not in its
+    assert its["gateway_inputs"]
     assert its["gateway_event_key"] == authentic.key_of(authentic.load_secret(tmp_path), minion_id)
 
 
 @pytest.mark.parametrize("minion_id", ["laptop.winterthur", "gw1.bern", "master", "gw1.winterthur/../bern"])
-def test_nobody_else_gets_one(pillar, tmp_path, minion_id):
+def test_nobody_else_gets_any(pillar, tmp_path, minion_id):
     assert pillar(minion_id) == {}
     assert not (tmp_path / authentic.SECRET).exists()

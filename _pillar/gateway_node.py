@@ -1,0 +1,62 @@
+"""
+What the master adds to a gateway's pillar
+==========================================
+
+For the nodes of the sites in pillar, each its own, and nothing for any other minion: the same rule on the minion's id
+as in ``pillar/top.sls``.
+
+``gateway_event_key``
+    The key with which it signs its events (``alerts/authentic.py``).
+``gateway_inputs``
+    The digest of everything that makes it what it is (``resync/inputs.py``). A node notes it when it has applied all of
+    it (``drift.inputs``), so the master can tell, at any later time, whether that node missed a change
+    (docs/resync.md). It discloses nothing: secrets go into it encrypted.
+
+Master's configuration (``etc/salt/master.d/gateway.conf``)::
+
+    ext_pillar:
+      - gateway_node: {}
+"""
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from pathlib import Path
+
+# At the end: nothing of the tree shadows what is installed.
+sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
+
+from alerts import authentic  # noqa: E402
+from resync import inputs  # noqa: E402
+
+__virtualname__ = "gateway_node"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def ext_pillar(minion_id: str, pillar: dict, *_args: object, **_kwargs: object) -> dict:
+    """
+    What is laid over a minion's pillar.
+
+    Args:
+        minion_id: authenticated by the master.
+        pillar: what it has so far; not looked at.
+
+    Returns:
+        ``gateway_event_key`` and ``gateway_inputs``, hexadecimal texts; nothing for a minion that is no node of a site.
+    """
+    sites, looks = _of(*(tuple(__opts__[name].get("base", [])) for name in ("file_roots", "pillar_roots")))
+    site = sites.sender(minion_id)
+    if not site:
+        return {}
+    return {"gateway_event_key": authentic.key_of(authentic.load_secret(__opts__["pki_dir"]), minion_id),
+            "gateway_inputs": inputs.of_site(looks, site, time.time())}
+
+
+@functools.cache
+def _of(file_roots: tuple[str, ...], pillar_roots: tuple[str, ...]) -> tuple[authentic.Sites, inputs.Inputs]:
+    """One for the life of the process, so that a file is read when it has changed."""
+    return authentic.Sites(list(pillar_roots)), inputs.Inputs(file_roots, pillar_roots)
