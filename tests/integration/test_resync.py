@@ -42,7 +42,11 @@ def at_rest(salt_) -> bool:
 
 
 def events(salt_, tag: str, since: float) -> list[dict]:
-    """What was on the bus, in order: tags by fnmatch."""
+    """What was on the bus until now, in order: tags by fnmatch."""
+    # The listener may be seconds behind the bus: this is heard when all before it has been.
+    marker = f"marker-{time.time()}"
+    salt_.run("test.arg", marker)
+    eventually(lambda: any(marker in str(event.full_data) for event in list(salt_.master.event_listener.store)), 60)
     found = salt_.master.event_listener.get_events([(salt_.master.id, tag)], after_time=since)
     return [event.data for event in sorted(found, key=lambda event: event.stamp)]
 

@@ -79,6 +79,9 @@ def pair(salt_factories, tree) -> Iterator[Pair]:
             "targets": {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{sink.port}/"}},
             "routes": [{"targets": ["hook"]}]}}))
         (tree / "_beacons/probe.py").write_text(_BEACON)
+        beacons = tree / "pillar/beacons.sls"
+        shipped = beacons.read_text()
+        beacons.write_text("beacons: {probe: []}\n")
         shared = {"user": "root", "log_level_logfile": "info", "enable_gpu_grains": False,
                   "enable_fqdns_grains": False, "pytest-master": {"log": {"level": "error"}},
                   "pytest-minion": {"log": {"level": "error"}}}
@@ -91,7 +94,7 @@ def pair(salt_factories, tree) -> Iterator[Pair]:
             conftest._listen(masters[-1])
         minion = masters[0].salt_minion_daemon(NODE, overrides=shared | {
             "master": [f"127.0.0.1:{master.config['ret_port']}" for master in masters], "grains": {"nodename": "gw-b"},
-            "retry_dns": 0, "master_tries": -1, "acceptance_wait_time": 2, "beacons": {"probe": [{"interval": 1}]}})
+            "retry_dns": 0, "master_tries": -1, "acceptance_wait_time": 2})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
             with masters[0].started():
@@ -107,6 +110,7 @@ def pair(salt_factories, tree) -> Iterator[Pair]:
                     yield its
         (tree / "pillar/alerts.sls").unlink()
         (tree / "_beacons/probe.py").unlink()
+        beacons.write_text(shipped)
 
 
 def test_one_cause_is_one_alert(pair):
