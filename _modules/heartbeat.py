@@ -922,8 +922,7 @@ def agent_json(settings: dict, tunnels: list[dict]) -> str:
 
         salt-call heartbeat.agent_json "$SETTINGS" "$TUNNELS"
     """
-    daemon = {"tunnels": [tunnel["name"] for tunnel in tunnels],
-              "initiate": [tunnel["name"] for tunnel in tunnels if tunnel["initiate"]]}
+    daemon = {"initiate": [tunnel["name"] for tunnel in tunnels if tunnel["initiate"]]}
     told = settings["agent"] | {"daemon": daemon if settings["features"]["openswan"] else None}
     return json.dumps(told, indent=2, sort_keys=True) + "\n"
 

@@ -599,6 +599,9 @@ def reread() -> bool:
     Except with Libreswan 4.x and clients connected: it crashes (in reread_cert(), on a client's copy of a connection),
     so the connections are loaded again instead, and their tunnels are negotiated anew at once.
 
+    Trap: the daemon keeps the authorities it knows for five minutes after it last needed them, so as long as anybody
+    calls it refuses a new authority's people. 5.x forgets them with the certificates, 4.x only when its timer is told.
+
     Returns False when no daemon runs: it will read them when it starts.
 
     CLI Example:
@@ -610,6 +613,8 @@ def reread() -> bool:
     if not running():
         return False
     _whack("--rereadsecrets", fail=False)
+    if _major() < 5:
+        _whack("--impair", "trigger:FREE_ROOT_CERTS", fail=False)
     clients = any((match := re.match(_QUOTED, line)) and match["instance"] for line in _whack("--status", fail=False))
     if _major() >= 5 or not clients:
         _whack("--rereadcerts", fail=False)

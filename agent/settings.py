@@ -25,8 +25,7 @@ class Address(NamedTuple):
 
 
 class DaemonSettings(NamedTuple):
-    """Which tunnels end when this node leaves, and which it calls itself."""
-    tunnels: tuple[str, ...]
+    """Which tunnels this node calls itself."""
     initiate: tuple[str, ...]
 
 
@@ -140,10 +139,7 @@ def parse(values: Any) -> Settings:
     fence = reader.take(values, "", "fence", (dict, type(None)), None)
     if daemon is not None:
         reader.unknown(daemon, "daemon: ", DaemonSettings._fields)
-        daemon = DaemonSettings(reader.names(daemon, "daemon: ", "tunnels", TUNNEL),
-                                reader.names(daemon, "daemon: ", "initiate", TUNNEL))
-        for each in sorted(set(daemon.initiate) - set(daemon.tunnels)):
-            reader.wrong.append(f"daemon: initiate: {each} is not among the tunnels")
+        daemon = DaemonSettings(reader.names(daemon, "daemon: ", "initiate", TUNNEL))
     if fence is not None:
         reader.unknown(fence, "fence: ", FenceSettings._fields)
         command = reader.take(fence, "fence: ", "command", list, ["/"])

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from lab import observe
+from lab import network, observe
 from lab.bench.clients import STRONGSWAN_PACKAGES
 from lab.guest import Guest
 from lab.laboratory import STRONGSWAN, Lab
@@ -162,6 +162,12 @@ def test_bundles_connect_with_libreswan_and_with_strongswan(issued):
     assert connected(issued) == {"anna", "bert"}
     assert observe.ping_through_tunnel(issued, count=5)
     assert reaches(issued, issued.roadwarriors[STRONGSWAN])
+
+
+def test_the_daemons_of_both_sites_trust_the_new_authority_at_once(issued):
+    """Libreswan 4.10 too, while somebody calls it all the time, with whom it would not look for new ones by itself."""
+    bern = issued.sites[1]
+    assert eventually(lambda: network.ping(bern.server.name, observe.inner_target(issued)), 60)
 
 
 def test_a_renewed_gateway_certificate_reaches_both_nodes_and_costs_no_packet(issued):

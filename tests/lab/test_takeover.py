@@ -11,6 +11,8 @@ from lab.topology import Site
 
 # on a node: nothing of heartbeat's is heard any more (ha.cf: udpport 694), and everything else is
 _CUT = "table inet cut { chain heard { type filter hook input priority -300; udp dport 694 drop; }; }"
+# on a client: what it says to the gateway's daemon is lost
+_SILENT = "table inet silent { chain said { type filter hook output priority 0; udp dport { 500, 4500 } drop; }; }"
 
 
 def _interface(site: Site, side: str) -> str:
@@ -53,6 +55,27 @@ def test_a_switch_over_by_hand_moves_the_tunnel_and_leaves_nothing(quiet):
     assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
     assert not observe.virtual_held(quiet, active)
     assert observe.tunnels(active) == 0
+
+
+def test_a_switch_over_is_told_to_a_client_whose_answer_the_daemon_still_waits_for(quiet):
+    """RFC 7296, 2.3: until it has that, a daemon may not ask again; that the tunnel ends it has to say all the same."""
+    site, client = quiet.sites[0], quiet.roadwarrior
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    begun = time.time()
+
+    def waits() -> bool:
+        said = active.run(["journalctl", "-q", "-u", "ipsec", f"--since=@{int(begun)}"]).stdout
+        return any("roadwarrior" in line and "retransmission" in line for line in said.splitlines())
+
+    client.run(["nft", _SILENT], check=True)
+    try:
+        eventually(waits, 60)
+        active.run([AGENT, "standby"], check=True)
+    finally:
+        client.run(["nft", "delete", "table", "inet", "silent"], check=True)
+    assert observe.holds_all(quiet, standby)
+    # by itself the client finds out after 10 s at the earliest: its patience with a dead peer is 15 s
+    assert eventually(lambda: observe.ping_through_tunnel(quiet), 8)
 
 
 def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_both(quiet):

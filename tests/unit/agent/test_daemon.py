@@ -21,7 +21,7 @@ class World:
         monkeypatch.setattr(daemon, "PIDFILE", tmp_path / "pluto.pid")
         self.pidfile = tmp_path / "pluto.pid"
         self.commands, self.states = [], []
-        self.daemon = Daemon(DaemonSettings(("bern", "basel"), ("basel",)), self.start, self.states.append)
+        self.daemon = Daemon(DaemonSettings(("basel",)), self.start, self.states.append)
 
     def start(self, command, timeout, done):
         self.commands.append((command[1:], done))
@@ -113,12 +113,11 @@ def test_progress_of_real_processes(pluto):
         stopped.send_signal(signal.SIGSTOP)
         comes_to(stopped.pid, "T")
         before = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
-        while daemon.progress(busy.pid) == before[0]:
+        while daemon.progress(busy.pid)[1] == before[0][1]:
             time.sleep(0.005)
-        after = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
-        assert after[0][0] == "R" and after[0] != before[0]
-        assert after[1] == before[1] and after[1][0] == "T"
-        assert after[2] == before[2] and after[2][0] == "S"
+        comes_to(busy.pid, "R")         # for a moment it may be "D", a page of it being read
+        assert daemon.progress(stopped.pid) == before[1] and before[1][0] == "T"
+        assert daemon.progress(pluto.pid) == before[2] and before[2][0] == "S"
     finally:
         for each in (busy, stopped):
             each.kill()
@@ -147,12 +146,11 @@ def test_listen_then_call(world):
     assert said == [True, False] and not world.commands
 
 
-def test_tunnels_end_one_after_the_other_unless_it_hangs(world):
+def test_tunnels_end_with_a_look_at_the_parked_addresses(world):
     ended = []
     world.daemon.state = "alive"
     world.daemon.terminate(lambda: ended.append(1))
-    assert world.answer() == ["--terminate", "--name", "bern"] and not ended
-    assert world.answer(False, "whack ended with 21") == ["--terminate", "--name", "basel"] and ended
+    assert not ended and world.answer() == ["--listen"]
     world.daemon.terminate(lambda: ended.append(2))
     world.answer(False, "whack took longer than 2 s")
     assert ended == [1, 2] and not world.commands

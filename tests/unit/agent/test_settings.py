@@ -14,7 +14,7 @@ GOOD = {
     "addresses": [{"address": "192.0.2.10", "prefix": 32, "interface": "bond0"},
                   {"address": "2001:db8:0::10", "prefix": 128, "interface": "bond0"}],
     "uplinks": ["bond0"], "ping_nodes": ["192.0.2.1"], "failback": "auto", "failback_delay": 300,
-    "daemon": {"tunnels": ["winterthur", "bern/1"], "initiate": ["winterthur"]}, "deadtime": 1.0,
+    "daemon": {"initiate": ["winterthur", "bern/1"]}, "deadtime": 1.0,
     "fence": {"command": ["/usr/local/sbin/fence", "gw2"], "timeout": 10}, "compare": True,
 }
 
@@ -22,7 +22,7 @@ GOOD = {
 def test_good():
     read = settings.parse(GOOD)
     assert read.addresses[1] == settings.Address("2001:db8::10", 128, "bond0")
-    assert read.daemon and read.daemon.initiate == ("winterthur",)
+    assert read.daemon and read.daemon.initiate == ("winterthur", "bern/1")
     assert settings.parse({**GOOD, "daemon": None, "fence": None}).fence is None
 
 
@@ -43,7 +43,7 @@ def test_good():
     (["failback_delay"], -1, "failback_delay: -1 is not between"),
     (["deadtime"], 0.1, "deadtime: 0.1 is not between"),
     (["deadtime"], "1s", "deadtime: '1s' has the wrong type"),
-    (["daemon", "initiate"], ["basel"], "basel is not among the tunnels"),
+    (["daemon", "initiate"], ["a b"], "daemon: initiate: 'a b'"),
     (["daemon", "tunnel"], [], "daemon: tunnel is unknown"),
     (["fence", "command"], ["fence"], "absolute path"),
     (["fence", "timeout"], 0, "fence: timeout: 0 is not between"),

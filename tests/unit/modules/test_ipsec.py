@@ -383,10 +383,10 @@ def test_of_several_certificates_the_newest_with_a_key_counts(ipsec):
 
 @pytest.mark.parametrize(("version", "state", "expected"), [
     ("5.2", "active", ["--rereadcerts"]),
-    ("4.10", "standby", ["--rereadcerts"]),
-    ("4.10", "active", ["bern", "roadwarrior"]),
+    ("4.10", "standby", ["trigger:FREE_ROOT_CERTS", "--rereadcerts"]),
+    ("4.10", "active", ["trigger:FREE_ROOT_CERTS", "bern", "roadwarrior"]),
 ])
-def test_certificates_are_read_again_without_killing_4x(ipsec, version, state, expected):
+def test_certificates_and_authorities_are_read_again_without_killing_4x(ipsec, version, state, expected):
     ipsec.daemon(version, state)
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
     assert ipsec.reread()
