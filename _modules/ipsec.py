@@ -544,16 +544,22 @@ def reload() -> dict[str, Any]:
     before = pending()
     for name in before["remove"]:
         _whack("--delete", "--name", name, fail=False)
-    refused = asked = sorted(before["add"] + before["replace"])
+    refused = _load_all(sorted(before["add"] + before["replace"]))
+    _record(without=refused)
+    done = {key: [name for name in before[key] if name not in refused] for key in ("add", "replace", "remove")}
+    return {**done, "refused": refused}
+
+
+def _load_all(asked: list[str]) -> list[str]:
+    """Load these tunnels from the file; returns those that the daemon does not take."""
     # Twice: an older certificate than before is only found when the last connection that holds the other one in the
     # daemon's memory has been loaded again; those before it are refused (measured, 4.10 and 5.2).
+    refused = asked
     for _attempt in range(2):
         for name in refused:
             _load(name)
         refused = _refused(asked)
-    _record(without=refused)
-    done = {key: [name for name in before[key] if name not in refused] for key in ("add", "replace", "remove")}
-    return {**done, "refused": refused}
+    return refused
 
 
 def _refused(asked: list[str]) -> list[str]:
@@ -592,6 +598,10 @@ def restart() -> bool:
     return bool(__salt__["service.restart"]("ipsec"))
 
 
+# "bern": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded
+_NOT_READ = re.compile(r"reloading (?:left|right)cert\b.* failed")
+
+
 def reread() -> bool:
     """
     Let the daemon read secrets, certificates and keys again. Established tunnels stay.
@@ -599,10 +609,15 @@ def reread() -> bool:
     Except with Libreswan 4.x and clients connected: it crashes (in reread_cert(), on a client's copy of a connection),
     so the connections are loaded again instead, and their tunnels are negotiated anew at once.
 
+    Trap: NSS in the daemon may still know the certificate that was there before, and find that one. So it is when one
+    that was there earlier comes back, and when a key is put right that was deleted. The daemon says that it could not
+    read again, goes on with what it has, and from then on nobody can connect: so there too all is loaded again.
+
     Trap: the daemon keeps the authorities it knows for five minutes after it last needed them, so as long as anybody
     calls it refuses a new authority's people. 5.x forgets them with the certificates, 4.x only when its timer is told.
 
-    Returns False when no daemon runs: it will read them when it starts.
+    Returns False when no daemon runs: it will read them when it starts. Raises CommandExecutionError when the daemon
+    does not take a connection after that.
 
     CLI Example:
 
@@ -617,10 +632,14 @@ def reread() -> bool:
         _whack("--impair", "trigger:FREE_ROOT_CERTS", fail=False)
     clients = any((match := re.match(_QUOTED, line)) and match["instance"] for line in _whack("--status", fail=False))
     if _major() >= 5 or not clients:
-        _whack("--rereadcerts", fail=False)
-    else:
-        for name in connections():
-            _load(name)
+        said = _whack("--rereadcerts", fail=False)
+        if not any(_NOT_READ.search(line) for line in said):
+            return True
+    refused = _load_all(connections())
+    if refused:
+        raise CommandExecutionError(
+            f"ipsec: {', '.join(refused)}: the daemon does not take its certificate; it has to be started anew: "
+            f"`systemctl restart ipsec`, on the active node after a switch-over; why: `journalctl -u ipsec`")
     return True
 
 

@@ -25,6 +25,7 @@ from lab.guest import Guest
 from lab.laboratory import STRONGSWAN, Lab
 from lab.observe import eventually
 from lab.results import apply
+from lab.topology import TREE
 from tests import needles
 
 AUTHORITY = "Lab authority on the master"
@@ -76,7 +77,8 @@ def issued(lab: Lab, events: Callable[[], bytes]) -> Iterator[Lab]:
         equip_strongswan(lab, "bert")
         yield lab
     finally:
-        strongswan.run(["sh", "-c", "systemctl stop strongswan; rm -f /etc/swanctl/conf.d/* /etc/swanctl/pkcs12/*"])
+        strongswan.run(["sh", "-c", "systemctl stop strongswan; rm -rf /root/salt /etc/swanctl/conf.d/* "
+                                    "/etc/swanctl/pkcs12/* /etc/swanctl/x509*/* /etc/swanctl/private/*"])
         for name, file in secrets.items():
             file.write_text(originals[name])
         for made in ("issued", "crls"):
@@ -86,6 +88,8 @@ def issued(lab: Lab, events: Callable[[], bytes]) -> Iterator[Lab]:
         lab.copy_to(lab.roadwarrior, "/etc/ipsec.conf", configuration.encode())
         observe.connect_roadwarrior(lab)
         assert not back.failed, back.failed
+        # the way back is harder for the daemons' memory than the way to something new
+        assert eventually(lambda: network.ping(lab.sites[1].server.name, observe.inner_target(lab)), 60)
 
 
 def bundle(lab: Lab, guest: Guest, name: str, places: dict[str, str]) -> str:
@@ -233,6 +237,56 @@ def test_another_sites_people_are_refused(issued):
     said = lab.roadwarriors[STRONGSWAN].run(["swanctl", "--initiate", "--child", "net1", "--timeout", "10"])
     assert said.returncode and "AUTHENTICATION_FAILED" in said.stdout, said
     assert connected(lab) == set()
+
+
+def store_state(lab: Lab, function: str, name: str, secrets: dict) -> dict:
+    """What certs.FUNCTION with `store: swanctl` gives on the host with strongSwan, without a master."""
+    guest = lab.roadwarriors[STRONGSWAN]
+    state = {name: {f"certs.{function}": [{"pillar": f"gateway_secrets:{name}"}, {"store": "swanctl"}]}}
+    lab.copy_to(guest, "/root/salt/tree/its.sls", yaml.safe_dump(state).encode())
+    lab.copy_to(guest, "/root/salt/pillar/secrets.sls", yaml.safe_dump({"gateway_secrets": secrets}).encode())
+    done = guest.run(["salt-call", "-c", "/root/salt", "--out=json", "state.apply", "its"], timeout=120)
+    assert done.stdout.startswith("{"), done
+    return next(iter(json.loads(done.stdout)["local"].values()))
+
+
+def test_strongswan_takes_what_the_state_brings(issued):
+    """A new identity and its successor, each with a second run that changes nothing; then one that is refused."""
+    lab, guest = issued, issued.roadwarriors[STRONGSWAN]
+    guest.run(["mkdir", "-p", "/root/salt/pillar", "/root/salt/tree/_modules", "/root/salt/tree/_states"], check=True)
+    lab.copy_to(guest, "/root/salt/minion", yaml.safe_dump({
+        "file_client": "local", "root_dir": "/root/salt/root", "file_roots": {"base": ["/root/salt/tree"]},
+        "pillar_roots": {"base": ["/root/salt/pillar"]}}).encode())
+    lab.copy_to(guest, "/root/salt/pillar/top.sls", b"base: {'*': [secrets]}\n")
+    for file in ("_modules/certs.py", "_states/certs.py"):
+        lab.copy_to(guest, f"/root/salt/tree/{file}", (TREE / file).read_bytes())
+    synced = guest.run(["salt-call", "-c", "/root/salt", "--out=json", "saltutil.sync_all"], timeout=120)
+    assert "modules.certs" in synced.stdout, synced
+    seen = []
+    for _ in range(2):
+        made = lab.authority.issue("gateway.example")
+        secrets = {"gateway": {"pkcs12": base64.b64encode(made.pkcs12).decode(), "passphrase": made.passphrase}}
+        ret = store_state(lab, "present", "gateway", secrets)
+        assert ret["result"] is True and ret["changes"], ret
+        again = store_state(lab, "present", "gateway", secrets)
+        assert again["result"] is True and not again["changes"], again
+        loaded = guest.run(["swanctl", "--load-creds", "--noprompt"], check=True).stdout
+        assert "loaded certificate from '/etc/swanctl/x509/gateway.pem'" in loaded, loaded
+        key = r"loaded (EC\S*|private) key from '/etc/swanctl/private/gateway-[0-9a-f]{16}.pem'"
+        assert re.search(key, loaded), loaded
+        listed = guest.run(["swanctl", "--list-certs", "--type", "x509", "--flag", "none"], check=True).stdout
+        # the one before stays in the daemon's memory, without its key
+        usable = [each for each in listed.split("\n\n") if "CN=gateway.example" in each and "has private key" in each]
+        assert len(usable) == 1, listed
+        seen.append(re.search(r"serial: +(\S+)", usable[0])[1])
+    assert seen[0] != seen[1], seen
+    before = guest.run(["sh", "-c", "find /etc/swanctl -type f -exec sha256sum {} + | sort"], check=True).stdout
+    wrong = store_state(lab, "present", "gateway", {"gateway": {**secrets["gateway"], "passphrase": "wrong"}})
+    assert wrong["result"] is False and "wrong passphrase" in wrong["comment"] and "\n" not in wrong["comment"]
+    assert guest.run(["sh", "-c", "find /etc/swanctl -type f -exec sha256sum {} + | sort"]).stdout == before
+    modes = guest.run(["stat", "-c", "%a %U %n", "/etc/swanctl/private"], check=True).stdout
+    keys = guest.run(["sh", "-c", "stat -c '%a %U' /etc/swanctl/private/gateway-*"], check=True).stdout
+    assert keys == "400 root\n" and modes.split()[1] == "root", (keys, modes)
 
 
 # The search: on a host, in all places that are written to, and in the journal, which may be compressed in its files.

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from lab import observe
+from lab.bench.pairs import AGENT
 from lab.observe import eventually
 from lab.results import apply
 
@@ -116,6 +117,11 @@ def test_a_key_that_is_deleted_from_the_daemons_database_is_told(watched):
     assert not run.failed and run.changed, run.failed
     sh(standby, "rm -r /root/nss")
     wait(watched, standby, "file_changed", "/var/lib/ipsec/nss", begun, recovered=True)
+    # the running daemon signs with it again
+    active = observe.active(watched, "winterthur")
+    active.run([AGENT, "standby"], check=True)
+    assert observe.holds_all(watched, standby)
+    observe.connect_roadwarrior(watched)
 
 
 def test_what_salt_changes_is_not_told(watched):

@@ -393,6 +393,38 @@ def test_certificates_and_authorities_are_read_again_without_killing_4x(ipsec, v
     assert [argv[-1] for argv in ipsec.__salt__["cmd.run_all"].asked] == ["--rereadsecrets", *expected]
 
 
+# Libreswan's words after a certificate that was there earlier has come back, recorded
+NOT_READ = {
+    "5.2": "\"bern\": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded",
+    "4.10": "002 \"bern\": NSS: could not extract CKAID from RSA certificate 'gateway'\n"
+            "027 \"bern\": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded"}
+
+
+@pytest.mark.parametrize("version", ["4.10", "5.2"])
+def test_a_certificate_that_the_daemon_could_not_read_again_is_loaded_with_its_connections(ipsec, version):
+    ipsec.daemon(version, "standby")
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
+    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon.answers["--rereadcerts"] = NOT_READ[version]
+    assert ipsec.reread()
+    assert [argv[-1] for argv in daemon.asked if argv[0] == "addconn"] == ["bern", "roadwarrior"]
+
+
+def test_a_certificate_that_the_daemon_never_takes_is_an_error_that_says_what_to_do(ipsec):
+    Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
+    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon.answers["--rereadcerts"] = NOT_READ["5.2"]
+
+    def real(argv, **kwargs):
+        if any(words[0] == "addconn" for words in daemon.asked):
+            daemon.answers["--status"] = ""
+        return daemon(argv, **kwargs)
+
+    ipsec.__salt__["cmd.run_all"] = real
+    with pytest.raises(CommandExecutionError, match="bern, roadwarrior: the daemon does not take .*restart ipsec"):
+        ipsec.reread()
+
+
 def test_up_and_down_know_the_connections(ipsec):
     ipsec.up("bern")
     ipsec.down("roadwarrior")
