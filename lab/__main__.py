@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="takeover, measured: faults x configurations x clients")
     commands.add_parser("kernel", help="build the kernel that has a packet filter")
     commands.add_parser("clean", help="remove everything cached")
+    meanwhile = commands.add_parser("meanwhile")
+    meanwhile.add_argument("lock", type=int)
     inside = commands.add_parser("inside")
     inside.add_argument("what", choices=["demo", "shell", "test", "bench"])
     inside.add_argument("which", choices=["built", "packaged"])
@@ -47,15 +49,25 @@ def main() -> int:
         kernel.built()
     elif arguments.command == "bench":
         return _bench(rest)
+    elif arguments.command == "test":
+        return _test(rest)
+    elif arguments.command == "meanwhile":
+        laboratory.prepare(sites(), "built", _more_packages())
+        os.write(arguments.lock, laboratory.COMPLETE.encode())
     elif arguments.command == "inside":
         return _inside(arguments.what, arguments.which, rest)
     else:
-        names = {"demo": lambda: [arguments.site], "shell": lambda: arguments.site, "test": sites}[arguments.command]()
-        which = "built" if arguments.command == "test" else arguments.kernel
-        chosen = laboratory.prepare(names, which, _more_packages() if arguments.command == "test" else ())
-        laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged",
-                          *(rest if arguments.command == "test" else names)])
+        names = [arguments.site] if arguments.command == "demo" else arguments.site
+        chosen = laboratory.prepare(names, arguments.kernel)
+        laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged", *names])
     return 0
+
+
+def _test(words: list[str]) -> int:
+    making = laboratory.prepare_meanwhile()
+    done = subprocess.run(laboratory.command(["inside", "test", "built", *words]), check=False)
+    making.wait()
+    return done.returncode
 
 
 def _more_packages() -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from lab import image, network
+from lab import cache, image, network
 from lab.guest import Guest
 from lab.identities import AUTHORITY, Authority, EncryptedPillar, site_secrets
 from lab.kernel import Kernel, choose
@@ -17,6 +18,8 @@ from lab.progress import step
 from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
 
 FOLDER = Path("/run/gateway-lab")
+PREPARED = cache.ROOT / ".prepared"                   # locked while kernel and images are made beside the first tests
+COMPLETE = "complete"
 CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's owner installs
 ROADWARRIOR = "roadwarrior"
 STRONGSWAN = "strongswan"                            # a second one, where a lab has it: with the other make of client
@@ -28,6 +31,28 @@ def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -
     for release in _repositories(wired(names, ())[0], more_packages):
         image.disk(release)
     return kernel
+
+
+def prepare_meanwhile() -> subprocess.Popen:
+    """Start `python -m lab meanwhile`, which prepares the tests' lab beside those tests that need nothing of it.
+
+    As politely as can be: they watch real processes. `prepared` waits for it.
+    """
+    cache.ROOT.mkdir(parents=True, exist_ok=True)
+    with open(PREPARED, "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)      # the child's from now on: it ends with the last who has the file open
+        lock.truncate(0)
+        return subprocess.Popen(["nice", "-n", "19", sys.executable, "-m", "lab", "meanwhile", str(lock.fileno())],
+                                pass_fds=[lock.fileno()])
+
+
+def prepared(names: list[str], more_packages: tuple[str, ...] = ()) -> Kernel:
+    """Wait for `prepare_meanwhile`, and give what it made. Raises RuntimeError when that came to nothing."""
+    with open(PREPARED, encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if lock.read() != COMPLETE:
+            raise RuntimeError("what the lab boots from could not be made; why is said above, before the first tests")
+    return prepare(names, "built", more_packages)
 
 
 def wired(names: list[str], persons: tuple[str, ...],

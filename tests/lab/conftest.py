@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def bare() -> Lab:
     """Bare hosts: nothing has been applied yet."""
     packages = more_packages()
-    lab = Lab(SITES, laboratory.prepare(SITES, "built", packages), (ROADWARRIOR, STRONGSWAN, TRAVELLER), packages,
+    lab = Lab(SITES, laboratory.prepared(SITES, packages), (ROADWARRIOR, STRONGSWAN, TRAVELLER), packages,
               behind_nat=(TRAVELLER,))
     lab.start()
     return lab

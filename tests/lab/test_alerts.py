@@ -1,0 +1,119 @@
+"""From a cause on real kernels to the alert at a web server, and to the word that it is over.
+
+`LAB_ROUNDS=5 lab/run test tests/lab/test_alerts.py -s` measures: each cause so often, median and worst at the end.
+"""
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from lab import observe
+from lab.bench.pairs import AGENT
+from lab.laboratory import Lab
+from lab.master import PLACE
+from lab.observe import eventually
+from tests import sinks
+
+ROUNDS = int(os.environ.get("LAB_ROUNDS", "1"))
+FILE = PLACE / "pillar/alerts.sls"
+SITE = "winterthur"
+Act = Callable[[], object]
+
+
+class Cause(NamedTuple):
+    """`prepare` gives what does it, and what has to be done for its end, if that does not come by itself."""
+
+    condition: str
+    prepare: Callable[[Lab], tuple[Act, Act | None]]
+    once: bool = False          # has no end that could be told
+
+
+def _carrier_lost(lab: Lab) -> tuple[Act, Act | None]:
+    standby = observe.standby(lab, SITE)
+    slave = observe.active_slave(standby, "bond0")
+    return lambda: standby.cable(slave, plugged=False), lambda: standby.cable(slave, plugged=True)
+
+
+def _tunnel_ended(lab: Lab) -> tuple[Act, Act | None]:
+    active = observe.active(lab, SITE)
+    return lambda: active.run(["ipsec", "whack", "--terminate", "--name", "bern"], check=True), None
+
+
+def _daemon_killed(lab: Lab) -> tuple[Act, Act | None]:
+    standby = observe.standby(lab, SITE)
+    return lambda: standby.run(["sh", "-c", "kill -KILL $(cat /run/pluto/pluto.pid)"], check=True), None
+
+
+def _role_moved(lab: Lab) -> tuple[Act, Act | None]:
+    active = observe.active(lab, SITE)
+    return lambda: active.run([AGENT, "standby"], check=True), None
+
+
+CAUSES = [Cause("slave_down", _carrier_lost), Cause("tunnel_down", _tunnel_ended),
+          Cause("daemon_dead", _daemon_killed), Cause("role_changed", _role_moved, once=True)]
+
+
+@pytest.fixture(scope="module")
+def sink(lab: Lab) -> Iterator[sinks.Sink]:
+    """The one target of all alerts."""
+    with sinks.web() as web:
+        FILE.write_text(yaml.safe_dump({"alerts": {
+            "targets": {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{web.port}/"}},
+            "routes": [{"targets": ["hook"]}]}}))
+        FILE.chmod(0o600)
+        eventually(lambda: "hook" in json.loads(lab.master.run("--out=json", "alerts.status"))["targets"], 60, every=2)
+        yield web
+        FILE.unlink()
+
+
+@pytest.fixture(scope="module")
+def took() -> Iterator[dict[str, list[float]]]:
+    """Seconds from cause to alert, by condition; shown at the end."""
+    seconds: dict[str, list[float]] = {}
+    yield seconds
+    for condition, each in seconds.items():
+        print(f"\n{condition}: median {statistics.median(each):.2f} s, worst {max(each):.2f} s of {len(each)}")
+
+
+def told(sink: sinks.Sink, condition: str, since: float, kinds: set[str], seconds: float) -> sinks.Web:
+    """The first message of these kinds that has this condition."""
+    def its(got: list[sinks.Web]) -> list[sinks.Web]:
+        return [each for each in got if each.at > since and each.json["kind"] in kinds
+                and any(line["condition"] == condition for line in each.json["conditions"])]
+
+    found = its(sink.until(its, seconds))
+    assert found, [each.json["subject"] for each in sink.got if each.at > since]
+    return found[0]
+
+
+def nothing_is_open(lab: Lab, sink: sinks.Sink) -> bool:
+    """What came now would be an incident of its own (alerts/incidents.py): one without an end is open for 30 s."""
+    joins = [each for each in sink.got if each.at > time.time() - 32
+             and any(line["condition"] == "role_changed" for line in each.json["conditions"])]
+    return not joins and SITE not in lab.master.run("--out=json", "alerts.open")
+
+
+@pytest.mark.parametrize("cause", CAUSES * ROUNDS, ids=lambda cause: cause.condition)
+def test_an_alert_comes_within_moments_and_its_end_too(quiet, sink, took, cause: Cause):
+    eventually(lambda: nothing_is_open(quiet, sink), 150, every=2)
+    act, heal = cause.prepare(quiet)
+    begun = time.time()
+    act()
+    try:
+        alert = told(sink, cause.condition, begun, {"alert", "escalation", "update"}, 20)
+    finally:
+        if heal:
+            heal()
+    took.setdefault(cause.condition, []).append(alert.at - begun)
+    assert alert.json["site"] == SITE and alert.at - begun < 10, alert.at - begun
+    for part in ("What happened", "What it means for users", "What to do"):
+        assert part in alert.json["text"], alert.json["text"]
+    if not cause.once:
+        told(sink, cause.condition, begun, {"recovery"}, 150)
