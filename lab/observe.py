@@ -21,8 +21,8 @@ DROPPED_COUNTER = "input_dropped"
 
 
 def call(lab: Lab, guest: Guest, function: str, *arguments: str) -> object:
-    """An execution function's return, asked of the minion through the master."""
-    return lab.master.salt(guest.host.minion_id, function, *arguments, timeout=60)[guest.host.minion_id]
+    """An execution function's return, asked of the minion through the master; None when it does not answer."""
+    return lab.master.ask(guest.host.minion_id, function, *arguments).get(guest.host.minion_id)
 
 
 def addresses(guest: Guest) -> set[str]:
@@ -64,7 +64,7 @@ def standby(lab: Lab, site: str) -> Guest:
 
 def roles(lab: Lab, site: str) -> dict[str, str]:
     """Each node's role as the product's own module tells it."""
-    said = lab.master.salt(f"*.{site}", "heartbeat.role", timeout=60)
+    said = lab.master.ask(f"*.{site}", "heartbeat.role")
     return {guest.host.name: str(said.get(guest.host.minion_id, "no answer")) for guest in lab.gateways(site)}
 
 

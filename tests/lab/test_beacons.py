@@ -18,7 +18,7 @@ def bus(quiet):
     """Lab and listener, in a moment in which nothing has to be told any more."""
     with observe.events(quiet) as seen:
         def told() -> list[tuple]:
-            said = quiet.master.salt("*.winterthur", "gateway_events.conditions", timeout=60)
+            said = quiet.master.ask("*.winterthur", "gateway_events.conditions")
             return [(minion, each["condition"], each["subject"]) for minion, conditions in said.items()
                     for each in conditions if each["beacon"] in ("bonding", "heartbeat")]
 

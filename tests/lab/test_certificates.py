@@ -41,7 +41,7 @@ def events(lab: Lab) -> Iterator[Callable[[], bytes]]:
                                  stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
                                  env=os.environ | {"PYTHONUNBUFFERED": "1"})
     minion = observe.active(lab, lab.sites[0].name).host.minion_id
-    eventually(lambda: lab.master.salt(minion, "test.echo", "is-it-heard") and b"is-it-heard" in log.read_bytes(), 60)
+    eventually(lambda: lab.master.ask(minion, "test.echo", "is-it-heard") and b"is-it-heard" in log.read_bytes(), 60)
     yield log.read_bytes
     watch.terminate()
     watch.wait()

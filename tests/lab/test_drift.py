@@ -164,7 +164,7 @@ def test_a_minion_that_is_restarted_repeats_nothing(watched):
     wait(watched, standby, "service_changed", "chrony", begun)
     again = time.time()
     sh(standby, "systemctl restart salt-minion")
-    eventually(lambda: watched.master.salt(standby.host.minion_id, "test.ping", timeout=10), 60)
+    eventually(lambda: watched.master.ask(standby.host.minion_id, "test.ping", timeout=10), 60)
     time.sleep(5)
     assert not watched.seen.of(standby.host.minion_id, "drift", since=again)
     assert not apply(watched, standby.host.minion_id, "logging").failed
