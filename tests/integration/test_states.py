@@ -15,7 +15,7 @@ FACTS = {
     "winterthur": {
         "/etc/ha.d/ha.cf": ["node gw1", "node gw2", "ping 192.0.2.1", "bcast bond1", "auto_failback off",
                             "respawn root /usr/local/lib/gateway/agent/run"],
-        "/etc/ha.d/agent.json": ['"node": "gw1"', '"deadtime": 1.0', '"roadwarrior"'],
+        "/etc/ha.d/agent.json": ['"node": "gw1"', '"deadtime": 1.0', '"initiate": []'],
         "/etc/ha.d/gateway.conf": ["address 192.0.2.10/32 bond0", "address 198.51.100.10/32 bond1"],
         "/etc/chrony/chrony.conf": ["0.debian.pool.ntp.org"],
         "/etc/ssh/sshd_config.d/10-gateway.conf": ["PermitRootLogin prohibit-password"],
