@@ -98,7 +98,7 @@ def told(sink: sinks.Sink, condition: str, since: float, kinds: set[str], second
 
 
 def alone(lab: Lab, sink: sinks.Sink) -> bool:
-    """What came now would be an incident of its own: nothing is wrong, and nothing has begun for 30 s that it could join.
+    """What came now would be an incident of its own: nothing is wrong, and nothing began in the last 30 s (JOIN).
 
     The lab's own certificates are good for a month, which is told all the time.
     """
