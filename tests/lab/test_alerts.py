@@ -23,7 +23,7 @@ from lab.observe import eventually
 from tests import sinks
 
 ROUNDS = int(os.environ.get("LAB_ROUNDS", "1"))
-# Young: of twelve runs two failed, not yet understood (docs/benchmarks.md). Until then to be run by its name only.
+# Not seen to pass as it stands now (docs/benchmarks.md): to be run by its name until it has been.
 pytestmark = pytest.mark.skipif("LAB_ROUNDS" not in os.environ, reason="LAB_ROUNDS=3 measures alerts from end to end")
 FILE = PLACE / "pillar/alerts.sls"
 SITE = "winterthur"
@@ -97,7 +97,8 @@ def took() -> Iterator[dict[str, list[float]]]:
 def told(sink: sinks.Sink, condition: str, since: float, kinds: set[str], seconds: float) -> sinks.Web:
     """The first message of these kinds that has this condition."""
     def its(got: list[sinks.Web]) -> list[sinks.Web]:
-        return [each for each in got if each.at > since and each.json["kind"] in kinds
+        # of this site: the other end of a tunnel tells of it too
+        return [each for each in got if each.at > since and each.json["kind"] in kinds and each.json["site"] == SITE
                 and any(line["condition"] == condition for line in each.json["conditions"])]
 
     found = its(sink.until(its, seconds))
@@ -134,5 +135,7 @@ def test_an_alert_comes_within_moments_and_its_end_too(quiet, sink, took, cause:
     assert alert.json["site"] == SITE and alert.at - begun < 10, alert.at - begun
     for part in ("What happened", "What it means for users", "What to do"):
         assert part in alert.json["text"], alert.json["text"]
-    if not cause.once:
+    # what is over before it could be told is told with its end
+    over = any(line["recovered_at"] for line in alert.json["conditions"] if line["condition"] == cause.condition)
+    if not cause.once and not over:
         told(sink, cause.condition, begun, {"recovery"}, 150)
