@@ -599,7 +599,7 @@ def restart() -> bool:
 
 
 # "bern": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded
-_NOT_READ = re.compile(r"reloading (?:left|right)cert\b.* failed")
+_NOT_READ = re.compile(r'"(?P<name>[^"]+)".*: reloading (?:left|right)cert\b.* failed: .* pubkey could not be loaded')
 
 
 def reread() -> bool:
@@ -611,7 +611,9 @@ def reread() -> bool:
 
     Trap: NSS in the daemon may still know the certificate that was there before, and find that one. So it is when one
     that was there earlier comes back, and when a key is put right that was deleted. The daemon says that it could not
-    read again, goes on with what it has, and from then on nobody can connect: so there too all is loaded again.
+    read again, goes on with what it has, and from then on nobody can connect: so the connections that it names are
+    loaded again. Not those that it names for another reason: a certificate that has expired is in use as long as the
+    tunnels are, and would not be taken again.
 
     Trap: the daemon keeps the authorities it knows for five minutes after it last needed them, so as long as anybody
     calls it refuses a new authority's people. 5.x forgets them with the certificates, 4.x only when its timer is told.
@@ -633,13 +635,14 @@ def reread() -> bool:
     clients = any((match := re.match(_QUOTED, line)) and match["instance"] for line in _whack("--status", fail=False))
     if _major() >= 5 or not clients:
         said = _whack("--rereadcerts", fail=False)
-        if not any(_NOT_READ.search(line) for line in said):
-            return True
-    refused = _load_all(connections())
+        asked = sorted({match["name"] for line in said if (match := _NOT_READ.match(line))})
+    else:
+        asked = connections()
+    refused = _load_all(asked)
     if refused:
         raise CommandExecutionError(
-            f"ipsec: {', '.join(refused)}: the daemon does not take its certificate; it has to be started anew: "
-            f"`systemctl restart ipsec`, on the active node after a switch-over; why: `journalctl -u ipsec`")
+            f"ipsec: the daemon does not load {', '.join(refused)} again with its certificate and has to be started "
+            f"anew: `systemctl restart ipsec`, on the active node after a switch-over; why: `journalctl -u ipsec`")
     return True
 
 

@@ -147,20 +147,15 @@ class Daemon:
 
         self.start([WHACK, "--listen"], LISTEN, listened)
 
-    def forget(self) -> None:
-        """Take note of addresses that are gone."""
-        if self.settings:
-            self.start([WHACK, "--listen"], LISTEN, lambda _ok, _why: None)
+    def forget(self, done: Callable[[], None] = lambda: None) -> None:
+        """Take note of addresses that are gone: what stands on them ends, with a delete that is sent at once.
 
-    def terminate(self, done: Callable[[], None]) -> None:
-        """Tell the peers that their tunnels end, while the addresses are parked.
-
-        A look at the addresses does it: those of the interface are gone, and the daemon ends what stood on them with a
-        delete that it sends at once. Trap: its --terminate waits for the answer to whatever it has asked last before it
-        says anything, and of a parked address no answer comes. A client that was just being asked whether it is alive
-        heard nothing then, and strongSwan's tries for 165 s.
+        While they are parked it goes out, and so the peers are told. Trap: --terminate waits for the answer to whatever
+        the daemon has asked last before it says anything, and to a parked address no answer comes. A client that was
+        just being asked whether it is alive heard nothing then, and strongSwan's tries for 165 s.
+        One that hangs is told too: it takes note when it goes on.
         """
-        if self.settings and self.state == "alive":
+        if self.settings:
             self.start([WHACK, "--listen"], LISTEN, lambda _ok, _why: done())
         else:
             done()

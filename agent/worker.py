@@ -359,7 +359,7 @@ class Worker:
         self.addresses.park()
 
     def do_release(self, _action: decide.Release) -> None:
-        self.daemon.terminate(lambda: self.queue.append(decide.Released()))
+        self.daemon.forget(lambda: self.queue.append(decide.Released()))
 
     def do_leave(self, _action: decide.Leave) -> None:
         self.announcing.clear()

@@ -65,7 +65,7 @@ def main() -> int:
 
 def _test(words: list[str]) -> int:
     making = laboratory.prepare_meanwhile()
-    done = subprocess.run(laboratory.command(["inside", "test", "built", *words]), check=False)
+    done = subprocess.run(laboratory.tied(laboratory.command(["inside", "test", "built", *words])), check=False)
     making.wait()
     return done.returncode
 
@@ -85,7 +85,8 @@ def _bench(words: list[str]) -> int:
         if not arguments.busy and not run.missing(configuration, arguments):
             continue
         # a lab of its own each, that ends with its process
-        done = subprocess.run(laboratory.command(["inside", "bench", "built", configuration, *words]), check=False)
+        done = subprocess.run(laboratory.tied(laboratory.command(["inside", "bench", "built", configuration, *words])),
+                              check=False)
         if done.returncode:
             return done.returncode
     print(run.table(arguments.results))

@@ -42,8 +42,8 @@ def prepare_meanwhile() -> subprocess.Popen:
     with open(PREPARED, "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)      # the child's from now on: it ends with the last who has the file open
         lock.truncate(0)
-        return subprocess.Popen(["nice", "-n", "19", sys.executable, "-m", "lab", "meanwhile", str(lock.fileno())],
-                                pass_fds=[lock.fileno()])
+        return subprocess.Popen(tied(["nice", "-n", "19", sys.executable, "-m", "lab", "meanwhile",
+                                      str(lock.fileno())]), pass_fds=[lock.fileno()])
 
 
 def prepared(names: list[str], more_packages: tuple[str, ...] = ()) -> Kernel:
@@ -72,6 +72,11 @@ def _repositories(sites: list[Site], more: tuple[str, ...]) -> dict[image.Releas
                 package for packages in its.settings[gateway.name]["packages"].values() for package in packages)
     return {release: image.repository(release, sorted(packages), more if release is image.TRIXIE else ())
             for release, packages in wanted.items()}
+
+
+def tied(words: list[str]) -> list[str]:
+    """The command that is killed when the process that starts it ends, however that ends."""
+    return ["setpriv", "--pdeathsig", "KILL", *words]
 
 
 def command(arguments: list[str]) -> list[str]:

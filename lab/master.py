@@ -97,9 +97,9 @@ class Master:
         arguments, named = salt.utils.args.parse_input(words, condition=False)
         kind = "glob" if isinstance(target, str) else "list"
         try:
-            client = salt.client.LocalClient(str(self.config / "master"))
-            return client.cmd(target if kind == "glob" else list(target), function, arguments, timeout, kind,
-                              kwarg=named)
+            with salt.client.LocalClient(str(self.config / "master")) as client:
+                return client.cmd(target if kind == "glob" else list(target), function, arguments, timeout, kind,
+                                  kwarg=named)
         except SaltClientError as err:
             raise RuntimeError(f"{function}: {err}") from err
 

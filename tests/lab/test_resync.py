@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import observe
+from lab.bench.pairs import AGENT
 from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.master import PLACE
@@ -23,7 +24,6 @@ SITE = "winterthur"
 FILE = PLACE / f"pillar/sites/{SITE}.sls"
 # Taken out of a site again, it stays on the node as it is: each test has a value of its own.
 SYSCTL = "net.ipv4.ip_default_ttl"
-AGENT = "/usr/local/lib/gateway/agent/run"
 
 
 @pytest.fixture(scope="module")

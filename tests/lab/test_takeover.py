@@ -1,7 +1,11 @@
 """The active gateway dies, is cut off, or is told to rest: the tunnel comes back on the other, and everybody knows."""
 from __future__ import annotations
 
+import datetime
+import json
 import time
+
+import pytest
 
 from lab import network, observe
 from lab.bench.pairs import AGENT, Pair
@@ -76,6 +80,24 @@ def test_a_switch_over_is_told_to_a_client_whose_answer_the_daemon_still_waits_f
     assert observe.holds_all(quiet, standby)
     # by itself the client finds out after 10 s at the earliest: its patience with a dead peer is 15 s
     assert eventually(lambda: observe.ping_through_tunnel(quiet), 8)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["Debian 13", "Debian 12"])
+def test_a_switch_over_is_told_to_the_other_site(quiet, number):
+    """By a packet that leaves the parked address, after the other node has it: both versions of the daemon."""
+    site, begun = quiet.sites[number], time.time()
+    assert eventually(lambda: network.ping(quiet.sites[1].server.name, observe.inner_target(quiet)), 60)
+    assert eventually(lambda: observe.holder(quiet, site.name), 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    virtual, hardware = site.virtual("external"), _hardware(active, _interface(site, "external"))
+    sent = observe.capture(network.ROUTER, site.name[:10],
+                           f"udp port 500 and src host {virtual} and ether src {hardware}",
+                           during=lambda: active.run([AGENT, "standby"], check=True))
+    since = json.loads(standby.run([AGENT, "status"], check=True).stdout)["since"]
+    taken = datetime.datetime.fromisoformat(since).timestamp()
+    assert [line for line in sent.splitlines() if line and float(line.split()[0]) > taken], (taken, sent)
+    said = active.run(["journalctl", "-q", "-u", "ipsec", f"--since=@{int(begun)}"]).stdout
+    assert " and sending notification" in said and "failed in delete notification" not in said, said
 
 
 def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_both(quiet):

@@ -146,17 +146,13 @@ def test_listen_then_call(world):
     assert said == [True, False] and not world.commands
 
 
-def test_tunnels_end_with_a_look_at_the_parked_addresses(world):
+@pytest.mark.parametrize("state", ["alive", "hung", "dead"])
+def test_tunnels_end_with_a_look_at_the_parked_addresses(world, state):
     ended = []
-    world.daemon.state = "alive"
-    world.daemon.terminate(lambda: ended.append(1))
-    assert not ended and world.answer() == ["--listen"]
-    world.daemon.terminate(lambda: ended.append(2))
-    world.answer(False, "whack took longer than 2 s")
-    assert ended == [1, 2] and not world.commands
-    world.daemon.state = "dead"
-    world.daemon.terminate(lambda: ended.append(3))
-    assert ended == [1, 2, 3] and not world.commands
+    world.daemon.state = state
+    world.daemon.forget(lambda: ended.append(1))
+    assert not ended and world.answer(state == "alive", "whack took longer than 2 s") == ["--listen"]
+    assert ended == [1] and not world.commands
 
 
 def test_no_ipsec_here():
@@ -164,8 +160,7 @@ def test_no_ipsec_here():
     none = Daemon(None, lambda *_: pytest.fail("nothing to start"), said.append)
     none.tick(0.0)
     none.listen(said.append)
-    none.terminate(lambda: said.append("ended"))
-    none.forget()
+    none.forget(lambda: said.append("ended"))
     none.restart(lambda _ok, _why: None)
     assert (none.state, said) == ("none", [True, "ended"])
 

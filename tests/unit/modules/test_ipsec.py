@@ -407,7 +407,15 @@ def test_a_certificate_that_the_daemon_could_not_read_again_is_loaded_with_its_c
     daemon = ipsec.__salt__["cmd.run_all"]
     daemon.answers["--rereadcerts"] = NOT_READ[version]
     assert ipsec.reread()
-    assert [argv[-1] for argv in daemon.asked if argv[0] == "addconn"] == ["bern", "roadwarrior"]
+    assert [argv[-1] for argv in daemon.asked if argv[0] == "addconn"] == ["bern"]
+
+
+def test_one_that_it_does_not_read_again_for_another_reason_keeps_its_tunnels(ipsec):
+    """Libreswan's words, connections.c: loaded again it would be refused, and its tunnels would be gone."""
+    ipsec.__salt__["cmd.run_all"].answers["--rereadcerts"] = (
+        "\"bern\": reloading leftcert='gateway' failed: left certificate 'gateway' is expired or not yet valid")
+    assert ipsec.reread()
+    assert [argv for argv in ipsec.__salt__["cmd.run_all"].asked if argv[0] == "addconn"] == []
 
 
 def test_a_certificate_that_the_daemon_never_takes_is_an_error_that_says_what_to_do(ipsec):
@@ -421,7 +429,7 @@ def test_a_certificate_that_the_daemon_never_takes_is_an_error_that_says_what_to
         return daemon(argv, **kwargs)
 
     ipsec.__salt__["cmd.run_all"] = real
-    with pytest.raises(CommandExecutionError, match="bern, roadwarrior: the daemon does not take .*restart ipsec"):
+    with pytest.raises(CommandExecutionError, match="does not load bern again with its certificate .*restart ipsec"):
         ipsec.reread()
 
 
