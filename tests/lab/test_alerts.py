@@ -23,8 +23,6 @@ from lab.observe import eventually
 from tests import sinks
 
 ROUNDS = int(os.environ.get("LAB_ROUNDS", "1"))
-# Not seen to pass as it stands now (docs/benchmarks.md): to be run by its name until it has been.
-pytestmark = pytest.mark.skipif("LAB_ROUNDS" not in os.environ, reason="LAB_ROUNDS=3 measures alerts from end to end")
 FILE = PLACE / "pillar/alerts.sls"
 SITE = "winterthur"
 Act = Callable[[], object]
