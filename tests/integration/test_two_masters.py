@@ -72,6 +72,11 @@ class Pair(NamedTuple):
         return [got.json for got in list(self.sink.got) if got.json["kind"] == kind and subject in json.dumps(got.json)]
 
 
+def _place(master: SaltMaster) -> str:
+    """Each its own address: a minion tells its masters apart by that."""
+    return f"{master.config['interface']}:{master.config['ret_port']}"
+
+
 @pytest.fixture(scope="module")
 def pair(salt_factories, tree) -> Iterator[Pair]:
     with sinks.web() as sink:
@@ -87,13 +92,14 @@ def pair(salt_factories, tree) -> Iterator[Pair]:
                   "pytest-minion": {"log": {"level": "error"}}}
         masters: list[SaltMaster] = []
         for rank, name in enumerate(("first", "second")):
-            other = {"other": f"127.0.0.1:{masters[0].config['ret_port']}"} if masters else {}
+            other = {"other": _place(masters[0])} if masters else {}
             masters.append(salt_factories.salt_master_daemon(name, overrides=shared | {
-                "worker_threads": 3, "auto_accept": True, "gateway_alerts": {"rank": rank, "presence": 40, **other}}))
+                "worker_threads": 3, "auto_accept": True, "interface": f"127.0.0.{rank + 1}",
+                "gateway_resync": {"enabled": False}, "gateway_alerts": {"rank": rank, "presence": 24, **other}}))
             conftest._link(masters[-1], "master.d")
             conftest._listen(masters[-1])
         minion = masters[0].salt_minion_daemon(NODE, overrides=shared | {
-            "master": [f"127.0.0.1:{master.config['ret_port']}" for master in masters], "grains": {"nodename": "gw-b"},
+            "master": [_place(master) for master in masters], "grains": {"nodename": "gw-b"},
             "retry_dns": 0, "master_tries": -1, "acceptance_wait_time": 2})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
