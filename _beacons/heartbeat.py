@@ -144,7 +144,8 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
     if theirs in ("active", "up"):
         for link, status in now["links"].items():
             if status == "dead":
-                add("link_dead", link, "warning", "up", "dead", links=now["links"])
+                # When a heartbeat has just started the first packet on each path is still on its way.
+                add("link_dead", link, "warning", "up", "dead", _SETTLES, links=now["links"])
     else:
         # With the node every path is dead, which says nothing of the paths.
         unknown.append("link_dead")

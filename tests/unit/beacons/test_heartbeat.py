@@ -85,6 +85,12 @@ def test_a_dead_peer_is_not_blamed_on_the_paths(node: Node) -> None:
     assert node.unknown == {"link_dead", "clock_offset"}
 
 
+def test_a_path_on_which_nothing_has_come_yet_is_given_a_moment(node: Node) -> None:
+    """A heartbeat that has just started hears its peer on one path before the other."""
+    node.look(links={"bond1": "dead"})
+    assert node.told["link_dead:bond1"]["after"] == 2
+
+
 def test_a_standby_that_does_not_take_over_from_a_dead_peer(node: Node) -> None:
     found = node.look(ready=False, not_ready_because="no carrier on bond0",
                       peer={"heartbeat": "dead", "role": "unknown"})
