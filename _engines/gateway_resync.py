@@ -9,7 +9,7 @@ this file gives it Salt's bus and processes. For people: ``salt-run resync.statu
 Master's configuration, all optional::
 
     gateway_resync:
-      enabled: false   # true: does all this; for sites with `heartbeat: {compare: true}` too
+      enabled: true    # false: does nothing of all this
       dry_run: false   # say what would be done, on the bus and in the log, and do nothing
       first: []        # sites in which a change of the tree is tried first
       parallel: 4      # sites at once

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from resync import decide
 from resync.inputs import SITE
 
-DEFAULTS = {"enabled": False, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET, "without": [],
+DEFAULTS = {"enabled": True, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET, "without": [],
             "rank": 0, "other": ""}
 # What is put right by itself when it was changed by hand: the formulas of the tree.
 FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")

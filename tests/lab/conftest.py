@@ -20,7 +20,12 @@ TRAVELLER = "traveller"       # behind a router that translates addresses
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These tests need the namespaces that `lab/run` makes; anywhere else they are an error, not a skip."""
+    """What takes minutes is run on demand. These tests need the namespaces that `lab/run` makes; anywhere else they
+    are an error, not a skip.
+    """
+    for item in items:
+        if item.get_closest_marker("long") and not os.environ.get("LAB_LONG"):
+            item.add_marker(pytest.mark.skip(reason="LAB_LONG=1 runs what takes minutes"))
     if not os.environ.get("LAB_INSIDE") and any("tests/lab" in str(item.path) for item in items):
         raise pytest.UsageError("tests/lab needs real-kernel hosts: run it as `lab/run test tests/lab`")
 
@@ -65,15 +70,15 @@ def lab(bare: Lab, first_run: Applied) -> Lab:
 
 
 @pytest.fixture
-def quiet(lab: Lab) -> Iterator[Lab]:
-    """A lab in which the tunnel works at the start and at the end of the test, and any role can be moved."""
-    booted = [guest.host.minion_id for site in lab.sites for guest in lab.gateways(site.name)
-              if guest.run(["test", "-e", "/run/gateway/current"]).returncode]
-    if booted:
-        lab.master.wait_for(set(booted))       # what is published before they have called is lost
-    for minion in booted:
-        done = apply(lab, minion)
-        assert not done.failed, done.failed
+def settled(lab: Lab) -> Iterator[Lab]:
+    """A lab in which the tunnel works at the start and at the end of the test."""
     assert eventually(lambda: observe.ping_through_tunnel(lab), 60)
     yield lab
     assert eventually(lambda: observe.ping_through_tunnel(lab), 60), "the test left the tunnel broken"
+
+
+@pytest.fixture
+def quiet(settled: Lab) -> Lab:
+    """The same, and every gateway's minion answers: what is published before it has called is lost."""
+    settled.master.wait_for({guest.host.minion_id for site in settled.sites for guest in settled.gateways(site.name)})
+    return settled

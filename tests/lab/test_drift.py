@@ -18,7 +18,9 @@ SYSCTLS = "/etc/sysctl.d/60-gateway.conf"
 def watched(quiet):
     """The lab with its events; the drift beacons of all gateways have nothing to tell, before and after."""
     for guest in quiet.gateways("winterthur"):
-        eventually(lambda guest=guest: guest.run(["test", "-e", "/run/gateway/current"]).returncode == 0, 30)
+        if guest.run(["test", "-e", "/run/gateway/current"]).returncode:     # booted since, in an earlier test
+            done = apply(quiet, guest.host.minion_id)
+            assert not done.failed, done.failed
         eventually(lambda guest=guest: differences(quiet, guest) == [], 30)
     with observe.events(quiet) as seen:
         quiet.seen = seen

@@ -32,9 +32,9 @@ def quick(lab: Lab) -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_the_tunnel_comes_back_after(quiet, quick: Client, fault: Fault):
-    pair = Pair(quiet, "default")
-    row = one(quiet, pair, fault, [quick])
+def test_the_tunnel_comes_back_after(settled, quick: Client, fault: Fault):
+    pair = Pair(settled, "default")
+    row = one(settled, pair, fault, [quick])
     assert row["silent"] <= BOUNDS[fault.name], row
     assert not row["never"] and row["gaps"][ROADWARRIOR] < 30, row
     # a node that stood still: what it answers before it knows that it is no longer the active one

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 
@@ -17,8 +16,7 @@ from lab.observe import eventually
 from lab.results import apply
 from tests.lab.test_certificates import DATABASE, events, issued  # noqa: F401  # fixtures
 
-# Ten minutes, of an engine that is off as shipped: no part of the suite, which is long enough.
-pytestmark = pytest.mark.skipif("LAB_RESYNC" not in os.environ, reason="LAB_RESYNC=1 runs them: ten minutes")
+pytestmark = pytest.mark.long
 
 SITE = "winterthur"
 FILE = PLACE / f"pillar/sites/{SITE}.sls"

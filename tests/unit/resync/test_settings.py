@@ -10,9 +10,9 @@ from resync import files, settings
 from tests.conftest import TREE
 
 
-def test_without_a_word_it_is_off():
+def test_without_a_word_it_works():
     its = settings.read(None)
-    assert not its.enabled and its.mistakes == () and its.decide.parallel == 4 and its.decide.after == ()
+    assert its.enabled and its.mistakes == () and its.decide.parallel == 4 and its.decide.after == ()
     assert not its.decide.dry_run
 
 
