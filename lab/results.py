@@ -42,9 +42,11 @@ class Applied:
         return found
 
 
-def apply(lab: Lab, target: str, *words: str) -> Applied:
-    """Run `salt TARGET state.apply WORDS` and time it, as its user would."""
+def apply(lab: Lab, target: str | list[str], *words: str) -> Applied:
+    """Run `salt TARGET state.apply WORDS` and time it, as its user would. `target` is a pattern, or the ids."""
+    patterns, whom = ([target], [target]) if isinstance(target, str) else (target, ["-L", ",".join(target)])
     begun = time.monotonic()
-    returns = lab.master.salt(target, "state.apply", *words)
-    minions = tuple(name for name, guest in lab.guests.items() if guest.host.master and fnmatch(name, target))
+    returns = lab.master.salt(*whom, "state.apply", *words)
+    minions = tuple(name for name, guest in lab.guests.items()
+                    if guest.host.master and any(fnmatch(name, pattern) for pattern in patterns))
     return Applied(time.monotonic() - begun, returns, minions)

@@ -60,7 +60,8 @@ def test_a_third_hosts_heartbeat_never_reaches_the_daemon(quiet):
 def test_a_ruleset_that_cuts_the_master_off_is_taken_back(quiet):
     standby = observe.standby(quiet, "winterthur")
     before = standby.run(["nft", "-s", "list", "ruleset"]).stdout
-    wrong = {"gateway": {"firewall": {"extra": {"output": [f"ip daddr {standby.host.master} drop"]}}}}
+    wrong = {"gateway": {"rollback": {"seconds": 30},
+                         "firewall": {"extra": {"output": [f"ip daddr {standby.host.master} drop"]}}}}
     run = apply(quiet, standby.host.minion_id, "firewall", f"pillar={json.dumps(wrong)}")
     assert "was undone: no answer from" in json.dumps(run.failed), run.returns
     assert standby.run(["nft", "-s", "list", "ruleset"]).stdout == before
