@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY = "Lab certificate authority"
@@ -67,6 +67,14 @@ class Authority:
         bundle = pkcs12.serialize_key_and_certificates(identity.encode(), key, certificate, [self._certificate],
                                                        BestAvailableEncryption(passphrase.encode()))
         return Bundle(bundle, passphrase)
+
+
+    def revocation_list(self, days: float) -> bytes:
+        """An empty list (DER, RFC 5280) that is due in so many days."""
+        now = datetime.datetime.now(datetime.UTC)
+        return (x509.CertificateRevocationListBuilder().issuer_name(self._name)
+                .last_update(now - datetime.timedelta(hours=1)).next_update(now + datetime.timedelta(days=days))
+                .sign(self._key, hashes.SHA256())).public_bytes(Encoding.DER)
 
 
 class EncryptedPillar:

@@ -257,6 +257,28 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes.fromhex(sys.argv[3
 """
 
 
+# Packets of ESP (RFC 4303) on their way out to an address: as they were, or with a number yet to come and a last byte
+# that fits no more. A packet socket sees what is sent, too (packet(7), PACKET_OUTGOING).
+_ESP_AGAIN = """
+import socket, struct, sys
+interface, target, count, forged = sys.argv[1], socket.inet_aton(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "forged"
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind((interface, 3))
+s.settimeout(15)
+seen = []
+while len(seen) < count:
+    frame, sender = s.recvfrom(4096)
+    if sender[2] == 4 and frame[12:14] == b"\\x08\\x00" and frame[23] == 50 and frame[30:34] == target:
+        seen.append(bytearray(frame))
+for frame in seen:
+    if forged:
+        number = 14 + (frame[14] & 15) * 4 + 4
+        struct.pack_into("!I", frame, number, struct.unpack_from("!I", frame, number)[0] + 1000)
+        frame[-1] ^= 1
+    s.send(frame)
+"""
+
+
 def _inside(namespace: str, program: str, *arguments: str) -> str:
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.run([*enter, sys.executable, "-I", "-c", program, *arguments], check=True, text=True,
@@ -297,6 +319,11 @@ def ike_answers(namespace: str, address: str) -> bool:
 def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:
     """One datagram from a namespace."""
     _inside(namespace, _UDP, address, str(port), data.hex())
+
+
+def send_esp_again(namespace: str, interface: str, address: str, count: int, forged: bool = False) -> None:
+    """Packets of a tunnel that leave by this interface for an address, sent a second time; or forgeries of them."""
+    _inside(namespace, _ESP_AGAIN, interface, address, str(count), "forged" if forged else "")
 
 
 def dropped(guest: Guest) -> int:

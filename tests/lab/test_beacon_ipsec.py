@@ -1,11 +1,13 @@
 """The IPsec daemon's faults, made for real, are told within moments; in quiet nothing is repeated."""
 from __future__ import annotations
 
+import subprocess
 import time
 
 import pytest
 
 from lab import network, observe
+from lab.identities import AUTHORITY
 from lab.observe import eventually
 
 
@@ -53,6 +55,16 @@ def test_in_quiet_nothing_is_told(watched):
     assert not watched.seen.of(beacon="ipsec", since=begun)
 
 
+def test_a_connection_deleted_by_hand_is_told(watched):
+    standby = observe.standby(watched, "winterthur")
+    eventually(lambda: "bern" in observe.call(watched, standby, "ipsec.connections"), 60)
+    begun = time.time()
+    sh(standby, "ipsec whack --delete --name bern")
+    wait(watched, standby, "connection_missing", begun, 45, subject="bern", recovered=False)
+    observe.call(watched, standby, "ipsec.reload")
+    wait(watched, standby, "connection_missing", begun, 45, subject="bern", recovered=True)
+
+
 def test_a_daemon_that_is_killed_is_told(watched):
     """On the standby: on the active node the agent hands over."""
     standby, begun = observe.standby(watched, "winterthur"), time.time()
@@ -75,18 +87,6 @@ def test_a_daemon_that_is_stopped_is_told_and_the_minion_stays_responsive(watche
     finally:
         sh(standby, "kill -CONT $(cat /tmp/hung) || true")
     wait(watched, standby, "daemon_hung", begun, 60, recovered=True)
-
-
-def test_a_connection_deleted_by_hand_is_told(watched):
-    standby = observe.standby(watched, "winterthur")
-    eventually(lambda: "bern" in observe.call(watched, standby, "ipsec.connections"), 60)
-    # what the tests before this one did is over
-    time.sleep(25)
-    begun = time.time()
-    sh(standby, "ipsec whack --delete --name bern")
-    wait(watched, standby, "connection_missing", begun, 45, subject="bern", recovered=False)
-    observe.call(watched, standby, "ipsec.reload")
-    wait(watched, standby, "connection_missing", begun, 45, subject="bern", recovered=True)
 
 
 def test_a_tunnel_ended_by_hand_is_told_at_once(watched):
@@ -121,6 +121,114 @@ def test_a_roadwarrior_that_comes_and_goes_is_told_with_its_name(watched):
     again = time.time()
     observe.connect_roadwarrior(watched)
     assert wait(watched, active, "tunnel_up", again, 60).data["subject"] == told.data["subject"]
+
+
+def test_packets_that_come_twice_or_are_forged_are_told(watched):
+    """From where the internet is; the kernel's counters tell them apart."""
+    site = watched.sites[0]
+    active, begun = observe.active(watched, site.name), time.time()
+    with observe.pings(watched):
+        observe.send_esp_again(network.ROUTER, site.name[:10], site.virtual("external"), 20)
+        told = wait(watched, active, "replay_drops", begun, 15, subject="XfrmInStateSeqError")
+        assert told.data["severity"] == "warning" and told.data["facts"]["rise"] >= 10
+        observe.send_esp_again(network.ROUTER, site.name[:10], site.virtual("external"), 20, forged=True)
+        told = wait(watched, active, "xfrm_errors", begun, 15)
+        assert told.data["subject"] == "XfrmInStateProtoError", told.data
+    assert observe.active(watched, site.name) is active and observe.ping_through_tunnel(watched)
+
+
+def test_a_virtual_address_that_somebody_gave_to_the_standby_is_told(watched):
+    """The agent does not know of it, and neither does the daemon, which does not listen there."""
+    site = watched.sites[0]
+    standby, begun = observe.standby(watched, site.name), time.time()
+    bond = next(each["name"] for each in site.view["bonds"] if each["side"] == "external")
+    address = ["dev", bond, f"{site.virtual('external')}/26"]
+    standby.run(["ip", "address", "add", *address], check=True)
+    try:
+        told = watched.seen.wait(10, minion=standby.host.minion_id, condition="disagree", since=begun)
+        assert site.virtual("external") in told.data["cause"], told.data
+        told = wait(watched, standby, "wrong_listen", begun, 45)
+        assert told.data["severity"] == "critical" and site.virtual("external") in told.data["is"]
+    finally:
+        healed = time.time()
+        standby.run(["ip", "address", "delete", *address], check=True)
+    watched.seen.wait(10, minion=standby.host.minion_id, condition="disagree", since=healed, recovered=True)
+    wait(watched, standby, "wrong_listen", healed, 45, recovered=True)
+
+
+def test_a_daemon_on_the_nodes_own_address_is_told(watched):
+    """Started with a file that somebody put right afterwards: what is on the disk is as it should be."""
+    standby, begun = observe.standby(watched, "winterthur"), time.time()
+    own = next(address.split("/")[0] for bond in watched.sites[0].settings[standby.host.name]["bonds"]
+               if bond["side"] == "external" for address in bond["addresses"])
+    sh(standby, f"cp -p /etc/ipsec.conf /etc/ipsec.kept; sed -i 's/^\\( *listen=\\).*/\\1{own}/' /etc/ipsec.conf; "
+                "systemctl restart ipsec; mv /etc/ipsec.kept /etc/ipsec.conf")
+    try:
+        told = wait(watched, standby, "address_of_node", begun, 60, subject=own)
+        assert told.data["severity"] == "critical" and told.data["is"] == "listens there"
+    finally:
+        healed = time.time()
+        sh(standby, "systemctl restart ipsec")
+    wait(watched, standby, "address_of_node", healed, 60, subject=own, recovered=True)
+
+
+@pytest.mark.long
+def test_a_revocation_list_that_is_due_is_told(watched):
+    standby, begun = observe.standby(watched, "winterthur"), time.time()
+    path = "/var/lib/ipsec/gateway-lists/lab.crl"
+    sh(standby, "mkdir -p /var/lib/ipsec/gateway-lists")
+    watched.copy_to(standby, path, watched.authority.revocation_list(days=1))
+    try:
+        told = wait(watched, standby, "crl_expiring", begun, 90)
+        assert told.data["severity"] == "critical" and AUTHORITY in told.data["subject"]
+        renewed = time.time()
+        watched.copy_to(standby, path, watched.authority.revocation_list(days=40))
+        wait(watched, standby, "crl_expiring", renewed, 90, recovered=True)
+    finally:
+        sh(standby, f"rm {path}; rmdir --ignore-fail-on-non-empty /var/lib/ipsec/gateway-lists")
+
+
+@pytest.mark.long
+def test_a_tunnel_that_carries_one_way_only_is_told(watched):
+    """The other side's ESP is lost on the way, and its IKE is not: no end has a reason to give the tunnel up."""
+    winterthur, bern = watched.sites
+    active, target = observe.active(watched, "winterthur"), bern.server.addresses[0].split("/")[0]
+    drop = ("add table inet lost; add chain inet lost forward { type filter hook forward priority 0; }; "
+            f"add rule inet lost forward ip saddr {bern.virtual('external')} ip protocol esp drop")
+    router = ["ip", "netns", "exec", network.ROUTER, "nft"]
+    pings = subprocess.Popen(["ip", "netns", "exec", winterthur.server.name, "ping", "-q", "-i", "1", target])
+    try:
+        time.sleep(130)         # the beacon sees it go both ways, every half a minute
+        begun = time.time()
+        subprocess.run([*router, drop], check=True)
+        try:
+            told = wait(watched, active, "one_way", begun, 180, subject="bern", recovered=False)
+            assert told.data["severity"] == "warning" and told.data["is"] == "packets out only"
+        finally:
+            subprocess.run([*router, "delete table inet lost"], check=True)
+        wait(watched, active, "one_way", time.time(), 90, subject="bern", recovered=True)
+    finally:
+        pings.kill()
+        pings.wait()
+
+
+@pytest.mark.long
+def test_keys_that_can_not_be_renewed_are_told(watched):
+    """A group for the renewal that the peer refuses; the first keys come without one (RFC 7296, 1.2)."""
+    active = observe.active(watched, "winterthur")
+    sh(active, "cp -p /etc/ipsec.conf /etc/ipsec.kept; "
+               "sed -i '/^conn bern/,/^conn /s/^\\( *esp=\\).*/\\1aes_gcm256-none;dh16/' /etc/ipsec.conf; "
+               "ipsec add bern; mv /etc/ipsec.kept /etc/ipsec.conf")
+    try:
+        reach(watched)
+        begun = time.time()
+        sh(active, "ipsec whack --rekey-child --name bern --async")
+        told = wait(watched, active, "rekey_failing", begun, 90, subject="bern")
+        assert told.data["severity"] == "warning"
+    finally:
+        healed = time.time()
+        sh(active, "ipsec add bern")
+    wait(watched, active, "rekey_failing", healed, 90, subject="bern", recovered=True)
 
 
 def test_a_takeover_is_no_false_alarm(watched):

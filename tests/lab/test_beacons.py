@@ -1,13 +1,16 @@
 """Real faults of bonds and of the pair, and what the master hears of them."""
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
 import pytest
 
 from lab import network, observe
+from lab.bench.pairs import AGENT
 from lab.observe import Happened, eventually
+from lab.results import apply
 
 WITHIN = 8       # seconds for an event to come; these machines are slow and shared
 QUIET = 10
@@ -69,6 +72,34 @@ def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
             lab, guest, "gateway_events.pillar_digest")
 
 
+@pytest.mark.long
+def test_watching_an_idle_gateway_costs_little(quiet, capsys):
+    """The minion's processor time with its beacons and without, on a kernel on which every system call is dear."""
+    standby = observe.standby(quiet, "winterthur")
+
+    def share(seconds: float) -> float:
+        """Of one core."""
+        def used() -> int:
+            shown = standby.run(["cat", "/sys/fs/cgroup/system.slice/salt-minion.service/cpu.stat"], check=True).stdout
+            return int(shown.split()[1])        # usage_usec
+
+        before, begun = used(), time.monotonic()
+        time.sleep(seconds)
+        return (used() - before) / 1e6 / (time.monotonic() - begun)
+
+    time.sleep(20)
+    watching = share(120)
+    observe.call(quiet, standby, "beacons.disable")
+    try:
+        time.sleep(10)
+        blind = share(120)
+    finally:
+        observe.call(quiet, standby, "beacons.enable")
+    with capsys.disabled():
+        print(f"\nminion of an idle gateway: {watching:.1%} of a core, {blind:.1%} without beacons")
+    assert watching - blind < 0.1       # 1 % is asked
+
+
 def test_a_pulled_cable_and_its_return(bus):
     lab, seen = bus
     standby = observe.standby(lab, "winterthur")
@@ -124,6 +155,56 @@ def test_both_cables_of_the_standby_and_why_it_could_not_take_over(bus):
         seen.wait(20, minion=minion, condition=condition, recovered=True, since=plugged)
 
 
+def test_a_bond_that_somebody_moved_off_its_primary(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    primary = observe.active_slave(standby, "bond0")
+    other = next(name for name in ("eth0", "eth1") if name != primary)
+    move = ["ip", "link", "set", "bond0", "type", "bond", "active_slave"]
+    moved = since(lambda: standby.run([*move, other], check=True))
+    try:
+        event = seen.wait(WITHIN, minion=standby.host.minion_id, condition="not_on_primary", since=moved)
+        assert (event.data["was"], event.data["is"], event.data["severity"]) == (primary, other, "info")
+    finally:
+        back = since(lambda: standby.run([*move, primary], check=True))
+    seen.wait(WITHIN, minion=standby.host.minion_id, condition="not_on_primary", recovered=True, since=back)
+
+
+def test_a_path_that_is_dead_behind_a_link_with_carrier(bus):
+    """It is also the way to the master: what happened meanwhile may come when it is whole again."""
+    lab, seen = bus
+    standby = observe.standby(lab, "bern")
+    slave = observe.active_slave(standby, "inside")
+    nic = next(nic for nic in standby.host.nics if nic.name == slave)
+    cut = since(lambda: network.ip("link", "set", nic.tap, "nomaster"))      # off the switch
+    try:
+        time.sleep(6)
+    finally:
+        network.ip("link", "set", nic.tap, "master", nic.switch)
+    event = seen.wait(60, minion=standby.host.minion_id, condition="arp_silent", since=cut, recovered=False)
+    assert event.data["subject"] == f"inside/{slave}" and event.data["facts"]["arp_targets"]
+    seen.wait(60, minion=standby.host.minion_id, condition="arp_silent", since=cut, recovered=True)
+
+
+@pytest.mark.long
+def test_a_switch_that_does_not_speak_lacp(bus):
+    """A bond that expects it, on the lab's switches, which do not."""
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    other = {"gateway": {"bonds": {"external": {"mode": "802.3ad"}}}}
+    begun = time.time()
+    done = apply(lab, standby.host.minion_id, "bonding", f"pillar={json.dumps(other)}")
+    try:
+        assert not done.failed, done.failed
+        event = seen.wait(60, minion=standby.host.minion_id, condition="lacp_partner_lost", since=begun)
+        assert event.data["subject"].startswith("bond0/eth") and event.data["severity"] == "warning"
+    finally:
+        back = time.time()
+        done = apply(lab, standby.host.minion_id)
+    assert not done.failed, done.failed
+    seen.wait(60, minion=standby.host.minion_id, condition="lacp_partner_lost", recovered=True, since=back)
+
+
 def test_a_heartbeat_path_that_is_cut_alone(bus):
     """The other path works and nobody would notice: redundancy that has gone silently."""
     lab, seen = bus
@@ -143,7 +224,7 @@ def test_a_heartbeat_path_that_is_cut_alone(bus):
 def test_a_switch_over_that_was_asked_for(bus):
     lab, seen = bus
     active, standby = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur")
-    asked = since(lambda: active.run(["/usr/local/lib/gateway/agent/run", "standby"], check=True))
+    asked = since(lambda: active.run([AGENT, "standby"], check=True))
     for guest, role in ((active, "standby"), (standby, "active")):
         event = seen.wait(WITHIN, minion=guest.host.minion_id, condition="role_changed", since=asked)
         is_complete(event, "winterthur", guest.host.name)
@@ -165,6 +246,20 @@ def test_a_heartbeat_that_is_stopped(bus):
     seen.wait(30, minion=standby.host.minion_id, condition="heartbeat_stopped", recovered=True, since=started)
     seen.wait(30, minion=active.host.minion_id, condition="peer_dead", recovered=True, since=started)
     assert not seen.of(condition="link_dead", since=stopped), "the paths are as they were"
+
+
+def test_an_agent_that_hangs(bus):
+    """Supervisor and worker: nobody is left who would start it again."""
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    agent = standby.run(["pgrep", "-f", AGENT], check=True).stdout.split()
+    hung = since(lambda: standby.run(["kill", "-STOP", *agent], check=True))
+    try:
+        event = seen.wait(WITHIN, minion=standby.host.minion_id, condition="agent_missing", since=hung)
+        assert event.data["severity"] == "critical" and event.data["cause"] == "it hangs, or the machine does"
+    finally:
+        goes_on = since(lambda: standby.run(["kill", "-CONT", *agent]))
+    seen.wait(WITHIN + 10, minion=standby.host.minion_id, condition="agent_missing", recovered=True, since=goes_on)
 
 
 def test_the_active_node_is_killed_and_comes_back(bus):
