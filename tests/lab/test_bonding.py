@@ -36,7 +36,11 @@ def test_an_arp_monitored_bond_notices_a_dead_path_that_keeps_carrier(quiet):
 
 
 def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
-    """The inner addresses move to where the master can not answer: the node itself goes back."""
+    """The inner addresses move to where the master can not answer: the node itself goes back.
+
+    Trap: with rollback:seconds at 30 it goes back too, and its return is lost: the minion has not yet given up the
+    connection that it sends it over.
+    """
     standby = observe.standby(quiet, "winterthur")
 
     def network_now():
@@ -45,7 +49,6 @@ def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
 
     before = network_now()
     elsewhere = {"gateway": {
-        "rollback": {"seconds": 30},
         "bonds": {"internal": {"networks": "198.51.100.128/26", "virtual": "198.51.100.140"}},
         "nodes": {"gw1": {"internal": "198.51.100.141"}, "gw2": {"internal": "198.51.100.142"}},
         "connections": {"roadwarrior": {"pool": "203.0.113.128/27"}},
