@@ -290,7 +290,7 @@ def test_a_flood_of_lies_from_a_minion_drowns_nothing(salt_, alerts, sink):
     wait_told(sink["hook"], "bond0/in-the-flood", 10)
     print(f"flood of {rate:.0f} events/s; a real alert was delivered within {time.monotonic() - fired:.1f} s")
     assert not told(sink["hook"], "forged") and not told(sink["chat"], "forged")      # the lies
-    # The engine counts while it works the flood off and writes its status once a second.
+    # The engine counts while it works the flood off and writes its status every two seconds.
     was = before["dropped"]
     wait_for(lambda: (now := status(salt_)["dropped"]).get("signature", 0) > was.get("signature", 0)
              and sum(now.values()) - sum(was.values()) > 2000, 30)

@@ -38,8 +38,7 @@ def test_an_arp_monitored_bond_notices_a_dead_path_that_keeps_carrier(quiet):
 def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
     """The inner addresses move to where the master can not answer: the node itself goes back.
 
-    Trap: with rollback:seconds at 30 it goes back too, and its return is lost: the minion has not yet given up the
-    connection that it sends it over.
+    Trap: with rollback:seconds at 30, tried once, the minion's return never reached the master; why is not known.
     """
     standby = observe.standby(quiet, "winterthur")
 
