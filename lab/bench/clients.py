@@ -17,6 +17,8 @@ from lab.laboratory import Lab
 STRONGSWAN_PACKAGES = ["charon-systemd", "strongswan-swanctl", "libstrongswan-standard-plugins"]
 # What Libreswan and strongSwan agree on without a second round (docs/openswan.md has the gateways' list).
 PROPOSALS = "aes256gcm16-prfsha512-ecp256"
+# Inner addresses between the peers' networks and the pool (pillar/sites/winterthur.sls).
+FIRST_PERSON = 161
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,18 @@ def tune_libreswan(lab: Lab, guest: Guest) -> None:
     lab.copy_to(guest, "/etc/ipsec.conf", text.encode())
 
 
-def site_to_site(lab: Lab, peers: list[Client]) -> dict[str, dict]:
-    """The pair's connections to these peers, as its pillar has them."""
-    return {peer.name: {"kind": "site-to-site", "peer": {
-        "address": address(lab, peer), "id": peer.identity, "subnets": peer.network}} for peer in peers}
+def connections(lab: Lab, chosen: list[Client]) -> dict[str, dict]:
+    """What the pair's pillar has for these clients.
+
+    Roadwarriors get an address of their own, as docs/install.md says: each node's pool gives another one, and the
+    sender of a ping that runs through a takeover does not change with it, nor does Libreswan 5.2 as a client.
+    """
+    persons = {client.identity: f"198.51.100.{FIRST_PERSON + number}"
+               for number, client in enumerate(client for client in chosen if not client.network)}
+    return {"roadwarrior": {"persons": persons}} | {
+        peer.name: {"kind": "site-to-site", "peer": {
+            "address": address(lab, peer), "id": peer.identity, "subnets": peer.network}}
+        for peer in chosen if peer.network}
 
 
 def address(lab: Lab, client: Client) -> str:

@@ -28,16 +28,16 @@ class Pair:
     # and that long it needs after a fault to be as before, beyond what `settled` can see
     calm = 0.0
 
-    def __init__(self, lab: Lab, profile: str, peers: Iterable[clients.Client] = ()) -> None:
-        """`peers` are the site-to-site ones that it shall have a tunnel to."""
+    def __init__(self, lab: Lab, profile: str, known: Iterable[clients.Client] = ()) -> None:
+        """`known` are the clients that it has something about in its configuration."""
         self.lab, self.profile, self.site = lab, profile, lab.sites[0]
-        self.peers = list(peers)
+        self.known = list(known)
         self.guests = lab.gateways(self.site.name)
 
     def set_up(self) -> None:
         """From bare hosts to a working pair."""
         pillar = {"gateway": {"heartbeat": {"profile": self.profile},
-                              "connections": clients.site_to_site(self.lab, self.peers)}}
+                              "connections": clients.connections(self.lab, self.known)}}
         applied = apply(self.lab, f"*.{self.site.name}", f"pillar={json.dumps(pillar)}")
         if applied.failed:
             raise SystemExit(f"lab: {applied.failed}")
@@ -144,7 +144,7 @@ class Rival(Pair):
     calm = 3.0             # its scripts run once a second
 
     def set_up(self) -> None:
-        rival.set_up(self.lab, self.peers)
+        rival.set_up(self.lab, [client for client in self.known if client.network])
 
     def _ready(self, guest: Guest) -> bool:
         # of several names one that is active is enough for a return code of 0
@@ -162,7 +162,7 @@ class Rival(Pair):
         return []
 
 
-def pair(lab: Lab, configuration: str, peers: Iterable[clients.Client] = ()) -> Pair:
+def pair(lab: Lab, configuration: str, known: Iterable[clients.Client] = ()) -> Pair:
     """`paper`, `default`, `fast` or `rival`."""
     kinds = {"paper": Paper, "rival": Rival}
-    return kinds.get(configuration, Pair)(lab, configuration, peers)
+    return kinds.get(configuration, Pair)(lab, configuration, known)

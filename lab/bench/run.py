@@ -88,7 +88,7 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
     lab = Lab([SITE], laboratory.prepare([SITE], "built", packages), tuple(client.name for client in chosen), packages,
               tuple(client.name for client in chosen if client.behind_nat))
     lab.start()
-    its = pair(lab, configuration, [client for client in chosen if client.network])
+    its = pair(lab, configuration, chosen)
     step(f"{configuration}: setting up the pair and {len(chosen)} clients")
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(its.set_up), *(pool.submit(clients.equip, lab, client) for client in chosen)]
