@@ -176,6 +176,36 @@ def test_a_bond_that_somebody_moved_off_its_primary(bus):
     seen.wait(WITHIN, minion=standby.host.minion_id, condition="not_on_primary", recovered=True, since=back)
 
 
+def test_a_card_that_is_not_in_its_bond(bus):
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    minion, used = standby.host.minion_id, observe.active_slave(standby, "bond0")
+    other = next(name for name in ("eth0", "eth1") if name != used)
+    taken = since(lambda: standby.run(["ip", "link", "set", other, "nomaster"], check=True))
+    try:
+        event = seen.wait(WITHIN + 4, minion=minion, condition="slave_missing", since=taken)
+        is_complete(event, "winterthur", standby.host.name)
+        assert (event.data["subject"], event.data["severity"]) == (f"bond0/{other}", "warning")
+    finally:
+        standby.run(["ip", "link", "set", other, "down"], check=True)
+        given = since(lambda: standby.run(["ip", "link", "set", other, "master", "bond0"], check=True))
+    seen.wait(20, minion=minion, condition="slave_missing", recovered=True, since=given)
+
+
+def test_a_bond_that_is_gone(bus):
+    """The external one: the way to the master may be the other, or what happened is told when it is back."""
+    lab, seen = bus
+    standby = observe.standby(lab, "winterthur")
+    gone = since(lambda: standby.run(["ip", "link", "delete", "bond0"], check=True))
+    try:
+        time.sleep(8)
+    finally:
+        back = since(lambda: standby.run(["sh", "-c", "ifdown --force bond0; ifup bond0"], timeout=60))
+    event = seen.wait(90, minion=standby.host.minion_id, condition="bond_missing", since=gone)
+    assert (event.data["subject"], event.data["severity"]) == ("bond0", "critical")
+    seen.wait(60, minion=standby.host.minion_id, condition="bond_missing", recovered=True, since=back)
+
+
 def test_a_path_that_is_dead_behind_a_link_with_carrier(bus):
     """It is also the way to the master: what happened meanwhile may come when it is whole again."""
     lab, seen = bus

@@ -133,20 +133,25 @@ def test_a_node_that_returns_is_brought_up_to_date_before_it_may_become_active(r
     eventually(lambda: SITE in status(resync)["queue"], 30)
     time.sleep(15)
     assert ttl(active) == before, "applied to the node that serves alone"
-    standby.start()
-    standby.wait_up()
-    begun = time.time()
-    # until its daemon has answered, that is the reason
-    its = eventually(lambda: (said := agent(standby)) and "daemon" not in said["not_ready_because"] and said, 60)
-    assert not its["ready"] and "not compared with the master" in its["not_ready_because"], its
-    refused = active.run([AGENT, "standby"])
-    assert refused.returncode and "not compared with the master" in refused.stderr, refused
-    ready = when(lambda: agent(standby).get("ready"), 240)
-    assert ttl(standby) == "62", "ready before it was up to date"
-    eventually(lambda: ttl(active) == "62", 120)
-    with capsys.disabled():
-        print(f"\nup to date and ready {ready - begun:.1f} s after it had booted")
-    assert observe.active(resync, SITE) is active
+    with observe.events(resync) as seen:
+        begun = time.time()
+        standby.start()
+        standby.wait_up()
+        up = time.time()
+        # until its daemon has answered, that is the reason
+        its = eventually(lambda: (said := agent(standby)) and "daemon" not in said["not_ready_because"] and said, 60)
+        assert not its["ready"] and "not compared with the master" in its["not_ready_because"], its
+        refused = active.run([AGENT, "standby"])
+        assert refused.returncode and "not compared with the master" in refused.stderr, refused
+        ready = when(lambda: agent(standby).get("ready"), 240)
+        assert ttl(standby) == "62", "ready before it was up to date"
+        eventually(lambda: ttl(active) == "62", 120)
+        with capsys.disabled():
+            print(f"\nup to date and ready {ready - up:.1f} s after it had booted")
+        assert observe.active(resync, SITE) is active
+        told = seen.wait(30, minion=standby.host.minion_id, condition="not_compared", since=begun)
+        assert told.data["severity"] == "info"
+        seen.wait(60, minion=standby.host.minion_id, condition="not_compared", recovered=True, since=begun)
 
 
 def test_what_changes_while_the_master_is_away_is_rolled_out_when_it_is_back(resync, capsys):

@@ -1,0 +1,92 @@
+"""A node that may be alive: nothing is taken over from it before it is off for certain, and one that hangs is reset."""
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import observe
+from lab.bench.pairs import AGENT, Pair
+from lab.guest import Guest
+from lab.laboratory import Lab
+from lab.observe import eventually
+from lab.results import apply
+
+SITE = "winterthur"
+FENCE = "/usr/local/sbin/fence"
+# A power switch with a person at it: it notes whom it was asked to switch off, and says that it did when /run/off is
+# there.
+_ASKS = '#!/bin/sh\necho "$1" >> /run/fenced\ntest -e /run/off\n'
+
+
+def _pillar(**gateway: object) -> str:
+    return f"pillar={json.dumps({'gateway': gateway})}"
+
+
+def _restart_as_standby(lab: Lab, guest: Guest, *words: str) -> None:
+    """The standby's heartbeat with what the site says now."""
+    done = apply(lab, guest.host.minion_id, *words)
+    assert not done.failed, done.failed
+    assert eventually(Pair(lab, "default").settled, 60)
+
+
+@pytest.fixture
+def fencing(quiet: Lab) -> Iterator[tuple[Guest, Guest]]:
+    """The active node, and a standby that has to fence it first."""
+    active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    quiet.copy_to(standby, FENCE, _ASKS.encode())
+    standby.run(["chmod", "0755", FENCE], check=True)
+    _restart_as_standby(quiet, standby, _pillar(heartbeat={"fence": {"command": FENCE, "timeout": 5}}))
+    yield active, standby
+    quiet.master.wait_for({active.host.minion_id, standby.host.minion_id})
+    if observe.active(quiet, SITE) is standby:
+        standby.run([AGENT, "standby"], check=True)
+        eventually(lambda: observe.holder(quiet, SITE) is active, 20)
+    _restart_as_standby(quiet, standby)
+    observe.connect_roadwarrior(quiet)
+
+
+def test_nothing_is_taken_over_before_the_other_node_is_off_and_the_master_hears_of_it(quiet, fencing):
+    active, standby = fencing
+    with observe.events(quiet) as seen:
+        begun = time.time()
+        active.crash()
+        try:
+            event = seen.wait(20, minion=standby.host.minion_id, condition="none_active", since=begun)
+            assert event.data["severity"] == "critical" and event.data["subject"] == SITE
+            assert standby.run(["cat", "/run/fenced"], check=True).stdout == f"{active.host.name}\n"
+            assert not observe.virtual_held(quiet, standby)
+            said = standby.run(["journalctl", "-q", "-t", "gateway-agent", f"--since=@{int(begun)}"]).stdout
+            assert f"not taking over: {active.host.name} could not be fenced" in said, said
+            standby.run(["touch", "/run/off"], check=True)
+            # it is tried again every ten seconds
+            assert eventually(lambda: observe.holds_all(quiet, standby), 15)
+            seen.wait(15, minion=standby.host.minion_id, condition="none_active", recovered=True, since=begun)
+            assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
+        finally:
+            active.start()
+            active.wait_up()
+    assert eventually(Pair(quiet, "default").settled, 90)
+    assert observe.active(quiet, SITE) is standby
+
+
+def test_a_node_whose_heartbeat_hangs_is_reset_by_the_watchdog(quiet):
+    """Machine and agent go on: without the watchdog the node would wake up some time later, and serve as well."""
+    active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    modules = ["bonding", "xfrm_user", "esp4", "esp6", "gcm", "softdog"]
+    _restart_as_standby(quiet, standby, _pillar(heartbeat={"watchdog": "/dev/watchdog"}, kernel={"modules": modules}))
+    active.run([AGENT, "standby"], check=True)
+    eventually(lambda: observe.holder(quiet, SITE) is standby, 20)
+    booted = standby.run(["cat", "/proc/sys/kernel/random/boot_id"], check=True).stdout
+    try:
+        standby.run(["sh", "-c", "kill -STOP $(pgrep -x heartbeat)"], check=True)
+        assert eventually(lambda: observe.holds_all(quiet, active), 30)
+        standby.wait_up()
+        assert standby.run(["cat", "/proc/sys/kernel/random/boot_id"], check=True).stdout != booted, "it was not reset"
+    finally:
+        eventually(Pair(quiet, "default").settled, 90)
+        quiet.master.wait_for({standby.host.minion_id})
+        _restart_as_standby(quiet, standby)
+    observe.connect_roadwarrior(quiet)
