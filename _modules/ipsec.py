@@ -152,9 +152,10 @@ def sections(settings: dict[str, Any]) -> dict[str, dict[str, str]]:
     """
     major = _major()
     connections = settings["connections"]
+    persons = any(connection["persons"] for connection in connections)
     found = {SETUP: _setup(settings)}
     for connection in connections:
-        found.update(_tunnels(connection, major, settings["site"]))
+        found.update(_tunnels(connection, major, settings["site"], persons))
     return found
 
 
@@ -176,13 +177,15 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
     return options
 
 
-def _tunnels(connection: dict[str, Any], major: int, site: str) -> dict[str, dict[str, str]]:
+def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -> dict[str, dict[str, str]]:
+    """`persons`: whether this or any other connection has some."""
     own = _as_text(connection["options"])
     common = _options(connection, major)
     found = {}
-    if connection["persons"] and common["authby"] == "ecdsa":
+    if persons and common["authby"] == "ecdsa":
         # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c), and with another key would not change
-        # from the connection that a client's first message was taken for to the one that its certificate fits.
+        # from the connection that a client's first message was taken for to the one that its certificate fits. On all
+        # connections, or a site that calls changes from its own, where its issuer counts, to that of the persons.
         common["rightca"] = "%any"
     if not _listed_only(connection):
         found.update(_numbered(connection["name"], {**common, **own}, _pairs(connection)))
