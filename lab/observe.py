@@ -101,9 +101,14 @@ class Pings:
     LOG = "/tmp/pings"
 
     def __init__(self, lab: Lab, guest: Guest, every: float) -> None:
-        self.guest, self.begun = guest, time.time()
-        command = f"ping -D -n -i {every} {inner_target(lab)} > {self.LOG} 2>&1 & echo $! > {self.LOG}.pid"
-        guest.run(["sh", "-c", command], check=True)
+        self.guest = guest
+        self.command = f"ping -D -n -i {every} {inner_target(lab)} > {self.LOG} 2>&1 & echo $! > {self.LOG}.pid"
+        self.start()
+
+    def start(self) -> None:
+        """From here on. Trap: ping chooses its own address when it starts, and keeps to one from outside the tunnel."""
+        self.begun = time.time()
+        self.guest.run(["sh", "-c", self.command], check=True)
 
     def replies(self) -> list[float]:
         """When replies came. Guests have their host's clock."""

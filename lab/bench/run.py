@@ -214,7 +214,12 @@ def _connect(lab: Lab, running: dict[clients.Client, observe.Pings]) -> None:
             again = now + 45         # on a busy machine a start takes a while, and another one would undo it
             for client in waiting:
                 _call_again(lab, client)
-        time.sleep(0.5)
+        time.sleep(2)
+        for client, each in running.items():
+            if not _answered(each):
+                each.stop()
+                each.start()
+                time.sleep(0.5)
 
 
 def _wait_for_replies(running: dict[clients.Client, observe.Pings], at: float) -> list[str]:
