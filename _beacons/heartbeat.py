@@ -34,7 +34,7 @@ CONDITIONS = {
     "not_ready": "warning: this node is standby and could not take over",
     "link_dead": "warning: the other node is not heard over one of the paths",
     "ping_node_dead": "warning: a ping node does not answer this node",
-    "disagree": "warning: the decider's word on the role and the addresses held do not agree",
+    "disagree": "warning: the decider's word on the role and the addresses held do not agree, or did not just now",
     "clock_offset": "warning: the two nodes' clocks differ",
 }
 # What a person or the site's own settings asked for; any other cause is a fault (agent/decide.py has the words).

@@ -203,14 +203,17 @@ def _by_agent(now: dict) -> bool:
     now |= {key: said.get(key) or now[key] for key in ("since", "cause", "links", "ping_nodes")}
     now["agent"] = {key: said.get(key) for key in ("ready", "not_ready_because", "epoch", "peer", "daemon")}
     theirs = (said.get("peer") or {}).get("role")
-    _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent")
+    _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))
     if now["role"] == "active" and theirs == "active":
         now |= {"role": "split", "disagree": f"this node is active and {_peer(now)}'s agent says that it is, too"}
     return theirs == "active"
 
 
-def _judge(now: dict, says: bool | None, who: str) -> None:
-    """The role, if what the decider says (None: neither) and the addresses held agree; otherwise a line about it."""
+def _judge(now: dict, says: bool | None, who: str, intruder: str = "") -> None:
+    """The role, if what the decider says (None: neither) and the addresses held agree; otherwise a line about it.
+
+    `intruder`: addresses that the agent has had to take away from a standby a moment ago.
+    """
     now["role"] = "transition"
     if says is not None and says == (not now["missing"]) and says == bool(now["held"]):
         now["role"] = "active" if says else "standby"
@@ -218,6 +221,9 @@ def _judge(now: dict, says: bool | None, who: str) -> None:
         wants = "these addresses" if says else "none of the addresses"
         now["disagree"] = (f"{who} says this node has {wants}; held: {', '.join(now['held']) or 'none'}, "
                            f"not held: {', '.join(now['missing']) or 'none'}")
+    if intruder and says is False and not now["disagree"]:
+        now["disagree"] = (f"somebody or something gave this node {intruder}, and it is standby: {who} has taken it "
+                           "away; find out who, or it comes again")
 
 
 def _ask_heartbeat(now: dict) -> None:
@@ -277,7 +283,7 @@ def _glance() -> dict:
             "daemon")}
         now |= {"agent": "answers", "connected": said.get("heartbeat") == "alive",
                 "peer": {key: peer.get(key, now["peer"][key]) for key in now["peer"]}}
-        _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent")
+        _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))
         if now["role"] == "active" and now["peer"]["role"] == "active":
             now["role"] = "split"
         return now

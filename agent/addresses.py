@@ -279,7 +279,7 @@ class Watch:
         self.socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
 
     def read(self, carrier: Callable[[str, bool], None]) -> bool:
-        """Calls `carrier` for each link; True when an address went away or something was missed."""
+        """Calls `carrier` for each link; True when an address came or went, or something was missed."""
         look = False
         while True:
             try:
@@ -296,4 +296,4 @@ class Watch:
                     carrier(*link(body))
                 elif kind == RTM_DELLINK:
                     carrier(link(body)[0], False)
-                look = look or kind in (RTM_DELADDR, RTM_DELLINK)
+                look = look or kind in (RTM_NEWADDR, RTM_DELADDR, RTM_DELLINK)

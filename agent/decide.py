@@ -25,6 +25,7 @@ PINGS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
 SUDDEN = 10.0  # the peer and the ping nodes fall silent within it: this node is the one that is cut off
 CALM = 5.0  # after giving up: the reason has to be gone for that long
 AGAIN = 10.0  # between two tries to fence
+INTRUDED = 30.0  # so long it is told that somebody gave the standby an address
 RESTART = 30.0  # the daemon has that long to come up
 RELEASE = 5.0  # tunnels are told that they end; then the addresses go anyway
 ALONE = 0.3  # a peer that was dead before this machine stood still gets that long to answer
@@ -89,6 +90,11 @@ class Missing(NamedTuple):
     addresses: tuple[str, ...]
 
 
+class Found(NamedTuple):
+    """Virtual addresses that the kernel holds, whoever put them there."""
+    addresses: tuple[str, ...]
+
+
 class Gap(NamedTuple):
     """The whole process stood still for so many seconds."""
     seconds: float
@@ -131,6 +137,10 @@ class Hold(NamedTuple):
 
 class Restore(NamedTuple):
     """Put back addresses that vanished, without announcing role changes."""
+
+
+class Remove(NamedTuple):
+    """Take the addresses off that somebody else has put there."""
 
 
 class Announce(NamedTuple):
@@ -263,6 +273,7 @@ class Machine:
         self.daemon = "unknown" if site.daemon else "none"
         self.compared = not site.compare
         self.missing: tuple[str, ...] = ()
+        self.intruded: tuple[tuple[str, ...], float] = (), now  # what somebody gave this node as standby, and when
         self.muted = held in ("muted", "parked")
         self.ask = 0
         self.muted_until = now + ANSWER
@@ -530,6 +541,20 @@ class Machine:
             self.say("missing", f"{', '.join(event.addresses)} vanished: put back", every=10.0)
             self.out.append(Restore())
 
+    def on_found(self, event: Found) -> None:
+        if not event.addresses or self.role != "standby":
+            return
+        self.intruded = event.addresses, self.now
+        self.say("intruder", f"{', '.join(event.addresses)}: given to this node by somebody, and it is standby: taken "
+                 "away", every=10.0)
+        self.out.append(Remove())
+        self.send("intruder")       # neighbours may have heard this node meanwhile
+
+    def intruder(self) -> str:
+        """What somebody gave this node within the last half minute, and it is standby."""
+        addresses, at = self.intruded
+        return ", ".join(addresses) if self.now - at < INTRUDED else ""
+
     def on_gap(self, event: Gap) -> None:
         self.careful_until = self.now + max(self.site.deadtime, ANSWER)
         if event.seconds <= self.site.deadtime:
@@ -658,7 +683,8 @@ class Machine:
             self.muted = False
             self.log("notice", f"{self.site.peer} did not take over: answering again")
             self.out.append(Unmute())
-        elif self.role == "active" and not self.muted and (before is None or before.role == "active"):
+        elif self.role == "active" and not self.muted and (
+                before is None or before.role == "active" or kind == "intruder"):
             self.out.append(Announce())  # it was active too, or may have been: neighbours may have heard it last
 
     def meet(self, state: PeerState) -> None:

@@ -259,9 +259,11 @@ class Worker:
 
     def look(self) -> None:
         self.next_look = clock() + 1.0
-        _state, _held, missing = self.addresses.look()
+        _state, held, missing = self.addresses.look()
         if missing or self.machine.missing:
             self.handle(decide.Missing(missing))
+        if held and self.machine.role == "standby":
+            self.handle(decide.Found(held))
         if COMPARED.exists() != self.machine.compared:
             self.handle(decide.Compared(COMPARED.exists()))
 
@@ -307,7 +309,7 @@ class Worker:
                      "not_ready_because": machine.peer_unready(), "epoch": peer.epoch if peer else None,
                      "clock_offset": self.offset.seconds()},
             "ready": not machine.not_ready(), "not_ready_because": machine.not_ready(),
-            "held": list(held), "missing": list(missing),
+            "held": list(held), "missing": list(missing), "intruder": machine.intruder(),
             "links": dict(self.heartbeat.links) if self.heartbeat else {},
             "ping_nodes": {each: "up" if machine.pings.get(each) else "dead" for each in self.settings.ping_nodes},
             "daemon": machine.daemon,
@@ -339,6 +341,9 @@ class Worker:
 
     def do_restore(self, _action: decide.Restore) -> None:
         self.do_hold(decide.Hold())
+
+    def do_remove(self, _action: decide.Remove) -> None:
+        self.addresses.leave()
 
     def do_announce(self, _action: decide.Announce) -> None:
         now = clock()

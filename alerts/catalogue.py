@@ -124,7 +124,7 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
     ("heartbeat", "disagree"): Entry(
         "warning", "{node} is not what it says: {now}", "{node} is what it says again",
         "Perhaps nobody notices, perhaps an address is missing.",
-        "The role agent puts back an address that is missing.",
+        "The role agent puts back an address that is missing, and takes one away that a standby was given.",
         f"{_HEARTBEAT} and docs/troubleshooting.md, \"Nobody is active, or both are\""),
     ("heartbeat", "clock_offset"): Entry(
         "warning", "the clocks of the two nodes of {site} differ ({now})", "the clocks of {site} agree again",

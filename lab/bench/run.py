@@ -215,7 +215,7 @@ def _connect(lab: Lab, running: dict[clients.Client, observe.Pings]) -> None:
             for client in waiting:
                 _call_again(lab, client)
         time.sleep(2)
-        for client, each in running.items():
+        for each in running.values():
             if not _answered(each):
                 each.stop()
                 each.start()

@@ -60,3 +60,14 @@ def test_it_comes_back_after_a_switch_over(quiet, traveller):
     inner = {sa["peer_id"]: sa["inner"] for connection in loaded.values() for sa in connection["sas"]}
     assert {f"CN={name}": address for name, address in PERSONS.items()} == {
         name: address for name, address in inner.items() if name.startswith("CN=")}
+
+
+def test_a_site_that_calls_is_not_taken_for_a_person(quiet, traveller):
+    called, calls = quiet.sites
+    eventually(lambda: observe.holder(quiet, calls.name), 60)
+    caller, begun = observe.active(quiet, calls.name), time.time()
+    caller.run(["ipsec", "whack", "--name", called.name, "--terminate"], check=True)
+    caller.run(["ipsec", "whack", "--name", called.name, "--asynchronous", "--initiate"], check=True)
+    assert eventually(lambda: network.ping(calls.server.name, observe.inner_target(quiet)), 20)
+    said = observe.active(quiet, called.name).run(["journalctl", "-q", "-u", "ipsec", f"--since=@{int(begun)}"]).stdout
+    assert not [line for line in said.splitlines() if f'"{calls.name}"' in line and "switched to" in line], said

@@ -16,6 +16,7 @@ from agent.decide import (
     End,
     Fence,
     Fenced,
+    Found,
     Gap,
     Hold,
     Leave,
@@ -366,6 +367,25 @@ def test_agent_started_again(held, own, peer, does):
 def test_vanished_addresses_come_back_only_on_the_active_node():
     assert "Restore" in active().tell(Missing(("192.0.2.10",)))
     assert "Restore" not in Node().tell(Missing(("192.0.2.10",)))
+
+
+def test_an_address_that_somebody_gave_the_standby_is_taken_away_and_the_active_node_announces_itself():
+    node = Node()
+    node.tell(state("active", 7))
+    assert node.tell(Found(("192.0.2.10",)))[0] == "Remove" and node.sent("intruder")
+    assert "192.0.2.10: given to this node by somebody" in node.said()
+    assert node.machine.intruder() == "192.0.2.10"
+    node.wait(31, state("active", 7))
+    assert node.machine.intruder() == "" and node.role == "standby"
+    assert "Announce" in active().tell(state(kind="intruder"))
+    assert "Announce" not in active().tell(state())
+
+
+def test_addresses_that_the_active_node_holds_are_its_own():
+    assert active().tell(Found(("192.0.2.10",))) == []
+    node = active()
+    node.tell(Terminate())
+    assert node.role == "leaving" and node.tell(Found(("192.0.2.10",))) == []
 
 
 def test_end_of_heartbeat():

@@ -641,6 +641,7 @@ def test_at_a_glance_it_is_what_the_agent_says(looking) -> None:
     ({"role": "active"}, "transition", True),
     ({"role": "standby", "held": ["192.0.2.10"]}, "transition", True),
     ({"role": "transition"}, "transition", False),
+    ({"intruder": "192.0.2.10"}, "standby", True),      # taken away a moment ago
     ({"heartbeat": "dead"}, "standby", False),
     ({"peer": {}}, "standby", False),                   # an agent of an older release
     ({"peer": None}, "standby", False),
