@@ -104,6 +104,7 @@ def _equip_strongswan(lab: Lab, client: Client) -> None:
   gateway {{
     version = 2
     mobike = no
+    unique = replace
     remote_addrs = {its.virtual("external")}
     {"" if client.network else "vips = 0.0.0.0"}
     proposals = {PROPOSALS}
