@@ -46,7 +46,7 @@ CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "st
 
 
 def equip(lab: Lab, client: Client) -> None:
-    """Install and configure it; its connection starts with its daemon."""
+    """Install and configure it. Roadwarriors call when their daemon starts, peers when there is traffic."""
     if client.make == "Libreswan":
         _equip_libreswan(lab, client)
     else:
@@ -124,9 +124,9 @@ def _equip_strongswan(lab: Lab, client: Client) -> None:
         {f"local_ts = {client.network}" if client.network else ""}
         remote_ts = {its.settings[its.gateways[0].name]["bonds"][1]["networks"][0]}
         esp_proposals = aes256gcm16
-        start_action = start
-        dpd_action = restart
-        close_action = start
+        start_action = {"trap" if client.network else "start"}
+        dpd_action = {"trap" if client.network else "restart"}
+        close_action = {"trap" if client.network else "start"}
       }}
     }}
   }}
