@@ -182,11 +182,15 @@ def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -
     own = _as_text(connection["options"])
     common = _options(connection, major)
     found = {}
-    if persons and common["authby"] == "ecdsa":
+    if persons and connection["kind"] == "roadwarrior" and common["authby"] == "ecdsa":
         # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c), and with another key would not change
-        # from the connection that a client's first message was taken for to the one that its certificate fits. On all
-        # connections, or a site that calls changes from its own, where its issuer counts, to that of the persons.
-        common["rightca"] = "%any"
+        # from the connection that a client's first message was taken for to the one that its certificate fits...
+        if connection["persons"]:
+            common["rightca"] = "%any"
+        # ...and a site that calls would change from its own connection, where the issuer counts, to this one. It does
+        # not to one that is another kind of server. Nothing else comes of that with IKEv2 and certificates. (%any for
+        # the site too would not do: the daemon then asks for no certificate, and strongSwan sends none unasked.)
+        common["leftxauthserver"] = "yes"
     if not _listed_only(connection):
         found.update(_numbered(connection["name"], {**common, **own}, _pairs(connection)))
     for person, addresses in connection["persons"].items():

@@ -15,3 +15,15 @@ openswan_packages:
     - name: service.systemctl_reload
     - onchanges:
       - file: /etc/systemd/system/ipsec.service.d/gateway.conf
+
+# By the daemon at each start; now, since the package may have started it before.
+/usr/local/sbin/esp-warm-up:
+  file.managed:
+    - source: salt://openswan/files/esp-warm-up
+    - mode: '0755'
+  cmd.run:
+    - name: /usr/local/sbin/esp-warm-up
+    - require:
+      - pkg: openswan_packages
+    - onchanges:
+      - file: /usr/local/sbin/esp-warm-up
