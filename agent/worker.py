@@ -104,6 +104,7 @@ class Worker:
             settings.node, settings.peer, settings.preferred, settings.uplinks, settings.ping_nodes, settings.deadtime,
             settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
             daemon=settings.daemon is not None, compare=settings.compare)
+        self.now = now
         self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
         self.machine.compared = self.machine.compared or COMPARED.exists()
 
@@ -130,7 +131,7 @@ class Worker:
         self.before = clock()
         while not self.ended:
             found = self.poll.poll(TICK * 1000)
-            now = clock()
+            self.now = now = clock()
             gap = now - self.before
             if gap > self.settings.deadtime:
                 self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
@@ -169,10 +170,14 @@ class Worker:
         self.handle(decide.Tick())
 
     def handle(self, event: Any, more: bool = False) -> None:
-        """One event, and what came up while it was handled. `more`: others of the same moment follow."""
+        """One event, and what came up while it was handled. `more`: others of the same moment follow.
+
+        For the machine it is the time of the loop's last look at the clock: when this process stands still between
+        two lines, no deadline has passed before the loop has noticed, and has read what came meanwhile.
+        """
         self.queue.append(event)
         while self.queue and not self.ended:
-            for action in self.machine.handle(self.queue.pop(0), clock(), more):
+            for action in self.machine.handle(self.queue.pop(0), self.now, more):
                 try:
                     getattr(self, "do_" + type(action).__name__.lower())(action)
                 except Refused as error:
@@ -200,7 +205,7 @@ class Worker:
             self.heartbeat_fd = self.heartbeat.fileno()
             self.add(self.heartbeat_fd, self.on_heartbeat)
             # Signing on takes one to ten of heartbeat's keepalives
-            self.echo_heard = self.echo_sent = self.before = clock()
+            self.echo_heard = self.echo_sent = self.before = self.now = clock()
             self.echoes = 0
             self.handle(decide.Connected(True))
             self.on_heartbeat()

@@ -443,10 +443,23 @@ def test_one_command_at_a_time():
     assert "something is going on" in node.done[0].refused
 
 
+def test_no_deadline_passes_while_the_process_stands_still_between_two_lines(monkeypatch):
+    """Woken after a standstill, and put aside again before it has read what the peer says: it stays silent."""
+    from agent import worker
+    node = active()
+    node.tell(decide.Gap(6.0))
+    assert node.machine.muted
+    its = object.__new__(worker.Worker)
+    its.machine, its.queue, its.ended, its.heartbeat, its.now = node.machine, [], False, None, node.now
+    monkeypatch.setattr(worker, "clock", lambda: node.now + 5)
+    its.handle(Tick())
+    assert node.machine.muted, "it answers again, and the other node may be active"
+
+
 def test_all_actions_are_known_to_the_worker():
     from agent.worker import Worker
-    actions = (Mute, Unmute, Hold, Restore, Announce, Park, Release, Leave, Restart, Fence, Send, decide.Keep,
-               decide.Note, decide.Log, Answer, End)
+    actions = (Mute, Unmute, Hold, Restore, decide.Remove, Announce, Park, Release, Leave, Restart, Fence, Send,
+               decide.Keep, decide.Note, decide.Log, Answer, End)
     assert all(hasattr(Worker, f"do_{each.__name__.lower()}") for each in actions)
 
 
