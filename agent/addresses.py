@@ -98,27 +98,25 @@ class Addresses:
 
     def park(self) -> None:
         """Muted first, then off the interface, without a moment in which they are nowhere."""
-        steps = []
+        steps, there = [], self.there()
         for each in self.wanted:
-            steps += [self.muted(each), self.add(each, "lo"), self.delete(each, each.interface)]
+            steps += [self.muted(each), self.add(each, "lo"), *self.gone(each, each.interface, there)]
         self.run(steps)
         self.unlocal(lambda _each: "lo")
 
     def leave(self) -> None:
         """Nothing of them is left, nor of mute() and park()."""
-        steps = []
+        steps, there = [], self.there()
         for each in self.wanted:
             # The blackhole goes last: no packet is answered on the way out.
-            steps += [self.delete(each, each.interface), self.delete(each, "lo"), *self.unmuted(each)]
+            steps += [*self.gone(each, each.interface, there), *self.gone(each, "lo", there), *self.unmuted(each)]
         self.run(steps)
 
     # What is there
 
     def look(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         """State (none, held, muted, parked), addresses held, addresses missing. Partly there counts as held."""
-        there = set()
-        for index, packed in self.addresses():
-            there.add((ipaddress.ip_address(packed).compressed, index))
+        there = self.there()
         held, missing, parked = [], [], False
         for each in self.wanted:
             here = (each.address, self.index(each.interface)) in there
@@ -129,15 +127,22 @@ class Addresses:
             state = "muted"
         return state, tuple(held), tuple(missing)
 
-    def addresses(self) -> Iterator[tuple[int, bytes]]:
-        """Interface index and address of all there are."""
+    def there(self) -> dict[tuple[str, int], list[int]]:
+        """All addresses with their interface's index: the prefix lengths that each is there with."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for index, packed, length in self.addresses():
+            found.setdefault((ipaddress.ip_address(packed).compressed, index), []).append(length)
+        return found
+
+    def addresses(self) -> Iterator[tuple[int, bytes, int]]:
+        """Interface index, address and prefix length of all there are."""
         for body in self.dump(RTM_GETADDR, bytes(8), RTM_NEWADDR):
-            index = struct.unpack_from("=BBBBI", body)[4]
+            _family, length, _flags, _scope, index = struct.unpack_from("=BBBBI", body)
             values = dict(attributes(body[8:]))
             # With a peer address IFA_LOCAL is the own one; IPv6 has only IFA_ADDRESS (linux/if_addr.h)
             packed = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
             if packed:
-                yield index, packed
+                yield index, packed, length
 
     def blackholes(self) -> set[str]:
         """Addresses that mute() silenced."""
@@ -178,10 +183,16 @@ class Addresses:
             body += attribute(IFA_CACHEINFO, struct.pack("=IIII", 0, FOREVER, 0, 0))
         return RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, f"{each.address} on {interface}", ()
 
-    def delete(self, each: Address, interface: str) -> tuple[Any, ...]:
+    def gone(self, each: Address, interface: str, there: dict[tuple[str, int], list[int]]) -> list[tuple[Any, ...]]:
+        """Off an interface, with whatever prefix lengths it is there: a person's need not be ours."""
+        return [self.delete(each, interface, length) for length in there.get((each.address, self.index(interface)), ())]
+
+    def delete(self, each: Address, interface: str, length: int | None = None) -> tuple[Any, ...]:
         packed = ipaddress.ip_address(each.address).packed
-        head = struct.pack("=BBBBI", socket.AF_INET6 if len(packed) == 16 else socket.AF_INET,
-                           len(packed) * 8 if interface == "lo" else each.prefix, 0, 0, self.index(interface))
+        if length is None:
+            length = len(packed) * 8 if interface == "lo" else each.prefix
+        head = struct.pack("=BBBBI", socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, length, 0, 0,
+                           self.index(interface))
         return (RTM_DELADDR, 0, head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed),
                 f"{each.address} off {interface}", (errno.EADDRNOTAVAIL, errno.ENODEV))
 

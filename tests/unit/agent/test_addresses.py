@@ -61,6 +61,14 @@ def inside() -> None:
             getattr(both, step)()
         state, answered, where = steps[way.split()[-1]]
         expect(way, state, [answered] * 2, [where] * 2)
+    # By hand, with prefix lengths that are not ours
+    for step in ("leave", "park"):
+        both.hold()
+        ip("address", "add", f"{FOUR.address}/26", "dev", "outer")
+        ip("address", "add", f"{FOUR.address}/24", "dev", "outer")
+        getattr(both, step)()
+        state, answered, where = steps[step]
+        expect(f"by hand, {step}", state, [answered] * 2, [where] * 2)
     both.leave()
     assert "blackhole" not in ip("route", "show", "table", "local") + ip("-6", "route", "show", "table", "local")
 
