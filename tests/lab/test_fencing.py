@@ -77,6 +77,7 @@ def test_nothing_is_taken_over_before_the_other_node_is_off_and_the_master_hears
     assert observe.active(quiet, SITE) is standby
 
 
+@pytest.mark.long
 def test_a_node_whose_heartbeat_hangs_is_reset_by_the_watchdog(quiet):
     """Machine and agent go on: without the watchdog the node would wake up some time later, and serve as well."""
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
