@@ -121,6 +121,16 @@ class Paper(Pair):
     held = r" gateway\S* start: active"
     notices = 12.0
 
+    def settled(self) -> bool:
+        # A heartbeat that meets a node it called dead ends (3.0.6), and nothing starts it: a person would.
+        for guest in self.guests:
+            if guest.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() == "inactive":
+                self.mend(guest)
+        return super().settled()
+
+    def mend(self, guest: Guest) -> None:
+        guest.run(["systemctl", "start", "heartbeat", "ipsec"], check=True)
+
     def _ready(self, guest: Guest) -> bool:
         said = guest.run(["cl_status", "rscstatus"]).stdout.strip()
         nodes = [guest.run(["cl_status", "nodestatus", each.host.name]).stdout.strip() for each in self.guests]
