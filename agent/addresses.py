@@ -83,8 +83,9 @@ class Addresses:
         for each in self.wanted:
             if muted and ":" in each.address:
                 # Its local route is gone, and comes back only with the address.
-                steps.append(self.delete(each, each.interface))
-            steps += [self.add(each, each.interface), *self.unmuted(each), self.delete(each, "lo")]
+                steps.append(self.delete(each, each.interface, each.prefix))
+            steps += [self.add(each, each.interface), *self.unmuted(each),
+                      self.delete(each, "lo", self.length(each, "lo"))]
         self.run(steps, Refused)
 
     def mute(self) -> None:
@@ -174,8 +175,7 @@ class Addresses:
     def add(self, each: Address, interface: str) -> tuple[Any, ...]:
         packed = ipaddress.ip_address(each.address).packed
         six = len(packed) == 16
-        lo = interface == "lo"
-        head = struct.pack("=BBBBI", socket.AF_INET6 if six else socket.AF_INET, len(packed) * 8 if lo else each.prefix,
+        head = struct.pack("=BBBBI", socket.AF_INET6 if six else socket.AF_INET, self.length(each, interface),
                            IFA_F_NODAD if six else 0, 0, self.index(interface))
         body = head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
         if six:
@@ -184,13 +184,19 @@ class Addresses:
         return RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, f"{each.address} on {interface}", ()
 
     def gone(self, each: Address, interface: str, there: dict[tuple[str, int], list[int]]) -> list[tuple[Any, ...]]:
-        """Off an interface, with whatever prefix lengths it is there: a person's need not be ours."""
-        return [self.delete(each, interface, length) for length in there.get((each.address, self.index(interface)), ())]
+        """Off an interface, with whatever prefix lengths it is there: a person's need not be ours.
 
-    def delete(self, each: Address, interface: str, length: int | None = None) -> tuple[Any, ...]:
+        With ours in any case: a dump during which addresses change may lack one.
+        """
+        lengths = {self.length(each, interface), *there.get((each.address, self.index(interface)), ())}
+        return [self.delete(each, interface, length) for length in sorted(lengths)]
+
+    def length(self, each: Address, interface: str) -> int:
+        """The prefix length that it has there when we put it there."""
+        return ipaddress.ip_address(each.address).max_prefixlen if interface == "lo" else each.prefix
+
+    def delete(self, each: Address, interface: str, length: int) -> tuple[Any, ...]:
         packed = ipaddress.ip_address(each.address).packed
-        if length is None:
-            length = len(packed) * 8 if interface == "lo" else each.prefix
         head = struct.pack("=BBBBI", socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, length, 0, 0,
                            self.index(interface))
         return (RTM_DELADDR, 0, head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed),

@@ -273,6 +273,7 @@ class Machine:
         self.daemon = "unknown" if site.daemon else "none"
         self.compared = not site.compare
         self.missing: tuple[str, ...] = ()
+        self.intruder_next = now  # the other node is told of it
         self.intruded: tuple[tuple[str, ...], float] = (), now  # what somebody gave this node as standby, and when
         self.muted = held in ("muted", "parked")
         self.ask = 0
@@ -548,7 +549,10 @@ class Machine:
         self.say("intruder", f"{', '.join(event.addresses)}: given to this node by somebody, and it is standby: taken "
                  "away", every=10.0)
         self.out.append(Remove())
-        self.send("intruder")       # neighbours may have heard this node meanwhile
+        # Neighbours may have heard this node meanwhile: the other one announces itself, once a second at most.
+        if self.now >= self.intruder_next:
+            self.intruder_next = self.now + ANSWER
+            self.send("intruder")
 
     def intruder(self) -> str:
         """What somebody gave this node within the last half minute, and it is standby."""

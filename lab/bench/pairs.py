@@ -122,7 +122,7 @@ class Paper(Pair):
     notices = 12.0
 
     def settled(self) -> bool:
-        # A heartbeat that meets a node it called dead ends (3.0.6), and nothing starts it: a person would.
+        # After a hang the woken node's heartbeat was found ended (3.0.6), and nothing starts it: a person would.
         for guest in self.guests:
             if guest.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() == "inactive":
                 self.mend(guest)

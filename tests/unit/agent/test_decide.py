@@ -375,6 +375,9 @@ def test_an_address_that_somebody_gave_the_standby_is_taken_away_and_the_active_
     assert node.tell(Found(("192.0.2.10",)))[0] == "Remove" and node.sent("intruder")
     assert "192.0.2.10: given to this node by somebody" in node.said()
     assert node.machine.intruder() == "192.0.2.10"
+    # without end: taken away each time, and told once a second
+    again = [(node.tell(Found(("192.0.2.10",)), after=0.02), bool(node.sent("intruder"))) for _ in range(100)]
+    assert all(did[0] == "Remove" for did, _told in again) and 1 <= sum(told for _did, told in again) <= 3
     node.wait(31, state("active", 7))
     assert node.machine.intruder() == "" and node.role == "standby"
     assert "Announce" in active().tell(state(kind="intruder"))
