@@ -71,3 +71,17 @@ def test_a_site_that_calls_is_not_taken_for_a_person(quiet, traveller):
     assert eventually(lambda: network.ping(calls.server.name, observe.inner_target(quiet)), 20)
     said = observe.active(quiet, called.name).run(["journalctl", "-q", "-u", "ipsec", f"--since=@{int(begun)}"]).stdout
     assert not [line for line in said.splitlines() if f'"{calls.name}"' in line and "switched to" in line], said
+
+
+def test_it_is_let_in_beside_persons_by_the_other_version_of_the_daemon_too(quiet, traveller):
+    """bern is Debian 12 with 4.10, lists somebody else by name, and has a pool for whoever else has a certificate."""
+    bern = quiet.sites[1]
+    target = bern.server.addresses[0].split("/")[0]
+    assert eventually(lambda: observe.holder(quiet, bern.name), 60)
+    configuration = quiet.master.run("gateway.roadwarrior", bern.name, f"certificate={TRAVELLER}.example", "key=ec")
+    quiet.copy_to(traveller, "/etc/ipsec.conf", configuration.encode())
+    traveller.run(["systemctl", "restart", "ipsec"], check=True)
+    assert eventually(lambda: traveller.run(["ping", "-q", "-c", "2", "-W", "1", "-i", "0.2", target]).returncode == 0,
+                      60)
+    sas = observe.call(quiet, observe.active(quiet, bern.name), "ipsec.status")["connections"]["roadwarrior"]["sas"]
+    assert [sa["inner"] for sa in sas if sa["peer_id"] == f"CN={TRAVELLER}.example"], sas
