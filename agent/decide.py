@@ -27,6 +27,7 @@ CALM = 5.0  # after giving up: the reason has to be gone for that long
 AGAIN = 10.0  # between two tries to fence
 INTRUDED = 30.0  # so long it is told that somebody gave the standby an address
 RESTART = 30.0  # the daemon has that long to come up
+STILL = 2.0  # an interface that was made anew is left alone for that long: somebody is at work on it
 RELEASE = 5.0  # tunnels are told that they end; then the addresses go anyway
 ALONE = 0.3  # a peer that was dead before this machine stood still gets that long to answer
 HOUR = 3600.0
@@ -95,6 +96,16 @@ class Found(NamedTuple):
     addresses: tuple[str, ...]
 
 
+class Deaf(NamedTuple):
+    """Paths of this node's heartbeat whose interfaces are not those it opened them on (agent/paths.py).
+
+    `all`: it hears nothing at all. `there`: none is missing, so that it can open them anew.
+    """
+    paths: tuple[str, ...] = ()
+    all: bool = False
+    there: bool = True
+
+
 class Gap(NamedTuple):
     """The whole process stood still for so many seconds."""
     seconds: float
@@ -161,6 +172,11 @@ class Leave(NamedTuple):
 
 class Restart(NamedTuple):
     """Restart the daemon."""
+
+
+class Reopen(NamedTuple):
+    """Have heartbeat open these paths anew."""
+    paths: tuple[str, ...]
 
 
 class Fence(NamedTuple):
@@ -272,6 +288,7 @@ class Machine:
         self.uplinks: dict[str, bool] = {}
         self.daemon = "unknown" if site.daemon else "none"
         self.compared = not site.compare
+        self.deaf, self.deaf_since = Deaf(), now
         self.missing: tuple[str, ...] = ()
         self.intruder_next = now  # the other node is told of it
         self.intruded: tuple[tuple[str, ...], float] = (), now  # what somebody gave this node as standby, and when
@@ -318,6 +335,8 @@ class Machine:
             return f"no carrier on {', '.join(self.site.uplinks)}"
         if self.daemon not in ("alive", "none"):
             return "the IPsec daemon is not known yet" if self.daemon == "unknown" else f"IPsec daemon {self.daemon}"
+        if self.deaf.all:
+            return f"heartbeat hears nothing: {', '.join(self.deaf.paths)} gone or made anew"
         if self.gave_up:
             return "it gave up lately, and the reason is not gone for long enough"
         return ""
@@ -558,6 +577,18 @@ class Machine:
         """What somebody gave this node within the last half minute, and it is standby."""
         addresses, at = self.intruded
         return ", ".join(addresses) if self.now - at < INTRUDED else ""
+
+    def on_deaf(self, event: Deaf) -> None:
+        if event != self.deaf:
+            if self.deaf.all:
+                # What it has to say on the other node may still be about before.
+                self.careful_until = max(self.careful_until, self.now + self.site.deadtime + ANSWER)
+            self.deaf, self.deaf_since = event, self.now
+        elif event.paths and event.there and self.now - self.deaf_since >= STILL:
+            self.deaf_since = self.now
+            self.log("warning", f"{', '.join(event.paths)}: made anew since heartbeat opened it, which is deaf to it: "
+                     "opened anew")
+            self.out.append(Reopen(event.paths))
 
     def on_gap(self, event: Gap) -> None:
         self.careful_until = self.now + max(self.site.deadtime, ANSWER)
@@ -836,6 +867,8 @@ class Machine:
     def decide_standby(self) -> None:
         if not self.connected or self.ending or self.now < self.careful_until:
             return
+        if self.deaf.all:
+            return  # that nothing is heard of the other node is this one's own fault
         if self.command and self.command.name == "takeover" and self.claimed_at:
             if self.command.force and self.now - self.claimed_at >= ANSWER:
                 self.take(f"asked for by a person, forced: {self.site.peer} does not answer")

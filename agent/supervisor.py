@@ -188,10 +188,11 @@ def main() -> int:
         return 1
     lock = only_one()
     in_time()
+    heartbeat = os.getppid()
 
     def work(pulse: int) -> None:
         os.close(lock)
-        worker.Worker(settings, pulse).run()
+        worker.Worker(settings, pulse, heartbeat).run()
 
     def give_up() -> None:
         try:

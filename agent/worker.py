@@ -14,15 +14,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from agent import announce, control, decide, history
+from agent import announce, control, decide, history, paths
 from agent.addresses import Addresses, Refused, Watch
-from agent.daemon import Daemon, Job
+from agent.daemon import Daemon, Job, progress
 from agent.heartbeat import Gone, Heartbeat
 from agent.offset import FIELD, Offset
 from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK = 0.05
+ECHO = 0.5  # a message to itself is back by then
+PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
 # Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
 COMPARED = Path("/run/gateway/current")
 FORMER = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
@@ -58,8 +60,9 @@ def reloading() -> bool:
 class Worker:
     """One life of the agent. run() returns when it is over."""
 
-    def __init__(self, settings: Settings, pulse: int) -> None:
-        self.settings, self.pulse = settings, pulse
+    def __init__(self, settings: Settings, pulse: int, parent: int) -> None:
+        """`pulse`: where to say that it lives; `parent`: heartbeat's process."""
+        self.settings, self.pulse, self.parent = settings, pulse, parent
         self.poll = select.poll()
         self.ready: dict[int, Callable[[], None]] = {}
         self.jobs: list[Job] = []
@@ -67,6 +70,7 @@ class Worker:
         self.heartbeat_fd = -1
         self.echo_sent = self.echo_heard = 0.0
         self.echoes = 0
+        self.unread, self.turns, self.turned = False, "", 0.0  # what it says is not read; heartbeat's turns, the last
         self.next_try = self.next_look = self.before = 0.0
         self.refusal = ""
         self.announcing: list[float] = []
@@ -212,8 +216,20 @@ class Worker:
             return
         # A heartbeat that hangs keeps the connection, and is dead for the peer: it has to return a message to itself.
         # It takes up to a keepalive (a message waits for its next round), and on a busy machine some more.
-        silent = now - self.echo_heard > max(1.0, deadtime)
-        if now - self.echo_sent >= (max(1.0, deadtime) if silent else 0.25):
+        # Trap: while the peer's starts itself anew and acknowledges nothing, heartbeat reads nothing of its clients
+        # ("all clients are now paused"), for half a minute, and is alive all the same: it has its turns then.
+        patience = max(1.0, deadtime)
+        self.unread = now - self.echo_heard > ECHO
+        if self.unread:
+            turns = progress(self.parent)[1]
+            if self.turns and turns != self.turns:
+                self.turned = now
+            self.turns = turns
+        else:
+            self.turns = ""
+        silent = (now - max(self.echo_heard, self.turned) > patience
+                  or now - self.echo_heard > PAUSED + deadtime)
+        if now - self.echo_sent >= (patience if self.unread else 0.25):
             self.echo_sent = now
             self.post({"kind": "echo"}, self.settings.node)
         if self.heartbeat and silent and self.machine.connected:
@@ -269,6 +285,8 @@ class Worker:
             self.handle(decide.Missing(missing))
         if held and self.machine.role == "standby":
             self.handle(decide.Found(held))
+        if self.heartbeat:
+            self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
         if COMPARED.exists() != self.machine.compared:
             self.handle(decide.Compared(COMPARED.exists()))
 
@@ -386,12 +404,18 @@ class Worker:
 
         self.daemon.restart(restarted)
 
+    def do_reopen(self, action: decide.Reopen) -> None:
+        links = self.heartbeat.links if self.heartbeat else {}
+        paths.reopen(self.parent, action.paths, [each for each in action.paths if links.get(each) == "up"])
+
     def do_fence(self, _action: decide.Fence) -> None:
         fence = self.settings.fence
         if fence:
             self.start(fence.command, fence.timeout, lambda ok, why: self.queue.append(decide.Fenced(ok, why)))
 
     def do_send(self, action: decide.Send) -> None:
+        if self.unread and action.message["kind"] == "state" and not {"ask", "re"} & set(action.message):
+            return  # it would only wait in a queue, and there is a newer one a second later
         self.post(action.message | {FIELD: round(time.time(), 3)})
 
     def do_keep(self, action: decide.Keep) -> None:

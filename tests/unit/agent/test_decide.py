@@ -13,6 +13,7 @@ from agent.decide import (
     Compared,
     Connected,
     Daemon,
+    Deaf,
     End,
     Fence,
     Fenced,
@@ -31,6 +32,7 @@ from agent.decide import (
     Received,
     Release,
     Released,
+    Reopen,
     Restart,
     Restore,
     Send,
@@ -459,10 +461,68 @@ def test_no_deadline_passes_while_the_process_stands_still_between_two_lines(mon
     assert node.machine.muted, "it answers again, and the other node may be active"
 
 
+# Interfaces that were made anew under heartbeat
+
+ACTIVE = state("active", 1)
+BOTH = ("bond0", "bond1")
+
+
+def looks(node: Node, event: Deaf, times: int, *more: Any) -> list[str]:
+    """The worker looks once a second."""
+    found = []
+    for _ in range(times):
+        found += node.tell(*more, event, after=1.0)
+    return found
+
+
+@pytest.mark.parametrize("role", ["standby", "active"])
+def test_a_deaf_path_is_opened_anew_when_its_interface_is_back_and_left_alone(role):
+    node = active() if role == "active" else Node()
+    peer = state() if role == "active" else ACTIVE
+    assert "Reopen" not in looks(node, Deaf(("bond0",), there=False), 10, peer)
+    assert looks(node, Deaf(("bond0",)), 4, peer).count("Reopen") == 1
+    assert "Reopen" not in looks(node, Deaf(), 10, peer) and node.role == role
+
+
+def test_a_path_that_stays_deaf_is_tried_on():
+    node = Node()
+    assert looks(node, Deaf(("bond0",)), 9, ACTIVE).count("Reopen") == 4
+
+
+def test_a_standby_that_hears_nothing_by_its_own_fault_does_not_take_over():
+    node = Node()
+    node.tell(ACTIVE, Deaf(BOTH, True, False))
+    node.tell(Peer("dead"), after=1.2)
+    assert "Hold" not in node.wait(10.0)
+    assert "heartbeat hears nothing: bond0, bond1" in node.machine.not_able()
+    assert looks(node, Deaf(BOTH, True), 4).count("Reopen") == 1
+    node.tell(Deaf())
+    assert "Hold" not in node.wait(1.5), "the first packet is still on its way"
+    assert "Hold" not in node.tell(Peer("active"), PeerAgent(True), ACTIVE)
+    assert "Hold" not in node.wait(10.0, ACTIVE)
+
+
+def test_a_peer_that_stays_silent_after_that_is_dead():
+    node = Node()
+    node.tell(ACTIVE, Deaf(BOTH, True, False), Peer("dead"))
+    looks(node, Deaf(BOTH, True), 4)
+    node.tell(Deaf())
+    assert "Hold" in node.wait(3.0)
+
+
+def test_an_active_node_that_heard_nothing_gives_up_when_it_hears_who_took_over():
+    node = active()
+    node.tell(Deaf(BOTH, True), Peer("dead"))
+    looks(node, Deaf(BOTH, True), 3)
+    assert node.role == "active"
+    node.tell(Deaf(), Peer("active"), state("active", 9))
+    assert node.role == "standby"
+
+
 def test_all_actions_are_known_to_the_worker():
     from agent.worker import Worker
     actions = (Mute, Unmute, Hold, Restore, decide.Remove, Announce, Park, Release, Leave, Restart, Fence, Send,
-               decide.Keep, decide.Note, decide.Log, Answer, End)
+               Reopen, decide.Keep, decide.Note, decide.Log, Answer, End)
     assert all(hasattr(Worker, f"do_{each.__name__.lower()}") for each in actions)
 
 

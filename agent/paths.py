@@ -1,0 +1,77 @@
+"""heartbeat's paths to the other node, and the interfaces they were opened on.
+
+heartbeat binds its sockets to an interface when it opens a path. The kernel binds by number (SO_BINDTODEVICE,
+socket(7)), and an interface that is deleted and made anew (`ifdown bond0; ifup bond0`, a restarted networking.service)
+gets another: nothing is heard or sent there until heartbeat opens the path anew. By itself it does so after some
+hundred packets that can not be sent, 90 s with the profile `default` (measured, 3.0.6), and at once when the process
+that sends on a path has ended.
+"""
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent import history
+
+OPENED = Path("/run/gateway-heartbeat-interfaces")  # heartbeat's unit begins it: /sys/class/net/bond0/ifindex:5
+LINE = re.compile(r"/sys/class/net/([^/]+)/ifindex:([0-9]+)")
+PROC = Path("/proc")
+WRITER = re.compile(r"heartbeat: write: \w+ (\S+)")  # how heartbeat calls its children
+
+
+def opened(path: Path = OPENED) -> dict[str, int]:
+    """Interface: its number when heartbeat opened its paths. Empty where nobody wrote it down."""
+    try:
+        return {name: int(number) for name, number in LINE.findall(path.read_text("ascii", "replace"))}
+    except OSError:
+        return {}
+
+
+def note(numbers: dict[str, int], path: Path = OPENED) -> None:
+    """Writes down what opened() reads. Raises OSError."""
+    history.replace(path, "".join(f"/sys/class/net/{name}/ifindex:{each}\n" for name, each in numbers.items()))
+
+
+def number(interface: str) -> int:
+    """Its number now, 0 when it is not there."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0
+
+
+def deaf(paths: Iterable[str], then: dict[str, int]) -> tuple[tuple[str, ...], bool, bool]:
+    """Of heartbeat's paths, which are serial devices too: the deaf ones, whether all are, whether all are there."""
+    paths = tuple(paths)
+    now = {each: number(each) for each in paths if each in then}
+    found = tuple(sorted(each for each in now if now[each] != then[each]))
+    return found, bool(found) and len(found) == len(paths), all(now.values())
+
+
+def writers(heartbeat: int, paths: Iterable[str], proc: Path = PROC) -> list[int]:
+    """The processes by which heartbeat, process number `heartbeat`, sends on these paths."""
+    found = []
+    for each in proc.iterdir():
+        if each.name.isdigit():
+            try:
+                parent = int((each / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+                title = WRITER.match((each / "cmdline").read_text("utf-8", "replace")) if parent == heartbeat else None
+            except (OSError, ValueError, IndexError):
+                continue  # it has just ended
+            if title and title[1].rstrip("\0") in paths:
+                found.append(int(each.name))
+    return sorted(found)
+
+
+def reopen(heartbeat: int, paths: tuple[str, ...], up: Iterable[str]) -> None:
+    """Has heartbeat open these paths anew, but for those that are `up`: it has done so itself. Raises OSError.
+
+    Trap: where the interface is not there heartbeat ends, and is not started again before it is.
+    """
+    for each in writers(heartbeat, set(paths) - set(up)):
+        os.kill(each, signal.SIGKILL)
+    note(opened() | {each: number(each) for each in paths})

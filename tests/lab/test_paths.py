@@ -1,0 +1,91 @@
+"""Interfaces that are made anew under a running pair: heartbeat does not hear on them until it opens them anew."""
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import observe
+from lab.bench.pairs import AGENT, Pair
+from lab.guest import Guest
+from lab.laboratory import Lab
+from lab.observe import eventually
+
+SITE = "winterthur"
+BONDS = ["bond0", "bond1"]
+# the process by which heartbeat sends on bond1
+_END_WRITER = r"kill -KILL $(ps -eo pid,args | sed -n 's/^ *\([0-9]*\) heartbeat: write: [a-z]* bond1$/\1/p')"
+
+
+def _status(guest: Guest) -> dict:
+    return json.loads(guest.run([AGENT, "status"], check=True).stdout)
+
+
+def _hears(guest: Guest) -> bool:
+    """Whether the node hears the other one on all of its paths."""
+    links = _status(guest)["links"]
+    return sorted(links) == BONDS and set(links.values()) == {"up"}
+
+
+def _opened(guest: Guest) -> int:
+    """How often the agent has had a path opened anew."""
+    return guest.run(["journalctl", "-q", "-b", "-t", "gateway-agent"]).stdout.count("opened anew")
+
+
+@pytest.fixture
+def pair(quiet: Lab) -> Iterator[tuple[Guest, Guest]]:
+    """The active node and the standby, which hear each other on every path, before and after."""
+    assert eventually(Pair(quiet, "default").settled, 60)
+    both = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    assert eventually(lambda: all(_hears(each) for each in both), 30)
+    yield both
+    quiet.master.wait_for({each.host.minion_id for each in both})
+    assert eventually(Pair(quiet, "default").settled, 60)
+    observe.connect_roadwarrior(quiet)
+
+
+def test_networking_that_is_restarted_on_the_standby_moves_nothing(quiet, pair):
+    """By hand, or by an upgrade. Both paths are deaf afterwards: it must not take its own deafness for a dead peer."""
+    active, standby = pair
+    epoch, before = _status(active)["epoch"], _opened(standby)
+    with observe.pings(quiet) as seen:
+        standby.run(["systemctl", "restart", "networking"], timeout=60)
+        assert eventually(lambda: _hears(standby) and _hears(active), 15), (_status(standby), _status(active))
+        time.sleep(3)
+        assert seen.longest_gap() < 3
+    assert _opened(standby) > before, "heartbeat would have come to it by itself only after minutes"
+    assert observe.holder(quiet, SITE) is active and _status(active)["epoch"] == epoch
+    assert _status(standby)["epoch"] < epoch, "it was active in between"
+
+
+def test_networking_that_is_restarted_on_the_active_node_leaves_one_active(quiet, pair):
+    active, standby = pair
+    active.run(["systemctl", "restart", "networking"], timeout=60)
+    assert eventually(lambda: observe.holder(quiet, SITE), 15), (_status(standby), _status(active))
+    assert eventually(lambda: _hears(standby) and _hears(active), 15), (_status(standby), _status(active))
+    assert {_status(each)["role"] for each in pair} == {"active", "standby"}
+    assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
+
+
+def test_a_standby_whose_heartbeat_says_it_comes_back_and_does_not_costs_nobody_the_role(quiet, pair):
+    """A path's interface is away: heartbeat starts itself anew, and can not. For half a minute the other node's waits
+    for it, and lets its own clients wait when nothing is acknowledged any more; the agent is one."""
+    active, standby = pair
+    epoch = _status(active)["epoch"]
+    standby.run(["ip", "link", "delete", "bond1"], check=True)
+    try:
+        # heartbeat itself comes to that after some hundred packets
+        standby.run(["sh", "-c", _END_WRITER], check=True)
+        assert eventually(lambda: standby.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() != "active", 15)
+        with observe.pings(quiet) as seen:
+            time.sleep(36)
+            gap = seen.longest_gap()
+        paused = active.run(["grep", "-c", "all clients are now paused", "/var/log/ha-log"]).stdout.strip()
+    finally:
+        standby.run(["sh", "-c", "ifdown --force bond1; ifup bond1"], timeout=60)
+    assert gap < 3 and observe.holder(quiet, SITE) is active, gap
+    assert (_status(active)["role"], _status(active)["epoch"]) == ("active", epoch)
+    assert int(paused), "heartbeat did not let its clients wait: the test makes no difference"
+    assert eventually(lambda: _hears(standby) and _hears(active), 60), (_status(standby), _status(active))

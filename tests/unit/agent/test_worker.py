@@ -1,0 +1,101 @@
+"""The worker's view of heartbeat: alive, hung, or only not reading."""
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent import decide, worker
+from agent.settings import Address, Settings
+
+SETTINGS = Settings("gw1", "gw2", True, (Address("192.0.2.10", 32, "bond0"),), ("bond0",), (), "manual", 0.0, None, 1.0,
+                    None, False)
+
+
+class Library:
+    """A heartbeat that is there, and returns messages while it reads."""
+
+    def __init__(self) -> None:
+        self.reads, self.echoes, self.links, self.sent = True, 0, {}, []
+
+    def send(self, message: dict[str, Any], node: str = "") -> None:
+        self.sent.append(message["kind"])
+        self.echoes += self.reads
+
+    def read(self) -> list[Any]:
+        return []
+
+
+class Agent(worker.Worker):
+    """One whose loop the test turns, beside a heartbeat with `turns` on the processor."""
+
+    def __init__(self) -> None:
+        self.settings, self.heartbeat, self.parent = SETTINGS, Library(), 2949
+        self.now = self.echo_sent = self.echo_heard = 100.0
+        self.echoes = 0
+        self.unread, self.turns, self.turned = False, "", 0.0
+        self.queue, self.ended, self.jobs = [], False, []
+        site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
+        self.machine = decide.Machine(site, self.now, 4, 4, "held")
+        self.done: list[str] = []
+        self.tell(decide.Connected(True), decide.Peer("active"), decide.PeerAgent(True))
+
+    def tell(self, *events: Any) -> None:
+        for each in events:
+            self.handle(each)
+
+    def do_leave(self, _action: decide.Leave) -> None:
+        self.done.append("Leave")
+
+    def do_note(self, _action: decide.Note) -> None:
+        pass
+
+    do_keep = do_note
+    do_log = do_note
+
+
+@pytest.fixture
+def agent(monkeypatch) -> Agent:
+    made = Agent()
+    made.at_work = True
+    monkeypatch.setattr(worker, "clock", lambda: made.now)
+    monkeypatch.setattr(worker, "progress", lambda pid: ("S", f"{made.now if made.at_work else 0:.2f} 0 1"))
+    return made
+
+
+def wait(agent: Agent, seconds: float) -> None:
+    for _ in range(round(seconds / worker.TICK)):
+        agent.now += worker.TICK
+        agent.keep_heartbeat(agent.now)
+        agent.handle(decide.Tick())
+
+
+def test_one_that_returns_messages_is_alive(agent):
+    wait(agent, 10)
+    assert agent.machine.connected and agent.heartbeat.sent.count("echo") > 30
+
+
+def test_one_that_hangs_is_noticed_after_a_second_and_the_addresses_go(agent):
+    agent.heartbeat.reads = agent.at_work = False
+    wait(agent, 1.2)
+    assert not agent.machine.connected and agent.machine.role == "active"
+    wait(agent, 1.0)
+    assert agent.done == ["Leave"] and agent.machine.role == "standby"
+
+
+def test_one_that_only_does_not_read_is_alive_and_is_not_flooded(agent):
+    """While the other node's starts itself anew: "all clients are now paused"."""
+    agent.heartbeat.reads = False
+    agent.heartbeat.sent.clear()
+    wait(agent, 31)
+    assert agent.machine.connected and agent.machine.role == "active" and agent.done == []
+    assert len(agent.heartbeat.sent) < 40, "its queue is full after about a hundred"
+    agent.heartbeat.reads = True
+    wait(agent, 3)
+    assert agent.machine.connected and not agent.unread
+
+
+def test_one_that_never_reads_again_is_no_use(agent):
+    agent.heartbeat.reads = False
+    wait(agent, 48)
+    assert not agent.machine.connected and agent.machine.role == "standby"
