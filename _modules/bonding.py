@@ -81,6 +81,7 @@ _DEFAULTED, _EXPIRED = 0x40, 0x80
 _MARK = "Written by Salt (state bonding.applied); what is changed here is lost. See docs/network.md."
 _INTERFACES = "/etc/network/interfaces"
 _INTERFACES_D = "/etc/network/interfaces.d"
+_IFSTATE = "/run/network/ifstate"
 _NETWORKD_D = "/etc/systemd/network"
 # The socket first: it would start the service again at the next netlink message.
 _NETWORKD_UNITS = ("systemd-networkd.socket", "systemd-networkd.service")
@@ -839,13 +840,22 @@ def _write_files(files: dict) -> None:
 
 
 def _tell_ifupdown(bonds: list[dict]) -> None:
-    """Have `ifdown bond0` and `ifquery --state` know what is up (its record, one INTERFACE=STANZA a line)."""
-    record = Path("/run/network/ifstate")
+    """
+    Have `ifdown bond0`, `ifdown -a` and `ifquery --state` know what is up. ifupdown (0.8) writes that down twice: in
+    `ifstate`, one INTERFACE=STANZA a line, and in `ifstate.INTERFACE`, the stanza or nothing, which is what it goes by.
+    """
+    record = Path(_IFSTATE)
     if record.exists():
-        names = {name for bond in bonds for name in (bond["name"], *bond["slaves"])}
-        kept = [line for line in record.read_text().splitlines() if line.split("=")[0] not in names]
-        lines = [*kept, *(f"{bond['name']}={bond['name']}" for bond in bonds)]
+        slaves = {slave for bond in bonds for slave in bond["slaves"]}
+        bond_names = [bond["name"] for bond in bonds]
+        kept = [line for line in record.read_text().splitlines() if line.split("=")[0] not in {*slaves, *bond_names}]
+        lines = [*kept, *(f"{name}={name}" for name in bond_names)]
         __salt__["commit_confirm.replace_file"](str(record), "\n".join(lines) + "\n")
+        for slave in slaves:
+            if Path(f"{record}.{slave}").exists():
+                __salt__["commit_confirm.replace_file"](f"{record}.{slave}", "")
+        for name in bond_names:
+            __salt__["commit_confirm.replace_file"](f"{record}.{name}", f"{name}\n")
 
 
 def _stop_dhcp_clients(slaves: set[str]) -> None:

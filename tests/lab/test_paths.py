@@ -51,7 +51,7 @@ def test_networking_that_is_restarted_on_the_standby_moves_nothing(quiet, pair):
     active, standby = pair
     epoch, before = _status(active)["epoch"], _opened(standby)
     with observe.pings(quiet) as seen:
-        standby.run(["systemctl", "restart", "networking"], timeout=60)
+        standby.run(["systemctl", "restart", "networking"], check=True, timeout=60)
         assert eventually(lambda: _hears(standby) and _hears(active), 15), (_status(standby), _status(active))
         time.sleep(3)
         assert seen.longest_gap() < 3
@@ -62,7 +62,7 @@ def test_networking_that_is_restarted_on_the_standby_moves_nothing(quiet, pair):
 
 def test_networking_that_is_restarted_on_the_active_node_leaves_one_active(quiet, pair):
     active, standby = pair
-    active.run(["systemctl", "restart", "networking"], timeout=60)
+    active.run(["systemctl", "restart", "networking"], check=True, timeout=60)
     assert eventually(lambda: observe.holder(quiet, SITE), 15), (_status(standby), _status(active))
     assert eventually(lambda: _hears(standby) and _hears(active), 15), (_status(standby), _status(active))
     assert {_status(each)["role"] for each in pair} == {"active", "standby"}

@@ -336,3 +336,17 @@ def test_lacp_at_a_glance(glance, recorded: str, partner: str, aggregator: str) 
     its = bond["slaves"]["va2"]
     assert (its["link"], its["partner"], its["aggregator"]) == ("up", partner, aggregator)
     assert its["churn"] == ["monitoring", "monitoring"]
+
+
+def test_ifupdown_is_told_what_is_up_in_both_of_its_records(bare, monkeypatch, tmp_path) -> None:
+    """Else `ifdown bond0` finds it not configured, and a restarted networking.service fails."""
+    written = {}
+    monkeypatch.setattr(bare.module, "_IFSTATE", str(tmp_path / "ifstate"))
+    bare.module.__salt__["commit_confirm.replace_file"] = lambda path, text: written.update({Path(path).name: text})
+    bare.module._tell_ifupdown(BARE)
+    assert written == {}, "networkd's host has none"
+    (tmp_path / "ifstate").write_text("lo=lo\neth2=eth2\nbond0=bond0\n")
+    (tmp_path / "ifstate.eth2").write_text("eth2\n")
+    bare.module._tell_ifupdown(BARE)
+    assert written == {"ifstate": "lo=lo\nbond0=bond0\nbond1=bond1\n", "ifstate.eth2": "", "ifstate.bond0": "bond0\n",
+                       "ifstate.bond1": "bond1\n"}
