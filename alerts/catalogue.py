@@ -237,6 +237,14 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "happens on it is reported.", "It was asked twice.",
         "Is the machine up? At its console: systemctl status salt-minion. Who is active: salt-run gateway.roles "
         "{site}"),
+    ("master", "apart"): Entry(
+        "critical", "the nodes of {subject} both live and do not hear each other",
+        "the nodes of {subject} hear each other again",
+        "Both may be active: users reach either of them, or each in turn, and tunnels break and come back.",
+        "Both were asked and answered. When they hear each other again the one with the older claim gives up within a "
+        "second.",
+        "Look at all links between the two nodes. Who is active: salt-run gateway.roles {subject}. If both are, and it "
+        "lasts: on one node systemctl stop heartbeat"),
     ("master", "nodes_differ"): Entry(
         "critical", "the two nodes of {site} are not the same: {subject}", "the two nodes of {site} are the same again",
         "Nobody notices until a takeover; then some or all users would not get in.", NOTHING,

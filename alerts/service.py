@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alerts import authentic, delivery, files, message, routes
+from alerts.apart import Apart
 from alerts.incidents import Alert, Machine
 from alerts.intake import Ask, Intake, Taken
 from alerts.presence import Change, Presence
@@ -31,6 +32,7 @@ QUEUE = 10_000  # true events that may wait here; more are left in the nodes' jo
 BATCH = 1_000
 SAVE = 1.0
 STATUS = 2.0
+APART = 0.5  # between two looks for nodes that do not hear each other
 MARK = 2.0  # between two words to the nodes on what was taken
 GATHER_ASKS = 0.2
 CACHED = 1.5  # the job cache has an answer that long after the bus
@@ -80,6 +82,7 @@ class Service:
         self._intake, self._machine = Intake(rank), Machine()
         self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
+        self._apart, self._heard = Apart(), dict[str, float]()
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
         self._in: deque[tuple] = deque()
         self._wake = threading.Condition()
@@ -89,7 +92,7 @@ class Service:
         self._refused: dict[str, int] = {}
         self._counts = {"events": 0, "postponed": 0, "alerts": 0, "most_waiting": 0}
         self._last = {"save": now, "status": 0.0, "mark": now, "asks": now, "config": 0.0, "known": 0.0, "life": now,
-                      "strangers": 0.0, "round": now}
+                      "strangers": 0.0, "round": now, "apart": 0.0}
         self._newest_asks: set[str] = set()
         self._condition_asks: set[str] = set()
         self._ping_asks: set[str] = set()
@@ -194,6 +197,7 @@ class Service:
         alerts += self._large(now)
         alerts += self._took(now, self._intake.tick(now))
         alerts += self._look(now)
+        alerts += self._look_apart(now)
         self._silence()
         alerts += self._machine.tick(now)
         if alerts:
@@ -206,8 +210,12 @@ class Service:
         if event.id != authentic.MASTER and not self._sites.sender(event.id):
             self.refuse("no site")
             return []
-        alerts = self._changes(now, self._presence.heard(now, event.id)) if self._presence else []
-        return alerts + self._took(now, self._intake.event(now, event))
+        return self._speaks(now, event.id) + self._took(now, self._intake.event(now, event))
+
+    def _speaks(self, now: float, minion: str) -> list[Alert]:
+        """Something true came from it."""
+        self._heard[minion] = now
+        return self._changes(now, self._presence.heard(now, minion)) if self._presence else []
 
     def _on_curious(self, now: float, minion: str) -> list[Alert]:
         self._doubted.discard(minion)
@@ -223,7 +231,7 @@ class Service:
         asked = self.pending.get(job)
         if asked is None or minion not in self._known:
             return []
-        alerts = self._changes(now, self._presence.heard(now, minion)) if self._presence else []
+        alerts = self._speaks(now, minion)
         if said is TRIMMED:
             self._trimmed.append((now + CACHED, job, minion))
         elif asked.what == "newest" and isinstance(said, dict):
@@ -314,16 +322,38 @@ class Service:
     def _changes(self, now: float, changes: list[Change]) -> list[Alert]:
         alerts = []
         for change in changes:
-            self._dirty = True
-            self._own_number += 1
-            its = authentic.whose(change.minion) or ("", "")
-            at, since = (message.iso(each) for each in (now, change.since))
-            said = ("answers", "silent") if change.silent else ("silent", "answers")
-            event = authentic.Event(self._own_journal, self._own_number, authentic.MASTER, its[1], its[0], "unknown",
-                                    "master", "node_silent", change.minion, "critical", said[0], said[1], since, at,
-                                    not change.silent, False, "", {})
-            alerts += self._machine.take(now, event, self._rank == 1 and self._outside.other_alive())
+            node, site = authentic.whose(change.minion) or ("", "")
+            alerts += self._said(now, site, node, "node_silent", change.minion, change.since, not change.silent,
+                                 ("answers", "silent"))
         return alerts
+
+    def _look_apart(self, now: float) -> list[Alert]:
+        """Nodes that both live and do not hear each other."""
+        if now - self._last["apart"] < APART:
+            return []
+        self._last["apart"] = now
+        dead: dict[str, dict[str, float]] = {}
+        for site, minion, _subject, taken in self._machine.open_now("heartbeat", "peer_dead"):
+            dead.setdefault(site, {})[minion] = taken
+        told = {site: taken for site, _, _, taken in self._machine.open_now("master", "apart")}
+        changes, ask = self._apart.look(now, dead, told, self._heard)
+        self._newest_asks |= ask & self._known
+        alerts = []
+        for change in changes:
+            alerts += self._said(now, change.site, "", "apart", change.site, change.since, not change.apart,
+                                 ("hear each other", "do not hear each other"))
+        return alerts
+
+    def _said(self, now: float, site: str, node: str, condition: str, subject: str, since: float, over: bool,
+              words: tuple[str, str]) -> list[Alert]:
+        """What this engine itself has noticed, critical; `words` for when all is well and when it is not."""
+        self._dirty = True
+        self._own_number += 1
+        was, is_now = reversed(words) if over else words
+        event = authentic.Event(self._own_journal, self._own_number, authentic.MASTER, site, node, "unknown", "master",
+                                condition, subject, "critical", was, is_now, message.iso(since), message.iso(now), over,
+                                False, "", {})
+        return self._machine.take(now, event, self._rank == 1 and self._outside.other_alive())
 
     # Questions
 

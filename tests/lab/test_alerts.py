@@ -137,3 +137,25 @@ def test_an_alert_comes_within_moments_and_its_end_too(quiet, sink, took, cause:
     over = any(line["recovered_at"] for line in alert.json["conditions"] if line["condition"] == cause.condition)
     if not cause.once and not over:
         told(sink, cause.condition, begun, {"recovery"}, 150)
+
+
+def test_nodes_that_both_live_and_do_not_hear_each_other_are_told_as_that(quiet, sink):
+    """Each of them can only say that the other one is dead; both serve, and only the master can tell."""
+    active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    eventually(lambda: alone(quiet, sink), 150, every=2)
+    cut = "add table inet cut; add chain inet cut heard { type filter hook input priority -300; }; " \
+          "add rule inet cut heard udp dport 694 drop"
+    begun = time.time()
+    try:
+        for guest in (active, standby):
+            guest.run(["nft", cut], check=True)
+        alert = told(sink, "apart", begun, {"alert", "escalation", "update"}, 60)
+        assert observe.holds_all(quiet, standby) and observe.holds_all(quiet, active)
+    finally:
+        for guest in (active, standby):
+            guest.run(["nft", "delete", "table", "inet", "cut"], check=True)
+    print(f"\ntold {alert.at - begun:.1f} s after the cut")
+    assert alert.json["severity"] == "critical" and "both live" in alert.json["text"], alert.json["text"]
+    told(sink, "apart", begun, {"recovery"}, 150)
+    assert eventually(lambda: observe.holder(quiet, SITE) is standby, 15)
+    observe.connect_roadwarrior(quiet)

@@ -202,6 +202,28 @@ def test_silent_nodes_are_told_by_the_first_master_alone(tmp_path):
         assert len(world.told) == expected, (rank, other)
 
 
+def test_nodes_that_both_live_and_call_each_other_dead_are_told_as_apart(world):
+    def dead(number: int, minion: str, other: str, over: bool = False) -> authentic.Event:
+        return made(number, minion=minion, beacon="heartbeat", condition="peer_dead", subject=other,
+                    severity="critical", recovered=over)
+
+    offer(world, dead(1, GW1, "gw2"))
+    step(world, 1)
+    offer(world, dead(1, GW2, "gw1"))
+    step(world, 1)
+    told = [line["condition"] for each in world.told for line in each["conditions"]]
+    assert told == ["peer_dead"], "the first may have died meanwhile"
+    answer(world, "newest", GW1, {"journal": dead(1, GW1, "gw2").journal, "newest": 1, "taken": 0})
+    step(world, 12)
+    assert [each["kind"] for each in world.told] == ["alert", "update"]
+    said = world.told[-1]
+    assert {line["condition"] for line in said["conditions"]} == {"peer_dead", "apart"} and said["site"] == "winterthur"
+    assert "both live and do not hear each other" in str(said)
+    offer(world, dead(2, GW1, "gw2", over=True), dead(2, GW2, "gw1", over=True))
+    step(world, 40)
+    assert [each["kind"] for each in world.told] == ["alert", "update", "recovery"]
+
+
 def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
     world = start(World(), tmp_path, rank=0)
     world.service._last["mark"] = 0
