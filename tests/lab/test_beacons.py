@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab import network, observe
+from lab import lacp, network, observe
 from lab.bench.pairs import AGENT
 from lab.master import PLACE
 from lab.observe import Happened, eventually
@@ -226,22 +226,36 @@ def test_a_path_that_is_dead_behind_a_link_with_carrier(bus):
 
 
 @pytest.mark.long
-def test_a_switch_that_does_not_speak_lacp(bus):
-    """A bond that expects it, on the lab's switches, which do not."""
+def test_switches_that_do_not_speak_lacp_or_are_two(bus):
+    """A bond that expects one switch that speaks it: there is none, then two that know nothing of each other."""
     lab, seen = bus
     standby = observe.standby(lab, "winterthur")
-    other = {"gateway": {"bonds": {"external": {"mode": "802.3ad"}}}}
+    minion = standby.host.minion_id
+    taps = [nic.tap for nic in standby.host.nics if nic.name in ("eth0", "eth1")]
+    one, other = "02:00:00:00:aa:01", "02:00:00:00:aa:02"
     begun = time.time()
-    done = apply(lab, standby.host.minion_id, "bonding", f"pillar={json.dumps(other)}")
+    expects = {"gateway": {"bonds": {"external": {"mode": "802.3ad"}}}}
+    done = apply(lab, minion, "bonding", f"pillar={json.dumps(expects)}")
     try:
         assert not done.failed, done.failed
-        event = seen.wait(60, minion=standby.host.minion_id, condition="lacp_partner_lost", since=begun)
+        event = seen.wait(60, minion=minion, condition="lacp_partner_lost", since=begun)
         assert event.data["subject"].startswith("bond0/eth") and event.data["severity"] == "warning"
+        speaks = time.time()
+        with lacp.partner({taps[0]: one, taps[1]: other}):
+            seen.wait(60, minion=minion, condition="lacp_partner_lost", recovered=True, since=speaks)
+            event = seen.wait(60, minion=minion, condition="lacp_churn", since=speaks)
+            assert event.data["severity"] == "warning" and "aggregation of its own" in event.data["cause"]
+            assert {event.data["facts"]["partner"]} <= {one, other}
+        agrees = time.time()
+        with lacp.partner(dict.fromkeys(taps, one)):
+            seen.wait(90, minion=minion, condition="lacp_churn", recovered=True, since=agrees)
     finally:
-        back = time.time()
-        done = apply(lab, standby.host.minion_id)
+        done = apply(lab, minion)
     assert not done.failed, done.failed
-    seen.wait(60, minion=standby.host.minion_id, condition="lacp_partner_lost", recovered=True, since=back)
+    for condition in ("lacp_partner_lost", "lacp_churn"):
+        assert eventually(lambda condition=condition: not [
+            each for each in observe.call(lab, standby, "gateway_events.conditions")
+            if each["condition"] == condition], 60, every=2), condition
 
 
 def test_a_heartbeat_path_that_is_cut_alone(bus):

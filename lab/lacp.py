@@ -1,0 +1,76 @@
+"""A switch's side of LACP on one port: the bridges of the lab do not speak it.
+
+Run as a process of its own (`partner()`), so that it answers while a test waits for something else.
+
+    python3 -I lab/lacp.py INTERFACE SYSTEM PORT
+
+Frames: IEEE 802.1AX, 6.4.2.3 (LACPDU structure), as the kernel has it in include/net/bond_3ad.h.
+"""
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+SLOW_PROTOCOLS = 0x8809
+ALL = 0x0003  # ETH_P_ALL in linux/if_ether.h
+MULTICAST = bytes.fromhex("0180c2000002")
+LACP, VERSION = 1, 1
+ACTOR, PARTNER, COLLECTOR = (1, 20), (2, 20), (3, 16)  # type and length of each part
+# active, fast, aggregates, in sync, collects, distributes
+STATE = 0x3F
+KEY, PRIORITY = 1, 255
+
+
+def frame(system: bytes, port: int, theirs: bytes) -> bytes:
+    """What a switch says: itself, and what it has heard of the other side (the 15 octets of that one's actor)."""
+    ours = struct.pack("!H6sHHHB", 65535, system, KEY, PRIORITY, port, STATE)
+    return (MULTICAST + system + struct.pack("!HBB", SLOW_PROTOCOLS, LACP, VERSION)
+            + bytes(ACTOR) + ours + bytes(3) + bytes(PARTNER) + theirs + bytes(3) + bytes(COLLECTOR) + bytes(14)
+            + bytes(52))
+
+
+def heard(data: bytes) -> bytes | None:
+    """The sender's own part of a LACPDU, or None for anything else."""
+    if len(data) < 124 or data[12:16] != struct.pack("!HBB", SLOW_PROTOCOLS, LACP, VERSION):
+        return None
+    return data[18:33]
+
+
+def serve(interface: str, system: bytes, port: int) -> None:
+    """Answers for ever, and speaks first."""
+    theirs = bytes(15)
+    # All there is: what is for one protocol alone would come only after the bridge had its turn.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL)) as wire:
+        wire.bind((interface, ALL))
+        wire.settimeout(1.0)
+        while True:
+            wire.send(frame(system, port, theirs))
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    data, (_name, _protocol, direction, *_) = wire.recvfrom(65535)
+                    if direction != socket.PACKET_OUTGOING:
+                        theirs = heard(data) or theirs
+
+
+@contextlib.contextmanager
+def partner(ports: dict[str, str]) -> Iterator[None]:
+    """By interface the hardware address of the switch that it hangs on: as long as the context lasts they speak."""
+    running = [subprocess.Popen([sys.executable, "-I", str(Path(__file__)), interface, system, str(number)])
+               for number, (interface, system) in enumerate(ports.items(), 1)]
+    try:
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], bytes.fromhex(sys.argv[2].replace(":", "")), int(sys.argv[3]))
