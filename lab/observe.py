@@ -173,12 +173,14 @@ class Events:
         self.all: list[Happened] = []
 
     def of(self, minion: str = "", beacon: str = "", since: float = 0, **fields: object) -> list[Happened]:
-        """The beacons' events so far, of a minion, of a beacon, with these values: `of(condition="slave_down")`."""
+        """The events so far, of a minion or `master`, of a beacon, with these values: `of(condition="slave_down")`."""
         found = []
         for event in list(self.all):
             parts = event.tag.split("/")
-            if parts[:2] == ["salt", "beacon"] and event.came > since and minion in ("", parts[2]) \
-                    and beacon in ("", parts[3]) and all(event.data.get(key) == fields[key] for key in fields):
+            sender = parts[2:4] if parts[:2] == ["salt", "beacon"] else ["master"] * 2
+            if (parts[:2] in (["salt", "beacon"], ["gateway", "master"]) and "once" in event.data and event.came > since
+                    and minion in ("", sender[0]) and beacon in ("", sender[1])
+                    and all(event.data.get(key) == fields[key] for key in fields)):
                 found.append(event)
         return found
 

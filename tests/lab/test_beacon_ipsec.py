@@ -171,6 +171,27 @@ def test_a_daemon_on_the_nodes_own_address_is_told(watched):
     wait(watched, standby, "address_of_node", healed, 60, subject=own, recovered=True)
 
 
+def test_an_active_node_whose_daemon_does_not_listen_on_its_address_is_told(watched):
+    """The address went and came back while nobody looked: the daemon was told of the one, and not of the other."""
+    site = watched.sites[0]
+    active, begun = observe.active(watched, site.name), time.time()
+    virtual = next(each for each in site.view["virtual"] if each["side"] == "external" and ":" not in each["address"])
+    address, where = f"{virtual['address']}/32", virtual["interface"]
+    agents = "$(pgrep -f '^/usr/bin/python3 /usr/local/lib/gateway/agent/run$')"
+    sh(active, f"kill -STOP {agents}; ip address delete {address} dev {where}; ipsec whack --listen; "
+               f"ip address add {address} dev {where}")
+    try:
+        told = wait(watched, active, "wrong_listen", begun, 20)
+        assert told.data["severity"] == "critical" and virtual["address"] in told.data["is"], told.data
+    finally:
+        sh(active, f"kill -CONT {agents}")
+        healed = time.time()
+        sh(active, "ipsec whack --listen")
+    wait(watched, active, "wrong_listen", healed, 20, recovered=True)
+    assert eventually(lambda: observe.active(watched, site.name) is active, 10)
+    observe.connect_roadwarrior(watched)
+
+
 @pytest.mark.long
 def test_a_revocation_list_that_is_due_is_told(watched):
     standby, begun = observe.standby(watched, "winterthur"), time.time()

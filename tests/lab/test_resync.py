@@ -125,6 +125,25 @@ def test_what_is_changed_by_hand_is_put_right_on_either_node(resync, capsys):
         eventually(lambda: at_rest(resync), 60)
 
 
+def test_what_somebody_changes_again_and_again_is_left_to_them_and_told(resync):
+    standby, path = observe.standby(resync, SITE), "/etc/modprobe.d/gateway.conf"
+    before = standby.run(["cat", path], check=True).stdout
+    with observe.events(resync) as seen:
+        begun = time.time()
+        for _ in range(3):
+            standby.run(["sh", "-c", f"echo '# by hand' >> {path}"], check=True)
+            when(lambda: standby.run(["cat", path]).stdout == before, 60)
+            eventually(lambda: at_rest(resync), 60)
+        standby.run(["sh", "-c", f"echo '# by hand' >> {path}"], check=True)
+        event = seen.wait(30, condition="drift_fight", since=begun, recovered=False)
+        assert event.data["severity"] == "warning" and path in event.data["subject"], event.data
+        time.sleep(8)
+        assert standby.run(["cat", path]).stdout != before, "it is not left to them"
+        # who says so, or puts it right by hand, ends it
+        standby.run(["sh", "-c", f"sed -i '/^# by hand$/d' {path}"], check=True)
+        seen.wait(30, condition="drift_fight", since=begun, recovered=True)
+
+
 def test_a_node_that_returns_is_brought_up_to_date_before_it_may_become_active(resync, capsys):
     active, standby = observe.active(resync, SITE), observe.standby(resync, SITE)
     before = ttl(active)
