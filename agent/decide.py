@@ -744,7 +744,7 @@ class Machine:
     def asked_to_take(self, cause: str, force: bool, need: bool) -> None:
         why = self.not_able() if need else self.not_ready()
         if self.now < self.careful_until:
-            self.send("refuse", cause=f"{self.site.node} stood still a moment ago")
+            self.send("refuse", cause=f"{self.site.node} stood still or was deaf a moment ago")
         elif why and not force:
             self.send("refuse", cause=f"{self.site.node} is not ready: {why}")
         else:

@@ -72,6 +72,10 @@ def reopen(heartbeat: int, paths: tuple[str, ...], up: Iterable[str]) -> None:
 
     Trap: where the interface is not there heartbeat ends, and is not started again before it is.
     """
-    for each in writers(heartbeat, set(paths) - set(up)):
+    left = sorted(set(paths) - set(up))
+    found = writers(heartbeat, left)
+    if left and not found:
+        raise OSError(f"heartbeat has no process that sends on {', '.join(left)}")
+    for each in found:
         os.kill(each, signal.SIGKILL)
     note(opened() | {each: number(each) for each in paths})

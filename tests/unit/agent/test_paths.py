@@ -81,3 +81,12 @@ def test_only_what_is_still_deaf_is_opened_anew_and_all_is_noted(proc, monkeypat
     monkeypatch.setattr(paths, "note", kept.append)
     paths.reopen(2949, ("bond0", "bond1"), ["bond1"])
     assert killed == [(2960, signal.SIGKILL)] and kept == [{"bond0": 9, "bond1": 11, "lo": 1}]
+
+
+def test_a_path_that_nobody_sends_on_is_not_noted_as_opened(monkeypatch):
+    kept: list[dict[str, int]] = []
+    monkeypatch.setattr(paths, "writers", lambda heartbeat, names: [])
+    monkeypatch.setattr(paths, "note", kept.append)
+    with pytest.raises(OSError, match="no process that sends on bond0"):
+        paths.reopen(2949, ("bond0",), [])
+    assert kept == []
