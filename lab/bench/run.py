@@ -37,6 +37,7 @@ NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
 NEVER = {True: 60.0, False: 240.0}
 SPLIT = ("detected", "held", "serving", "still_answers")
+LONG = 4.0             # of a tuned client: why, is worth a look
 STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
 
 
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
                         help="no fault: every core of this machine loaded for so long, and the changes of role counted")
     result.add_argument("--results", type=Path, default=Path("bench.jsonl"),
                         help="raw figures are added to this file (bench.jsonl); what is in it is not measured again")
+    result.add_argument("--logs", type=Path, metavar="FOLDER",
+                        help=f"all hosts' journals of rounds in which a tuned client waited longer than {LONG:g} s")
     return result
 
 
@@ -123,6 +126,18 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
         stuck = 0
         step(f"{configuration}: {fault.name}: {row['gaps']}, {time.monotonic() - begun:.0f} s")
         _add(arguments.results, {"configuration": configuration, "fault": fault.name, **row})
+        waited = max((row["gaps"][client.name] for client in watched if client.tuned), default=0)
+        if arguments.logs and waited > LONG:
+            _keep_journals(lab, arguments.logs / f"{configuration}-{fault.name.replace(' ', '-')}-{row['at']:.0f}", row)
+
+
+def _keep_journals(lab: Lab, folder: Path, row: dict) -> None:
+    """What every host wrote from a moment before the fault on."""
+    folder.mkdir(parents=True)
+    (folder / "row.json").write_text(json.dumps(row) + "\n")
+    for name, guest in lab.guests.items():
+        said = guest.run(["journalctl", "-q", "-b", "-o", "short-precise", f"--since=@{row['at'] - 5:.0f}"])
+        (folder / f"{name}.log").write_text(said.stdout)
 
 
 def _rows(results: Path) -> list[dict]:
