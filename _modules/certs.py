@@ -545,7 +545,8 @@ def sign() -> list[list[int]]:
         salt '*gw*' certs.sign
     """
     found = []
-    for path in (Path(DATABASE, "cert9.db"), Path(DATABASE, "key4.db"), Path(LISTS)):
+    # The lists themselves as well: one that is written anew in its place leaves the folder as it was.
+    for path in (Path(DATABASE, "cert9.db"), Path(DATABASE, "key4.db"), Path(LISTS), *sorted(Path(LISTS).glob("*.crl"))):
         with contextlib.suppress(OSError):
             stat = path.stat()
             found.append([stat.st_ino, stat.st_mtime_ns, stat.st_size])

@@ -603,6 +603,15 @@ def test_a_changed_database_has_another_sign(stored, tmp_path):
     assert stored.sign() != before and stored.sign() == stored.sign()
 
 
+def test_a_list_that_is_written_anew_in_its_place_gives_another_sign(stored, tmp_path):
+    """The folder's own time stays as it was: its end would have been noticed an hour later."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/a.crl").write_bytes(b"one")
+    before, folder = stored.sign(), (tmp_path / "lists").stat().st_mtime_ns
+    (tmp_path / "lists/a.crl").write_bytes(b"another")
+    assert (tmp_path / "lists").stat().st_mtime_ns == folder and stored.sign() != before
+
+
 def test_a_lists_file_is_known_by_its_issuer(stored):
     stored.pillar = {"list": pem(AUTHORITY.crl())}
     assert stored.list_file("list").startswith(stored.LISTS) and stored.list_file("list").endswith(".crl")
