@@ -546,7 +546,8 @@ def sign() -> list[list[int]]:
     """
     found = []
     # The lists themselves as well: one that is written anew in its place leaves the folder as it was.
-    for path in (Path(DATABASE, "cert9.db"), Path(DATABASE, "key4.db"), Path(LISTS), *sorted(Path(LISTS).glob("*.crl"))):
+    lists = Path(LISTS)
+    for path in (Path(DATABASE, "cert9.db"), Path(DATABASE, "key4.db"), lists, *sorted(lists.glob("*.crl"))):
         with contextlib.suppress(OSError):
             stat = path.stat()
             found.append([stat.st_ino, stat.st_mtime_ns, stat.st_size])
