@@ -84,7 +84,7 @@ def issued(lab: Lab, events: Callable[[], bytes]) -> Iterator[Lab]:
         for made in ("issued", "crls"):
             shutil.rmtree(lab.master.secrets / made, ignore_errors=True)
         shutil.rmtree(lab.master.folder / "authority", ignore_errors=True)
-        back = apply(lab, "*gw*", "openswan")
+        back = apply(lab, "*gw*", "openswan", "queue=True")     # where the engine for resync runs, it is at it too
         lab.copy_to(lab.roadwarrior, "/etc/ipsec.conf", configuration.encode())
         observe.connect_roadwarrior(lab)
         assert not back.failed, back.failed

@@ -38,6 +38,10 @@ def inside() -> None:
         ip("link", "set", each, "up")
     ip("address", "add", "192.0.2.11/24", "dev", "outer")
     ip("address", "add", "2001:db8::11/64", "dev", "outer", "nodad")
+    for _ in range(500):  # the kernel makes an address's local route a moment later, on a busy machine much later
+        if answers("192.0.2.11") and answers("2001:db8::11"):
+            break
+        time.sleep(0.01)
     both = Addresses([FOUR, SIX])
     quiet = [FOUR.address, SIX.address]
 
