@@ -133,14 +133,14 @@ class Daemon:
         if self.misses >= 2 or self.asked >= self.answer_due:
             self.set("hung")
 
-    def listen(self, done: Callable[[bool], None]) -> None:
-        """Take note of the addresses as they are, then call those peers that this side calls."""
+    def listen(self, done: Callable[[bool], None], call: bool = True) -> None:
+        """Take note of the addresses as they are, then (`call`) call those peers that this side calls."""
         if not self.settings:
             done(True)
             return
 
         def listened(ok: bool, _why: str) -> None:
-            for name in self.settings.initiate if ok and self.settings else ():
+            for name in self.settings.initiate if ok and call and self.settings else ():
                 # Refused for one that the daemon has called by itself: no error.
                 self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN, lambda _ok, _why: None)
             done(ok)

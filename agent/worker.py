@@ -381,6 +381,8 @@ class Worker:
     def do_unmute(self, _action: decide.Unmute) -> None:
         self.addresses.unmute()
         self.do_announce(decide.Announce())
+        # One that took note meanwhile, for whatever reason, could not have the addresses, and would stay deaf.
+        self.daemon.listen(lambda _ok: None, call=False)
 
     def do_park(self, _action: decide.Park) -> None:
         self.announcing.clear()

@@ -136,6 +136,12 @@ def test_death_is_noticed_at_once(world, pluto):
     assert world.states == ["alive", "dead"]
 
 
+def test_listen_alone(world):
+    said = []
+    world.daemon.listen(said.append, call=False)
+    assert world.answer() == ["--listen"] and said == [True] and world.commands == []
+
+
 def test_listen_then_call(world):
     said = []
     world.daemon.listen(said.append)

@@ -99,3 +99,20 @@ def test_one_that_never_reads_again_is_no_use(agent):
     agent.heartbeat.reads = False
     wait(agent, 48)
     assert not agent.machine.connected and agent.machine.role == "standby"
+
+
+def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
+    """One that looked meanwhile could not have the addresses, and would be deaf on the active node for good."""
+    class There:
+        def unmute(self) -> None:
+            told.append("unmute")
+
+    class Daemon:
+        def listen(self, done: Any, call: bool = True) -> None:
+            told.append("calls" if call else "listens")
+
+    told: list[str] = []
+    agent.addresses, agent.daemon = There(), Daemon()
+    monkeypatch.setattr(worker.announce, "send", lambda addresses: [])
+    agent.do_unmute(decide.Unmute())
+    assert told == ["unmute", "listens"]
