@@ -381,7 +381,8 @@ class Worker:
     def do_unmute(self, _action: decide.Unmute) -> None:
         self.addresses.unmute()
         self.do_announce(decide.Announce())
-        # One that took note meanwhile, for whatever reason, could not have the addresses, and would stay deaf.
+        # Who knows what it was told meanwhile. Trap: one that looks while they are silenced can not have them, and does
+        # not try again when it looks once more (5.2): that takes a restart.
         self.daemon.listen(lambda _ok: None, call=False)
 
     def do_park(self, _action: decide.Park) -> None:

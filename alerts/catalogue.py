@@ -191,7 +191,7 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "critical", "the IPsec daemon of {node} listens on the wrong addresses ({now})",
         "the IPsec daemon of {node} listens where it should again",
         "Nobody gets in, or the wrong node answers.", "The role agent tells the daemon to look again.",
-        f"{_IPSEC}. On the node: ipsec whack --listen"),
+        f"{_IPSEC}. On the node: ipsec whack --listen; if it stays so, systemctl restart ipsec"),
     ("ipsec", "address_of_node"): Entry(
         "critical", "a tunnel of {node} uses the node's own address instead of the virtual one ({subject})",
         "the tunnels of {node} use the virtual address again",

@@ -102,7 +102,7 @@ def test_one_that_never_reads_again_is_no_use(agent):
 
 
 def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
-    """One that looked meanwhile could not have the addresses, and would be deaf on the active node for good."""
+    """One that looked while they were away would be deaf on the active node until somebody comes."""
     class There:
         def unmute(self) -> None:
             told.append("unmute")
