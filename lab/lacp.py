@@ -16,6 +16,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lab.guest import Guest
 
 SLOW_PROTOCOLS = 0x8809
 ALL = 0x0003  # ETH_P_ALL in linux/if_ether.h
@@ -57,6 +61,15 @@ def serve(interface: str, system: bytes, port: int) -> None:
                     data, (_name, _protocol, direction, *_) = wire.recvfrom(65535)
                     if direction != socket.PACKET_OUTGOING:
                         theirs = heard(data) or theirs
+
+
+def pass_through(guest: Guest) -> None:
+    """Have a host's own cables carry LACP: they are bridges, which by the standard keep it to themselves
+    (Documentation/networking/bridge.rst; IFLA_BRPORT_GROUP_FWD_MASK, bit 2 is 01:80:C2:00:00:02)."""
+    for number, nic in enumerate(guest.host.nics):
+        for port in (f"vec{number}", f"plug-{nic.name}"):
+            guest.run(["ip", "-n", "phy", "link", "set", port, "type", "bridge_slave", "group_fwd_mask", "4"],
+                      check=True)
 
 
 @contextlib.contextmanager

@@ -242,6 +242,7 @@ def test_switches_that_do_not_speak_lacp_or_are_two(bus):
     minion = standby.host.minion_id
     taps = [nic.tap for nic in standby.host.nics if nic.name in ("eth0", "eth1")]
     one, other = "02:00:00:00:aa:01", "02:00:00:00:aa:02"
+    lacp.pass_through(standby)
     begun = time.time()
     expects = {"gateway": {"bonds": {"external": {"mode": "802.3ad"}}}}
     done = apply(lab, minion, "bonding", f"pillar={json.dumps(expects)}")
