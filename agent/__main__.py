@@ -23,10 +23,15 @@ def main(words: list[str]) -> int:
         command = commands.add_parser(name, help=f"{what} the other node")
         command.add_argument("--force", action="store_true", help="also where it is refused otherwise")
     commands.add_parser("check", help="read a settings file and name every mistake").add_argument("file", type=Path)
+    commands.add_parser("opening", help="note the interfaces on which heartbeat is about to open its paths (its unit)")
     commands.add_parser("release", help="give up all addresses without asking anybody (heartbeat has ended)")
     arguments = parser.parse_args(words)
     if arguments.command == "check":
         return check(arguments.file)
+    if arguments.command == "opening":
+        from agent import paths
+        paths.opening()
+        return 0
     if arguments.command == "release":
         return release()
     try:

@@ -8,6 +8,7 @@ that sends on a path has ended.
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,8 +18,7 @@ from pathlib import Path
 
 from agent import history
 
-OPENED = Path("/run/gateway-heartbeat-interfaces")  # heartbeat's unit begins it: /sys/class/net/bond0/ifindex:5
-LINE = re.compile(r"/sys/class/net/([^/]+)/ifindex:([0-9]+)")
+OPENED = Path("/run/gateway-heartbeat-interfaces")  # begun by `run opening`, before heartbeat starts
 PROC = Path("/proc")
 WRITER = re.compile(r"heartbeat: write: \w+ (\S+)")  # how heartbeat calls its children
 
@@ -26,14 +26,19 @@ WRITER = re.compile(r"heartbeat: write: \w+ (\S+)")  # how heartbeat calls its c
 def opened(path: Path = OPENED) -> dict[str, int]:
     """Interface: its number when heartbeat opened its paths. Empty where nobody wrote it down."""
     try:
-        return {name: int(number) for name, number in LINE.findall(path.read_text("ascii", "replace"))}
-    except OSError:
+        return {str(name): int(number) for name, number in json.loads(path.read_text("utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def note(numbers: dict[str, int], path: Path = OPENED) -> None:
     """Writes down what opened() reads. Raises OSError."""
-    history.replace(path, "".join(f"/sys/class/net/{name}/ifindex:{each}\n" for name, each in numbers.items()))
+    history.replace(path, json.dumps(numbers))
+
+
+def opening(path: Path = OPENED) -> None:
+    """heartbeat is about to open its paths, on the interfaces as they are now. Raises OSError."""
+    note({name: number for number, name in socket.if_nameindex()}, path)
 
 
 def number(interface: str) -> int:

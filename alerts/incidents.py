@@ -174,11 +174,11 @@ class Machine:
             del self._raised[key]
         return alerts
 
-    def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, str, float]]:
-        """What is the case of one kind: site, minion id, subject and since when this engine knows of it."""
+    def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, float]]:
+        """What is the case of one kind: site, minion id and since when this engine knows of it."""
         lines = [(incident.site, incident.lines[key]) for key, incident in (
             (key, self.incidents[name]) for key, name in self._of.items() if f"|{beacon}|{condition}|" in key)]
-        return [(site, line["id"], line["subject"], line["taken"]) for site, line in lines if line["open"]]
+        return [(site, line["id"], line["taken"]) for site, line in lines if line["open"]]
 
     def next_due(self) -> float | None:
         """When :meth:`tick` has something to do that can not wait for the next second."""

@@ -333,9 +333,9 @@ class Service:
             return []
         self._last["apart"] = now
         dead: dict[str, dict[str, float]] = {}
-        for site, minion, _subject, taken in self._machine.open_now("heartbeat", "peer_dead"):
+        for site, minion, taken in self._machine.open_now("heartbeat", "peer_dead"):
             dead.setdefault(site, {})[minion] = taken
-        told = {site: taken for site, _, _, taken in self._machine.open_now("master", "apart")}
+        told = {site: taken for site, _, taken in self._machine.open_now("master", "apart")}
         changes, ask = self._apart.look(now, dead, told, self._heard)
         self._newest_asks |= ask & self._known
         alerts = []

@@ -4,6 +4,7 @@ Tests that break something put it right again before they end.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import pytest
 
 from lab import laboratory, observe
 from lab.bench.run import more_packages
+from lab.guest import Guest
 from lab.laboratory import ROADWARRIOR, STRONGSWAN, Lab
 from lab.observe import eventually
 from lab.results import Applied, apply
@@ -67,6 +69,19 @@ def lab(bare: Lab, first_run: Applied) -> Lab:
     eventually(lambda: observe.holder(bare, "winterthur"), 90)
     observe.connect_roadwarrior(bare)
     return bare
+
+
+@contextlib.contextmanager
+def heartbeat_cut(*guests: Guest) -> Iterator[None]:
+    """On these nodes nothing of heartbeat's is heard any more (ha.cf: udpport 694), and everything else is."""
+    drop = "table inet cut { chain heard { type filter hook input priority -300; udp dport 694 drop; }; }"
+    for guest in guests:
+        guest.run(["nft", drop], check=True)
+    try:
+        yield
+    finally:
+        for guest in guests:
+            guest.run(["nft", "delete", "table", "inet", "cut"], check=True)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from lab.laboratory import Lab
 from lab.master import PLACE
 from lab.observe import eventually
 from tests import sinks
+from tests.lab.conftest import heartbeat_cut
 
 ROUNDS = int(os.environ.get("LAB_ROUNDS", "1"))
 FILE = PLACE / "pillar/alerts.sls"
@@ -143,17 +144,10 @@ def test_nodes_that_both_live_and_do_not_hear_each_other_are_told_as_that(quiet,
     """Each of them can only say that the other one is dead; both serve, and only the master can tell."""
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
     eventually(lambda: alone(quiet, sink), 150, every=2)
-    cut = "add table inet cut; add chain inet cut heard { type filter hook input priority -300; }; " \
-          "add rule inet cut heard udp dport 694 drop"
     begun = time.time()
-    try:
-        for guest in (active, standby):
-            guest.run(["nft", cut], check=True)
+    with heartbeat_cut(active, standby):
         alert = told(sink, "apart", begun, {"alert", "escalation", "update"}, 60)
         assert observe.holds_all(quiet, standby) and observe.holds_all(quiet, active)
-    finally:
-        for guest in (active, standby):
-            guest.run(["nft", "delete", "table", "inet", "cut"], check=True)
     print(f"\ntold {alert.at - begun:.1f} s after the cut")
     assert alert.json["severity"] == "critical" and "both live" in alert.json["text"], alert.json["text"]
     told(sink, "apart", begun, {"recovery"}, 150)

@@ -12,9 +12,8 @@ from lab.bench.pairs import AGENT, Pair
 from lab.guest import Guest
 from lab.observe import eventually
 from lab.topology import Site
+from tests.lab.conftest import heartbeat_cut
 
-# on a node: nothing of heartbeat's is heard any more (ha.cf: udpport 694), and everything else is
-_CUT = "table inet cut { chain heard { type filter hook input priority -300; udp dport 694 drop; }; }"
 # on a client: what it says to the gateway's daemon is lost
 _SILENT = "table inet silent { chain said { type filter hook output priority 0; udp dport { 500, 4500 } drop; }; }"
 
@@ -104,15 +103,10 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
     """Every path between the nodes is cut while both reach their ping nodes: both serve, until they hear each other."""
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    for guest in (active, standby):
-        guest.run(["nft", _CUT], check=True)
-    try:
+    with heartbeat_cut(active, standby):
         assert eventually(lambda: observe.holds_all(quiet, standby), 20)
         assert observe.holds_all(quiet, active)
         assert "split" in quiet.master.run("gateway.roles", site.name)
-    finally:
-        for guest in (active, standby):
-            guest.run(["nft", "delete", "table", "inet", "cut"], check=True)
     assert eventually(lambda: not observe.virtual_held(quiet, active), 15), "both keep the addresses"
     assert observe.active(quiet, site.name) is standby
     # neighbours follow: who stays announces once more

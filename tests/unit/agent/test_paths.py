@@ -10,18 +10,22 @@ import pytest
 
 from agent import paths
 
-# grep -H . /sys/class/net/*/ifindex on a gateway
-WRITTEN = "/sys/class/net/bond0/ifindex:5\n/sys/class/net/bond1/ifindex:6\n/sys/class/net/lo/ifindex:1\n"
 THEN = {"bond0": 5, "bond1": 6, "lo": 1}
 
 
-def test_what_the_unit_writes_is_read(tmp_path):
+def test_what_is_noted_before_the_start_is_read_and_kept_up(tmp_path):
     file = tmp_path / "interfaces"
     assert paths.opened(file) == {}
-    file.write_text(WRITTEN + "nonsense\n")
-    assert paths.opened(file) == THEN
+    paths.opening(file)
+    assert paths.opened(file) == {name: number for number, name in socket.if_nameindex()}
     paths.note(THEN | {"bond0": 9}, file)
     assert paths.opened(file) == THEN | {"bond0": 9}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"bond0": null}', '{"bond0": "five"}'])
+def test_a_damaged_note_makes_nothing_deaf(tmp_path, text):
+    (tmp_path / "interfaces").write_text(text)
+    assert paths.opened(tmp_path / "interfaces") == {}
 
 
 @pytest.mark.parametrize(("now", "links", "wanted"), [
