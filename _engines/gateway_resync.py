@@ -179,8 +179,8 @@ class Engine:
     # What is to be done
 
     def do_rollout(self, action: decide.RollOut) -> None:
-        self.jobs.start(action, lambda: self.hands.roll_out(action.site, action.number, action.by_hand), WORKING,
-                        clock())
+        self.jobs.start(action, lambda: self.hands.roll_out(action.site, action.number, action.by_hand, action.tree),
+                        WORKING, clock())
 
     def do_apply(self, action: decide.Apply) -> None:
         self.jobs.start(action, lambda: self.hands.repair(

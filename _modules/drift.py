@@ -15,7 +15,8 @@ The *record*, ``/var/lib/gateway/drift/record`` (JSON, root's alone)::
 
 Kinds of things: ``file``, ``folder`` (which has to hold these names only), ``sysctl``, ``service``, ``firewall`` and
 ``identities`` (the IPsec daemon's certificates and keys). Beside the record, in ``copies``, are the texts of files that
-anybody may read, and of the ruleset, by their SHA-256: for showing what was changed.
+anybody may read, and of the ruleset, by their SHA-256: for showing what was changed. In ``tree`` (JSON) is the master's
+digest of the file tree at that whole run, and the digest of the custom modules that this minion had then.
 
 Formats: proc(5), systemctl(1), ``linux/netfilter/nfnetlink.h``; ``/run/systemd/units/invocation:UNIT`` is there while a
 unit is neither inactive nor failed (unit_notify() and unit_export_invocation_id() in systemd's src/core/unit.c).
@@ -232,13 +233,14 @@ def _merged(one: dict | None, other: dict) -> dict:
     return {**(one or {}), **other}
 
 
-def compared(inputs: str | None, formulas: Iterable[str] = ()) -> None:
+def compared(inputs: str | None, formulas: Iterable[str] = (), tree: str = "") -> None:
     """
     Note that this node is as the master says, until its next boot. For the states.
 
     Args:
         inputs: the master's digest of what the node was made of; None where only the mark is set.
         formulas: those that belong to the node: what is written down of others is forgotten.
+        tree: the master's digest of the file tree that they came from.
 
     CLI Example: none, as only a whole state run can know it.
     """
@@ -252,6 +254,9 @@ def compared(inputs: str | None, formulas: Iterable[str] = ()) -> None:
     if gone or whole["inputs"] != inputs:
         whole["formulas"] = {name: each for name, each in whole["formulas"].items() if name not in gone}
         _write(whole | {"inputs": inputs, "inputs_at": _now()}, {})
+    noted = json.dumps({"tree": tree, "modules": _modules()})
+    if _text(FOLDER / "tree") != noted:
+        __salt__["commit_confirm.replace_file"](str(FOLDER / "tree"), noted, 0o600)
 
 
 def overridden() -> bool:
@@ -280,7 +285,9 @@ def inputs() -> dict:
     Returns:
         ``inputs``: the master's digest (pillar key ``gateway_inputs``) at the last whole state run that succeeded,
         empty when there was none; ``recorded_at``: when (ISO 8601); ``current``: whether this node was compared with
-        the master since it booted.
+        the master since it booted; ``tree``: the master's digest of the file tree of that run, empty when the custom
+        modules on this minion are not those of then; ``disabled``: whether somebody has disabled whole state runs here
+        (``state.disable highstate``).
 
     CLI Example:
 
@@ -289,7 +296,35 @@ def inputs() -> dict:
         salt 'gw*' drift.inputs
     """
     whole = _read()
-    return {"inputs": whole["inputs"], "recorded_at": whole["inputs_at"], "current": CURRENT.exists()}
+    return {"inputs": whole["inputs"], "recorded_at": whole["inputs_at"], "current": CURRENT.exists(),
+            "tree": _tree(), "disabled": "highstate" in __salt__["state.list_disabled"]()}
+
+
+def _tree() -> str:
+    """The digest of the tree whose custom modules this minion has; empty when that is not known."""
+    try:
+        noted = json.loads(_text(FOLDER / "tree"))
+        return noted["tree"] if noted["modules"] == _modules() else ""
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _modules() -> str:
+    """The digest of all custom modules of this minion, as Salt has put them there."""
+    found = hashlib.sha256()
+    root = Path(__opts__["extension_modules"])
+    for path in sorted(root.rglob("*.py")):
+        with contextlib.suppress(OSError):
+            found.update(f"{path.relative_to(root)} {_digest(path.read_bytes())}\n".encode())
+    return found.hexdigest()
+
+
+def _text(path: Path) -> str:
+    """What a file holds; empty when there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def fingerprints() -> dict[str, str]:

@@ -11,6 +11,9 @@ as in ``pillar/top.sls``.
     The digest of everything that makes it what it is (``resync/inputs.py``). A node notes it when it has applied all of
     it (``drift.inputs``), so the master can tell, at any later time, whether that node missed a change
     (docs/resync.md). It discloses nothing: secrets go into it encrypted.
+``gateway_tree``
+    The part of it that all sites have: the file tree, and pillar of all. A node that was made of the same tree has its
+    modules already.
 
 Master's configuration (``etc/salt/master.d/gateway.conf``)::
 
@@ -46,14 +49,16 @@ def ext_pillar(minion_id: str, pillar: dict, *_args: object, **_kwargs: object) 
         pillar: what it has so far; not looked at.
 
     Returns:
-        ``gateway_event_key`` and ``gateway_inputs``, hexadecimal texts; nothing for a minion that is no node of a site.
+        ``gateway_event_key``, ``gateway_inputs`` and ``gateway_tree``, hexadecimal texts; nothing for a minion that is
+        no node of a site.
     """
     sites, looks = _of(*(tuple(__opts__[name].get("base", [])) for name in ("file_roots", "pillar_roots")))
     site = sites.sender(minion_id)
     if not site:
         return {}
+    whole, tree = inputs.of_site(looks, site, time.time())
     return {"gateway_event_key": authentic.key_of(authentic.load_secret(__opts__["pki_dir"]), minion_id),
-            "gateway_inputs": inputs.of_site(looks, site, time.time())}
+            "gateway_inputs": whole, "gateway_tree": tree}
 
 
 @functools.cache

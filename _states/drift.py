@@ -94,13 +94,14 @@ def completed(name: str) -> dict:
     if __salt__["drift.overridden"]():
         return ret | {"comment": "Not taken for the master's word: this run had a pillar of its own."}
     # Salt shows a mask instead of a pillar value unless it is asked not to.
-    inputs = __salt__["pillar.get"]("gateway_inputs", "", unmask=True)
-    return _note(ret, str(inputs or ""), "This node is as the master says.")
+    inputs, tree = (str(__salt__["pillar.get"](key, "", unmask=True) or "")
+                    for key in ("gateway_inputs", "gateway_tree"))
+    return _note(ret, inputs, "This node is as the master says.", tree)
 
 
-def _note(ret: dict, inputs: str | None, comment: str) -> dict:
+def _note(ret: dict, inputs: str | None, comment: str, tree: str = "") -> dict:
     try:
-        __salt__["drift.compared"](inputs, sorted({_formula(low) for low in __lowstate__}))
+        __salt__["drift.compared"](inputs, sorted({_formula(low) for low in __lowstate__}), tree)
     except OSError as err:
         return ret | {"result": False, "comment": f"{err.filename} could not be written: {err.strerror}"}
     return ret | {"comment": comment}

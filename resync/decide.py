@@ -101,11 +101,15 @@ class Tick(NamedTuple):
 
 # Actions
 class RollOut(NamedTuple):
-    """Bring a site's nodes up to date, the standby first. RolledOut comes back. `by_hand`: also when they are."""
+    """Bring a site's nodes up to date, the standby first. RolledOut comes back. `by_hand`: also when they are.
+
+    `tree`: the number of what all sites have, which is a part of theirs.
+    """
     site: str
     number: str
     why: str
     by_hand: bool = False
+    tree: str = ""
 
 
 class Apply(NamedTuple):
@@ -581,7 +585,8 @@ class Machine:
                 self.shown[item.site] = self.number(item.site)
                 self.would(item.site, f"roll out {item.site}, the standby first: {item.why}")
                 continue
-            self.busy[item.site] = RollOut(item.site, self.number(item.site), item.why, item.by_hand)
+            self.busy[item.site] = RollOut(item.site, self.number(item.site), item.why, item.by_hand,
+                                           self.shared or "")
             self.out.append(self.busy[item.site])
             self.say("info", f"{item.site}: rolling out: {item.why}")
         for site, at in sorted(self.compare_at.items()):

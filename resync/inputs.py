@@ -132,16 +132,19 @@ class Inputs:
         return digest  # it changes all the time: so does its number
 
 
-def of_site(inputs: Inputs, site: str, now: float) -> str:
+def of_site(inputs: Inputs, site: str, now: float) -> tuple[str, str]:
     """
-    The number of a site for its nodes' pillar, empty when there is no such site.
+    The number of a site for its nodes' pillar, and the one of what all sites have; empty when there is no such site.
 
-    A node keeps it and is asked for it later. A number that may be newer than the pillar that it comes with would hide
-    a change from then on: right after one it is told apart from all others, so that the node is compared again.
+    A node keeps them and is asked for them later. A number that may be newer than the pillar that it comes with would
+    hide a change from then on: right after one it is told apart from all others, so that the node is compared again.
     """
     present = inputs.look([site])
     number = present.of(site)
-    return UNSETTLED + number if number and now - present.newest < SETTLED else number
+    if not number:
+        return "", ""
+    settled = "" if now - present.newest >= SETTLED else UNSETTLED
+    return settled + number, settled + present.shared
 
 
 def _stamp(state: os.stat_result) -> Stamp:

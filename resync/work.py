@@ -101,7 +101,7 @@ class Hands:
 
     # Changes
 
-    def roll_out(self, site: str, number: str, by_hand: bool = False) -> tuple[str, str]:
+    def roll_out(self, site: str, number: str, by_hand: bool = False, tree: str = "") -> tuple[str, str]:
         """For RollOut: the outcome, and why."""
         minions = self.minions(site)
         if not minions:
@@ -119,10 +119,17 @@ class Hands:
             return "current", ""
         if silent := [minion for minion in minions if minion not in said]:
             return "waits", f"{', '.join(silent)}: does not answer"
+        inputs = [said[minion].get("drift.inputs") for minion in minions]
+        if disabled := [minion for minion, its in zip(minions, inputs, strict=True)
+                        if isinstance(its, dict) and its.get("disabled")]:
+            return "waits", (f"whole state runs are disabled on {', '.join(disabled)}; "
+                             f"`salt {disabled[0]} state.enable highstate` ends that")
+        # Their modules are those of this tree: no need to look for new ones.
+        same = bool(tree) and all(isinstance(its, dict) and its.get("tree") == tree for its in inputs)
         # The orchestration asks for the roles, at the last moment.
         # Files that are new since a moment ago: the file server's list of names is kept for 20 s.
         self.run("fileserver.clear_file_list_cache")
-        return outcome(self.run("state.orch", "orch.resync", pillar={"site": site}))
+        return outcome(self.run("state.orch", "orch.resync", pillar={"site": site, "same_tree": same}))
 
     def repair(self, site: str, minion: str, formula: str, number: str, subjects: Iterable[Iterable[str]] = (),
                alone: bool = False) -> tuple[str, str]:

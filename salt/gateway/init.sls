@@ -10,6 +10,7 @@ site-mistake-{{ loop.index }}:
 
 include:
   - gateway.packages
+  - gateway.minion
 {%- for feature, wanted in salt['gateway.settings']().features.items() if wanted %}
   - {{ feature if feature != 'monitoring' else 'gateway.beacons' }}
 {%- endfor %}

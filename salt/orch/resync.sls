@@ -1,7 +1,8 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
 # What pillar and tree say, onto both nodes of a site where they are: the standby first, and the active one in its place
 # only when the standby is healthy. No role moves; what needs that waits, with a warning, for `orch.update`.
-# The engine gateway_resync runs this by itself (docs/resync.md).
+# The engine gateway_resync runs this by itself (docs/resync.md). With `same_tree` the minions do not look for new modules
+# before: that are forty questions to the file server, of each. (salt.state can not hand a minion a setting for one run.)
 #   salt-run state.orch orch.resync pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 
@@ -12,9 +13,15 @@ mistake-{{ loop.index }}:
 {%- else %}
 
 standby_applied:
+  {%- if pillar.get('same_tree') %}
+  salt.function:
+    - name: state.highstate
+    - kwarg: {queue: True, localconfig: /etc/salt/gateway/same-tree.conf}
+  {%- else %}
   salt.state:
     - highstate: True
     - queue: True
+  {%- endif %}
     - tgt: [{{ pair.standby }}]
     - tgt_type: list
 
@@ -29,9 +36,15 @@ standby_healthy:
       - salt: standby_applied
 
 active_applied:
+  {%- if pillar.get('same_tree') %}
+  salt.function:
+    - name: state.highstate
+    - kwarg: {queue: True, localconfig: /etc/salt/gateway/same-tree.conf}
+  {%- else %}
   salt.state:
     - highstate: True
     - queue: True
+  {%- endif %}
     - tgt: [{{ pair.active }}]
     - tgt_type: list
     - require:

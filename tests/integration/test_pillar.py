@@ -18,7 +18,8 @@ DIGEST = """#!jinja|json
     ("gw1.winterthur", "winterthur"), ("gw2.winterthur", "winterthur"), ("gw-a.bern", "bern")])
 def test_a_node_gets_its_own_site_and_its_secrets_decrypted(salt_, minion, site):
     assert sorted(salt_.call(minion, "pillar.ls")) == [
-        "beacons", "gateway", "gateway_event_key", "gateway_inputs", "gateway_schema", "gateway_secrets"]
+        "beacons", "gateway", "gateway_event_key", "gateway_inputs", "gateway_schema", "gateway_secrets",
+        "gateway_tree"]
     digest = hashlib.sha256(json.dumps(salt_.secrets[site], sort_keys=True).encode()).hexdigest()
     assert salt_.call(minion, "slsutil.renderer", string=DIGEST) == {"site": site, "secrets": digest}
 

@@ -6,8 +6,10 @@ What it does to real gateways is in tests/lab.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,8 +38,9 @@ def fingerprints():
 
 
 def record():
-    number = __pillar__.get("gateway_inputs", "")
-    _path().write_text(json.dumps({{"inputs": number, "recorded_at": "", "current": True}}))
+    number, tree = __pillar__.get("gateway_inputs", ""), __pillar__.get("gateway_tree", "")
+    _path().write_text(json.dumps({{"inputs": number, "recorded_at": "", "current": True, "tree": tree,
+                                    "disabled": False}}))
     return True
 '''
 APPLY_ALL = f"{APPLY}\nrecorded:\n  module.run:\n    - name: drift.record\n    - require:\n      - module: applied\n"
@@ -52,6 +55,11 @@ class Rolling(Pair):
 
     def number(self, minion: str) -> str:
         return json.loads((self.folder / f"made-of-{minion}").read_text())["inputs"]
+
+    def changes(self, minion: str, **its: object) -> None:
+        """Something of what the node says of itself."""
+        file = self.folder / f"made-of-{minion}"
+        file.write_text(json.dumps(json.loads(file.read_text()) | its))
 
     def prints(self, minion: str, **fingerprints: str) -> None:
         (self.folder / f"prints-{minion}").write_text(json.dumps(fingerprints))
@@ -75,12 +83,15 @@ def prepared(salt_, looked) -> Iterator[Rolling]:
     files = {tree / "_modules/heartbeat.py": STAND_IN.format(folder=str(folder)),
              tree / "_modules/drift.py": RECORD.format(folder=str(folder)),
              tree / "salt/top.sls": TOP, tree / "salt/stand_in.sls": APPLY_ALL,
-             tree / "salt/kernel/init.sls": APPLY}
+             tree / "salt/kernel/init.sls": APPLY,
+             tree / "salt/orch/resync.sls": (tree / "salt/orch/resync.sls").read_text().replace(
+                 "/etc/salt/gateway", str(folder))}
     site = tree / f"pillar/sites/{SITE}.sls"
     kept = {path: path.read_text() if path.exists() else None for path in [*files, site]}
     assert salt_.run("resync.stop").returncode == 0
     for path, text in files.items():
         path.write_text(text)
+    shutil.copy(tree / "salt/gateway/files/same-tree.conf", folder)
     pair = Rolling(salt_, folder)
     for minion in PAIR:
         pair.made_of(minion, "old")
@@ -121,6 +132,50 @@ def test_a_changed_site_goes_to_both_nodes_the_standby_first(pair, capsys):
     eventually(pair.at_rest, 30)
     assert pair.log == WHOLE and pair.number(GW1) == pair.number(GW2) != "old"
     assert pair.roles == ["active", "standby"]
+
+
+def _stray(pair: Rolling) -> list[Path]:
+    """Files among the nodes' modules that are none of the tree's: gone when Salt looks for new ones."""
+    folders = [pair.salt.call(minion, "config.get", "extension_modules") for minion in PAIR]
+    return [Path(folder) / "modules/stray.py" for folder in folders]
+
+
+def test_nodes_that_have_the_trees_modules_do_not_look_for_new_ones(pair):
+    files = _stray(pair)
+    for file in files:
+        file.write_text("")
+    begun = pair.edit()
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
+    assert pair.log == WHOLE and all(file.exists() for file in files)
+    assert [job["tgt"] for job in events(pair.salt, "salt/job/*/new", begun)
+            if job["fun"] == "state.highstate"] == [[GW2], [GW1]]
+    (pair.salt.tree / "_modules/new.py").write_text("def there():\n    return True\n")
+    try:
+        eventually(lambda: len(pair.log) == 8 and pair.at_rest(), 60)
+        assert not any(file.exists() for file in files), "a changed tree came without its modules"
+        assert pair.salt.call(GW1, "new.there") is True
+    finally:
+        (pair.salt.tree / "_modules/new.py").unlink()
+
+
+def test_a_failed_state_on_a_node_that_does_not_look_stops_it_too(pair):
+    pair.begin("active", "standby", "gw2 apply")
+    pair.edit()
+    eventually(lambda: SITE in status(pair.salt)["failed"], 60)
+    assert pair.log == ["gw2 apply"]
+    pair.begin("active", "standby")
+    pair.salt.run("resync.go", SITE)
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
+
+
+def test_a_node_on_which_somebody_has_disabled_whole_runs_is_waited_for(pair):
+    pair.changes(GW1, disabled=True)
+    pair.edit()
+    eventually(lambda: SITE in status(pair.salt)["queue"], 30)
+    time.sleep(6)
+    assert pair.log == []
+    pair.changes(GW1, disabled=False)
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 90)
 
 
 def test_a_failed_standby_stops_it_and_nothing_touches_the_active_node(pair):

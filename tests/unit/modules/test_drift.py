@@ -31,9 +31,12 @@ class Node:
         monkeypatch.setattr(module, "NSS", str(folder / "nss"))
         monkeypatch.setattr(module, "__context__", {}, raising=False)
         monkeypatch.setattr(module, "__pillar__", {"gateway": {}, "gateway_schema": {}}, raising=False)
-        monkeypatch.setattr(module, "__opts__", {"cachedir": str(folder / "cache")}, raising=False)
+        monkeypatch.setattr(module, "__opts__", {"cachedir": str(folder / "cache"),
+                                                 "extension_modules": str(folder / "extmods")}, raising=False)
+        self.disabled: list[str] = []
         monkeypatch.setattr(module, "__salt__", {
             "commit_confirm.replace_file": COMMIT.replace_file,
+            "state.list_disabled": lambda: self.disabled,
             "gateway.settings": lambda: {"node": "gw1", "peer": "gw2", "bonds": [{"address": "192.0.2.11/26"}], "n": 1},
             "gateway.derive": lambda _site, _schema, node: {
                 "node": "gw2", "peer": "gw1", "bonds": [{"address": "192.0.2.12/26"}], "n": 1},
@@ -228,6 +231,27 @@ def test_a_damaged_record_is_no_reason_to_fail(node):
     assert node.looks() == {}
     (node.folder / "state/record").write_text("{")
     assert node.module.inputs()["inputs"] == ""
+
+
+def test_the_tree_that_a_node_was_made_of_counts_as_long_as_its_modules_are_those(node):
+    assert node.module.inputs()["tree"] == ""
+    module = node.write("extmods/modules/drift.py", "one\n")
+    node.module.compared("digest", ["sshd"], "tree")
+    assert node.module.inputs()["tree"] == "tree"
+    node.write("extmods/modules/drift.py", "two\n")
+    assert node.module.inputs()["tree"] == ""
+    node.module.compared("digest", ["sshd"], "tree")
+    assert node.module.inputs()["tree"] == "tree"
+    os.unlink(module)
+    assert node.module.inputs()["tree"] == ""
+    (node.folder / "state/tree").write_text("[")
+    assert node.module.inputs()["tree"] == ""
+
+
+def test_whole_runs_that_somebody_has_disabled_are_said(node):
+    assert node.module.inputs()["disabled"] is False
+    node.disabled = ["highstate"]
+    assert node.module.inputs()["disabled"] is True
 
 
 def test_a_folder_that_salt_cleans_holds_nothing_else(node):

@@ -25,7 +25,7 @@ def pillar(tmp_path):
 def test_a_node_gets_its_own_key_and_number(pillar, tmp_path, minion_id):
     its = pillar(minion_id)
     assert "_errors" not in its
-    assert its["gateway_inputs"]
+    assert its["gateway_inputs"] and its["gateway_tree"] and its["gateway_inputs"] != its["gateway_tree"]
     assert its["gateway_event_key"] == authentic.key_of(authentic.load_secret(tmp_path), minion_id)
 
 

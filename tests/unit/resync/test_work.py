@@ -103,21 +103,25 @@ class Pair(Hands):
         self.accepted = lambda: list(accepted)
         self.number, self.roles, self.current = [NUMBER, NUMBER], ["active", "standby"], [True, True]
         self.wrong, self.reaches, self.conditions, self.ran = [], False, [], []
+        self.tree, self.disabled, self.given = ["", ""], [False, False], []
         for name, value in of.items():
             setattr(self, name, value)
 
     def ask(self, minions, functions, timeout=15):
         found = {}
-        for minion, number, role, current in zip((GW1, GW2), self.number, self.roles, self.current, strict=True):
+        for minion, number, role, current, tree, disabled in zip(
+                (GW1, GW2), self.number, self.roles, self.current, self.tree, self.disabled, strict=True):
             if minion in minions and role != "silent":
                 answers = {"heartbeat.role": role, "network.connect": {"result": self.reaches},
-                           "drift.inputs": {"inputs": number, "recorded_at": "", "current": current},
+                           "drift.inputs": {"inputs": number, "recorded_at": "", "current": current, "tree": tree,
+                                            "disabled": disabled},
                            "gateway_events.conditions": self.conditions}
                 found[minion] = {name: answers[name] for name in functions}
         return found
 
     def run(self, function, *arguments, **named):
         self.ran.append(function)
+        self.given.append(named.get("pillar"))
         if function == "gateway.validate":
             return {"mistakes": self.wrong}
         if sorted(self.roles) != ["active", "standby"]:
@@ -134,6 +138,7 @@ def test_who_belongs_to_a_site():
     ({"current": [True, False]}, "done"), ({"wrong": ["winterthur: x"]}, "refused"),
     ({"number": ["", ""]}, "bare"), ({"accepted": ()}, "bare"),
     ({"number": ["old", "old"], "roles": ["active", "silent"]}, "waits"),
+    ({"number": ["old", "old"], "disabled": [False, True]}, "waits"),
     ({"number": ["old", "old"], "roles": ["active", "active"]}, "waits"),
     ({"number": ["old", "old"], "roles": ["silent", "silent"]}, "waits"),
     ({"number": ["old", "old"], "after": ("192.0.2.5",), "reaches": True}, "elsewhere"),
@@ -144,6 +149,15 @@ def test_what_becomes_of_a_roll_out(pair, expected):
     assert hands.roll_out("winterthur", NUMBER)[0] == expected
     assert "state.orch" in hands.ran or expected != "done"
     assert "state.orch" not in hands.ran or expected in ("done", "waits")
+
+
+@pytest.mark.parametrize(("its", "tree", "same"), [
+    (["t", "t"], "t", True), (["t", "u"], "t", False), (["", ""], "t", False), (["", ""], "", False),
+    (["unsettled-t", "t"], "t", False)])
+def test_modules_are_looked_for_unless_both_nodes_have_the_trees(its, tree, same):
+    hands = Pair(number=["old", "old"], tree=its)
+    assert hands.roll_out("winterthur", NUMBER, False, tree)[0] == "done"
+    assert hands.given[-1] == {"site": "winterthur", "same_tree": same}
 
 
 def test_by_hand_is_done_whatever_the_nodes_have():

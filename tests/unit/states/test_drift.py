@@ -18,7 +18,7 @@ WHOLE = low("drift", "gateway", "gateway.record", "completed")
 def state(load, monkeypatch):
     module = load("_states/drift.py")
     module.calls = []
-    module.inputs = "digest"
+    module.pillar = {"gateway_inputs": "digest", "gateway_tree": "tree"}
     module.own_pillar = False
 
     def record(*arguments):
@@ -31,7 +31,8 @@ def state(load, monkeypatch):
     monkeypatch.setattr(module, "__salt__", {
         "drift.record": record, "drift.compared": lambda *arguments: module.calls.append(arguments),
         "drift.overridden": lambda: module.own_pillar,
-        "pillar.get": lambda key, _default, unmask=False: module.inputs if unmask else "**********"}, raising=False)
+        "pillar.get": lambda key, _default, unmask=False: module.pillar[key] if unmask else "**********"},
+        raising=False)
     return module
 
 
@@ -75,8 +76,8 @@ def test_one_formulas_run_compares_nothing(state):
 def test_a_whole_run_keeps_its_inputs(state):
     state.__lowstate__ = [*LOWS, WHOLE]
     assert state.compared("node")["result"] and state.completed("gateway")["result"]
-    assert state.calls == [(None, ["gateway", "openswan", "openswan_more"]),
-                           ("digest", ["gateway", "openswan", "openswan_more"])]
+    assert state.calls == [(None, ["gateway", "openswan", "openswan_more"], ""),
+                           ("digest", ["gateway", "openswan", "openswan_more"], "tree")]
 
 
 def test_a_run_in_which_something_failed_is_not_taken_for_the_whole(state):
