@@ -25,7 +25,7 @@ from lab.bench.busy import busy
 from lab.bench.faults import FAULTS, Fault, NotThere
 from lab.bench.pairs import Pair, pair
 from lab.bench.serving import FromOne, Prober
-from lab.guest import Failed
+from lab.guest import Failed, Guest
 from lab.laboratory import Lab
 from lab.progress import step
 
@@ -124,17 +124,29 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
                 raise SystemExit(f"lab: {configuration}: the pair does not settle any more") from err
             continue
         stuck = 0
+        kernels = row.pop("kernels")
         step(f"{configuration}: {fault.name}: {row['gaps']}, {time.monotonic() - begun:.0f} s")
         _add(arguments.results, {"configuration": configuration, "fault": fault.name, **row})
         waited = max((row["gaps"][client.name] for client in watched if client.tuned), default=0)
         if arguments.logs and waited > LONG:
-            _keep_journals(lab, arguments.logs / f"{configuration}-{fault.name.replace(' ', '-')}-{row['at']:.0f}", row)
+            _keep_journals(lab, arguments.logs / f"{configuration}-{fault.name.replace(' ', '-')}-{row['at']:.0f}", row,
+                           kernels)
 
 
-def _keep_journals(lab: Lab, folder: Path, row: dict) -> None:
-    """What every host wrote from a moment before the fault on."""
+def _kernels(lab: Lab, broken: Guest) -> dict[str, str]:
+    """What every host's kernel knows of tunnels and ways, by its name; the one with the fault may not answer."""
+    ask = ("ip -s xfrm state; ip xfrm policy; ip address; ip route show table all; ip neigh; "
+           "grep -v ' 0$' /proc/net/xfrm_stat")
+    return {name: guest.run(["sh", "-c", ask]).stdout for name, guest in lab.guests.items()
+            if guest is not broken}
+
+
+def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -> None:
+    """What every host wrote from a moment before the fault on; of clients that did not come back, what was seen then."""
     folder.mkdir(parents=True)
     (folder / "row.json").write_text(json.dumps(row) + "\n")
+    for name, said in kernels.items():
+        (folder / f"{name}.kernel").write_text(said)
     for name, guest in lab.guests.items():
         said = guest.run(["journalctl", "-q", "-b", "-o", "short-precise", f"--since=@{row['at'] - 5:.0f}"])
         (folder / f"{name}.log").write_text(said.stdout)
@@ -160,7 +172,8 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     Returns ``at`` (when, seconds since the epoch), ``load`` (the machine's load average then, of the last minute),
     ``gaps`` (each client's longest, in seconds), ``never`` (the clients that were not answered any more), ``silent``
     (the virtual IP's longest silence as seen by the router, in seconds) and ``serving`` (how long after the fault it
-    ended; both 0 without one worth the name), of the other node's journal ``detected`` and ``held``, where it took
+    ended; both 0 without one worth the name), ``kernels`` (what is in them, where a client did not come back), of the
+    other node's journal ``detected`` and ``held``, where it took
     over, and of a node that was woken ``still_answers`` (when its last packet came, seconds after it went on).
 
     Raises NotThere when the configuration has no such part.
@@ -184,6 +197,7 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
             seldom = fault.seldom if not all(client.tuned for client in watched) else 0
             time.sleep(max(fault.watch, seldom) + (its.notices if fault.unfelt else 0))
             never = _wait_for_replies(running, at)
+            kernels = _kernels(lab, active) if never else {}
             gaps = {client.name: round(each.longest_gap(since=at), 2) for client, each in running.items()}
         finally:
             answers = prober.stop()
@@ -195,7 +209,7 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
             pass
     silent, serving = _silence(answers, at)
     row = {"at": at, "load": round(load, 2), "gaps": gaps, "never": never, "silent": silent, "serving": serving,
-           **its.timeline(its.other(active), at)}
+           "kernels": kernels, **its.timeline(its.other(active), at)}
     if woken:
         row["still_answers"] = round(max((each - at for each in seen), default=0.0), 2)
     return row

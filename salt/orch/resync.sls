@@ -2,7 +2,7 @@
 # What pillar and tree say, onto both nodes of a site where they are: the standby first, and the active one in its place
 # only when the standby is healthy. No role moves; what needs that waits, with a warning, for `orch.update`.
 # The engine gateway_resync runs this by itself (docs/resync.md). With `same_tree` the minions do not look for new modules
-# before: that are forty questions to the file server, of each. (salt.state can not hand a minion a setting for one run.)
+# before: some forty questions to the file server, each. (salt.state can not hand a minion a setting for one run.)
 #   salt-run state.orch orch.resync pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 

@@ -39,9 +39,8 @@ def test_a_heartbeat_that_starts_itself_anew_is_started_as_it_was(quiet):
     assert eventually(pair.settled, 60)
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
     before, beside = _unit(standby), _unit(active)
-    # what makes it do so at will: a changed ha.cf
-    standby.run(["touch", "/etc/ha.d/ha.cf"], check=True)
-    standby.run(["/usr/libexec/heartbeat/heartbeat", "-r"], check=True)
+    # what makes it do so at will: one of its processes dies that belongs to no path
+    standby.run(["pkill", "-KILL", "-f", "^heartbeat: FIFO reader"], check=True)
     assert eventually(lambda: _unit(standby).restarts > before.restarts, 30)
     assert eventually(pair.settled, 60)
     its = _unit(standby)
