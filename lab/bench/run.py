@@ -142,7 +142,7 @@ def _kernels(lab: Lab, broken: Guest) -> dict[str, str]:
 
 
 def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -> None:
-    """What every host wrote from a moment before the fault on; of clients that did not come back, what was seen then."""
+    """What every host wrote from a moment before the fault on, and `kernels` (what `_kernels` gave, or nothing)."""
     folder.mkdir(parents=True)
     (folder / "row.json").write_text(json.dumps(row) + "\n")
     for name, said in kernels.items():
@@ -173,8 +173,8 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     ``gaps`` (each client's longest, in seconds), ``never`` (the clients that were not answered any more), ``silent``
     (the virtual IP's longest silence as seen by the router, in seconds) and ``serving`` (how long after the fault it
     ended; both 0 without one worth the name), ``kernels`` (what is in them, where a client did not come back), of the
-    other node's journal ``detected`` and ``held``, where it took
-    over, and of a node that was woken ``still_answers`` (when its last packet came, seconds after it went on).
+    other node's journal ``detected`` and ``held``, where it took over, and of a node that was woken ``still_answers``
+    (when its last packet came, seconds after it went on).
 
     Raises NotThere when the configuration has no such part.
     """
