@@ -57,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--results", type=Path, default=Path("bench.jsonl"),
                         help="raw figures are added to this file (bench.jsonl); what is in it is not measured again")
     result.add_argument("--logs", type=Path, metavar="FOLDER",
-                        help=f"all hosts' journals of rounds in which a tuned client waited longer than {LONG:g} s")
+                        help=f"all hosts' journals of rounds in which a tuned client waited longer than {LONG:g} s, "
+                             "and of --busy")
     return result
 
 
@@ -101,9 +102,12 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
     for client in chosen:
         _call_again(lab, client)
     if arguments.busy:
+        at = time.time()
         seen = busy(its, [lab.roadwarriors[client.name] for client in chosen], arguments.busy)
         step(f"{configuration}: {seen}")
         _add(arguments.results, {"configuration": configuration, "fault": "busy", **seen})
+        if arguments.logs:
+            _keep_journals(lab, arguments.logs / f"{configuration}-busy-{at:.0f}", {"at": at, **seen}, {})
         return
     stuck, not_there = 0, set()
     for fault, watched in missing(configuration, arguments):
