@@ -61,6 +61,7 @@ NSS = "/var/lib/ipsec/nss"
 RULESET = "inet gateway"
 _NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
 
+_MODULES = (".py", ".pyx", ".so", ".zip")       # what Salt takes for a custom module (salt.utils.extmods)
 _DIFF = 2 * 1024        # bytes of a difference that is told
 _TEXT = 64 * 1024       # the largest file of which a copy is kept
 _LINES = 1500           # more than these are not compared line by line: that takes too long for a beacon
@@ -313,9 +314,10 @@ def _modules() -> str:
     """The digest of all custom modules of this minion, as Salt has put them there."""
     found = hashlib.sha256()
     root = Path(__opts__["extension_modules"])
-    for path in sorted(root.rglob("*.py")):
-        with contextlib.suppress(OSError):
-            found.update(f"{path.relative_to(root)} {_digest(path.read_bytes())}\n".encode())
+    for path in sorted(root.rglob("*")):
+        if path.suffix in _MODULES:
+            with contextlib.suppress(OSError):
+                found.update(f"{path.relative_to(root)} {_digest(path.read_bytes())}\n".encode())
     return found.hexdigest()
 
 

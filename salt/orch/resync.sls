@@ -11,8 +11,9 @@ mistake-{{ loop.index }}:
     - name: {{ mistake | tojson }}
     - comment: {{ mistake | tojson }}
 {%- else %}
+{%- for role in ('standby', 'active') %}
 
-standby_applied:
+{{ role }}_applied:
   {%- if pillar.get('same_tree') %}
   salt.function:
     - name: state.highstate
@@ -22,40 +23,21 @@ standby_applied:
     - highstate: True
     - queue: True
   {%- endif %}
-    - tgt: [{{ pair.standby }}]
+    - tgt: [{{ pair[role] }}]
     - tgt_type: list
-
-# With the role that it had: a standby that took over meanwhile is the active node, and the other one is to be looked at.
-standby_healthy:
-  salt.function:
-    - name: heartbeat.healthy
-    - arg: [standby]
-    - tgt: [{{ pair.standby }}]
-    - tgt_type: list
-    - require:
-      - salt: standby_applied
-
-active_applied:
-  {%- if pillar.get('same_tree') %}
-  salt.function:
-    - name: state.highstate
-    - kwarg: {queue: True, localconfig: /etc/salt/gateway/same-tree.conf}
-  {%- else %}
-  salt.state:
-    - highstate: True
-    - queue: True
-  {%- endif %}
-    - tgt: [{{ pair.active }}]
-    - tgt_type: list
+    {%- if role == 'active' %}
     - require:
       - salt: standby_healthy
+    {%- endif %}
 
-active_healthy:
+# With the role that it had: a standby that took over meanwhile is the active node, and the other one is to be looked at.
+{{ role }}_healthy:
   salt.function:
     - name: heartbeat.healthy
-    - arg: [active]
-    - tgt: [{{ pair.active }}]
+    - arg: [{{ role }}]
+    - tgt: [{{ pair[role] }}]
     - tgt_type: list
     - require:
-      - salt: active_applied
+      - salt: {{ role }}_applied
+{%- endfor %}
 {%- endfor %}

@@ -53,7 +53,7 @@ def test_with_the_agent_heartbeat_decides_nothing(with_agent):
     assert paper.lines(paper.managed(*_of("haresources"))) == []
     unit = paper.managed(*_of("heartbeat.service.conf"))
     assert "ExecStart=\nExecStart=/usr/libexec/heartbeat/heartbeat -f -M\n" in unit
-    assert "\nPIDFile=\nKillMode=control-group\nRestartForceExitStatus=0\n" in unit
+    assert "\nPIDFile=\nRestartForceExitStatus=0\n" in unit
     assert "heartbeat_resource_reload" not in paper.rendered("heartbeat/resource.sls", paper.MASTER, {})
 
 

@@ -1,4 +1,7 @@
-"""heartbeat that starts itself anew, as it does after some standstills: it forgets that it manages nothing."""
+"""heartbeat that starts itself anew, as it does after some standstills, and one that dies: systemd starts it as it was.
+
+Started by itself it forgets that it manages nothing.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -29,10 +32,14 @@ def _unit(guest: Guest) -> Unit:
     return Unit(shown["MainPID"], int(shown["NRestarts"]), masters)
 
 
+def _journal(guest: Guest, since: float, *more: str) -> list[str]:
+    said = guest.run(["journalctl", "-q", "-b", f"--since=@{since:.0f}", *more], check=True)
+    return said.stdout.splitlines()
+
+
 def _scripts_ran(guest: Guest, since: float) -> list[str]:
     """What heartbeat's own scripts have logged, which it runs when it manages resources."""
-    said = guest.run(["journalctl", "-q", "-b", f"--since=@{since:.0f}"], check=True).stdout
-    return [line for line in said.splitlines() if "harc" in line or "Giving up all HA resources" in line]
+    return [line for line in _journal(guest, since) if "harc" in line or "Giving up all HA resources" in line]
 
 
 @contextlib.contextmanager
@@ -74,3 +81,20 @@ def test_a_heartbeat_that_starts_itself_anew_is_started_as_it_was(quiet):
     assert (_unit(standby), _unit(active)) == (its, beside), "it starts anew after a silence"
     assert _scripts_ran(standby, since) == []
     assert observe.holder(quiet, SITE) is active
+
+
+def test_the_agent_of_a_heartbeat_that_dies_serves_on_until_the_other_node_takes_over(quiet):
+    pair = Pair(quiet, "default")
+    assert eventually(pair.settled, 60)
+    active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    before, since = _unit(active), time.time()
+    active.run(["pkill", "-KILL", "-x", "heartbeat"], check=True)
+    assert eventually(lambda: observe.holder(quiet, SITE) is standby, 20)
+    assert eventually(lambda: _unit(active).restarts > before.restarts, 30)
+    assert eventually(pair.settled, 60)
+    its = _unit(active)
+    assert its.masters == [its.main]
+    # by itself, after the deadtime; told to end it would have left at once, with nobody there
+    assert any("heartbeat did not answer here for" in line for line in _journal(active, since, "-t", "gateway-agent"))
+    assert not any("heartbeat ends on" in line for line in _journal(active, since, "-t", "gateway-agent"))
+    observe.connect_roadwarrior(quiet)
