@@ -345,6 +345,7 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
         "failback": "auto" if its["auto_failback"] else "manual",
         "failback_delay": its["failback_delay"] or _FAILBACK_DELAY,
         "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
+        "deadping": _milliseconds(heartbeat["deadping"] or heartbeat["deadtime"]) / 1000,
         "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
         if "fence" in its else None,
         "compare": its["compare"] and full["features"]["monitoring"],

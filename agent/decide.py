@@ -22,6 +22,7 @@ ANSWER = 1.0  # for a take-over by the peer that was asked for
 COMMAND = 8.0  # a person's request is given up after it
 UPLINK = 0.2  # without carrier for that long: cut off
 PINGS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
+ASKS = 0.1  # between two questions to the ping nodes
 SUDDEN = 10.0  # the peer and the ping nodes fall silent within it: this node is the one that is cut off
 CALM = 5.0  # after giving up: the reason has to be gone for that long
 AGAIN = 10.0  # between two tries to fence
@@ -59,6 +60,11 @@ class Ping(NamedTuple):
     """A ping node answers, or does not."""
     address: str
     up: bool
+
+
+class Reached(NamedTuple):
+    """A ping node has answered this node's own question, just now."""
+    address: str
 
 
 class Uplink(NamedTuple):
@@ -179,6 +185,14 @@ class Reopen(NamedTuple):
     paths: tuple[str, ...]
 
 
+class Probe(NamedTuple):
+    """Ask the ping nodes; Reached comes back of each that answers."""
+
+
+class Trust(NamedTuple):
+    """No more of that: it is known, or does not matter any more."""
+
+
 class Fence(NamedTuple):
     """Run the fence command; Fenced comes back."""
 
@@ -258,6 +272,7 @@ class Site(NamedTuple):
     uplinks: tuple[str, ...] = ()
     ping_nodes: tuple[str, ...] = ()
     deadtime: float = 1.0
+    deadping: float = 1.0  # heartbeat needs that long to notice that a ping node does not answer
     failback: bool = False
     failback_delay: float = 300.0
     fence: bool = False
@@ -285,6 +300,9 @@ class Machine:
         self.pings: dict[str, bool] = {}
         self.silent_at: float | None = None  # since when no ping node answers any more, where one did
         self.dead_at = now  # when heartbeat gave the peer up
+        self.reached_at: float | None = None  # when a ping node last answered this node's own question
+        self.doubt_since: float | None = None  # since when it asks them: does it hear anything at all?
+        self.asked_at = now
         self.uplinks: dict[str, bool] = {}
         self.daemon = "unknown" if site.daemon else "none"
         self.compared = not site.compare
@@ -490,6 +508,8 @@ class Machine:
             self.watch()
         if not self.ended and not more:
             self.decide()
+            if self.doubt_since is not None and not (self.role == "standby" and self.peer == "dead"):
+                self.trust()
         if not self.ended and self.connected and (
                 self.sendable() != self.sent or self.now - self.sent_at >= STATE_EVERY):
             self.send()
@@ -536,6 +556,10 @@ class Machine:
             self.silent_at = None
         elif before:
             self.silent_at = self.now
+
+    def on_reached(self, event: Reached) -> None:
+        if event.address in self.site.ping_nodes:
+            self.reached_at = self.now
 
     def on_uplink(self, event: Uplink) -> None:
         self.uplinks[event.interface] = event.carrier
@@ -899,7 +923,7 @@ class Machine:
         if self.cut_off():
             self.say("cut off", f"{self.site.peer} is dead and no ping node answers any more: this node is probably "
                      "the one that is cut off, not taking over until one answers")
-        elif self.now < self.try_again:
+        elif self.now < self.try_again or not self.hears():
             return
         elif self.site.fence:
             self.turn("fencing", f"{self.site.peer} is dead: fencing it")
@@ -907,6 +931,35 @@ class Machine:
         else:
             self.take(f"{self.site.peer} is dead")
             self.alone = True
+
+    def hears(self) -> bool:
+        """Whether this node hears anybody at all, now that it hears nothing of the peer.
+
+        heartbeat calls the peer dead and the ping nodes a little later, or the other way round: a node that has gone
+        deaf would take over, or have a healthy peer fenced, in between. One that answers proves that it is not.
+        """
+        if not self.reached_now():
+            return True  # none answered for long, or there is none: nothing to be learned (cut_off() comes before)
+        if self.reached_at is not None and self.reached_at >= self.dead_at and self.now - self.reached_at < ANSWER:
+            self.trust()
+            return True
+        if self.doubt_since is None or self.now - self.asked_at >= ANSWER:
+            self.doubt_since = self.now  # just now, or again: something else came between
+        elif self.now - self.doubt_since >= self.site.deadping + ANSWER:
+            # By then it would have noticed that they are silent.
+            self.say("doubt", "no ping node answers this node's own question, and heartbeat hears them: it is believed")
+            return True
+        elif self.now - self.asked_at < ASKS:
+            return False
+        self.asked_at = self.now
+        self.out.append(Probe())
+        return False
+
+    def trust(self) -> None:
+        """The doubt is over."""
+        if self.doubt_since is not None:
+            self.doubt_since = None
+            self.out.append(Trust())
 
     def cut_off(self) -> bool:
         """The peer and every ping node fell silent together. Ping nodes that were silent long before say nothing."""

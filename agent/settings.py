@@ -47,6 +47,7 @@ class Settings(NamedTuple):
     failback_delay: float
     daemon: DaemonSettings | None
     deadtime: float
+    deadping: float
     fence: FenceSettings | None
     compare: bool
 
@@ -150,7 +151,8 @@ def parse(values: Any) -> Settings:
         node.lower(), peer.lower(), reader.take(values, "", "preferred", bool, False), addresses,
         reader.names(values, "", "uplinks", INTERFACE), tuple(map(str, pings)), failback,
         reader.number(values, "", "failback_delay", 0, 7 * 86400), daemon,
-        reader.number(values, "", "deadtime", 0.25, 600), fence, reader.take(values, "", "compare", bool, False))
+        reader.number(values, "", "deadtime", 0.25, 600), reader.number(values, "", "deadping", 0.1, 600), fence,
+        reader.take(values, "", "compare", bool, False))
     if reader.wrong:
         raise Mistakes(*reader.wrong)
     return settings

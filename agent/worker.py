@@ -19,6 +19,7 @@ from agent.addresses import Addresses, Refused, Watch
 from agent.daemon import Daemon, Job, progress
 from agent.heartbeat import Gone, Heartbeat
 from agent.offset import FIELD, Offset
+from agent.probe import Probe
 from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
@@ -75,6 +76,7 @@ class Worker:
         self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
+        self.probe: Probe | None = None
         self.clients: dict[int, int] = {}  # number of a command: its client
         self.ended = False
         self.queue: list[Any] = []
@@ -106,7 +108,7 @@ class Worker:
         now = clock()
         site = decide.Site(
             settings.node, settings.peer, settings.preferred, settings.uplinks, settings.ping_nodes, settings.deadtime,
-            settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
+            settings.deadping, settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
             daemon=settings.daemon is not None, compare=settings.compare)
         self.now = now
         self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
@@ -290,6 +292,10 @@ class Worker:
         if COMPARED.exists() != self.machine.compared:
             self.handle(decide.Compared(COMPARED.exists()))
 
+    def on_probe(self) -> None:
+        for each in self.probe.heard() if self.probe else ():
+            self.handle(decide.Reached(each))
+
     def on_signal(self) -> None:
         if any(each in (signal.SIGTERM, signal.SIGINT) for each in drain(self.signals.fileno())):
             self.handle(decide.Terminate(reloading()))
@@ -410,6 +416,20 @@ class Worker:
     def do_reopen(self, action: decide.Reopen) -> None:
         links = self.heartbeat.links if self.heartbeat else {}
         paths.reopen(self.parent, action.paths, [each for each in action.paths if links.get(each) == "up"])
+
+    def do_probe(self, _action: decide.Probe) -> None:
+        if not self.probe:
+            self.probe = Probe(self.settings.ping_nodes)
+            self.add(self.probe.socket.fileno(), self.on_probe)
+        wrong = self.probe.ask()
+        if wrong and self.probe.asked == 1:
+            log("warning", f"ping nodes are asked: {'; '.join(wrong)}")
+
+    def do_trust(self, _action: decide.Trust) -> None:
+        if self.probe:
+            self.remove(self.probe.socket.fileno())
+            self.probe.close()
+            self.probe = None
 
     def do_fence(self, _action: decide.Fence) -> None:
         fence = self.settings.fence

@@ -64,7 +64,7 @@ def test_what_the_agent_is_told(with_agent):
         "addresses": [{"address": "160.85.178.167", "prefix": 32, "interface": "bond0"},
                       {"address": "10.0.0.10", "prefix": 32, "interface": "bond1"}],
         "uplinks": ["bond0"], "ping_nodes": ["160.85.160.1", "10.0.0.2"], "failback": "auto", "failback_delay": 300,
-        "daemon": {"initiate": []}, "deadtime": 1.0, "fence": None, "compare": False}
+        "daemon": {"initiate": []}, "deadtime": 1.0, "deadping": 1.0, "fence": None, "compare": False}
 
 
 @pytest.mark.parametrize("name", ["winterthur", "bern"])

@@ -4,15 +4,14 @@ Started by itself it forgets that it manages nothing.
 """
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from lab import observe
 from lab.bench.pairs import Pair
 from lab.guest import Guest
 from lab.observe import eventually
+from tests.lab.conftest import deaf
 
 SITE = "winterthur"
 
@@ -42,18 +41,6 @@ def _scripts_ran(guest: Guest, since: float) -> list[str]:
     return [line for line in _journal(guest, since) if "harc" in line or "Giving up all HA resources" in line]
 
 
-@contextlib.contextmanager
-def _deaf(guest: Guest) -> Iterator[None]:
-    """The node hears neither the other one nor a ping node: it takes itself for cut off, and nothing moves."""
-    drop = ("table inet deaf { chain heard { type filter hook input priority -300; "
-            "udp dport 694 drop; meta l4proto icmp drop; }; }")
-    guest.run(["nft", drop], check=True)
-    try:
-        yield
-    finally:
-        guest.run(["nft", "delete", "table", "inet", "deaf"], check=True)
-
-
 def test_a_heartbeat_that_starts_itself_anew_is_started_as_it_was(quiet):
     pair = Pair(quiet, "default")
     assert eventually(pair.settled, 60)
@@ -65,7 +52,7 @@ def test_a_heartbeat_that_starts_itself_anew_is_started_as_it_was(quiet):
     standby.run(["/usr/libexec/heartbeat/heartbeat", "-r"], check=True)
     time.sleep(5)
     assert eventually(pair.settled, 60)
-    with _deaf(standby):
+    with deaf(standby):
         time.sleep(4)
     assert eventually(lambda: _unit(standby).restarts > before.restarts, 30)
     assert eventually(pair.settled, 60)
@@ -74,7 +61,7 @@ def test_a_heartbeat_that_starts_itself_anew_is_started_as_it_was(quiet):
     assert observe.holder(quiet, SITE) is active and _unit(active) == beside
 
     since = time.time()
-    with _deaf(standby):
+    with deaf(standby):
         time.sleep(4)
     time.sleep(6)
     assert eventually(pair.settled, 60)

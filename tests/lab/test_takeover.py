@@ -12,7 +12,7 @@ from lab.bench.pairs import AGENT, Pair
 from lab.guest import Guest
 from lab.observe import eventually
 from lab.topology import Site
-from tests.lab.conftest import heartbeat_cut
+from tests.lab.conftest import deaf, heartbeat_cut
 
 # on a client: what it says to the gateway's daemon is lost
 _SILENT = "table inet silent { chain said { type filter hook output priority 0; udp dport { 500, 4500 } drop; }; }"
@@ -114,6 +114,22 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
     assert eventually(lambda: network.ping(network.ROUTER, site.virtual("external"), count=1), 5)
     assert network.neighbours(network.ROUTER)[site.virtual("external")] == hardware
     observe.connect_roadwarrior(quiet)
+
+
+def test_a_standby_that_hears_nobody_takes_nothing(quiet):
+    """Deaf, and able to announce: it must not take over in the moment before heartbeat calls its ping nodes dead."""
+    pair = Pair(quiet, "default")
+    assert eventually(pair.settled, 60)
+    site = quiet.sites[0]
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    since = time.time()
+    for more in range(6):  # peer and ping nodes fall silent in another order each time
+        with deaf(standby):
+            time.sleep(3 + more * 0.07)
+        assert eventually(pair.settled, 60)
+    assert pair.said(standby, "says that PEER is dead", since) == 6
+    assert pair.said(standby, pair.held, since) == pair.said(active, pair.held, since) == 0
+    assert observe.active(quiet, site.name) is active
 
 
 def test_a_switch_over_is_announced_to_neighbours_of_both_families(quiet):

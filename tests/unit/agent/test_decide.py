@@ -29,6 +29,8 @@ from agent.decide import (
     Peer,
     PeerAgent,
     Ping,
+    Probe,
+    Reached,
     Received,
     Release,
     Released,
@@ -39,6 +41,7 @@ from agent.decide import (
     Site,
     Terminate,
     Tick,
+    Trust,
     Unmute,
     Uplink,
 )
@@ -58,6 +61,7 @@ class Node:
         self.now = 100.0
         self.machine = Machine(site, self.now, **more)
         self.done: list[Any] = []
+        self.hears = True  # ping nodes answer its own questions
         self.tell(Connected(True), Peer("active"), PeerAgent(True), Daemon("alive"), Uplink("bond0", True),
                   *(Ping(each, True) for each in site.ping_nodes))
 
@@ -65,8 +69,14 @@ class Node:
         self.done = []
         self.now += after
         for event in events:
-            self.done += self.machine.handle(event, self.now)
+            self.done += self.handle(event)
         return self.names()
+
+    def handle(self, event: Any) -> list[Any]:
+        done = self.machine.handle(event, self.now)
+        if self.hears and Probe() in done:
+            done += self.machine.handle(Reached(self.machine.site.ping_nodes[0]), self.now)
+        return done
 
     def wait(self, seconds: float, *each: Any) -> list[str]:
         """In steps of 50 ms; the peer's state comes in every second where it is given."""
@@ -75,12 +85,13 @@ class Node:
             self.now += 0.05
             step += 1
             for event in (*(each if step % 10 == 0 else ()), Tick()):
-                done += self.machine.handle(event, self.now)
+                done += self.handle(event)
         self.done = done
         return self.names()
 
     def names(self) -> list[str]:
-        return [type(each).__name__ for each in self.done if type(each).__name__ not in ("Log", "Keep", "Note")]
+        return [type(each).__name__ for each in self.done
+                if type(each).__name__ not in ("Log", "Keep", "Note", "Probe", "Trust")]
 
     def sent(self, kind: str) -> list[dict[str, Any]]:
         return [each.message for each in self.done if isinstance(each, Send) and each.message["kind"] == kind]
@@ -142,7 +153,7 @@ def test_cut_off_node_does_not_take_over(together):
     if together:
         node.tell(*lost, Peer("dead"))
         assert node.role == "standby" and "cut off" in node.said()
-    else:  # heartbeat says it in the other order: back again
+    else:  # heartbeat says it in the other order, and one has answered just before it fell silent: back again
         node.tell(Peer("dead"))
         assert node.role == "active"
         assert "Leave" in node.tell(*lost, after=0.5)
@@ -158,6 +169,65 @@ def test_ping_nodes_that_were_silent_long_before_do_not_keep_it_from_taking_over
     node.wait(60)
     assert "Hold" in node.tell(Peer("dead"))
     assert node.role == "active" and "Leave" not in node.wait(5)
+
+
+@pytest.mark.parametrize("fence", [False, True])
+def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_before_heartbeat_says_so(fence):
+    """A standby that went deaf took the role, with the higher epoch, and both were active for a moment."""
+    node = Node(SITE._replace(fence=fence))
+    node.tell(state("active", 7))
+    node.hears = False
+    node.tell(Peer("dead"))
+    assert Probe() in node.done
+    assert not {"Hold", "Fence", "Send"} & set(node.wait(0.9))
+    assert node.done.count(Probe()) > 4
+    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False))
+    assert not {"Hold", "Fence"} & set(node.wait(20))
+    assert Probe() not in node.done
+    # and back
+    node.tell(Peer("active"), state("active", 7))
+    assert Trust() in node.done
+    assert node.role == "standby" and node.machine.epoch == 0
+
+
+def test_one_ping_node_that_answers_proves_that_the_node_hears():
+    node = Node()
+    node.tell(state("active", 7))
+    node.hears = False
+    node.tell(Peer("dead"))
+    assert "Hold" not in node.wait(0.3)
+    assert node.tell(Reached("192.0.2.77")) == []  # who is that?
+    assert node.tell(Reached("192.0.2.2"))[0] == "Hold"
+    assert Trust() in node.done
+
+
+def test_an_answer_of_before_the_silence_proves_nothing():
+    node = Node()
+    node.tell(state("active", 7))
+    node.hears = False
+    node.tell(Reached("192.0.2.1"))
+    node.tell(Peer("dead"), after=0.05)
+    assert "Hold" not in node.wait(0.9)
+
+
+def test_heartbeat_is_believed_where_it_hears_ping_nodes_that_answer_only_heartbeat():
+    """Else a router that answers little would be a failover that does not happen."""
+    node = Node()
+    node.tell(state("active", 7))
+    node.hears = False
+    node.tell(Peer("dead"))
+    assert "Hold" not in node.wait(1.9)
+    assert "Hold" in node.wait(0.2) and "it is believed" in node.said()
+
+
+def test_the_doubt_begins_anew_after_something_else_came_between():
+    node = Node()
+    node.tell(state("active", 7))
+    node.hears = False
+    node.tell(Peer("dead"))
+    node.tell(Gap(5.0), after=5.0)
+    assert "Hold" not in node.wait(2.9)  # careful for a second, then the time in which heartbeat would say so
+    assert "Hold" in node.wait(0.3)
 
 
 def test_fencing_comes_before_the_addresses():

@@ -18,6 +18,7 @@ from agent.decide import (
     Peer,
     PeerAgent,
     Ping,
+    Reached,
     Received,
     Released,
     Site,
@@ -92,6 +93,8 @@ class Pair:
                     node.kernel = "none"
                 case "Keep":
                     node.kept = (action.own, action.highest)
+                case "Probe" if node.world["pings"]:
+                    node.soon.append((self.now + 0.01, Reached(PINGS[0])))
                 case "Release":
                     node.soon.append((self.now + self.random.random(), Released()))
                 case "Fence":
@@ -209,6 +212,7 @@ EVENT = st.one_of(
     st.builds(Connected, st.booleans()), st.builds(Peer, st.sampled_from(["init", "up", "active", "dead", "odd"])),
     st.builds(PeerAgent, st.booleans()), st.builds(Compared, st.booleans()),
     st.builds(Ping, st.sampled_from([*PINGS, "192.0.2.9"]), st.booleans()),
+    st.builds(Reached, st.sampled_from([*PINGS, "192.0.2.9"])),
     st.builds(Uplink, st.sampled_from(["bond0", "eth9"]), st.booleans()),
     st.builds(Daemon, st.sampled_from(["alive", "hung", "dead"])), st.builds(Gap, st.floats(0, 1e6)),
     st.builds(Fenced, st.booleans(), st.text()), st.builds(Released), st.builds(Tick),

@@ -14,7 +14,7 @@ GOOD = {
     "addresses": [{"address": "192.0.2.10", "prefix": 32, "interface": "bond0"},
                   {"address": "2001:db8:0::10", "prefix": 128, "interface": "bond0"}],
     "uplinks": ["bond0"], "ping_nodes": ["192.0.2.1"], "failback": "auto", "failback_delay": 300,
-    "daemon": {"initiate": ["winterthur", "bern/1"]}, "deadtime": 1.0,
+    "daemon": {"initiate": ["winterthur", "bern/1"]}, "deadtime": 1.0, "deadping": 1.0,
     "fence": {"command": ["/usr/local/sbin/fence", "gw2"], "timeout": 10}, "compare": True,
 }
 

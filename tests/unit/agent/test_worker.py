@@ -9,7 +9,7 @@ from agent import decide, worker
 from agent.settings import Address, Settings
 
 SETTINGS = Settings("gw1", "gw2", True, (Address("192.0.2.10", 32, "bond0"),), ("bond0",), (), "manual", 0.0, None, 1.0,
-                    None, False)
+                    1.0, None, False)
 
 
 class Library:

@@ -726,7 +726,8 @@ def test_what_the_agent_is_told():
                       {"address": "198.51.100.74", "prefix": 32, "interface": "inside"},
                       {"address": "2001:db8:be:1::a", "prefix": 128, "interface": "inside"}],
         "uplinks": ["outside"], "ping_nodes": ["192.0.2.65", "198.51.100.66"],
-        "failback": "manual", "failback_delay": 300, "deadtime": 1.0, "fence": None, "compare": False}
+        "failback": "manual", "failback_delay": 300, "deadtime": 1.0, "deadping": 1.0,
+        "fence": None, "compare": False}
     its = derived("winterthur", "gw1", {
         "heartbeat/profile": "fast", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60,
         "heartbeat/fence": {"command": "/usr/local/sbin/fence", "timeout": 20}})["agent"]
