@@ -23,6 +23,8 @@ COMMAND = 8.0  # a person's request is given up after it
 UPLINK = 0.2  # without carrier for that long: cut off
 PINGS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
 ASKS = 0.1  # between two questions to the ping nodes
+PROMPT = 2  # answered to that many questions: it heard all the while
+ROUND = 0.25  # heartbeat looks for dead nodes that often
 SUDDEN = 10.0  # the peer and the ping nodes fall silent within it: this node is the one that is cut off
 CALM = 5.0  # after giving up: the reason has to be gone for that long
 AGAIN = 10.0  # between two tries to fence
@@ -302,7 +304,7 @@ class Machine:
         self.dead_at = now  # when heartbeat gave the peer up
         self.reached_at: float | None = None  # when a ping node last answered this node's own question
         self.doubt_since: float | None = None  # since when it asks them: does it hear anything at all?
-        self.asked_at = now
+        self.asked, self.asked_at = 0, now
         self.uplinks: dict[str, bool] = {}
         self.daemon = "unknown" if site.daemon else "none"
         self.compared = not site.compare
@@ -551,6 +553,8 @@ class Machine:
 
     def on_ping(self, event: Ping) -> None:
         before = self.reached_now()
+        if event.up and self.peer == "dead" and self.cut_off():
+            self.was_deaf()
         self.pings[event.address] = event.up
         if self.reached_now():
             self.silent_at = None
@@ -941,24 +945,32 @@ class Machine:
         if not self.reached_now():
             return True  # none answered for long, or there is none: nothing to be learned (cut_off() comes before)
         if self.reached_at is not None and self.reached_at >= self.dead_at and self.now - self.reached_at < ANSWER:
+            late = self.asked > PROMPT
             self.trust()
-            return True
+            if late:
+                self.was_deaf()
+            return not late
         if self.doubt_since is None or self.now - self.asked_at >= ANSWER:
-            self.doubt_since = self.now  # just now, or again: something else came between
+            self.doubt_since, self.asked = self.now, 0  # just now, or again: something else came between
         elif self.now - self.doubt_since >= self.site.deadping + ANSWER:
             # By then it would have noticed that they are silent.
             self.say("doubt", "no ping node answers this node's own question, and heartbeat hears them: it is believed")
             return True
         elif self.now - self.asked_at < ASKS:
             return False
+        self.asked += 1
         self.asked_at = self.now
         self.out.append(Probe())
         return False
 
+    def was_deaf(self) -> None:
+        """It hears again: whom it hears first is chance, and the peer gets the time to be heard."""
+        self.careful_until = max(self.careful_until, self.now + self.site.deadtime + ROUND)
+
     def trust(self) -> None:
         """The doubt is over."""
         if self.doubt_since is not None:
-            self.doubt_since = None
+            self.doubt_since, self.asked = None, 0
             self.out.append(Trust())
 
     def cut_off(self) -> bool:
