@@ -4,9 +4,11 @@ Every command runs beside the loop: a hung daemon must not keep the addresses he
 """
 from __future__ import annotations
 
+import ipaddress
 import os
+import struct
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from agent.settings import DaemonSettings
@@ -21,6 +23,8 @@ PATIENCE = 0.8  # for the answer; two misses in a row are a hang
 STARVED = 15.0
 NO_TURN = ", mostly without the processor"
 LISTEN = 2.0
+IKE = 500
+SOCKETS = Path("/proc/net")
 RESTART = 30.0
 
 
@@ -39,6 +43,24 @@ def progress(pid: int) -> tuple[str, str]:
         return fields[0], (task / "schedstat").read_text()
     except OSError:  # a kernel without; in clock ticks then
         return fields[0], " ".join(fields[11:13])
+
+
+def listening(port: int, sockets: Path = SOCKETS) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses on which somebody has a UDP socket with this port.
+
+    proc_pid_net(5), udp: a line a socket, the second field address and port, the address in words as the machine has
+    them. Raises OSError.
+    """
+    found = set()
+    for name in ("udp", "udp6"):
+        if not (sockets / name).exists():
+            continue  # IPv6 is switched off
+        for line in (sockets / name).read_text("ascii").splitlines()[1:]:
+            address, _, number = line.split()[1].partition(":")
+            if int(number, 16) == port:
+                words = [int(address[at:at + 8], 16) for at in range(0, len(address), 8)]
+                found.add(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)))
+    return found
 
 
 class Job:
@@ -146,6 +168,14 @@ class Daemon:
             done(ok)
 
         self.start([WHACK, "--listen"], LISTEN, listened)
+
+    def hears(self, addresses: Iterable[str], sockets: Path = SOCKETS) -> bool:
+        """Whether anybody listens for IKE on one of these, as far as the kernel tells.
+
+        One is enough: with `listen=` it is the only one that the daemon opens (ipsec.conf(5)).
+        """
+        wanted = {ipaddress.ip_address(each) for each in addresses}
+        return not self.settings or not wanted or bool(wanted & listening(IKE, sockets))
 
     def forget(self, done: Callable[[], None] = lambda: None) -> None:
         """Take note of addresses that are gone: what stands on them ends, with a delete that is sent at once.

@@ -86,7 +86,7 @@ class Compared(NamedTuple):
 
 
 class Listened(NamedTuple):
-    """After Hold: the daemon took note of the addresses within 2 s, or did not."""
+    """After Hold, Unmute or Restart: the daemon listens on the addresses, or does not within 2 s."""
     ok: bool
 
 
@@ -330,6 +330,7 @@ class Machine:
         self.idle_since: float | None = None  # nobody is active
         self.healthy_since: float | None = None  # for the failback
         self.restarted: float | None = None
+        self.unheard = False  # the daemon does not listen on the addresses that this node holds
         self.grace_until = now
         self.ending = False
         self.ended = False
@@ -441,7 +442,7 @@ class Machine:
     def take(self, cause: str) -> None:
         """Everything that makes this node the one that serves, at once."""
         self.epoch = self.highest = self.highest + 1
-        self.muted = self.gave_up = self.alone = False
+        self.muted = self.gave_up = self.alone = self.unheard = False
         self.calm_since = None
         self.try_again = self.now
         self.reasons.clear()
@@ -579,9 +580,8 @@ class Machine:
         self.compared = event.yes or not self.site.compare
 
     def on_listened(self, event: Listened) -> None:
-        if not event.ok and self.role == "active" and self.restarted_lately() is None:
-            self.grace_until = self.now + RESTART
-            self.restart("does not listen")
+        if not self.muted:  # while they are silenced it can not have them; after Unmute it looks once more
+            self.unheard = not event.ok
 
     def on_missing(self, event: Missing) -> None:
         self.missing = event.addresses
@@ -841,6 +841,11 @@ class Machine:
         if not self.ended and self.daemon in ("hung", "dead") and self.role in ("active", "standby"):
             if self.restarted_lately() is None:
                 self.restart(f"is {self.daemon}")
+        elif not self.ended and self.unheard and self.role == "active" and not self.muted:
+            if self.restarted_lately() is None:
+                self.unheard = False
+                self.grace_until = self.now + RESTART
+                self.restart("does not listen on the virtual addresses")
 
     def restarted_lately(self) -> float | None:
         lately = self.restarted is not None and self.now - self.restarted < RESTART

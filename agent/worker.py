@@ -300,6 +300,10 @@ class Worker:
         if any(each in (signal.SIGTERM, signal.SIGINT) for each in drain(self.signals.fileno())):
             self.handle(decide.Terminate(reloading()))
 
+    def on_listened(self, ok: bool) -> None:
+        outside = [each.address for each in self.settings.addresses if each.interface in self.settings.uplinks]
+        self.queue.append(decide.Listened(ok and self.daemon.hears(outside)))
+
     def on_daemon_died(self) -> None:
         self.remove(self.daemon_fd)
         self.daemon_fd = -1
@@ -366,7 +370,7 @@ class Worker:
         finally:
             self.do_announce(decide.Announce())
             history.replace(FORMER, json.dumps(self.settings.addresses))
-            self.daemon.listen(lambda ok: self.queue.append(decide.Listened(ok)))
+            self.daemon.listen(self.on_listened)
 
     def do_restore(self, _action: decide.Restore) -> None:
         self.do_hold(decide.Hold())
@@ -388,8 +392,8 @@ class Worker:
         self.addresses.unmute()
         self.do_announce(decide.Announce())
         # Who knows what it was told meanwhile. Trap: one that looks while they are silenced can not have them, and does
-        # not try again when it looks once more (5.2): that takes a restart.
-        self.daemon.listen(lambda _ok: None, call=False)
+        # not try again when it looks once more (5.2): that takes a restart. One that is only busy is left alone.
+        self.daemon.listen(lambda ok: self.on_listened(ok) if ok else None, call=False)
 
     def do_park(self, _action: decide.Park) -> None:
         self.announcing.clear()
@@ -409,7 +413,7 @@ class Worker:
             log("info" if ok else "err", "the IPsec daemon was restarted" if ok else f"the IPsec daemon: {why}")
             self.daemon.next = 0.0
             if ok and self.machine.role == "active":
-                self.daemon.listen(lambda _ok: None)
+                self.daemon.listen(self.on_listened)
 
         self.daemon.restart(restarted)
 

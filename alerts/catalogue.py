@@ -190,7 +190,8 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
     ("ipsec", "wrong_listen"): Entry(
         "critical", "the IPsec daemon of {node} listens on the wrong addresses ({now})",
         "the IPsec daemon of {node} listens where it should again",
-        "Nobody gets in, or the wrong node answers.", "The role agent tells the daemon to look again.",
+        "Nobody gets in, or the wrong node answers.",
+        "The role agent restarts a daemon that listens on none of them after a takeover.",
         f"{_IPSEC}. On the node: ipsec whack --listen; if it stays so, systemctl restart ipsec"),
     ("ipsec", "address_of_node"): Entry(
         "critical", "a tunnel of {node} uses the node's own address instead of the virtual one ({subject})",

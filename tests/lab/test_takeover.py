@@ -116,6 +116,36 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
     observe.connect_roadwarrior(quiet)
 
 
+# On the node that takes over: the daemon looks at its addresses only after the agent has silenced them. It is stopped
+# before they come, and the agent, right after, for longer than the deadtime.
+_STALLED = """
+sleep 0.7; kill -STOP $(pgrep -x pluto)
+until ip -o address show | grep -q ' ADDRESS/'; do sleep 0.02; done
+kill -STOP $(pgrep -P $(cat /run/gateway-agent.lock)); sleep 1.3
+kill -CONT $(pgrep -P $(cat /run/gateway-agent.lock)); sleep 0.2; kill -CONT $(pgrep -x pluto)
+"""
+
+
+def test_a_node_that_stands_still_while_it_takes_over_serves_all_the_same(quiet):
+    """Its daemon could not have the addresses when it looked, and was deaf from then on."""
+    site = quiet.sites[0]
+    assert eventually(Pair(quiet, "default").settled, 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    since = time.time()
+    try:
+        active.crash()
+        standby.run(["sh", "-c", _STALLED.replace("ADDRESS", site.virtual("external"))], check=True, timeout=30)
+        assert eventually(lambda: observe.ping_through_tunnel(quiet), 45), "nobody gets in"
+        log = standby.run(["journalctl", "-q", f"--since=@{since:.0f}", "-t", "gateway-agent"], check=True).stdout
+        assert "stood still for" in log and "answering again" in log, log
+        assert log.count("the IPsec daemon does not listen on the virtual addresses: restarting it") == 1, log
+    finally:
+        active.start()
+        active.wait_up()
+    quiet.master.wait_for({active.host.minion_id})
+    assert eventually(Pair(quiet, "default").settled, 150)
+
+
 def test_a_standby_that_hears_nobody_takes_nothing(quiet):
     """Deaf, and able to announce: it must not take over in the moment before heartbeat calls its ping nodes dead."""
     pair = Pair(quiet, "default")

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -185,3 +186,32 @@ def test_job():
     assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s"),
                     (False, f"sh took longer than 0.1 s{daemon.NO_TURN}")]
     assert not os.path.exists(f"/proc/self/fd/{job.fd}")
+
+
+# Recorded of sockets in a network namespace, kernel 6.1; UDP6's columns of zeros are cut
+UDP = """\
+   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+ 3420: 0A0200C0:01F4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 366522 2 000000007043e62f 0
+ 3614: 00000000:02B6 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 366524 2 000000007dbf386a 0
+ 7420: 0A0200C0:1194 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 366523 2 0000000082ba82f1 0
+"""
+UDP6 = """\
+  sl  local_address                         remote_address                        st tx_queue rx_queue
+ 3420: B80D01200000BE00000000000A000000:01F4 00000000000000000000000000000000:0000 07 00000000:00000000
+"""
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="recorded on a machine of the other order")
+def test_whether_it_hears_is_what_the_kernel_says(world, tmp_path):
+    (tmp_path / "udp").write_text(UDP)
+    assert world.daemon.hears(["192.0.2.10"], tmp_path)
+    assert world.daemon.hears(["192.0.2.74", "192.0.2.10"], tmp_path)  # listen= names one
+    assert not world.daemon.hears(["192.0.2.74", "2001:db8:be::a"], tmp_path)
+    assert not world.daemon.hears(["0.0.0.0"], tmp_path)  # there, on another port
+    (tmp_path / "udp6").write_text(UDP6)
+    assert world.daemon.hears(["2001:db8:be::a"], tmp_path)
+    assert world.daemon.hears([], tmp_path)
+
+
+def test_a_node_without_the_daemon_does_not_ask_who_listens():
+    assert Daemon(None, None, None).hears(["192.0.2.10"])

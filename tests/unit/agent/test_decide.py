@@ -360,6 +360,29 @@ def test_a_daemon_that_does_not_listen_is_restarted_before_anything_is_given_up(
     assert "Park" in node.wait(2, state())
 
 
+def test_a_daemon_that_looked_while_the_addresses_were_silenced_is_restarted():
+    """It was deaf on the active node for ever: what it can not have when it looks, it does not try again."""
+    node = active()
+    node.tell(Gap(2.0))
+    assert "Restart" not in node.tell(Listened(False)) and node.machine.muted
+    node.wait(1.1)
+    assert not node.machine.muted and "Restart" not in node.names()
+    assert "Restart" in node.tell(Listened(False))
+    # deaf again, as where it was started while they were silenced: once more, and not all the time
+    assert "Restart" not in node.tell(Listened(False))
+    assert "Restart" not in node.wait(29, state())
+    assert node.wait(2, state()).count("Restart") == 1
+    assert "Restart" not in node.wait(60, state())
+
+
+def test_a_daemon_that_listens_after_all_is_left_alone():
+    node = active()
+    node.tell(Listened(False))
+    node.tell(Listened(False))
+    node.tell(Listened(True))
+    assert "Restart" not in node.wait(60, state())
+
+
 def test_not_ready_for_5_s_after_giving_up():
     node = active()
     node.tell(Daemon("dead"))

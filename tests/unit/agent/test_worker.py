@@ -110,9 +110,16 @@ def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
     class Daemon:
         def listen(self, done: Any, call: bool = True) -> None:
             told.append("calls" if call else "listens")
+            for ok in (True, False):
+                done(ok)
+
+        def hears(self, addresses: list[str]) -> bool:
+            told.extend(addresses)
+            return False
 
     told: list[str] = []
     agent.addresses, agent.daemon = There(), Daemon()
     monkeypatch.setattr(worker.announce, "send", lambda addresses: [])
     agent.do_unmute(decide.Unmute())
-    assert told == ["unmute", "listens"]
+    assert told == ["unmute", "listens", "192.0.2.10"]
+    assert agent.queue == [decide.Listened(False)]  # of the two: that it is only busy is no news
