@@ -52,9 +52,7 @@ def listening(port: int, sockets: Path = SOCKETS) -> set[ipaddress.IPv4Address |
     them. Raises OSError.
     """
     found = set()
-    for name in ("udp", "udp6"):
-        if not (sockets / name).exists():
-            continue  # IPv6 is switched off
+    for name in ("udp", "udp6") if (sockets / "udp6").exists() else ("udp",):
         for line in (sockets / name).read_text("ascii").splitlines()[1:]:
             address, _, number = line.split()[1].partition(":")
             if int(number, 16) == port:
@@ -170,12 +168,15 @@ class Daemon:
         self.start([WHACK, "--listen"], LISTEN, listened)
 
     def hears(self, addresses: Iterable[str], sockets: Path = SOCKETS) -> bool:
-        """Whether anybody listens for IKE on one of these, as far as the kernel tells.
+        """Whether anybody listens for IKE on one of these. Yes, where the kernel does not tell.
 
         One is enough: with `listen=` it is the only one that the daemon opens (ipsec.conf(5)).
         """
         wanted = {ipaddress.ip_address(each) for each in addresses}
-        return not self.settings or not wanted or bool(wanted & listening(IKE, sockets))
+        try:
+            return not self.settings or not wanted or bool(wanted & listening(IKE, sockets))
+        except (OSError, ValueError, IndexError, struct.error):
+            return True
 
     def forget(self, done: Callable[[], None] = lambda: None) -> None:
         """Take note of addresses that are gone: what stands on them ends, with a delete that is sent at once.

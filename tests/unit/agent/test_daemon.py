@@ -213,5 +213,12 @@ def test_whether_it_hears_is_what_the_kernel_says(world, tmp_path):
     assert world.daemon.hears([], tmp_path)
 
 
+@pytest.mark.parametrize("text", [None, "sl\n\n", "sl\n 1: 0A0200C0\n", "sl\n 1: zz:01F4\n"])
+def test_where_the_kernel_does_not_tell_no_daemon_is_restarted_for_it(world, tmp_path, text):
+    if text is not None:
+        (tmp_path / "udp").write_text(text)
+    assert world.daemon.hears(["192.0.2.10"], tmp_path)
+
+
 def test_a_node_without_the_daemon_does_not_ask_who_listens():
     assert Daemon(None, None, None).hears(["192.0.2.10"])
