@@ -42,10 +42,8 @@ class Probe:
         while True:
             try:
                 packet, (sender, _port) = self.socket.recvfrom(2048)
-            except BlockingIOError:
+            except OSError:  # nothing more, or what an earlier question met: read, and thereby gone
                 return found
-            except OSError:
-                continue  # an error that an earlier question met: read, and thereby gone
             if sender in self.addresses and answers(packet, self.secret):
                 found.add(sender)
 

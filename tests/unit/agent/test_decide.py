@@ -174,13 +174,19 @@ def test_ping_nodes_that_were_silent_long_before_do_not_keep_it_from_taking_over
     assert node.role == "active" and "Leave" not in node.wait(5)
 
 
-@pytest.mark.parametrize("fence", [False, True])
-def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_before_heartbeat_says_so(fence):
-    """A standby that went deaf took the role, with the higher epoch, and both were active for a moment."""
-    node = Node(SITE._replace(fence=fence))
+def deaf(site: Site = SITE) -> Node:
+    """A standby that heartbeat has just told that the active node is dead, and that hears nobody itself."""
+    node = Node(site)
     node.tell(state("active", 7))
     node.hears = False
     node.tell(Peer("dead"))
+    return node
+
+
+@pytest.mark.parametrize("fence", [False, True])
+def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_before_heartbeat_says_so(fence):
+    """A standby that went deaf took the role, with the higher epoch, and both were active for a moment."""
+    node = deaf(SITE._replace(fence=fence))
     assert Probe() in node.done
     assert not {"Hold", "Fence", "Send"} & set(node.wait(0.9))
     assert node.done.count(Probe()) > 4
@@ -194,10 +200,7 @@ def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_be
 
 
 def test_one_ping_node_that_answers_proves_that_the_node_hears():
-    node = Node()
-    node.tell(state("active", 7))
-    node.hears = False
-    node.tell(Peer("dead"))
+    node = deaf()
     assert "Hold" not in node.wait(0.1)
     assert node.tell(Reached("192.0.2.77")) == []  # who is that?
     assert node.tell(Reached("192.0.2.2"))[0] == "Hold"
@@ -205,10 +208,7 @@ def test_one_ping_node_that_answers_proves_that_the_node_hears():
 
 
 def test_a_node_that_was_deaf_for_a_moment_gives_the_other_one_the_time_to_be_heard():
-    node = Node()
-    node.tell(state("active", 7))
-    node.hears = False
-    node.tell(Peer("dead"))
+    node = deaf()
     assert "Hold" not in node.wait(0.3)
     assert "Hold" not in node.tell(Reached("192.0.2.1")) and Trust() in node.done
     node.hears = True
@@ -227,19 +227,13 @@ def test_an_answer_of_before_the_silence_proves_nothing():
 
 def test_heartbeat_is_believed_where_it_hears_ping_nodes_that_answer_only_heartbeat():
     """Else a router that answers little would be a failover that does not happen."""
-    node = Node()
-    node.tell(state("active", 7))
-    node.hears = False
-    node.tell(Peer("dead"))
+    node = deaf()
     assert "Hold" not in node.wait(1.9)
     assert "Hold" in node.wait(0.2) and "it is believed" in node.said()
 
 
 def test_the_doubt_begins_anew_after_something_else_came_between():
-    node = Node()
-    node.tell(state("active", 7))
-    node.hears = False
-    node.tell(Peer("dead"))
+    node = deaf()
     node.tell(Gap(5.0), after=5.0)
     assert "Hold" not in node.wait(2.9)  # careful for a second, then the time in which heartbeat would say so
     assert "Hold" in node.wait(0.3)
