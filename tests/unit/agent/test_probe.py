@@ -53,5 +53,6 @@ def test_who_answers_is_heard_and_nobody_else(doubt):
 
 
 def test_where_nothing_can_be_sent_it_says_so(doubt):
-    doubt.addresses = ("255.255.255.255", "127.0.0.1")  # refused without SO_BROADCAST (ip(7)): nothing leaves
-    assert doubt.ask() == ["255.255.255.255: Permission denied"]
+    # lo's broadcast address is refused without SO_BROADCAST (ip(7)), on a host without any other route, too
+    doubt.addresses = ("127.255.255.255", "127.0.0.1")
+    assert doubt.ask() == ["127.255.255.255: Permission denied"]
