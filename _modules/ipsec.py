@@ -970,14 +970,16 @@ class _Watch:
         self.dated: tuple = ()
         self.pid = 0
         self.started = False                            # whether it has been seen
+        self.serves = False
+        self.again = float("inf")                       # when it has to be asked even in quiet
 
 
 def glance() -> dict[str, Any] | None:
     """
     What a beacon has to know each second: nothing is waited for, and nothing is started while nothing happens.
 
-    The kernel tells of SAs that come and go (NETLINK_XFRM). Then, and every 30 s, the daemon is asked beside the
-    minion; what it says comes with a later look.
+    The kernel tells of SAs that come and go (NETLINK_XFRM). Then, once after it began to serve, and every 30 s, the
+    daemon is asked beside the minion; what it says comes with a later look.
 
     Returns None on a node without connections; else
 
@@ -1005,7 +1007,11 @@ def glance() -> dict[str, Any] | None:
                for name, options in watch.configured.items() if name != SETUP}
     addresses = sorted({options["left"] for name, options in watch.configured.items()
                         if name != SETUP and "left" in options})
-    pid = _pid()
+    pid, serves = _pid(), any(map(_is_held, addresses))
+    if serves and (not watch.serves or pid != watch.pid):
+        # What it says in the first seconds is too early to blame it for, and in quiet the next question is far away.
+        watch.again = now + _AGAIN
+    watch.serves = serves
     if pid != watch.pid:
         # Of another daemon nothing is known.
         watch.pid, watch.heard, watch.silent, watch.spis = pid, True, 0, {}
@@ -1019,12 +1025,13 @@ def glance() -> dict[str, Any] | None:
     if now - watch.counted >= _COUNT:
         watch.counted, counters = now, _counters()
     return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": watch.silent >= 2,
-            "serves": any(map(_is_held, addresses)), "addresses": addresses, "tunnels": tunnels,
+            "serves": serves, "addresses": addresses, "tunnels": tunnels,
             "gone": sorted(gone), "answer": answer, "journal": lines, "counters": counters,
             "dates": _dates(watch, now)}
 
 
 _ASK, _PATIENCE, _COUNT, _DATES = 30.0, 5.0, 5.0, 3600.0     # seconds
+_AGAIN = 6.0        # seconds: the beacon blames a daemon that does not listen after 5
 _BOOT = 90.0        # seconds after which all services have been started
 _STARTED_AT_BOOT = "/etc/systemd/system/multi-user.target.wants/ipsec.service"
 _PIDFILE = "/run/pluto/pluto.pid"
@@ -1115,12 +1122,15 @@ def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
     """Start a round of questions, or take its answers. Returns what came: the daemon's answer, the journal's lines."""
     lines: list[str] = []
     if not watch.jobs:
-        if now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
+        if now >= watch.again or now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 \
+                or watch.silent == 1:
             questions = dict(_QUESTIONS)
             if watch.heard:
                 questions["journal"] = [*_JOURNAL, f"--after-cursor={watch.cursor}"] if watch.cursor else \
                     [*_JOURNAL, "--lines=0"]
             watch.begun, watch.heard, watch.gone, watch.fresh = now, False, set(), set()
+            if now >= watch.again:
+                watch.again = float("inf")
             started = {name: __salt__["watching.start"](argv, _PATIENCE) for name, argv in questions.items()}
             watch.jobs = {name: (job, None) for name, job in started.items() if job}
         return None, lines

@@ -596,6 +596,23 @@ def test_in_quiet_nothing_is_started_for_half_a_minute(beside):
     assert sorted(beside.started) == ["states", "status", "traffic"]
 
 
+@pytest.mark.parametrize("change", ["it takes the address", "it is another daemon"])
+def test_a_node_that_has_just_begun_to_serve_is_asked_once_more_when_it_has_to_listen(
+        beside, ipsec, change, monkeypatch, tmp_path):
+    held = change != "it takes the address"
+    monkeypatch.setattr(ipsec, "_is_held", lambda _address: held)
+    for _ in range(12):
+        beside.second()
+    if held:
+        (tmp_path / "pid").write_text(f"{os.getppid()}\n")
+    held = True
+    beside.second(), beside.second()
+    beside.started.clear()
+    answers = {second: beside.second()["answer"] for second in range(3, 29)}
+    assert [second for second, answer in answers.items() if answer] == [8]
+    assert sorted(beside.started) == ["states", "status", "traffic"]
+
+
 def test_a_tunnel_whose_last_sa_goes_is_told_at_once_and_the_daemon_asked(beside):
     beside.second(), beside.second()
     beside.started.clear()
