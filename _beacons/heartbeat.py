@@ -36,6 +36,7 @@ CONDITIONS = {
     "ping_node_dead": "warning: a ping node does not answer this node",
     "disagree": "warning: the decider's word on the role and the addresses held do not agree, or did not just now",
     "clock_offset": "warning: the two nodes' clocks differ",
+    "starved": "warning: this machine, or the other, stands still again and again",
 }
 # What a person or the site's own settings asked for; any other cause is a fault (agent/decide.py has the words).
 _ASKED = re.compile(r"(switch-over|asked for|failback|heartbeat ends on [a-z0-9-]+$|[a-z0-9-]+ (yields|asks)$)")
@@ -121,17 +122,20 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
     if not now["running"]:
         held = f"still held: {', '.join(now['held'])}" if now["held"] else ""
         add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLES / 2, cause=held)
-        return found, [*_BY_PEER, "none_active"]
+        return found, [*_BY_PEER, "none_active", "starved"]
     if now["agent"] in ("missing", "silent"):
         add("agent_missing", node, "critical", "answers", "does not answer", _SETTLES,
             cause={"missing": "it does not run", "silent": "it hangs, or the machine does"}[now["agent"]])
-        return found, [*_BY_PEER, "none_active", "split", "not_ready", "disagree"]
+        return found, [*_BY_PEER, "none_active", "split", "not_ready", "disagree", "starved"]
 
     if now["role"] == "split":
         add("split", node, "critical", "one active node", "both active")
     if now["disagree"]:
         add("disagree", node, "warning", "agree", "disagree", _SETTLES, cause=now["disagree"], held=now["held"],
             missing=now["missing"])
+    if now["starved"]:
+        add("starved", node, "warning", "runs", "stands still again and again",
+            cause="this machine, or what is heard of the other, stood still three times within a minute")
     if now["role"] == "standby" and now["agent"] and not now["ready"]:
         add("not_ready", node, "warning", "ready", "not ready", _NOT_READY, cause=now["not_ready_because"])
     for address, status in now["ping_nodes"].items():

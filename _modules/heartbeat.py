@@ -250,7 +250,8 @@ def glance() -> dict:
         ``not_ready_because``, ``epoch``, ``held``, ``missing`` and ``disagree`` as in :func:`status`; ``peer``
         (``node``, ``heartbeat``: active, up, init, dead or unknown, ``role``, ``clock_offset``: seconds it is ahead or
         None); ``links`` and ``ping_nodes``: up or dead, without those that are not known; ``daemon``: the agent's
-        word on the IPsec daemon (alive, hung, dead, unknown, none), empty without one.
+        word on the IPsec daemon (alive, hung, dead, unknown, none), empty without one; ``starved``: the agent sees
+        this machine or the other node stand still again and again.
 
     CLI Example:
 
@@ -271,7 +272,7 @@ def _glance() -> dict:
     now = {"role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
            "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
            "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
-           "links": {}, "ping_nodes": {}, "daemon": ""}
+           "links": {}, "ping_nodes": {}, "daemon": "", "starved": False}
     if now["way"] == "agent":
         said = _ask_socket() if now["running"] else "missing"
         if isinstance(said, str):
@@ -280,7 +281,7 @@ def _glance() -> dict:
         peer = said.get("peer") or {}
         now |= {key: said.get(key, now[key]) for key in (
             "since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
-            "daemon")}
+            "daemon", "starved")}
         now |= {"agent": "answers", "connected": said.get("heartbeat") == "alive",
                 "peer": {key: peer.get(key, now["peer"][key]) for key in now["peer"]}}
         _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))

@@ -33,6 +33,10 @@ RESTART = 30.0  # the daemon has that long to come up
 STILL = 2.0  # an interface that was made anew is left alone for that long: somebody is at work on it
 RELEASE = 5.0  # tunnels are told that they end; then the addresses go anyway
 ALONE = 0.3  # a peer that was dead before this machine stood still gets that long to answer
+STALLS = 3  # standstills within a minute: no accident, this machine gets no processor when it needs one
+MINUTE = 60.0
+STARVED = 300.0  # so long after the last of them it is taken for one that does not
+PATIENT, MORE, MOST = 1.0, 1.5, 10.0  # the deadtime then: that many seconds, or times the usual standstill; no more
 HOUR = 3600.0
 
 
@@ -115,7 +119,7 @@ class Deaf(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """The whole process stood still for so many seconds."""
+    """The whole process stood still for so many seconds, more than the deadtime."""
     seconds: float
 
 
@@ -243,6 +247,7 @@ class PeerState(NamedTuple):
     preferred: bool
     at: float
     able: bool = True  # could serve if it had to, `ready` or not
+    stall: float = 0.0  # stands still again and again, for so many seconds
 
     @classmethod
     def parse(cls, message: dict[str, Any], now: float) -> PeerState:
@@ -250,7 +255,7 @@ class PeerState(NamedTuple):
         try:
             role, epoch, pings = message["role"], message["epoch"], message["pings"]
             ready, preferred, why = message["ready"], message["preferred"], message.get("why", "")
-            able = message.get("able", ready)
+            able, stall = message.get("able", ready), message.get("stall", 0.0)
         except KeyError as error:
             raise ValueError(f"no {error}") from None
         if role not in ("standby", "active", "transition"):
@@ -259,7 +264,9 @@ class PeerState(NamedTuple):
             raise ValueError("epoch or pings are no counts")
         if any(type(each) is not bool for each in (ready, preferred, able)) or type(why) is not str:
             raise ValueError("ready, able, preferred or why have the wrong type")
-        return cls(role, epoch, ready, why[:200], pings, preferred, now, able)
+        if type(stall) not in (int, float) or not 0 <= stall < HOUR:
+            raise ValueError(f"stall {stall!r}")
+        return cls(role, epoch, ready, why[:200], pings, preferred, now, able, stall)
 
     def fitness(self) -> int:
         """2: ready, 1: able to serve if it has to, 0: neither."""
@@ -317,6 +324,9 @@ class Machine:
         self.muted_until = now + ANSWER
         self.deadline = now + ANSWER
         self.careful_until = now  # right after a standstill heartbeat's word on the peer may be about the past
+        self.stalls: list[tuple[float, float]] = []  # standstills here, silences of the peer that were no death: at, s
+        self.starved_until = now
+        self.peer_stall = 0.0  # its last word on that, which holds when it is dead
         self.command: Command | None = None
         self.command_until = 0.0
         self.claimed_at = 0.0
@@ -383,6 +393,19 @@ class Machine:
         return ((self.epoch, self.reached_now(), self.site.preferred, self.site.node)
                 > (peer.epoch, peer.pings, peer.preferred, self.site.peer))
 
+    def starved(self) -> bool:
+        """This machine, or what it hears of the peer, stands still again and again."""
+        return self.now < self.starved_until
+
+    def stall(self) -> float:
+        """For how long, in seconds, when it does. The longest is left out: that may be an accident."""
+        return sorted(seconds for _at, seconds in self.stalls)[-2] if self.starved() else 0.0
+
+    def patience(self) -> float:
+        """Seconds that a peer which heartbeat calls dead is given on top: it may only get no processor."""
+        stall = max(self.stall(), self.peer_stall)
+        return max(0.0, min(max(PATIENT, MORE * stall), MOST) - self.site.deadtime) if stall else 0.0
+
     def peer_unready(self, need: bool = False) -> str:
         """Why the peer can not take over, empty when it can. `need`: it would be better than nobody."""
         if not self.connected:
@@ -430,12 +453,12 @@ class Machine:
         self.out.append(Send({
             "kind": kind, "version": VERSION, "role": self.public_role(), "epoch": self.epoch, "ready": not why,
             "able": not self.not_able(), "why": why, "pings": self.reached_now(), "preferred": self.site.preferred,
-            "since": round(self.now - self.since, 3), **more}))
+            "stall": round(self.stall(), 3), "since": round(self.now - self.since, 3), **more}))
         self.sent_at = self.now
         self.sent = self.sendable()
 
     def sendable(self) -> tuple[Any, ...]:
-        return self.role, self.epoch, self.not_ready(), self.reached_now()
+        return self.role, self.epoch, self.not_ready(), self.reached_now(), self.starved()
 
     # Roles
 
@@ -537,6 +560,10 @@ class Machine:
     def on_peer(self, event: Peer) -> None:
         if event.status != self.peer:
             self.log("info", f"heartbeat says that {self.site.peer} is {event.status}")
+        if (self.peer == "dead" and event.status != "dead" and self.now - self.dead_at < FRESH
+                and not self.cut_off() and self.now >= self.careful_until):
+            # Nothing boots in that time: the peer was only late, and this node neither deaf nor late itself.
+            self.stalled(self.site.deadtime + self.now - self.dead_at)
         self.peer = event.status
         if event.status == "dead":
             self.dead_at = self.now
@@ -619,9 +646,8 @@ class Machine:
             self.out.append(Reopen(event.paths))
 
     def on_gap(self, event: Gap) -> None:
+        self.stalled(event.seconds)
         self.careful_until = self.now + max(self.site.deadtime, ANSWER)
-        if event.seconds <= self.site.deadtime:
-            return
         if self.role == "active":
             # Before anything else: the peer may have taken over meanwhile.
             if not self.muted:
@@ -633,6 +659,22 @@ class Machine:
             self.log("warning", f"stood still for {event.seconds:.2f} s")
             if self.role == "leaving":
                 self.deadline = self.now + ANSWER
+
+    def stalled(self, seconds: float) -> None:
+        """Once may be anything, a machine that is moved or stopped. Again and again, it has no time to spare."""
+        self.stalls = [each for each in self.stalls if self.now - each[0] < STARVED]
+        if self.stalls and self.now - self.stalls[-1][0] < ANSWER:  # the same one, perhaps, seen from its other end
+            at, before = self.stalls.pop()
+            self.stalls.append((at, max(before, seconds)))
+            return
+        self.stalls.append((self.now, seconds))
+        lately = sum(self.now - at < MINUTE for at, _seconds in self.stalls)
+        if lately < STALLS:
+            return
+        if not self.starved():
+            self.log("warning", f"{lately} standstills within a minute, of this machine or of {self.site.peer}: no "
+                     f"time to spare; from now on a node that is silent is given {PATIENT:g} s at least")
+        self.starved_until = self.now + STARVED
 
     def question(self) -> None:
         self.ask += 1
@@ -726,6 +768,7 @@ class Machine:
             self.say("message", f"a message of {self.site.peer} makes no sense and is dropped: {error}")
             return
         before, self.state, self.peer_agent = self.state, state, True
+        self.peer_stall = state.stall
         if state.epoch > self.highest:
             self.highest = state.epoch
             self.out.append(Keep(self.epoch, self.highest))
@@ -932,7 +975,7 @@ class Machine:
         if self.cut_off():
             self.say("cut off", f"{self.site.peer} is dead and no ping node answers any more: this node is probably "
                      "the one that is cut off, not taking over until one answers")
-        elif self.now < self.try_again or not self.hears():
+        elif self.now < max(self.try_again, self.dead_at + self.patience()) or not self.hears():
             return
         elif self.site.fence:
             self.turn("fencing", f"{self.site.peer} is dead: fencing it")

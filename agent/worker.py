@@ -345,7 +345,7 @@ class Worker:
             "held": list(held), "missing": list(missing), "intruder": machine.intruder(),
             "links": dict(self.heartbeat.links) if self.heartbeat else {},
             "ping_nodes": {each: "up" if machine.pings.get(each) else "dead" for each in self.settings.ping_nodes},
-            "daemon": machine.daemon,
+            "daemon": machine.daemon, "starved": machine.starved(),
         }
 
     def start(self, command: Sequence[str], timeout: float, done: Callable[[bool, str], None]) -> None:

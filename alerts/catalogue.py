@@ -130,6 +130,12 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "warning", "the clocks of the two nodes of {site} differ ({now})", "the clocks of {site} agree again",
         "Nobody notices yet. Certificates may be taken for expired, and logs can not be compared.",
         "chrony corrects it slowly, if it reaches a time server.", "salt '*.{site}' cmd.run 'chronyc tracking'"),
+    ("heartbeat", "starved"): Entry(
+        "warning", "{node} has no time to spare: it, or the other node, {now}", "{node} has time to spare again",
+        "Each standstill interrupts them for as long as it lasts.",
+        "A dead node is given a second at least, so that nobody takes over from one that only gets no processor.",
+        "What else runs on these machines, or on their hypervisor? In top, %st is what the hypervisor keeps. Give the "
+        "gateways processors of their own; with the profile fast, consider default (docs/takeover.md)"),
     # ipsec
     ("ipsec", "daemon_dead"): Entry(
         "critical", "the IPsec daemon of {node} does not run", "the IPsec daemon of {node} runs again",

@@ -11,6 +11,7 @@ import pytest
 
 from lab import lacp, network, observe
 from lab.bench.pairs import AGENT
+from lab.guest import Guest
 from lab.master import PLACE
 from lab.observe import Happened, eventually
 from lab.results import apply
@@ -343,6 +344,37 @@ def test_the_active_node_is_killed_and_comes_back(bus):
     seen.wait(120, minion=standby.host.minion_id, condition="peer_dead", recovered=True, since=killed)
     assert eventually(lambda: observe.roles(lab, "winterthur") == {
         active.host.name: "standby", standby.host.name: "active"}, 150)
+
+
+def test_a_machine_that_stands_still_again_and_again_is_told_and_its_peer_given_longer(bus):
+    """The standby does; the active one then stands still for longer than the deadtime, as it would on that host."""
+    lab, seen = bus
+    active, standby = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur")
+
+    def stand_still(guest: Guest, seconds: float) -> None:
+        guest.hang()
+        time.sleep(seconds)
+        guest.resume()
+
+    began = time.time()
+    try:
+        for _ in range(3):
+            stand_still(standby, 1.7)
+            time.sleep(3)
+        event = seen.wait(WITHIN, minion=standby.host.minion_id, condition="starved", since=began)
+        is_complete(event, "winterthur", standby.host.name)
+        stand_still(active, 1.8)
+        time.sleep(3)
+        assert observe.active(lab, "winterthur") is active
+        assert not seen.of(condition="role_changed", since=began)
+        active.hang()
+        assert eventually(lambda: observe.holds_all(lab, standby), 8), "and for good it is dead"
+    finally:
+        active.resume()
+        for guest in (active, standby):  # a new one begins without what its predecessor has seen
+            guest.run(["pkill", "-KILL", "-P", guest.run(["cat", "/run/gateway-agent.lock"]).stdout.strip()])
+    seen.wait(30, minion=standby.host.minion_id, condition="starved", recovered=True, since=began)
+    assert eventually(lambda: observe.holder(lab, "winterthur") is standby, 15)
 
 
 def test_a_clock_that_was_set_wrong(bus):

@@ -621,6 +621,125 @@ def test_an_active_node_that_heard_nothing_gives_up_when_it_hears_who_took_over(
     assert node.role == "standby"
 
 
+# A machine without time to spare
+
+FAST = SITE._replace(deadtime=0.3)
+SERVES = state("active", 7)
+
+
+def fast(*stalls: float, every: float = 5.0, **more: Any) -> Node:
+    """A standby that has stood still for so long each time, and hears an active node."""
+    node = Node(FAST._replace(**more))
+    node.tell(SERVES)
+    for seconds in stalls:
+        node.wait(every - seconds, SERVES)
+        node.tell(Gap(seconds), after=seconds)
+    node.wait(1.5, SERVES)
+    return node
+
+
+def taken_after(node: Node) -> float:
+    """Seconds from "dead" until it serves."""
+    began = node.now
+    node.tell(Peer("dead"))
+    while node.role != "active" and node.now - began < 30:
+        node.wait(0.05)
+    return round(node.now - began, 2)
+
+
+def test_with_time_to_spare_a_dead_peer_is_dead():
+    node = fast(0.4, 6.0)
+    assert not node.machine.starved() and taken_after(node) <= 0.1
+
+
+@pytest.mark.parametrize(("stalls", "silent"), [
+    ((0.4, 0.4, 0.4), 1.0),
+    ((0.4, 0.4, 9.0), 1.0),         # one that is much longer may be an accident
+    ((0.4, 1.2, 0.8, 1.3), 1.8),
+    ((9.0, 9.5, 9.0), 10.0),
+])
+def test_a_machine_that_stands_still_again_and_again_gives_a_silent_peer_longer(stalls, silent):
+    node = fast(*stalls, every=10.0)
+    assert node.machine.starved()
+    assert node.sent("state")[-1]["stall"] == sorted(stalls)[-2]
+    assert silent - 0.3 <= taken_after(node) <= silent - 0.2
+
+
+def test_a_peer_that_is_only_late_again_and_again_counts_like_that():
+    node = fast(fence=True)
+    for _ in range(3):
+        node.machine.try_again = node.now + 6.0  # only the counting matters here
+        node.tell(Peer("dead"), after=5.0)
+        node.tell(Peer("active"), SERVES, after=0.9)
+    node.wait(1.0, SERVES)
+    assert node.sent("state")[-1]["stall"] == pytest.approx(1.2)
+    node.tell(Peer("dead"))
+    assert "Fence" not in node.wait(1.4) and "Fence" in node.wait(0.2)
+
+
+def test_a_peer_that_was_dead_for_longer_was_dead():
+    node = fast()
+    for _ in range(4):
+        node.machine.try_again = node.now + 9.0
+        node.tell(Peer("dead"), after=5.0)
+        node.tell(Peer("active"), SERVES, after=3.5)
+    assert node.machine.stalls == []
+
+
+@pytest.mark.parametrize("first", [Ping("192.0.2.1", True), Peer("active")])
+def test_a_peer_that_was_not_heard_by_this_nodes_own_fault_was_not_late(first):
+    node = fast()
+    for _ in range(4):
+        node.tell(Peer("dead"), *(Ping(each, False) for each in SITE.ping_nodes), after=5.0)
+        node.tell(first, Peer("active"), *(Ping(each, True) for each in SITE.ping_nodes), SERVES, after=1.0)
+    assert node.machine.stalls == []
+
+
+def test_standstills_far_apart_or_of_one_moment_are_no_starvation():
+    node = fast()
+    for after in (21, 40, 21, 40, 0.5, 0.4):
+        node.tell(Gap(0.4), after=after)
+    assert not node.machine.starved()
+    node.tell(Gap(0.4), after=18)
+    assert node.machine.starved()
+
+
+def test_it_lasts_five_minutes():
+    node = fast(0.4, 0.4, 0.4)
+    node.wait(290, SERVES)
+    assert node.machine.starved() and node.machine.stall() == 0.4
+    node.wait(12, SERVES)
+    assert node.sent("state")[-1]["stall"] == 0.0
+    assert taken_after(node) <= 0.1
+
+
+@pytest.mark.parametrize("then", [Gap(0.5), Tick()])
+def test_where_its_standstills_are_old_and_starvation_is_not_over_yet_nothing_raises(then):
+    node = fast(0.4, 0.4, 0.4, every=25.0)
+    node.now += 297.5
+    node.tell(then)
+    assert node.machine.starved() and node.machine.stall() == 0.4
+
+
+def test_a_peer_that_says_so_of_itself_is_given_longer_too():
+    node = fast()
+    node.tell(state("active", 7, stall=1.4))
+    assert not node.machine.starved() and 1.8 <= taken_after(node) <= 1.9
+
+
+def test_a_deadtime_that_is_longer_is_enough():
+    node = Node(SITE._replace(deadtime=3.0))
+    node.tell(state("active", 7, stall=1.4))
+    assert taken_after(node) <= 0.1
+
+
+@pytest.mark.parametrize("stall", ["1", True, -0.1, float("nan"), float("inf"), 1e9, None])
+def test_no_peer_holds_this_node_with_a_stall_that_is_none(stall):
+    node = fast()
+    node.tell(state("active", 7, stall=stall))
+    assert node.machine.peer_stall == 0.0
+
+
 def test_all_actions_are_known_to_the_worker():
     from agent.worker import Worker
     actions = (Mute, Unmute, Hold, Restore, decide.Remove, Announce, Park, Release, Leave, Restart, Fence, Send,

@@ -221,7 +221,8 @@ EVENT = st.one_of(
         "kind": st.sampled_from(["state", "yield", "claim", "refuse", 7]),
         "role": st.sampled_from(["active", "standby", 1]),
         "epoch": st.integers(-1, 2**60), "pings": st.integers(0, 3), "ready": st.booleans(), "preferred": st.booleans(),
-        "able": st.booleans(), "need": st.booleans(), "why": st.text(), "cause": st.text(), "force": st.booleans(),
+        "able": st.booleans(), "stall": st.floats(), "need": st.booleans(), "why": st.text(), "cause": st.text(),
+        "force": st.booleans(),
         "ask": st.integers(), "re": st.integers(0, 5)})))
 
 

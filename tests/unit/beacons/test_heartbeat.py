@@ -11,7 +11,7 @@ from tests.conftest import load_module
 QUIET = {
     "role": "standby", "way": "agent", "running": True, "agent": "answers", "connected": True, "since": "", "cause": "",
     "ready": True, "not_ready_because": "", "epoch": 4, "held": [], "missing": ["192.0.2.10"], "disagree": "",
-    "peer": {"node": "gw2", "heartbeat": "active", "role": "active", "clock_offset": -0.05},
+    "starved": False, "peer": {"node": "gw2", "heartbeat": "active", "role": "active", "clock_offset": -0.05},
     "links": {"bond0": "up", "bond1": "up"}, "ping_nodes": {"192.0.2.1": "up", "198.51.100.2": "up"}}
 
 
@@ -72,6 +72,7 @@ def test_a_quiet_pair_has_nothing_to_tell(node: Node) -> None:
     ({"links": {"bond1": "dead"}}, "link_dead:bond1", "dead"),
     ({"peer": {"clock_offset": 2.5}}, "clock_offset:gw2", "other time"),
     ({"peer": {"clock_offset": -2.5}}, "clock_offset:gw2", "other time"),
+    ({"starved": True}, "starved:gw1", "stands still again and again"),
     ({"peer": {"role": "standby"}}, "none_active:winterthur", "nobody active"),
     ({"peer": {"role": "transition"}}, "none_active:winterthur", "nobody active"),
 ])
