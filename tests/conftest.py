@@ -25,6 +25,7 @@ hypothesis.settings.load_profile("quick")
 TREE = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, what shares a lab or a master stays in one of them (pytest-xdist, --dist loadgroup)."""
     for item in items:
