@@ -11,7 +11,7 @@ from lab import cache, kernel, laboratory, network
 from lab.topology import TREE, sites
 
 # The lab waits for its kernel, and the integration tests mostly for Salt: beside each other they cost less time.
-WHOLE = ["-n", "2", "--dist", "loadscope", "--no-loadscope-reorder", "--durations", "40", "tests"]
+WHOLE = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "40", "tests"]
 
 
 def _parser() -> argparse.ArgumentParser:

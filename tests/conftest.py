@@ -12,7 +12,6 @@ import hypothesis
 import pytest
 import salt._logging
 import yaml
-from xdist.scheduler import LoadScopeScheduling
 
 # Salt keeps early messages for a stderr that pytest has closed by the time they are written.
 salt._logging.shutdown_temp_handler()
@@ -26,17 +25,11 @@ hypothesis.settings.load_profile("quick")
 TREE = Path(__file__).resolve().parent.parent
 
 
-class ByFolder(LoadScopeScheduling):
-    """With several processes, what shares a lab or a master stays in one of them."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("/")[1]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling | None:
-    """For `--dist loadscope`. Marks (xdist_group) do not reach the scheduler: pytest 9.2, pytest-xdist 3.8."""
-    return ByFolder(config, log) if config.getvalue("dist") == "loadscope" else None
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, what shares a lab or a master stays in one of them (pytest-xdist, --dist loadgroup)."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TREE).parts[1]))
 
 
 def load_module(path: str) -> ModuleType:
