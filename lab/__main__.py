@@ -10,9 +10,6 @@ import sys
 from lab import cache, kernel, laboratory, network
 from lab.topology import TREE, sites
 
-# The lab waits for its kernel, and the integration tests mostly for Salt: beside each other they cost less time.
-WHOLE = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "40", "tests"]
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab/run",
@@ -111,7 +108,7 @@ def _inside(what: str, which: str, rest: list[str]) -> int:
     network.ip("link", "set", "lo", "up")
     if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
-        return _as_init(subprocess.Popen([sys.executable, "-m", "pytest", *(rest or WHOLE)], cwd=TREE,
+        return _as_init(subprocess.Popen([sys.executable, "-m", "pytest", *(rest or ["tests"])], cwd=TREE,
                                          env=os.environ | {"LAB_INSIDE": "1"}))
     if what == "bench":
         from lab.bench import run

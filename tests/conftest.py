@@ -25,13 +25,6 @@ hypothesis.settings.load_profile("quick")
 TREE = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, what shares a lab or a master stays in one of them (pytest-xdist, --dist loadgroup)."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TREE).parts[1]))
-
-
 def load_module(path: str) -> ModuleType:
     """One of the tree's Python files, such as `_modules/gateway.py`, loaded as Salt's loader does: by its path."""
     name = f"tree.{'.'.join(Path(path).with_suffix('').parts)}"
