@@ -19,11 +19,13 @@ from pathlib import Path
 
 from agent import settings as configuration
 from agent import worker
+from agent.daemon import progress
 from agent.system import clock, die_with, drain, in_time, log, wake_on
 
 LOCK = Path("/run/gateway-agent.lock")
 BEAT = 0.1  # how often is looked
 HANG = 10  # that many looks without a pulse. Looks, not seconds: this process may have stood still itself
+STARVED = 30  # the same for one that works, or waits for the processor: killing it would only cost more of that
 FIRST = 100  # the same for the first pulse
 LIMIT, WITHIN = 3, 60.0
 LEAVING = 8.0  # a planned leave takes that long at most
@@ -109,6 +111,7 @@ class Supervisor:
         poll.register(self.pulse, select.POLLIN)
         poll.register(self.signals.fileno(), select.POLLIN)
         silent, limit, told, orphan = 0, FIRST, 0.0, 0.0
+        before = "", ""  # what it had worked when it had been silent for half of that
         try:
             while True:
                 poll.poll(BEAT * 1000)
@@ -121,9 +124,15 @@ class Supervisor:
                 done, status = os.waitpid(self.pid, os.WNOHANG)
                 if done:
                     return "ended" if os.waitstatus_to_exitcode(status) == 0 else "died"
-                if silent >= limit and not told:
-                    self.kill()
-                    return "hung"
+                if silent == limit - HANG // 2:
+                    before = progress(self.pid)
+                elif silent >= limit and not told:
+                    now_at = progress(self.pid)
+                    if silent >= STARVED or now_at[0] != "R" and now_at == before:
+                        self.kill()
+                        return "hung"
+                    limit += HANG // 2
+                    before = now_at
                 if not beat and not numbers:
                     # A closed pulse is readable for ever; waitpid() will tell.
                     time.sleep(0.01)
