@@ -900,8 +900,9 @@ class Machine:
         self.out.append(Restart())
 
     def decide_active(self) -> None:
-        if not self.connected and self.now - self.lost_at >= self.site.deadtime:
-            self.give_away(f"heartbeat did not answer here for {self.site.deadtime:g} s")
+        patience = self.site.deadtime + self.patience()  # the other node waits as long before it takes over
+        if not self.connected and self.now - self.lost_at >= patience:
+            self.give_away(f"heartbeat did not answer here for {patience:g} s")
             return
         if self.muted:
             if self.now >= self.muted_until:

@@ -704,6 +704,18 @@ def test_standstills_far_apart_or_of_one_moment_are_no_starvation():
     assert node.machine.starved()
 
 
+def test_an_active_node_without_time_to_spare_waits_as_long_for_its_own_heartbeat():
+    node = Node(FAST, own=4, highest=4, held="held")
+    node.tell(state())
+    for _ in range(3):
+        node.tell(Gap(1.2), after=10.0)
+        node.wait(1.1, state(re=node.machine.ask))
+    node.tell(Connected(False))
+    assert "Leave" not in node.wait(1.7)
+    assert "Leave" in node.wait(0.2)
+    assert "did not answer here for 1.8 s" in node.machine.cause
+
+
 def test_it_lasts_five_minutes():
     node = fast(0.4, 0.4, 0.4)
     node.wait(290, SERVES)
