@@ -90,7 +90,7 @@ class Compared(NamedTuple):
 
 
 class Listened(NamedTuple):
-    """After Hold, Unmute or Restart: the daemon listens on the addresses, or does not within 2 s."""
+    """After Hold, Unmute or Restart: the daemon has looked at its addresses, and listens on them or does not."""
     ok: bool
 
 

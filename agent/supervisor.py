@@ -25,7 +25,8 @@ from agent.system import clock, die_with, drain, in_time, log, wake_on
 LOCK = Path("/run/gateway-agent.lock")
 BEAT = 0.1  # how often is looked
 HANG = 10  # that many looks without a pulse. Looks, not seconds: this process may have stood still itself
-STARVED = 30  # the same for one that works, or waits for the processor: killing it would only cost more of that
+STARVED = 30  # the same for one that works or waits for the processor, and where looks come late: killing costs more
+LATE, LATELY = 3.0, 10.0  # a look that took that many times as long, within so many seconds
 FIRST = 100  # the same for the first pulse
 LIMIT, WITHIN = 3, 60.0
 LEAVING = 8.0  # a planned leave takes that long at most
@@ -112,6 +113,7 @@ class Supervisor:
         poll.register(self.signals.fileno(), select.POLLIN)
         silent, limit, told, orphan = 0, FIRST, 0.0, 0.0
         before = "", ""  # what it had worked when it had been silent for half of that
+        late, looked = 0.0, clock()
         try:
             while True:
                 poll.poll(BEAT * 1000)
@@ -128,7 +130,8 @@ class Supervisor:
                     before = progress(self.pid)
                 elif silent >= limit and not told:
                     now_at = progress(self.pid)
-                    if silent >= STARVED or now_at[0] != "R" and now_at == before:
+                    starved = now_at[0] == "R" or now_at != before or late and clock() - late < LATELY
+                    if silent >= STARVED or not starved:
                         self.kill()
                         return "hung"
                     limit += HANG // 2
@@ -137,6 +140,9 @@ class Supervisor:
                     # A closed pulse is readable for ever; waitpid() will tell.
                     time.sleep(0.01)
                 now = clock()
+                if now - looked > LATE * BEAT:
+                    late = now
+                looked = now
                 if signal.SIGHUP in numbers:
                     return "reload"
                 orphan = orphan or (now if os.getppid() != self.parent else 0.0)

@@ -16,7 +16,7 @@ from typing import Any
 
 from agent import announce, control, decide, history, paths
 from agent.addresses import Addresses, Refused, Watch
-from agent.daemon import Daemon, Job, progress
+from agent.daemon import LISTEN, Daemon, Job, progress
 from agent.heartbeat import Gone, Heartbeat
 from agent.offset import FIELD, Offset
 from agent.probe import Probe
@@ -73,6 +73,7 @@ class Worker:
         self.echoes = 0
         self.unread, self.turns, self.turned = False, "", 0.0  # what it says is not read; heartbeat's turns, the last
         self.next_try = self.next_look = self.before = 0.0
+        self.listen_at = 0.0  # when the daemon is told once more to look at its addresses, if it has to be
         self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
@@ -171,6 +172,10 @@ class Worker:
             self.announcing.pop(0)
             for wrong in announce.send(self.settings.addresses):
                 log("warning", wrong)
+        if self.listen_at and now >= self.listen_at:
+            self.listen_at = 0.0
+            if self.machine.role == "active" and not self.machine.muted:
+                self.daemon.listen(self.on_listened)
         if now >= self.next_look:
             self.look()
         self.handle(decide.Tick())
@@ -234,8 +239,8 @@ class Worker:
         if now - self.echo_sent >= (patience if self.unread else 0.25):
             self.echo_sent = now
             self.post({"kind": "echo"}, self.settings.node)
-        if self.heartbeat and silent and self.machine.connected:
-            self.handle(decide.Connected(False))
+        if self.heartbeat and silent == self.machine.connected:
+            self.handle(decide.Connected(not silent))
         self.on_heartbeat()  # the library may hold messages that poll() does not know of
 
     def on_heartbeat(self) -> None:
@@ -250,6 +255,8 @@ class Worker:
             self.echoes, self.echo_heard = self.heartbeat.echoes, clock()
             if not self.machine.connected:
                 self.handle(decide.Connected(True))
+        if events:
+            self.turned = clock()  # it says something, so it lives, however late it is with the rest
         for number, event in enumerate(events, 1):
             if isinstance(event, decide.Received):
                 self.offset.heard(event.message, time.time())
@@ -302,7 +309,11 @@ class Worker:
 
     def on_listened(self, ok: bool) -> None:
         outside = [each.address for each in self.settings.addresses if each.interface in self.settings.uplinks]
-        self.queue.append(decide.Listened(ok and self.daemon.hears(outside)))
+        hears = self.daemon.hears(outside)
+        if ok or hears:
+            self.queue.append(decide.Listened(hears))
+        else:  # dead or hung, which is noticed by itself, or only late: told once more
+            self.listen_at = clock() + LISTEN
 
     def on_daemon_died(self) -> None:
         self.remove(self.daemon_fd)

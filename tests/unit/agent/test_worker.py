@@ -33,7 +33,7 @@ class Agent(worker.Worker):
         self.settings, self.heartbeat, self.parent = SETTINGS, Library(), 2949
         self.now = self.echo_sent = self.echo_heard = 100.0
         self.echoes = 0
-        self.unread, self.turns, self.turned = False, "", 0.0
+        self.unread, self.turns, self.turned, self.listen_at = False, "", 0.0, 0.0
         self.queue, self.ended, self.jobs = [], False, []
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
         self.machine = decide.Machine(site, self.now, 4, 4, "held")
@@ -95,10 +95,60 @@ def test_one_that_only_does_not_read_is_alive_and_is_not_flooded(agent):
     assert agent.machine.connected and not agent.unread
 
 
+def test_one_that_was_late_is_back_with_its_first_turn(agent):
+    """It has not returned the message yet: that waits in its queue, and the addresses need not go meanwhile."""
+    agent.heartbeat.reads = agent.at_work = False
+    wait(agent, 1.5)
+    assert not agent.machine.connected
+    agent.at_work = True
+    wait(agent, 0.1)
+    assert agent.machine.connected
+    wait(agent, 5)
+    assert agent.done == []
+
+
+def test_one_that_says_something_lives(agent, monkeypatch):
+    agent.heartbeat.reads = agent.at_work = False
+    monkeypatch.setattr(agent.heartbeat, "read", lambda: [decide.Ping("192.0.2.1", True)])
+    wait(agent, 5)
+    assert agent.machine.connected and agent.done == []
+
+
 def test_one_that_never_reads_again_is_no_use(agent):
     agent.heartbeat.reads = False
     wait(agent, 48)
     assert not agent.machine.connected and agent.machine.role == "standby"
+
+
+class Late:
+    """A daemon that leaves the first question without an answer for two seconds."""
+
+    def __init__(self) -> None:
+        self.told, self.listens, self.pidfd = 0, False, -1
+
+    def listen(self, done: Any) -> None:
+        self.told += 1
+        done(self.told > 1)
+        self.listens = self.told > 1
+
+    def hears(self, _addresses: list[str]) -> bool:
+        return self.told > 1
+
+    def tick(self, _now: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("role", ["active", "standby"])
+def test_a_daemon_that_is_only_late_is_not_restarted_but_told_once_more(agent, monkeypatch, role):
+    agent.daemon, agent.daemon_fd, agent.announcing, agent.next_look = Late(), -1, [], 1e9
+    monkeypatch.setattr(agent.machine, "role", role)
+    agent.daemon.listen(agent.on_listened)
+    assert agent.queue == []
+    for _ in range(60):
+        agent.now += worker.TICK
+        agent.tick(agent.now)
+    assert agent.daemon.told == (2 if role == "active" else 1)
+    assert not agent.machine.unheard
 
 
 def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
