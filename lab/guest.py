@@ -144,6 +144,18 @@ class Guest:
             raise Failed(code, argv, stdout, stderr)
         return subprocess.CompletedProcess(argv, code, stdout, stderr)
 
+    def behind(self) -> float:
+        """Seconds that its clock is behind this machine's; 0 below one, which may be the asking.
+
+        It takes the time when it boots. Where this machine's clock is set after that, by whomever, the two differ.
+        """
+        found = time.time() - float(self.run(["date", "+%s.%N"], check=True).stdout)
+        return found if abs(found) >= 1 else 0.0
+
+    def journal(self, since: float, *options: str) -> str:
+        """What its journal has since then, by this machine's clock (journalctl(1) has the options)."""
+        return self.run(["journalctl", "-q", f"--since=@{int(since - self.behind())}", *options], check=True).stdout
+
     def _ask(self, argv: list[str], timeout: float, stdin: str = "") -> Path:
         """Hand a command over and give the path where its answer will be."""
         base = self.folder / "console" / f"{next(self._numbers):06d}"

@@ -111,9 +111,9 @@ class Pings:
         self.guest.run(["sh", "-c", self.command], check=True)
 
     def replies(self) -> list[float]:
-        """When replies came. Guests have their host's clock."""
-        lines = self.guest.run(["cat", self.LOG], check=True).stdout.splitlines()
-        return [float(line[1:].split("]")[0]) for line in lines if " bytes from " in line]
+        """When replies came, by this machine's clock."""
+        lines, behind = self.guest.run(["cat", self.LOG], check=True).stdout.splitlines(), self.guest.behind()
+        return [float(line[1:].split("]")[0]) + behind for line in lines if " bytes from " in line]
 
     def lost(self) -> int:
         """How many were not answered, of those sent before the last that was."""

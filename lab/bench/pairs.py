@@ -81,8 +81,8 @@ class Pair:
 
     def _when(self, guest: Guest, pattern: str, at: float) -> list[float]:
         sought = re.compile(pattern.replace("PEER", self.other(guest).host.name))
-        lines = guest.run(["journalctl", "-b", "-o", "short-unix", "--no-pager", f"--since=@{int(at)}"]).stdout
-        times = [float(line.split()[0]) for line in lines.splitlines() if sought.search(line)]
+        lines, behind = guest.journal(at, "-b", "-o", "short-unix").splitlines(), guest.behind()
+        times = [float(line.split()[0]) + behind for line in lines if sought.search(line)]
         return [each for each in times if each >= at]
 
     def agent(self, guest: Guest) -> list[str]:

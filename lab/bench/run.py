@@ -152,8 +152,7 @@ def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -
     for name, said in kernels.items():
         (folder / f"{name}.kernel").write_text(said)
     for name, guest in lab.guests.items():
-        said = guest.run(["journalctl", "-q", "-b", "-o", "short-precise", f"--since=@{row['at'] - 5:.0f}"])
-        (folder / f"{name}.log").write_text(said.stdout)
+        (folder / f"{name}.log").write_text(guest.journal(row["at"] - 5, "-b", "-o", "short-precise"))
 
 
 def _rows(results: Path) -> list[dict]:

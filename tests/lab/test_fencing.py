@@ -63,7 +63,7 @@ def test_nothing_is_taken_over_before_the_other_node_is_off_and_the_master_hears
             assert event.data["severity"] == "critical" and event.data["subject"] == SITE
             assert standby.run(["cat", "/run/fenced"], check=True).stdout == f"{active.host.name}\n"
             assert not observe.virtual_held(quiet, standby)
-            said = standby.run(["journalctl", "-q", "-t", "gateway-agent", f"--since=@{int(begun)}"]).stdout
+            said = standby.journal(begun, "-t", "gateway-agent")
             assert f"not taking over: {active.host.name} could not be fenced" in said, said
             standby.run(["touch", "/run/off"], check=True)
             # it is tried again every ten seconds

@@ -32,8 +32,7 @@ def _unit(guest: Guest) -> Unit:
 
 
 def _journal(guest: Guest, since: float, *more: str) -> list[str]:
-    said = guest.run(["journalctl", "-q", "-b", f"--since=@{since:.0f}", *more], check=True)
-    return said.stdout.splitlines()
+    return guest.journal(since, "-b", *more).splitlines()
 
 
 def _scripts_ran(guest: Guest, since: float) -> list[str]:

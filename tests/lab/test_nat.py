@@ -69,7 +69,7 @@ def test_a_site_that_calls_is_not_taken_for_a_person(quiet, traveller):
     caller.run(["ipsec", "whack", "--name", called.name, "--terminate"], check=True)
     caller.run(["ipsec", "whack", "--name", called.name, "--asynchronous", "--initiate"], check=True)
     assert eventually(lambda: network.ping(calls.server.name, observe.inner_target(quiet)), 20)
-    said = observe.active(quiet, called.name).run(["journalctl", "-q", "-u", "ipsec", f"--since=@{int(begun)}"]).stdout
+    said = observe.active(quiet, called.name).journal(begun, "-u", "ipsec")
     assert not [line for line in said.splitlines() if f'"{calls.name}"' in line and "switched to" in line], said
 
 
