@@ -95,8 +95,8 @@ def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, 
     assert lives.read_text() == "x" * why
 
 
-@pytest.mark.parametrize(("late", "lives"), [(False, 2), (True, 1)])
-def test_where_the_looks_come_late_a_silent_one_is_given_as_long(keeper, tmp_path, monkeypatch, late, lives):
+@pytest.mark.parametrize(("late", "seconds", "lives"), [(False, 5, 2), (True, 0.45, 1)])
+def test_where_the_looks_come_late_a_silent_one_is_given_as_long(keeper, tmp_path, monkeypatch, late, seconds, lives):
     """It may wait for a heartbeat that gets no processor either."""
     monkeypatch.setattr(supervisor, "LATE", 0.5 if late else 1000.0)
     file = tmp_path / "lives"
@@ -105,7 +105,7 @@ def test_where_the_looks_come_late_a_silent_one_is_given_as_long(keeper, tmp_pat
         os.write(pulse, b".")
         with file.open("a") as its:
             its.write("x")
-        time.sleep(0.45 if file.read_text() == "x" else 0)
+        time.sleep(seconds if file.read_text() == "x" else 0)
 
     assert keeper(work).run() == "ended"
     assert file.read_text() == "x" * lives
