@@ -69,14 +69,15 @@ def only_one(path: Path = LOCK) -> int:
 class Supervisor:
     """One agent's keeper. `work(pulse)` is the worker's whole life, in a process of its own."""
 
-    def __init__(self, work: Callable[[int], None], give_up: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[int], None], give_up: Callable[[], None], parent: int = 0) -> None:
+        """`parent`: heartbeat's process, where it may have gone since that was asked."""
         self.work, self.give_up = work, give_up
         self.failures = Failures()
         self.signals, wakeup = socket.socketpair()
         self.signals.setblocking(False)
         self.wakeup = wakeup
         wake_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD), wakeup)
-        self.parent = os.getppid()
+        self.parent = parent or os.getppid()
         self.pid = 0
         self.pulse = -1
 
@@ -194,6 +195,11 @@ def stop_heartbeat(parent: int) -> None:
 
 def main() -> int:
     """heartbeat's child. Ends when heartbeat says so."""
+    heartbeat = os.getppid()
+    if heartbeat == 1:
+        # Whoever is asked for it later would take that process for heartbeat, and stay.
+        log("err", "heartbeat ended while its agent started: ending, too")
+        return 1
     try:
         settings = configuration.load()
     except configuration.Mistakes as error:
@@ -203,7 +209,6 @@ def main() -> int:
         return 1
     lock = only_one()
     in_time()
-    heartbeat = os.getppid()
 
     def work(pulse: int) -> None:
         os.close(lock)
@@ -215,7 +220,7 @@ def main() -> int:
         except OSError as error:
             log("err", f"addresses: {error}")
 
-    keeper = Supervisor(work, give_up)
+    keeper = Supervisor(work, give_up, heartbeat)
     while True:
         why = keeper.run()
         if why == "reload":

@@ -145,6 +145,21 @@ def test_worker_that_does_not_leave(keeper, monkeypatch):
     assert keeper.made == [0, 1]  # the addresses were given up by the supervisor
 
 
+def test_one_whose_heartbeat_has_gone_before_it_was_there_leaves(keeper, monkeypatch):
+    monkeypatch.setattr(supervisor, "LEAVING", 0.2)
+    one = keeper(beating)
+    one.parent = os.getppid() + 100000  # who started it, and is no more
+    start = time.monotonic()
+    assert one.run() == "ended"
+    assert time.monotonic() - start < 5
+
+
+def test_one_that_is_started_by_nobody_ends_before_it_touches_anything(monkeypatch):
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(supervisor.configuration, "load", lambda: pytest.fail("it goes on"))
+    assert supervisor.main() == 1
+
+
 def test_only_one(tmp_path):
     path = tmp_path / "lock"
     ready, pid = os.pipe(), os.fork()
