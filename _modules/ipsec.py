@@ -979,7 +979,8 @@ def glance() -> dict[str, Any] | None:
     What a beacon has to know each second: nothing is waited for, and nothing is started while nothing happens.
 
     The kernel tells of SAs that come and go (NETLINK_XFRM). Then, once after it began to serve, and every 30 s, the
-    daemon is asked beside the minion; what it says comes with a later look.
+    daemon is asked beside the minion; what it says comes with a later look. While it does not listen where it has to,
+    it is asked every 6 s.
 
     Returns None on a node without connections; else
 
@@ -1021,6 +1022,10 @@ def glance() -> dict[str, Any] | None:
     if answer and watch.gone:
         # Said while SAs went: it may be true no more.
         watch.heard, answer = True, None
+    if answer and serves:
+        wanted = {answer["fixed"]} if answer["fixed"] else set(addresses)
+        if wanted - {each["address"] for each in answer["listening"]}:
+            watch.again = now + _AGAIN      # nothing says when it does
     counters = None
     if now - watch.counted >= _COUNT:
         watch.counted, counters = now, _counters()

@@ -613,6 +613,19 @@ def test_a_node_that_has_just_begun_to_serve_is_asked_once_more_when_it_has_to_l
     assert sorted(beside.started) == ["states", "status", "traffic"]
 
 
+def test_one_that_does_not_listen_where_it_has_to_is_asked_until_it_does(beside, ipsec, monkeypatch):
+    monkeypatch.setattr(ipsec, "_is_held", lambda _address: True)
+    heard = ipsec._sockets
+    monkeypatch.setattr(ipsec, "_sockets", lambda status: [])
+    for _ in range(12):
+        beside.second()
+    told = [second for second in range(40) if beside.second()["answer"]]
+    assert len(told) >= 5
+    monkeypatch.setattr(ipsec, "_sockets", heard)
+    told = [second for second in range(40) if beside.second()["answer"]]
+    assert told[0] <= 7 and len(told) == 2      # and then, as in quiet, after half a minute
+
+
 def test_a_tunnel_whose_last_sa_goes_is_told_at_once_and_the_daemon_asked(beside):
     beside.second(), beside.second()
     beside.started.clear()
