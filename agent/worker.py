@@ -172,9 +172,9 @@ class Worker:
             self.announcing.pop(0)
             for wrong in announce.send(self.settings.addresses):
                 log("warning", wrong)
-        if self.listen_at and now >= self.listen_at:
+        if self.listen_at and now >= self.listen_at and not self.machine.muted:
             self.listen_at = 0.0
-            if self.machine.role == "active" and not self.machine.muted:
+            if self.machine.role == "active":
                 self.daemon.listen(self.on_listened)
         if now >= self.next_look:
             self.look()
@@ -403,8 +403,8 @@ class Worker:
         self.addresses.unmute()
         self.do_announce(decide.Announce())
         # Who knows what it was told meanwhile. Trap: one that looks while they are silenced can not have them, and does
-        # not try again when it looks once more (5.2): that takes a restart. One that is only busy is left alone.
-        self.daemon.listen(lambda ok: self.on_listened(ok) if ok else None, call=False)
+        # not try again when it looks once more (5.2): that takes a restart. One that is only busy is told once more.
+        self.daemon.listen(self.on_listened, call=False)
 
     def do_park(self, _action: decide.Park) -> None:
         self.announcing.clear()

@@ -171,5 +171,6 @@ def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
     agent.addresses, agent.daemon = There(), Daemon()
     monkeypatch.setattr(worker.announce, "send", lambda addresses: [])
     agent.do_unmute(decide.Unmute())
-    assert told == ["unmute", "listens", "192.0.2.10"]
+    assert told == ["unmute", "listens", "192.0.2.10", "192.0.2.10"]
     assert agent.queue == [decide.Listened(False)]  # of the two: that it is only busy is no news
+    assert agent.listen_at > agent.now, "it is told once more"
