@@ -280,12 +280,12 @@ class Watch:
 
     def _listens(self, seen: dict, now: float, conditions: dict) -> None:
         on = {each["address"] for each in self.answer["listening"]}
-        wanted = {self.answer["fixed"]} if self.answer["fixed"] else set(seen["addresses"])
-        if seen["serves"] and self.answered - max(self.since, self.started) >= _LISTENS and wanted - on:
+        unheard, fixed = self.answer["unheard"], self.answer["fixed"]
+        if seen["serves"] and unheard and self.answered - max(self.since, self.started) >= _LISTENS:
             conditions["wrong_listen:pluto"] = _condition(
-                "critical", "listens on the virtual address", f"does not listen on {', '.join(sorted(wanted - on))}",
+                "critical", "listens on the virtual address", f"does not listen on {', '.join(unheard)}",
                 "the daemon was not told of the address", {"listens": sorted(on)[:20]})
-        own = on - wanted if self.answer["fixed"] else set()
+        own = on - {fixed} if fixed else set()
         for address in sorted(own | set(self.answer["foreign"])):
             conditions[f"address_of_node:{address}"] = _condition(
                 "critical", "the virtual address only", "listens there" if address in own else "a tunnel ends there",

@@ -991,6 +991,7 @@ def glance() -> dict[str, Any] | None:
     - ``gone``: tunnels whose last SA has gone since the last look, for sure
     - ``answer``: what the daemon has said since the last look, None when nothing: ``connections`` as in
       :py:func:`status`, ``listening``, ``fixed`` (the one address that it has to listen on, "" when there are several),
+      ``unheard`` (those that it would have to listen on to serve, and does not),
       ``late`` (tunnels past the time at which they are to be renewed), ``replays`` (by tunnel, packets that the kernel
       dropped as repeated), ``foreign`` (local ends of SAs that are none of the addresses)
     - ``journal``: lines of the daemon's that are new, asked for when an SA has gone
@@ -1022,10 +1023,8 @@ def glance() -> dict[str, Any] | None:
     if answer and watch.gone:
         # Said while SAs went: it may be true no more.
         watch.heard, answer = True, None
-    if answer and serves:
-        wanted = {answer["fixed"]} if answer["fixed"] else set(addresses)
-        if wanted - {each["address"] for each in answer["listening"]}:
-            watch.again = now + _AGAIN      # nothing says when it does
+    if answer and answer["unheard"] and serves:
+        watch.again = now + _AGAIN      # nothing tells of the moment in which it does
     counters = None
     if now - watch.counted >= _COUNT:
         watch.counted, counters = now, _counters()
@@ -1127,15 +1126,14 @@ def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
     """Start a round of questions, or take its answers. Returns what came: the daemon's answer, the journal's lines."""
     lines: list[str] = []
     if not watch.jobs:
-        if now >= watch.again or now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 \
-                or watch.silent == 1:
+        again = now >= watch.again
+        if again or now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
             questions = dict(_QUESTIONS)
             if watch.heard:
                 questions["journal"] = [*_JOURNAL, f"--after-cursor={watch.cursor}"] if watch.cursor else \
                     [*_JOURNAL, "--lines=0"]
             watch.begun, watch.heard, watch.gone, watch.fresh = now, False, set(), set()
-            if now >= watch.again:
-                watch.again = float("inf")
+            watch.again = float("inf") if again else watch.again
             started = {name: __salt__["watching.start"](argv, _PATIENCE) for name, argv in questions.items()}
             watch.jobs = {name: (job, None) for name, job in started.items() if job}
         return None, lines
@@ -1186,8 +1184,10 @@ def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
             replays[tunnel_of[spi]] = replays.get(tunnel_of[spi], 0) + each["replays"]
     # Each SA has one local end; the daemon says which of the two addresses is ours.
     foreign = sorted(states["local"] - addresses)
-    return {"connections": found, "listening": _sockets(status), "late": states["late"], "replays": replays,
-            "fixed": watch.configured.get(SETUP, {}).get("listen", ""), "foreign": foreign}
+    fixed, listening = watch.configured.get(SETUP, {}).get("listen", ""), _sockets(status)
+    unheard = ({fixed} if fixed else addresses) - {None, *(each["address"] for each in listening)}
+    return {"connections": found, "listening": listening, "late": states["late"], "replays": replays, "fixed": fixed,
+            "unheard": sorted(unheard), "foreign": foreign}
 
 
 def _without_numbers(lines: list[str]) -> list[str]:

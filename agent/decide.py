@@ -265,7 +265,7 @@ class PeerState(NamedTuple):
         if any(type(each) is not bool for each in (ready, preferred, able)) or type(why) is not str:
             raise ValueError("ready, able, preferred or why have the wrong type")
         if type(stall) not in (int, float) or not 0 <= stall < HOUR:
-            raise ValueError(f"stall {stall!r}")
+            raise ValueError("stall is no time")
         return cls(role, epoch, ready, why[:200], pings, preferred, now, able, stall)
 
     def fitness(self) -> int:

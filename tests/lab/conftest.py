@@ -18,6 +18,7 @@ from lab.observe import eventually
 from lab.results import Applied, apply
 
 SITES = ["winterthur", "bern"]
+AGENTS = "$(pgrep -f '^/usr/bin/python3 /usr/local/lib/gateway/agent/run$')"     # in a shell: supervisor and worker
 TRAVELLER = "traveller"       # behind a router that translates addresses
 
 

@@ -9,6 +9,7 @@ import pytest
 from lab import network, observe
 from lab.identities import AUTHORITY
 from lab.observe import eventually
+from tests.lab.conftest import AGENTS
 
 
 @pytest.fixture
@@ -177,15 +178,14 @@ def test_an_active_node_whose_daemon_does_not_listen_on_its_address_is_told(watc
     active, begun = observe.active(watched, site.name), time.time()
     virtual = next(each for each in site.view["virtual"] if each["side"] == "external" and ":" not in each["address"])
     address, where = f"{virtual['address']}/32", virtual["interface"]
-    agents = "$(pgrep -f '^/usr/bin/python3 /usr/local/lib/gateway/agent/run$')"
-    sh(active, f"kill -STOP {agents}; ip address delete {address} dev {where}; ipsec whack --listen; "
+    sh(active, f"kill -STOP {AGENTS}; ip address delete {address} dev {where}; ipsec whack --listen; "
                f"ip address add {address} dev {where}")
     try:
         told = wait(watched, active, "wrong_listen", begun, 20)
         assert told.data["severity"] == "critical" and virtual["address"] in told.data["is"], told.data
     finally:
         healed = time.time()
-        sh(active, f"kill -CONT {agents}")
+        sh(active, f"kill -CONT {AGENTS}")
     # the agent has stood still: it asks the other node, and then has the daemon look again
     wait(watched, active, "wrong_listen", healed, 20, recovered=True)
     assert eventually(lambda: observe.active(watched, site.name) is active, 10)

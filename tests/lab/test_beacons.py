@@ -14,7 +14,7 @@ from lab.bench.pairs import AGENT, Pair
 from lab.master import PLACE
 from lab.observe import Happened, eventually
 from lab.results import apply
-from tests.lab.conftest import heartbeat_cut
+from tests.lab.conftest import AGENTS, heartbeat_cut
 
 WITHIN = 8       # seconds for an event to come; these machines are slow and shared
 QUIET = 10
@@ -352,12 +352,11 @@ def test_a_machine_that_stands_still_again_and_again_is_told_and_its_peer_given_
     Not the whole machine: heartbeat starts itself anew after some standstills, and the agent with it.
     """
     lab, seen = bus
-    active, standby = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur")
-    agents = "$(pgrep -f '^/usr/bin/python3 /usr/local/lib/gateway/agent/run$')"
+    active, standby, pair = observe.active(lab, "winterthur"), observe.standby(lab, "winterthur"), Pair(lab, "default")
     began = time.time()
     try:
         for _ in range(3):
-            standby.run(["sh", "-c", f"kill -STOP {agents}; sleep 1.7; kill -CONT {agents}"], check=True)
+            standby.run(["sh", "-c", f"kill -STOP {AGENTS}; sleep 1.7; kill -CONT {AGENTS}"], check=True)
             time.sleep(3)
         event = seen.wait(WITHIN, minion=standby.host.minion_id, condition="starved", since=began)
         is_complete(event, "winterthur", standby.host.name)
@@ -365,7 +364,7 @@ def test_a_machine_that_stands_still_again_and_again_is_told_and_its_peer_given_
         with heartbeat_cut(standby):
             time.sleep(1.8)
         time.sleep(3)
-        assert Pair(lab, "default").said(standby, "says that PEER is dead", silent) == 1
+        assert pair.said(standby, "says that PEER is dead", silent) == 1
         assert observe.active(lab, "winterthur") is active
         assert not seen.of(condition="role_changed", since=began)
         active.hang()
@@ -373,7 +372,7 @@ def test_a_machine_that_stands_still_again_and_again_is_told_and_its_peer_given_
     finally:
         active.resume()
         for guest in (active, standby):  # a new one begins without what its predecessor has seen
-            guest.run(["pkill", "-KILL", "-P", guest.run(["cat", "/run/gateway-agent.lock"]).stdout.strip()])
+            guest.run(["kill", "-KILL", *pair.agent(guest)])
     seen.wait(30, minion=standby.host.minion_id, condition="starved", recovered=True, since=began)
     assert eventually(lambda: observe.holder(lab, "winterthur") is standby, 15)
 

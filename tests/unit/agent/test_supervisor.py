@@ -76,23 +76,23 @@ def test_hang_is_killed(keeper, tmp_path):
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize(("seconds", "why"), [(0.45, 1), (60, 2)])
-def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, why):
+@pytest.mark.parametrize(("seconds", "lives"), [(0.45, 1), (60, 2)])
+def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, lives):
     """A machine without time to spare: three killed within a minute would cost it heartbeat."""
-    lives = tmp_path / "lives"
+    file = tmp_path / "lives"
 
     def work(pulse):
         os.write(pulse, b".")
-        with lives.open("a") as file:
-            file.write("x")
-        until = time.monotonic() + (seconds if lives.read_text() == "x" else 0)
+        with file.open("a") as its:
+            its.write("x")
+        until = time.monotonic() + (seconds if file.read_text() == "x" else 0)
         while time.monotonic() < until:
             pass
 
     start = time.monotonic()
     assert keeper(work).run() == "ended"
     assert time.monotonic() - start < 10
-    assert lives.read_text() == "x" * why
+    assert file.read_text() == "x" * lives
 
 
 @pytest.mark.parametrize(("late", "seconds", "lives"), [(False, 5, 2), (True, 0.45, 1)])

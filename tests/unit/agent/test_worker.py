@@ -124,12 +124,11 @@ class Late:
     """A daemon that leaves the first question without an answer for two seconds."""
 
     def __init__(self) -> None:
-        self.told, self.listens, self.pidfd = 0, False, -1
+        self.told, self.pidfd = 0, -1
 
     def listen(self, done: Any) -> None:
         self.told += 1
         done(self.told > 1)
-        self.listens = self.told > 1
 
     def hears(self, _addresses: list[str]) -> bool:
         return self.told > 1

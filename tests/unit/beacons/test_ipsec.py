@@ -15,8 +15,9 @@ def sa(number=1, peer="192.0.2.74", peer_id="", into=0, out=0) -> dict:
 
 def answer(bern=(), people=(), **more) -> dict:
     found = {"bern": {"up": bool(bern), "sas": list(bern)}, "roadwarrior": {"up": bool(people), "sas": list(people)}}
-    return {"connections": found, "listening": [{"address": "192.0.2.10", "port": 500}], "fixed": "192.0.2.10",
-            "late": [], "replays": {}, "foreign": []} | more
+    listening = more.get("listening", [{"address": "192.0.2.10", "port": 500}])
+    return {"connections": found, "listening": listening, "fixed": "192.0.2.10", "late": [], "replays": {},
+            "unheard": [] if listening else ["192.0.2.10"], "foreign": []} | more
 
 
 class Daemon:

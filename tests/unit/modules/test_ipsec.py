@@ -583,7 +583,10 @@ def test_the_daemon_is_asked_beside_and_its_answer_comes_with_a_later_look(besid
     found = beside.second()["answer"]
     assert (found["connections"]["bern"]["up"], found["fixed"], found["foreign"]) == (True, "192.0.2.10", [])
     assert found["connections"]["roadwarrior"]["sas"][0]["peer_id"] == "CN=road1.example"
-    assert {each["address"] for each in found["listening"]} == {"192.0.2.10"}
+    assert {each["address"] for each in found["listening"]} == {"192.0.2.10"} and found["unheard"] == []
+    beside.state = "standby"
+    beside.second(30)
+    assert beside.second()["answer"]["unheard"] == ["192.0.2.10"]
 
 
 def test_in_quiet_nothing_is_started_for_half_a_minute(beside):
