@@ -117,14 +117,19 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
     observe.connect_roadwarrior(quiet)
 
 
-# On the node that takes over: the daemon looks at its addresses only after the agent has silenced them. It is stopped
-# before they come, and the agent, right after, for longer than the deadtime; with its supervisor, which would end it.
+# On the node that takes over: the daemon looks at its addresses only after the agent has silenced them (a blackhole
+# route). It is stopped before they come, and the agent, right after, for longer than the deadtime; with its supervisor,
+# which would end it.
 _STALLED = """
 agent=$(cat /run/gateway-agent.lock); agent="$agent $(pgrep -P $agent)"
 sleep 0.7; kill -STOP $(pgrep -x pluto)
 until ip -o address show | grep -q ' ADDRESS/'; do sleep 0.02; done
 kill -STOP $agent; sleep 1.3
-kill -CONT $agent; sleep 0.2; kill -CONT $(pgrep -x pluto)
+kill -CONT $agent
+for _ in $(seq 100); do
+    ip route show table all type blackhole | grep -qw ADDRESS && break; sleep 0.01
+done
+kill -CONT $(pgrep -x pluto)
 """
 
 
