@@ -24,7 +24,8 @@ from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK = 0.05
-ECHO = 0.5  # a message to itself is back by then
+GLANCE = 0.1  # heartbeat's turns on the processor are looked at this often
+ECHO, ECHOES = 0.5, 2.0  # a message to itself is back by then; one is sent this often
 PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
 # Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
 COMPARED = Path("/run/gateway/current")
@@ -69,9 +70,10 @@ class Worker:
         self.jobs: list[Job] = []
         self.heartbeat: Heartbeat | None = None
         self.heartbeat_fd = -1
-        self.echo_sent = self.echo_heard = 0.0
+        self.echo_sent = self.waits = 0.0  # when it was sent; since when one is waited for
         self.echoes = 0
-        self.unread, self.turns, self.turned = False, "", 0.0  # what it says is not read; heartbeat's turns, the last
+        self.unread = False  # what it says is not read
+        self.turns, self.turned, self.glanced = "", 0.0, 0.0  # heartbeat's on the processor; the last; when looked at
         self.next_try = self.next_look = self.before = 0.0
         self.listen_at = 0.0  # when the daemon is told once more to look at its addresses, if it has to be
         self.refusal = ""
@@ -143,7 +145,8 @@ class Worker:
             if gap > self.settings.deadtime:
                 self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
             if gap > 2 * TICK:
-                self.echo_heard += gap  # heartbeat may have stood still as well
+                self.turned += gap  # heartbeat may have stood still as well
+                self.waits += gap if self.waits else 0.0
                 for job in self.jobs:
                     job.deadline += gap
             self.before = now
@@ -216,28 +219,28 @@ class Worker:
             self.heartbeat_fd = self.heartbeat.fileno()
             self.add(self.heartbeat_fd, self.on_heartbeat)
             # Signing on takes one to ten of heartbeat's keepalives
-            self.echo_heard = self.echo_sent = self.before = self.now = clock()
+            self.turned = self.before = self.now = clock()
+            self.echo_sent = self.waits = 0.0
             self.echoes = 0
             self.handle(decide.Connected(True))
             self.on_heartbeat()
             return
-        # A heartbeat that hangs keeps the connection, and is dead for the peer: it has to return a message to itself.
-        # It takes up to a keepalive (a message waits for its next round), and on a busy machine some more.
+        # A heartbeat that hangs keeps the connection, and is dead for the peer: it has no more turns on the processor
+        # (4 a second at least while it lives: POLL_INTERVAL in heartbeat.c). One that has them and is of no use does
+        # not return a message to itself; such a message costs heartbeat much on both nodes, and is sent seldom.
         # Trap: while the peer's starts itself anew and acknowledges nothing, heartbeat reads nothing of its clients
-        # ("all clients are now paused"), for half a minute, and is alive all the same: it has its turns then.
+        # ("all clients are now paused"), for half a minute, and is alive all the same.
         patience = max(1.0, deadtime)
-        self.unread = now - self.echo_heard > ECHO
-        if self.unread:
+        if now - self.glanced >= GLANCE:
+            self.glanced = now
             turns = progress(self.parent)[1]
-            if self.turns and turns != self.turns:
-                self.turned = now
-            self.turns = turns
-        else:
-            self.turns = ""
-        silent = (now - max(self.echo_heard, self.turned) > patience
-                  or now - self.echo_heard > PAUSED + deadtime)
-        if now - self.echo_sent >= (patience if self.unread else 0.25):
+            if turns and turns != self.turns:
+                self.turns, self.turned = turns, now
+        self.unread = self.waits > 0.0 and now - self.waits > ECHO
+        silent = now - self.turned > patience or (self.waits > 0.0 and now - self.waits > PAUSED + deadtime)
+        if now - self.echo_sent >= (patience if self.unread else ECHOES):
             self.echo_sent = now
+            self.waits = self.waits or now
             self.post({"kind": "echo"}, self.settings.node)
         if self.heartbeat and silent == self.machine.connected:
             self.handle(decide.Connected(not silent))
@@ -252,7 +255,8 @@ class Worker:
             self.lost(str(error))
             return
         if self.heartbeat.echoes != self.echoes:
-            self.echoes, self.echo_heard = self.heartbeat.echoes, clock()
+            self.echoes, self.waits = self.heartbeat.echoes, 0.0
+            self.turned = clock()
             if not self.machine.connected:
                 self.handle(decide.Connected(True))
         if events:
