@@ -43,8 +43,10 @@ def tree(release: Release) -> Path:
     def make(folder: Path) -> None:
         root = folder / "tree"
         leave_out = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale", "info")]
-        subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", f"--keyring={KEYRING}", *leave_out,
-                        f"--include={','.join(release.packages)}", release.name, root, mirror()], check=True)
+        # Trap: it mounts /proc and /sys in there; where it is killed they would stay, in the way of whoever clears up.
+        subprocess.run(["unshare", "--mount", "mmdebstrap", "--quiet", "--mode=root", "--variant=apt",
+                        f"--keyring={KEYRING}", *leave_out, f"--include={','.join(release.packages)}", release.name,
+                        root, mirror()], check=True)
         subprocess.run([_uv(), "pip", "install", "--quiet", "--python-version", release.python,
                         "--overrides", OVERRIDES, "--target", root / "opt/salt", f"salt=={SALT}"],
                        check=True, env=os.environ | {"UV_CACHE_DIR": str(cache.ROOT / "uv"), "UV_LINK_MODE": "copy"})
