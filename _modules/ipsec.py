@@ -980,7 +980,7 @@ def glance() -> dict[str, Any] | None:
 
     The kernel tells of SAs that come and go (NETLINK_XFRM). Then, once after it began to serve, and every 30 s, the
     daemon is asked beside the minion; what it says comes with a later look. While it does not listen where it has to,
-    it is asked every 6 s.
+    or has not loaded what is configured, as just after its start, it is asked every 6 s.
 
     Returns None on a node without connections; else
 
@@ -1023,8 +1023,8 @@ def glance() -> dict[str, Any] | None:
     if answer and watch.gone:
         # Said while SAs went: it may be true no more.
         watch.heard, answer = True, None
-    if answer and answer["unheard"] and serves:
-        watch.again = now + _AGAIN      # nothing tells of the moment in which it does
+    if answer and (answer["unheard"] and serves or tunnels.keys() - answer["connections"].keys()):
+        watch.again = now + _AGAIN      # nothing tells of the moment in which it listens, or has loaded them all
     counters = None
     if now - watch.counted >= _COUNT:
         watch.counted, counters = now, _counters()
@@ -1151,6 +1151,7 @@ def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
         return None, lines
     watch.silent = 0
     if answers.get("status", {}).get("retcode") != 0:
+        watch.again = now + _AGAIN
         return None, lines      # it is just starting, or ending
     return _understood(watch, {name: each["stdout"].splitlines() for name, each in answers.items()}), lines
 

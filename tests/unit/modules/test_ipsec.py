@@ -629,6 +629,24 @@ def test_one_that_does_not_listen_where_it_has_to_is_asked_until_it_does(beside,
     assert told[0] <= 7 and len(told) == 2      # and then, as in quiet, after half a minute
 
 
+@pytest.mark.parametrize("how", ["it has not loaded one yet", "it does not answer questions yet"])
+def test_one_that_has_just_started_is_asked_until_it_has_loaded_its_connections(
+        beside, ipsec, monkeypatch, tmp_path, how):
+    """Also on the standby: what it said in its first moment was told as a fault, 20 s later."""
+    monkeypatch.setattr(ipsec, "_is_held", lambda _address: False)
+    loaded = ipsec._connections
+    if how.endswith("questions yet"):
+        beside.code = 1
+    else:
+        monkeypatch.setattr(ipsec, "_connections", lambda status: {})
+    for _ in range(12):
+        beside.second()
+    beside.code = 0
+    monkeypatch.setattr(ipsec, "_connections", loaded)
+    told = [second for second in range(30) if beside.second()["answer"]]
+    assert told[0] <= 7 and len(told) == 1      # and then, as in quiet, after half a minute
+
+
 def test_a_tunnel_whose_last_sa_goes_is_told_at_once_and_the_daemon_asked(beside):
     beside.second(), beside.second()
     beside.started.clear()
