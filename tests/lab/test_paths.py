@@ -17,6 +17,8 @@ SITE = "winterthur"
 BONDS = ["bond0", "bond1"]
 # the process by which heartbeat sends on bond1
 _END_WRITER = r"kill -KILL $(ps -eo pid,args | sed -n 's/^ *\([0-9]*\) heartbeat: write: [a-z]* bond1$/\1/p')"
+# another client that has something to say to the other node, as heartbeat's FIFO takes it (ha_msg.h), 8 times a second
+_TALK = r"for _ in $(seq 240); do printf '>>>\nt=talk\n<<<\n' >/var/lib/heartbeat/fifo; sleep 0.125; done"
 
 
 def _status(guest: Guest) -> dict:
@@ -81,7 +83,8 @@ def test_a_standby_whose_heartbeat_says_it_comes_back_and_does_not_costs_nobody_
         standby.run(["sh", "-c", _END_WRITER], check=True)
         assert eventually(lambda: standby.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() != "active", 15)
         with observe.pings(quiet) as seen:
-            time.sleep(36)
+            active.run(["sh", "-c", _TALK], check=True, timeout=60)
+            time.sleep(6)
             gap = seen.longest_gap()
         paused = active.run(["grep", "-c", "all clients are now paused", "/var/log/ha-log"]).stdout.strip()
     finally:
