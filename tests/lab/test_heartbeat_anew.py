@@ -1,4 +1,4 @@
-"""heartbeat that starts itself anew, as it does after some standstills, and one that dies: systemd starts it as it was.
+"""heartbeat that starts itself anew, as it does after some standstills, one that dies, and one that hangs.
 
 Started by itself it forgets that it manages nothing.
 """
@@ -86,4 +86,21 @@ def test_the_agent_of_a_heartbeat_that_dies_serves_on_until_the_other_node_takes
     # by itself, after the deadtime; told to end it would have left at once, with nobody there
     assert any("heartbeat did not answer here for" in line for line in _journal(active, since, "-t", "gateway-agent"))
     assert not any("heartbeat ends on" in line for line in _journal(active, since, "-t", "gateway-agent"))
+    observe.connect_roadwarrior(quiet)
+
+
+def test_a_heartbeat_that_hangs_costs_the_role(quiet):
+    """It keeps its agent's connection, and has no more turns on the processor."""
+    pair = Pair(quiet, "default")
+    assert eventually(pair.settled, 60)
+    active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    since = time.time()
+    active.run(["pkill", "-STOP", "-x", "heartbeat"], check=True)
+    try:
+        assert eventually(lambda: observe.holder(quiet, SITE) is standby, 20)
+        assert "heartbeat did not answer here for" in "\n".join(_journal(active, since, "-t", "gateway-agent"))
+    finally:
+        active.run(["pkill", "-CONT", "-x", "heartbeat"], check=True)
+    assert eventually(pair.settled, 90)
+    assert observe.holder(quiet, SITE) is standby
     observe.connect_roadwarrior(quiet)
