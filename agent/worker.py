@@ -25,7 +25,7 @@ from agent.system import clock, drain, in_time, log, wake_on
 
 TICK = 0.05
 GLANCE = 0.1  # heartbeat's turns on the processor are looked at this often
-ECHO, ECHOES = 0.5, 2.0  # a message to itself is back by then; one is sent this often
+ECHO, ECHO_EVERY = 0.5, 2.0  # a message to itself is back by then; one is sent this often
 PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
 # Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
 COMPARED = Path("/run/gateway/current")
@@ -238,7 +238,7 @@ class Worker:
                 self.turns, self.turned = turns, now
         self.unread = self.waits > 0.0 and now - self.waits > ECHO
         silent = now - self.turned > patience or (self.waits > 0.0 and now - self.waits > PAUSED + deadtime)
-        if now - self.echo_sent >= (patience if self.unread else ECHOES):
+        if now - self.echo_sent >= (patience if self.unread else ECHO_EVERY):
             self.echo_sent = now
             self.waits = self.waits or now
             self.post({"kind": "echo"}, self.settings.node)
