@@ -10,6 +10,9 @@ import sys
 from lab import cache, kernel, laboratory, network
 from lab.topology import TREE, sites
 
+# Which tests may be tried once more: tests/lab/conftest.py (TIMED). More than two of them are no accident.
+SECOND_TRIES = ("--max-suite-reruns=2", "--rerun-show-tracebacks")
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab/run",
@@ -108,8 +111,8 @@ def _inside(what: str, which: str, rest: list[str]) -> int:
     network.ip("link", "set", "lo", "up")
     if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
-        return _as_init(subprocess.Popen([sys.executable, "-m", "pytest", *(rest or ["tests"])], cwd=TREE,
-                                         env=os.environ | {"LAB_INSIDE": "1"}))
+        return _as_init(subprocess.Popen([sys.executable, "-m", "pytest", *SECOND_TRIES, *(rest or ["tests"])],
+                                         cwd=TREE, env=os.environ | {"LAB_INSIDE": "1"}))
     if what == "bench":
         from lab.bench import run
 
