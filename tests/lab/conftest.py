@@ -46,7 +46,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     """A test that fails shows what the gateways said meanwhile: what happens once in fifty runs is not seen again."""
     report = yield
     lab = getattr(item, "funcargs", {}).get("bare")
-    if report.when == "call" and report.failed and lab and hasattr(report.longrepr, "addsection"):
+    if report.failed and lab and hasattr(report.longrepr, "addsection"):
         for site in lab.sites:
             for guest in lab.gateways(site.name):
                 # with the traceback, which is all that is shown of a first try
