@@ -704,6 +704,16 @@ def test_standstills_far_apart_or_of_one_moment_are_no_starvation():
     assert node.machine.starved()
 
 
+def test_what_follows_a_long_standstill_belongs_to_it():
+    """As recorded: a host stopped for five seconds, twice within a minute, stood still a second time each time."""
+    node = fast()
+    for after, seconds in ((38.0, 4.77), (0.58, 0.58), (38.0, 4.81), (1.07, 0.81)):
+        node.tell(Gap(seconds), after=after)
+    assert not node.machine.starved()
+    node.tell(Gap(4.86), after=18.0)
+    assert node.machine.starved()
+
+
 def test_an_active_node_without_time_to_spare_waits_as_long_for_its_own_heartbeat():
     node = Node(FAST, own=4, highest=4, held="held")
     node.tell(state())
