@@ -149,6 +149,7 @@ class Watch:
         self.since = self.started = float("-inf")       # active; the daemon runs
         self.pid: int | None = None
         self.dead = float("-inf")               # when that was last told
+        self.lived = False                      # by the agent's word: not one that boots
         self.late: dict[str, float] = {}
         self.answer: dict | None = None
         self.answered = 0.0
@@ -170,14 +171,17 @@ class Watch:
         once: list[dict] = []
         unknown: set[str] = set()
         self._note_changes(seen, now)
-        dead = seen["process"] is False
+        self.lived = self.lived or bool(seen["process"]) and word == "alive"
+        # The agent knows at once and says so until the next one answers; systemd has started that within half a second.
+        dead = seen["process"] is False or bool(seen["process"]) and self.lived and word == "dead"
         hung = bool(seen["process"]) and (word == "hung" or word not in _WORDS and seen["hung"])
         if seen["process"] is None:
             unknown.update(("daemon_dead", "daemon_hung"))
         elif dead:
             self.dead = now
             conditions["daemon_dead:pluto"] = _condition(
-                "critical", "running", "dead", "its process has ended", {"serves": seen["serves"]})
+                "critical", "running", "dead", "its process has ended" + (
+                    ", and the next one does not answer yet" if seen["process"] else ""), {"serves": seen["serves"]})
         elif hung:
             conditions["daemon_hung:pluto"] = _condition(
                 "critical", "answering", "does not answer", "its process is there and leaves questions unanswered",

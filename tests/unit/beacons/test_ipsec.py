@@ -136,6 +136,26 @@ def test_a_daemon_that_was_back_before_anybody_looked_is_told_once(daemon):
     assert not daemon.once
 
 
+def test_a_daemon_that_died_is_told_by_the_agents_word_while_the_next_one_starts(daemon):
+    daemon.word = "alive"
+    daemon.second(answer(bern=[sa()]))
+    daemon.word, daemon.pid = "dead", 200
+    cause = daemon.second()["daemon_dead:pluto"]["cause"]
+    assert cause == "its process has ended, and the next one does not answer yet"
+    assert daemon.second().keys() == {"daemon_dead:pluto"}
+    daemon.word = "alive"
+    assert daemon.second() == {}
+    # its end is in the journal, too
+    daemon.second(journal=["ipsec.service: Main process exited, code=killed, status=9/KILL"])
+    assert not daemon.once
+
+
+def test_a_daemon_that_the_agent_has_not_seen_alive_yet_boots_and_is_not_dead(module):
+    daemon = Daemon(module)
+    daemon.word = "dead"
+    assert daemon.second(answer(bern=[sa()])) == {}
+
+
 @pytest.mark.parametrize(("word", "own", "told"), [
     ("hung", False, True), ("alive", True, False), ("", True, True), ("unknown", True, True), ("", False, False)])
 def test_the_agents_word_on_a_hung_daemon_counts_where_there_is_one(daemon, word, own, told):
