@@ -663,7 +663,7 @@ class Machine:
     def stalled(self, seconds: float) -> None:
         """Once may be anything, a machine that is moved or stopped. Again and again, it has no time to spare."""
         self.stalls = [each for each in self.stalls if self.now - each[0] < STARVED]
-        if self.stalls and self.now - self.stalls[-1][0] < max(ANSWER, self.stalls[-1][1]):
+        if self.stalls and self.now - self.stalls[-1][0] < max(ANSWER, min(self.stalls[-1][1], MOST)):
             # The same one, perhaps, seen from its other end; or what follows it: a machine that goes on after five
             # seconds has much to do, and stands still once more for less than one.
             at, before = self.stalls.pop()

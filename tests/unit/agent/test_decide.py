@@ -714,6 +714,13 @@ def test_what_follows_a_long_standstill_belongs_to_it():
     assert node.machine.starved()
 
 
+def test_a_machine_that_slept_for_long_is_watched_again_right_after():
+    node = fast()
+    for after, seconds in ((1800.0, 1800.0), (12.0, 0.4), (12.0, 0.4)):
+        node.tell(Gap(seconds), after=after)
+    assert node.machine.starved()
+
+
 def test_an_active_node_without_time_to_spare_waits_as_long_for_its_own_heartbeat():
     node = Node(FAST, own=4, highest=4, held="held")
     node.tell(state())
