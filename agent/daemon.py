@@ -17,7 +17,8 @@ WHACK = "/usr/libexec/ipsec/whack"
 PIDFILE = Path("/run/pluto/pluto.pid")  # ipsec.conf(5): --rundir
 PROBE = "--fipsstatus"  # one line, from the daemon's own loop: the cheapest of its questions (ipsec_whack(8))
 EVERY = 1.0  # between two questions
-PATIENCE = 0.8  # for the answer; two misses in a row are a hang
+# For the answer, then for the second one's: two misses in a row are a hang, noticed within 2.2 s.
+PATIENCE, HURRY = 0.8, 0.4
 # That long when it works, or waits for the processor, instead of answering: a hundred clients that call at once after a
 # takeover, or a machine that is busy, are no reason to move everything once more.
 STARVED = 15.0
@@ -43,6 +44,21 @@ def progress(pid: int) -> tuple[str, str]:
         return fields[0], (task / "schedstat").read_text()
     except OSError:  # a kernel without; in clock ticks then
         return fields[0], " ".join(fields[11:13])
+
+
+def has_child(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a child of the process has not ended yet.
+
+    proc_pid_stat(5): behind the name in parentheses the state, Z and X for one that has ended, and the parent.
+    """
+    for stat in proc.glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue  # gone meanwhile
+        if parent == str(pid) and state not in "ZX":
+            return True
+    return False
 
 
 def listening(port: int, sockets: Path = SOCKETS) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
@@ -118,7 +134,7 @@ class Daemon:
             return
         self.asking, self.asked = True, now
         self.before = progress(self.pid)
-        self.start([WHACK, PROBE], PATIENCE, self.answered)
+        self.start([WHACK, PROBE], HURRY if self.misses == 1 else PATIENCE, self.answered)
 
     def find(self) -> bool:
         """Whether the process is there; from then on its end is noticed at once."""
@@ -148,7 +164,8 @@ class Daemon:
         self.next = 0.0
         self.answer_due = self.answer_due or self.asked + STARVED
         after = progress(self.pid)
-        works = why.endswith(NO_TURN) or after[0] == "R" or after != self.before
+        # Its loop stands still while a script that it has called (updown) runs.
+        works = why.endswith(NO_TURN) or after[0] == "R" or after != self.before or has_child(self.pid)
         self.misses = 0 if works else self.misses + 1
         if self.misses >= 2 or self.asked >= self.answer_due:
             self.set("hung")

@@ -244,8 +244,9 @@ gateway_schema:
             {agent: true, keepalive: 200ms, warntime: 600ms, deadtime: 1, deadping: 1, initdead: 30,
              about: "a crash is noticed within 1.25 s, and a machine that stalls for half a second keeps its role"}
           fast:
-            {agent: true, keepalive: 50ms, warntime: 150ms, deadtime: 300ms, deadping: 1, initdead: 30,
-             about: "a crash is noticed within 0.55 s, and a machine that stalls for a third of a second loses its role"}
+            {agent: true, keepalive: 100ms, warntime: 200ms, deadtime: 300ms, deadping: 1, initdead: 30,
+             about: "a crash is noticed within 0.55 s, and a machine that stalls for a quarter of a second may lose its
+               role"}
           paper:
             {agent: false, keepalive: 2, deadtime: 10, initdead: 120,
              about: "the paper's own, decided by heartbeat's scripts: nothing short is taken for a crash, and a crash is

@@ -78,13 +78,15 @@ def connections(lab: Lab, chosen: list[Client]) -> dict[str, dict]:
     """What the pair's pillar has for these clients.
 
     Roadwarriors get an address of their own, as docs/install.md says: each node's pool gives another one, and the
-    sender of a ping that runs through a takeover does not change with it, nor does Libreswan 5.2 as a client.
+    sender of a ping that runs through a takeover does not change with it, nor does Libreswan 5.2 as a client. Both ends
+    of a tuned site-to-site connection notice soon: where their calls cross, the peer may let go of one of two tunnels.
     """
     persons = {client.identity: f"198.51.100.{FIRST_PERSON + number}"
                for number, client in enumerate(client for client in chosen if not client.network)}
     return {"roadwarrior": {"persons": persons}} | {
         peer.name: {"kind": "site-to-site", "peer": {
             "address": address(lab, peer), "id": peer.identity, "subnets": peer.network}}
+        | ({"dpd": {"delay": 1, "timeout": 2}} if peer.tuned else {})
         for peer in chosen if peer.network}
 
 

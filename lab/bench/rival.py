@@ -106,7 +106,7 @@ def _swanctl(lab: Lab, peers: list[clients.Client]) -> str:
     sections = [_connection(lab, "roadwarrior", "pools = roadwarrior", "%any", f"local_ts = {inner}")]
     for peer in peers:
         sections.append(_connection(lab, peer.name, f"remote_addrs = {clients.address(lab, peer)}", peer.identity,
-                                    f"local_ts = {inner}\n        remote_ts = {peer.network}"))
+                                    f"local_ts = {inner}\n        remote_ts = {peer.network}", 1 if peer.tuned else 5))
     return f"""connections {{
 {"".join(sections)}}}
 pools {{
@@ -117,7 +117,7 @@ pools {{
 """
 
 
-def _connection(lab: Lab, name: str, who: str, identity: str, traffic: str) -> str:
+def _connection(lab: Lab, name: str, who: str, identity: str, traffic: str, dpd: int = 5) -> str:
     its = lab.sites[0]
     return f"""  {name} {{
     version = 2
@@ -125,7 +125,7 @@ def _connection(lab: Lab, name: str, who: str, identity: str, traffic: str) -> s
     local_addrs = {its.virtual("external")}
     {who}
     proposals = {clients.PROPOSALS}
-    dpd_delay = 5s
+    dpd_delay = {dpd}s
     unique = replace
     local {{
       auth = pubkey

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,40 @@ def test_the_question_itself_got_no_processor(world, pluto):
     silent(world, 3.0)
     silent(world, 4.0)
     assert world.states == ["hung"]
+
+
+def test_a_daemon_that_waits_for_a_script_is_given_time(world):
+    """Libreswan's loop stands still while an updown script runs; one that has ended is waited for by nobody alive."""
+    process = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
+    try:
+        world.pidfile.write_text(f"{process.pid}\n")
+        while not daemon.has_child(process.pid):
+            time.sleep(0.005)
+        comes_to(process.pid, "S")
+        for second in range(4):
+            silent(world, float(second))
+        assert world.states == []
+        process.send_signal(signal.SIGSTOP)
+        comes_to(process.pid, "T")
+        child = next(int(each.parent.name) for each in Path("/proc").glob("[0-9]*/stat")
+                     if each.read_text().rpartition(")")[2].split()[1] == str(process.pid))
+        os.kill(child, signal.SIGKILL)
+        comes_to(child, "Z")
+        silent(world, 5.0)
+        silent(world, 6.0)
+        silent(world, 7.0)
+        assert world.states == ["hung"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_second_question_is_given_half_the_time(world, pluto):
+    given = []
+    world.daemon.start = lambda command, timeout, done: (given.append(timeout), done(False, "whack took longer"))
+    for second in range(3):
+        world.daemon.tick(float(second))
+    assert given[:2] == [0.8, 0.4] and world.states == ["hung"]
 
 
 def test_progress_of_real_processes(pluto):

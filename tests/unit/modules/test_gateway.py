@@ -658,7 +658,7 @@ def test_heartbeat_paths_are_complete():
 
 @pytest.mark.parametrize("heartbeat, times", [
     ({}, ("200ms", "600ms", "1", "1", "30")),
-    ({"heartbeat/profile": "fast"}, ("50ms", "150ms", "300ms", "1", "30")),
+    ({"heartbeat/profile": "fast"}, ("100ms", "200ms", "300ms", "1", "30")),
     ({"heartbeat/profile": "paper"}, ("2", "", "10", "", "120")),
     ({"heartbeat/profile": "paper", "heartbeat/deadtime": 9.5, "heartbeat/warntime": "5s"},
      ("2", "5", "9500ms", "", "120")),
