@@ -564,6 +564,10 @@ class Machine:
                 and not self.cut_off() and self.now >= self.careful_until):
             # Nothing boots in that time: the peer was only late, and this node neither deaf nor late itself.
             self.stalled(self.site.deadtime + self.now - self.dead_at)
+        if self.peer == "dead" and event.status != "dead" and self.role == "active" and not self.muted:
+            # Perhaps it stood still: its kernel answers for the addresses what has waited there meanwhile (who has
+            # them?), before its agent can say no, and the neighbours believe it.
+            self.out.append(Announce())
         self.peer = event.status
         if event.status == "dead":
             self.dead_at = self.now
@@ -808,9 +812,9 @@ class Machine:
             else:
                 self.say("split", f"{self.site.peer} is active too, with epoch {state.epoch}: this node stays", 10.0)
                 self.send()
-                if self.muted:
-                    self.muted = False
-                    self.out.append(Unmute())
+                # Unmute announces, too. The neighbours may have heard the other one last.
+                self.out.append(Unmute() if self.muted else Announce())
+                self.muted = False
         elif self.role == "fencing":
             self.role = "standby"
 

@@ -408,6 +408,20 @@ def test_survivor_of_a_split_is_announced_again():
     assert "Announce" in node.tell(state())
 
 
+def test_who_stays_says_so_at_once_to_neighbours_that_heard_the_other():
+    """The kernel of a machine that stood still answers what has waited there, before its agent is silent: clients were
+    out for a second, until that agent had stepped back."""
+    node = active()
+    assert "Announce" not in node.tell(Peer("dead"))
+    assert "Announce" in node.tell(Peer("active"))
+    assert "Announce" in node.tell(state("active", node.machine.epoch - 1), after=0.1)
+    assert node.role == "active"
+    # whoever is silent itself says nothing
+    node.tell(Peer("dead"))
+    node.tell(Gap(0.5))
+    assert "Announce" not in node.tell(Peer("active"))
+
+
 def test_standstill_mutes_first_and_asks():
     node = active()
     assert node.tell(Gap(3.0), after=3.0)[:2] == ["Mute", "Send"]
