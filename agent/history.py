@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path("/var/lib/gateway-agent")
+EPOCH = "epoch"
 LAST = 200
 
 
 def replace(path: Path, text: str) -> None:
-    """All of the new text or all of the old one, also after a crash. Raises OSError."""
+    """All of the new text or all of the old one; after a crash of the machine within seconds perhaps none.
+
+    It does not wait for the disk. Raises OSError.
+    """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, "utf-8")
@@ -22,17 +26,17 @@ def replace(path: Path, text: str) -> None:
 def epochs(folder: Path = FOLDER) -> tuple[int, int]:
     """This node's epoch and the highest one heard of; 0 where nothing is kept. Raises ValueError for a damaged file."""
     try:
-        own, highest = (folder / "epoch").read_text("utf-8").split()
+        numbers = (folder / EPOCH).read_text("utf-8").split()
     except FileNotFoundError:
         return 0, 0
-    if not own.isdecimal() or not highest.isdecimal():
-        raise ValueError(f"{folder}/epoch is damaged")
-    return int(own), int(highest)
+    if len(numbers) != 2 or not all(each.isdecimal() for each in numbers):
+        raise ValueError(f"{folder / EPOCH} is damaged")
+    return int(numbers[0]), int(numbers[1])
 
 
 def keep(own: int, highest: int, folder: Path = FOLDER) -> None:
     """Writes both epochs. Raises OSError."""
-    replace(folder / "epoch", f"{own} {highest}\n")
+    replace(folder / EPOCH, f"{own} {highest}\n")
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:

@@ -26,6 +26,9 @@ from agent.system import clock, drain, in_time, log, wake_on
 TICK = 0.05
 GLANCE = 0.1  # heartbeat's turns on the processor are looked at this often
 ECHO, ECHO_EVERY = 0.5, 2.0  # a message to itself is back by then; one is sent this often
+# A crash seconds after the epochs were written left an empty file. Not at once: a take-over comes first. Not by this
+# process, and nobody waits for it: a disk may take longer than the deadtime, and who waits for one can not be killed.
+LATER, SYNC = 1.0, ("/usr/bin/setsid", "--fork", "/usr/bin/sync")
 PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
 # Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
 COMPARED = Path("/run/gateway/current")
@@ -76,6 +79,7 @@ class Worker:
         self.turns, self.turned, self.glanced = "", 0.0, 0.0  # heartbeat's on the processor; the last; when looked at
         self.next_try = self.next_look = self.before = 0.0
         self.listen_at = 0.0  # when the daemon is told once more to look at its addresses, if it has to be
+        self.sync_at = 0.0  # when the epochs have to be on the disk, if they are not
         self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
@@ -179,6 +183,9 @@ class Worker:
             self.listen_at = 0.0
             if self.machine.role == "active":
                 self.daemon.listen(self.on_listened)
+        if self.sync_at and now >= self.sync_at:
+            self.sync_at = 0.0
+            self.start([*SYNC, str(history.FOLDER / history.EPOCH)], LISTEN, lambda _ok, _why: None)
         if now >= self.next_look:
             self.look()
         self.handle(decide.Tick())
@@ -462,6 +469,7 @@ class Worker:
 
     def do_keep(self, action: decide.Keep) -> None:
         history.keep(action.own, action.highest)
+        self.sync_at = clock() + LATER
 
     def do_note(self, action: decide.Note) -> None:
         history.note(action.role, action.cause, action.epoch)

@@ -1,7 +1,8 @@
-# What every gateway's minion watches, once a second; what each tells is in docs/monitoring.md. There is nothing to set:
-# a beacon reads from the site what there has to be, and is still where `features: {monitoring: false}` stands.
+# What every gateway's minion watches, once a second, drift every second one; what each tells is in docs/monitoring.md.
+# There is nothing to set: a beacon reads from the site what there has to be, and is still where
+# `features: {monitoring: false}` stands.
 beacons:
   bonding: []
   heartbeat: []
   ipsec: []
-  drift: []
+  drift: [{interval: 2}]

@@ -32,7 +32,7 @@ class Agent(worker.Worker):
     def __init__(self) -> None:
         self.settings, self.heartbeat, self.parent = SETTINGS, Library(), 2949
         self.now = self.turned = 100.0
-        self.echo_sent = self.waits = self.glanced = self.listen_at = 0.0
+        self.echo_sent = self.waits = self.glanced = self.listen_at = self.sync_at = 0.0
         self.echoes, self.unread, self.turns = 0, False, ""
         self.queue, self.ended, self.jobs = [], False, []
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
@@ -174,3 +174,18 @@ def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
     assert told == ["unmute", "listens", "192.0.2.10", "192.0.2.10"]
     assert agent.queue == [decide.Listened(False)]  # of the two: that it is only busy is no news
     assert agent.listen_at > agent.now, "it is told once more"
+
+
+def test_the_epochs_are_brought_to_the_disk_a_moment_later_and_nobody_waits_for_it(agent, monkeypatch):
+    """A crash seconds after the first take-over left an empty file, and the node began at 0."""
+    kept, started = [], []
+    monkeypatch.setattr(worker.history, "keep", lambda own, highest: kept.append((own, highest)))
+    monkeypatch.setattr(agent, "start", lambda command, timeout, done: started.append(command), raising=False)
+    agent.daemon, agent.daemon_fd, agent.announcing, agent.next_look = Late(), -1, [], 1e9
+    worker.Worker.do_keep(agent, decide.Keep(5, 6))
+    agent.tick(agent.now)
+    assert kept == [(5, 6)] and started == [], "a take-over comes first"
+    agent.now += worker.LATER
+    agent.tick(agent.now)
+    agent.tick(agent.now)
+    assert started == [["/usr/bin/setsid", "--fork", "/usr/bin/sync", "/var/lib/gateway-agent/epoch"]]

@@ -18,7 +18,7 @@ class Node:
     """The machine under the module: its folders, what other modules say of it."""
 
     def __init__(self, module, folder, monkeypatch) -> None:
-        self.module, self.folder = module, folder
+        self.module, self.folder, self.monkeypatch = module, folder, monkeypatch
         self.units: dict[str, str] = {}
         self.ruleset = "table inet gateway {\n\tchain input {\n\t\ttcp dport 22 accept\n\t}\n}"
         self.held: dict | None = {"certificates": ["aa", "bb"], "keys": ["01"]}
@@ -87,6 +87,11 @@ class Node:
 
     def record(self, formula: str, *lows: dict, others: tuple = ()) -> dict:
         return self.module.record(formula, [{"fun": "managed", "state": "file", **low} for low in lows], list(others))
+
+    def later(self, seconds: float) -> None:
+        """The clock goes on."""
+        now = time.monotonic() + seconds
+        self.monkeypatch.setattr(self.module.time, "monotonic", lambda: now)
 
     def looks(self, times: int = 1) -> dict:
         for _ in range(times):
@@ -274,8 +279,20 @@ def test_a_sysctl_is_told_in_the_kernels_words(node):
                 {"state": "sysctl", "fun": "present", "name": "net.ipv4.ip_forward", "value": True})
     assert node.looks() == {}
     node.write("sys/net/ipv4/ip_forward", "0\n")
+    node.later(5)
     found = node.looks()["sysctl_changed:net.ipv4.ip_forward"]
     assert (found["was"], found["is"], found["facts"]) == ("1", "0", {"formula": "kernel", "diff": ""})
+
+
+def test_sysctls_are_read_every_fifth_second_and_at_once_when_somebody_asks(node):
+    node.write("sys/net/ipv4/ip_forward", "1\n")
+    node.record("kernel", {"state": "sysctl", "fun": "present", "name": "net.ipv4.ip_forward", "value": 1})
+    assert node.looks() == {}
+    node.write("sys/net/ipv4/ip_forward", "0\n")
+    assert node.looks() == {}
+    assert [each["subject"] for each in node.module.differences()] == ["net.ipv4.ip_forward"]
+    node.later(5)
+    assert list(node.looks()) == ["sysctl_changed:net.ipv4.ip_forward"]
 
 
 def running(name: str, fun: str = "running", **more) -> dict:
