@@ -564,9 +564,10 @@ class Machine:
                 and not self.cut_off() and self.now >= self.careful_until):
             # Nothing boots in that time: the peer was only late, and this node neither deaf nor late itself.
             self.stalled(self.site.deadtime + self.now - self.dead_at)
-        if self.peer == "dead" and event.status != "dead" and self.role == "active" and not self.muted:
-            # Perhaps it stood still: its kernel answers for the addresses what has waited there meanwhile (who has
-            # them?), before its agent can say no, and the neighbours believe it.
+        if (self.peer == "dead" and event.status != "dead" and self.role == "active" and not self.muted
+                and self.since >= self.dead_at):
+            # This node has taken over meanwhile. Perhaps the peer stood still: its kernel answers for the addresses
+            # what has waited there (who has them?), before its agent can say no, and the neighbours believe it.
             self.out.append(Announce())
         self.peer = event.status
         if event.status == "dead":

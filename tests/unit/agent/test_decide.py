@@ -408,17 +408,30 @@ def test_survivor_of_a_split_is_announced_again():
     assert "Announce" in node.tell(state())
 
 
-def test_who_stays_says_so_at_once_to_neighbours_that_heard_the_other():
+def test_who_took_over_says_so_at_once_to_neighbours_that_heard_the_other():
     """The kernel of a machine that stood still answers what has waited there, before its agent is silent: clients were
     out for a second, until that agent had stepped back."""
-    node = active()
-    assert "Announce" not in node.tell(Peer("dead"))
-    assert "Announce" in node.tell(Peer("active"))
-    assert "Announce" in node.tell(state("active", node.machine.epoch - 1), after=0.1)
-    assert node.role == "active"
-    # whoever is silent itself says nothing
+    node = Node()
+    node.tell(state("active", 3))
     node.tell(Peer("dead"))
-    node.tell(Gap(0.5))
+    assert node.role == "active"
+    assert "Announce" in node.tell(Peer("active"), after=5.0)
+    assert "Announce" in node.tell(state("active", 3), after=0.1)
+    assert node.role == "active"
+
+
+def test_who_served_all_along_leaves_that_to_the_other():
+    """After a split it may have to step back, and its announcement would be the wrong one."""
+    node = active()
+    node.tell(Peer("dead"), after=10.0)
+    assert "Announce" not in node.tell(Peer("active"))
+
+
+def test_who_is_silent_itself_announces_nothing():
+    node = Node()
+    node.tell(state("active", 3))
+    node.tell(Peer("dead"))
+    node.tell(Gap(0.5), after=0.5)
     assert "Announce" not in node.tell(Peer("active"))
 
 
