@@ -3,7 +3,8 @@ What Salt made of this node, and what somebody has changed of it since.
 
 At the end of each formula its states are looked at (state ``drift.recorded``): what they manage, and how it is now that
 they have succeeded, is written down. There is no second list of paths: what a state manages follows from its function
-and its arguments. The beacon then compares every second second (sysctls every fifth), without a process of its own while nothing happens.
+and its arguments. The beacon then compares every second second (sysctls every fifth), without a process of its own
+while nothing happens.
 
 The *record*, ``/var/lib/gateway/drift/record`` (JSON, root's alone)::
 
