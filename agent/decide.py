@@ -569,6 +569,8 @@ class Machine:
             # This node has taken over meanwhile. Perhaps the peer stood still: its kernel answers for the addresses
             # what has waited there (who has them?), before its agent can say no, and the neighbours believe it.
             self.out.append(Announce())
+        if self.peer == "dead" and event.status != "dead":
+            self.agent_gone_at = self.now  # it has the time to say something
         self.peer = event.status
         if event.status == "dead":
             self.dead_at = self.now

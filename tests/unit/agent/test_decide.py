@@ -420,6 +420,17 @@ def test_who_took_over_says_so_at_once_to_neighbours_that_heard_the_other():
     assert node.role == "active"
 
 
+def test_an_agent_is_missed_only_when_it_had_the_time_to_answer():
+    """heartbeat called the other node dead for a moment, on a busy machine: its agent was there all along."""
+    node = Node()
+    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False), after=60.0)  # cut off: nothing is taken
+    node.tell(Peer("dead"))
+    node.tell(Peer("active"), Tick(), after=0.1)
+    assert "no agent answers there" not in node.said()
+    node.wait(4)
+    assert "no agent answers there" in node.said()
+
+
 def test_who_served_all_along_leaves_that_to_the_other():
     """After a split it may have to step back, and its announcement would be the wrong one."""
     node = active()
