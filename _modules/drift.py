@@ -67,7 +67,7 @@ _DIFF = 2 * 1024        # bytes of a difference that is told
 _TEXT = 64 * 1024       # the largest file of which a copy is kept
 _LINES = 1500           # more than these are not compared line by line: that takes too long for a beacon
 _ASK = 5.0              # seconds that systemctl or nft may take
-_SYSCTLS = 5.0          # between two looks at a sysctl: nothing tells of a change, and each costs seven system calls
+_SYSCTLS = 5.0          # between two looks at a sysctl: nothing tells of a change, and each costs nine system calls
 _AGAIN = 10.0           # and after which systemd is asked once more about a service that is not as it should be
 _SETTLED = ("inactive", "failed", "active")     # its words for a unit that is not on its way to somewhere else
 
@@ -617,8 +617,8 @@ class _SysctlKind(_Kind):
 
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
-        read, now = memory.values.get(subject, (0.0, None))
-        if memory.wait or subject not in memory.values or time.monotonic() - read >= _SYSCTLS:
+        read, now = memory.values.get(subject, (float("-inf"), None))
+        if time.monotonic() - read >= _SYSCTLS:
             now = _sysctl_value(subject)
             memory.values[subject] = (time.monotonic(), now)
         if now == thing["value"]:

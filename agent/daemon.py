@@ -4,6 +4,7 @@ Every command runs beside the loop: a hung daemon must not keep the addresses he
 """
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import struct
@@ -29,6 +30,11 @@ SOCKETS = Path("/proc/net")
 RESTART = 30.0
 
 
+def stat(folder: Path) -> list[str]:
+    """proc_pid_stat(5), from the state on: the name before it is in parentheses, and may hold some. Raises OSError."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
 def progress(pid: int) -> tuple[str, str]:
     """State and times of a process's first thread; the same twice when it has neither worked nor wanted to.
 
@@ -37,7 +43,7 @@ def progress(pid: int) -> tuple[str, str]:
     """
     task = Path(f"/proc/{pid}/task/{pid}")
     try:
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        fields = stat(task)
     except OSError:
         return "", ""
     try:
@@ -46,18 +52,13 @@ def progress(pid: int) -> tuple[str, str]:
         return fields[0], " ".join(fields[11:13])
 
 
-def has_child(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether a child of the process has not ended yet.
-
-    proc_pid_stat(5): behind the name in parentheses the state, Z and X for one that has ended, and the parent.
-    """
-    for stat in proc.glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except (OSError, ValueError):
-            continue  # gone meanwhile
-        if parent == str(pid) and state not in "ZX":
-            return True
+def has_child(pid: int) -> bool:
+    """Whether a child of the process has not ended yet (proc_pid_stat(5): the state is Z or X then)."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            state, parent = stat(folder)[:2]
+            if parent == str(pid) and state not in "ZX":
+                return True
     return False
 
 

@@ -560,16 +560,15 @@ class Machine:
     def on_peer(self, event: Peer) -> None:
         if event.status != self.peer:
             self.log("info", f"heartbeat says that {self.site.peer} is {event.status}")
-        if (self.peer == "dead" and event.status != "dead" and self.now - self.dead_at < FRESH
-                and not self.cut_off() and self.now >= self.careful_until):
+        back = self.peer == "dead" and event.status != "dead"
+        if back and self.now - self.dead_at < FRESH and not self.cut_off() and self.now >= self.careful_until:
             # Nothing boots in that time: the peer was only late, and this node neither deaf nor late itself.
             self.stalled(self.site.deadtime + self.now - self.dead_at)
-        if (self.peer == "dead" and event.status != "dead" and self.role == "active" and not self.muted
-                and self.since >= self.dead_at):
+        if back and self.role == "active" and not self.muted and self.since >= self.dead_at:
             # This node has taken over meanwhile. Perhaps the peer stood still: its kernel answers for the addresses
             # what has waited there (who has them?), before its agent can say no, and the neighbours believe it.
             self.out.append(Announce())
-        if self.peer == "dead" and event.status != "dead":
+        if back:
             self.agent_gone_at = self.now  # it has the time to say something
         self.peer = event.status
         if event.status == "dead":

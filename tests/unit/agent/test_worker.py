@@ -1,6 +1,7 @@
 """The worker's view of heartbeat: alive, hung, or only not reading."""
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
@@ -188,4 +189,9 @@ def test_the_epochs_are_brought_to_the_disk_a_moment_later_and_nobody_waits_for_
     agent.now += worker.LATER
     agent.tick(agent.now)
     agent.tick(agent.now)
-    assert started == [["/usr/bin/setsid", "--fork", "/usr/bin/sync", "/var/lib/gateway-agent/epoch"]]
+    assert started == [[*worker.SYNC, "/var/lib/gateway-agent/epoch"]]
+
+
+def test_that_command_is_one(tmp_path):
+    (tmp_path / "epoch").write_text("5 6\n")
+    subprocess.run([*worker.SYNC, str(tmp_path / "epoch")], check=True)
