@@ -26,6 +26,8 @@ REPAIRS = 4  # nodes that are repaired at the same time
 REPAIRED = 60.0  # the node's own beacon tells by then that it is right again
 ASKED = 5.0  # one site's nodes are not asked more often than that because of what anybody says
 RESTLESS = 60.0  # it is said that inputs change all the time
+# Of roll-outs that came to nothing.
+TROUBLES = (("rollout_failed", "critical"), ("rollout_refused", "critical"), ("rollout_waits", "warning"))
 # What a stopped heartbeat is: a person's doing, and starting it could make both nodes active.
 NEVER = {("service_changed", "heartbeat")}
 
@@ -372,9 +374,14 @@ class Machine:
         if event.site in self.queue or event.site in self.busy:
             return
         behind = sorted(minion for minion, said in event.nodes.items() if said and said[0] and said[0] != number)
-        if behind and number not in (self.failed.get(event.site), self.refused.get(event.site),
-                                     self.shown.get(event.site)):
+        if number in (self.failed.get(event.site), self.refused.get(event.site)):
+            return
+        if behind and number != self.shown.get(event.site):
             self.want(event.site, f"{', '.join(behind)} missed a change", tree=True)
+        elif all(said and said[0] for said in event.nodes.values()):
+            # What was told before this master was away, and is put right since.
+            for condition, severity in TROUBLES:
+                self.over(condition, event.site, "", severity, "both nodes are up to date")
 
     def on_rolledout(self, event: RolledOut) -> None:
         job = self.busy.pop(event.site, None)
@@ -392,7 +399,8 @@ class Machine:
             self.over("rollout_failed", event.site, "", "critical", "both nodes are up to date")
             if self.halted == event.site:
                 self.halted = ""
-        if event.outcome not in ("refused", "elsewhere") and self.refused.pop(event.site, None):
+        if event.outcome not in ("refused", "elsewhere"):
+            self.refused.pop(event.site, None)
             self.over("rollout_refused", event.site, "", "critical", "the site has no mistakes any more")
         if item is None:
             return

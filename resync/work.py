@@ -159,10 +159,11 @@ class Hands:
         if not formula and (role in ("transition", "split") or alone and role == "active" and "standby" in others):
             return "waits", f"it is {role}"
         with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list", timeout=APPLIED,
-                              kwarg={"queue": True})
+            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list", timeout=APPLIED)
         if not done.get(minion):
             return "waits", "it did not answer to the end"
+        if running := occupied(done[minion]):
+            return "waits", _cut("; ".join(running))
         wrong = failures(done[minion])
         return ("failed", _cut("; ".join(wrong))) if wrong else ("done", "")
 
@@ -182,8 +183,7 @@ class Hands:
             return {"refused": mistakes or ["no node of it has an accepted key"]}
         pair = self.run("gateway.pair", site)
         with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLIED,
-                              kwarg={"queue": True, "test": True})
+            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLIED, kwarg={"test": True})
         found = {}
         for minion in sorted(minions, key=lambda each: each != pair["standby"]):
             states = done.get(minion, "it did not answer")
@@ -233,6 +233,9 @@ def outcome(said: Any) -> tuple[str, str]:
     if silent:
         # Nothing is known of it, so nothing has failed: it may be applied by now, or have been switched off.
         return "waits", _cut(f"{', '.join(silent)} did not answer to the end: {why}")
+    running = _running(step)
+    if running:
+        return "waits", _cut("; ".join(running))
     details = list(_details(step))
     kept = "" if name in TOUCHED else "; the active node was not touched"
     return "failed", _cut(": ".join([why, *(["; ".join(details)] if details else [])]), kept)
@@ -242,6 +245,20 @@ def _silent(step: dict[str, Any]) -> list[str]:
     """The minions that never returned from a step; salt.state has False for them."""
     returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
     return sorted(minion for minion, said in returned.items() if said is False) if isinstance(returned, dict) else []
+
+
+def _running(step: dict[str, Any]) -> list[str]:
+    """What runs on the minions that therefore did not do a step, a line each."""
+    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
+    return [f"{minion}: {line}" for minion, said in (returned.items() if isinstance(returned, dict) else ())
+            for line in occupied(said)]
+
+
+def occupied(said: Any) -> list[str]:
+    """The state runs because of which a minion refused one, in its own words (salt.modules.state.running); none if it
+    did not."""
+    lines = said if isinstance(said, list) else []
+    return [line for line in lines if isinstance(line, str) and " is running as PID " in line]
 
 
 def _details(step: dict[str, Any]) -> Iterator[str]:

@@ -22,12 +22,14 @@ preferred_healthy:
     - arg: [standby]
     - tgt: [{{ pair.preferred }}]
     - tgt_type: list
+    - expect_minions: True
 
 handed_over:
   salt.function:
     - name: heartbeat.standby
     - tgt: [{{ pair.active }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: preferred_healthy
 
@@ -37,6 +39,7 @@ taken_over:
     - arg: [active]
     - tgt: [{{ pair.preferred }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: handed_over
 {%- endif %}

@@ -3,6 +3,8 @@
 # only when the standby is healthy. No role moves; what needs that waits, with a warning, for `orch.update`.
 # The engine gateway_resync runs this by itself (docs/resync.md). With `same_tree` the minions do not look for new modules
 # before: some forty questions to the file server, each. (salt.state can not hand a minion a setting for one run.)
+# Trap: not with `queue: True`. A minion that runs states puts the job aside and says nothing (Salt 3008.3), and then nobody
+# knows what becomes of it; without, it says what it runs. `expect_minions`: a node that is silent is no success.
 #   salt-run state.orch orch.resync pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 
@@ -17,14 +19,14 @@ mistake-{{ loop.index }}:
   {%- if pillar.get('same_tree') %}
   salt.function:
     - name: state.highstate
-    - kwarg: {queue: True, localconfig: /etc/salt/gateway/same-tree.conf}
+    - kwarg: {localconfig: /etc/salt/gateway/same-tree.conf}
   {%- else %}
   salt.state:
     - highstate: True
-    - queue: True
   {%- endif %}
     - tgt: [{{ pair[role] }}]
     - tgt_type: list
+    - expect_minions: True
     {%- if role == 'active' %}
     - require:
       - salt: standby_healthy
@@ -37,6 +39,7 @@ mistake-{{ loop.index }}:
     - arg: [{{ role }}]
     - tgt: [{{ pair[role] }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: {{ role }}_applied
 {%- endfor %}

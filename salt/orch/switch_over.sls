@@ -14,6 +14,7 @@ handed_over:
     - name: heartbeat.standby
     - tgt: [{{ pair.active }}]
     - tgt_type: list
+    - expect_minions: True
 
 taken_over:
   salt.function:
@@ -21,6 +22,7 @@ taken_over:
     - arg: [active]
     - tgt: [{{ pair.standby }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: handed_over
 {%- endfor %}

@@ -15,6 +15,7 @@ standby_applied:
     - highstate: True
     - tgt: [{{ pair.standby }}]
     - tgt_type: list
+    - expect_minions: True
 
 standby_healthy:
   salt.function:
@@ -22,6 +23,7 @@ standby_healthy:
     - arg: [standby]
     - tgt: [{{ pair.standby }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: standby_applied
 
@@ -30,6 +32,7 @@ handed_over:
     - name: heartbeat.standby
     - tgt: [{{ pair.active }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: standby_healthy
 
@@ -39,6 +42,7 @@ taken_over:
     - arg: [active]
     - tgt: [{{ pair.standby }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: handed_over
 
@@ -47,6 +51,7 @@ former_active_applied:
     - highstate: True
     - tgt: [{{ pair.active }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: taken_over
 
@@ -56,6 +61,7 @@ former_active_healthy:
     - arg: [standby]
     - tgt: [{{ pair.active }}]
     - tgt_type: list
+    - expect_minions: True
     - require:
       - salt: former_active_applied
 {%- endfor %}

@@ -178,6 +178,24 @@ def test_a_node_on_which_somebody_has_disabled_whole_runs_is_waited_for(pair):
     eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 90)
 
 
+@pytest.mark.parametrize("same_tree", [True, False])
+def test_a_node_that_runs_states_already_is_waited_for_and_nothing_is_told(pair, same_tree):
+    begun = time.time()
+    if not same_tree:
+        for minion in PAIR:
+            pair.changes(minion, tree="another")
+    # somebody's own run, for longer than Salt waits for a sign of a job
+    assert pair.salt.master.salt_cli().run("--async", "state.single", "cmd.run", "sleep 40",
+                                           minion_tgt=GW2).returncode == 0
+    eventually(lambda: pair.salt.call(GW2, "saltutil.is_running", "state.*"), 20)
+    pair.edit()
+    eventually(lambda: "is running as PID" in str(events(pair.salt, "salt/job/*/ret/*", begun)), 60)
+    assert pair.log == [] and SITE in status(pair.salt)["queue"]
+    eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 120)
+    assert pair.log == WHOLE
+    assert events(pair.salt, "gateway/master/rollout_failed", begun) == []
+
+
 def test_a_failed_standby_stops_it_and_nothing_touches_the_active_node(pair):
     pair.begin("active", "standby", "gw2 healthy standby")
     begun = pair.edit()

@@ -261,6 +261,31 @@ def test_a_site_with_mistakes_is_refused_told_once_and_holds_up_nobody():
     assert master.raised() == [("rollout_refused", SITE, True)]
 
 
+def test_what_was_told_of_a_refused_site_ends_where_a_person_says_go_before_it_is_right():
+    master = Master()
+    master.change(SITE)
+    master.wait(3)
+    master.end(SITE, "refused", "winterthur: gateway:ping_nodes: is missing")
+    master.tell(Order("go"))
+    master.change(SITE)
+    master.wait(3)
+    master.end(SITE, "current")
+    assert master.raised() == [("rollout_refused", SITE, True)]
+
+
+def test_what_was_told_ends_where_it_was_put_right_while_the_master_was_away():
+    master = Master()
+    master.change(SITE)
+    master.wait(3)
+    master.end(SITE, "refused", "winterthur: gateway:ping_nodes: is missing")
+    kept = [each for each in master.done if isinstance(each, Keep)][-1].state
+    same = Master(kept=kept)      # with the site's file as it was before
+    same.tell(Told(SITE, {GW1: (same.number(), True), GW2: None}))
+    assert same.raised() == [], "one of them did not answer"
+    same.tell(Told(SITE, {GW1: (same.number(), True), GW2: (same.number(), True)}))
+    assert same.raised() == [("rollout_refused", SITE, True)]
+
+
 def test_a_pair_that_is_none_is_tried_with_growing_pauses_and_told_after_five_minutes():
     master = Master()
     master.change(SITE)

@@ -58,6 +58,17 @@ def test_a_node_that_falls_silent_has_not_failed():
     assert said == ("waits", "gw2.winterthur did not answer to the end: the standby could not be applied")
 
 
+RUNS = ('The function "state.highstate" is running as PID 4711 and was started at 2026, Nov 29 12:04:43.123456 with jid '
+        "20261129120443123456")
+
+
+@pytest.mark.parametrize("out", [{"out": "highstate"}, {}])          # salt.state, salt.function
+def test_a_node_that_runs_states_already_is_waited_for(out):
+    said = outcome(orchestrated(state("standby_applied", 0, False, changes=out | {"ret": {GW2: [RUNS]}}),
+                                state("standby_healthy", 1, False, "One or more requisite", __state_ran__=False)))
+    assert said == ("waits", f"{GW2}: {RUNS}")
+
+
 def test_roles_that_have_changed_are_waited_for():
     said = outcome(orchestrated(state("mistake-1", 0, False, "winterthur: gw2.winterthur is stopped; one node has")))
     assert said[0] == "waits" and "is stopped" in said[1]
@@ -164,6 +175,30 @@ def test_by_hand_is_done_whatever_the_nodes_have():
     assert Pair().roll_out("winterthur", NUMBER, by_hand=True)[0] == "done"
 
 
+def answers(monkeypatch, states) -> list:
+    """Every node returns this from a state run; what was asked for is in the list."""
+    applied = []
+
+    class Client:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def cmd(self, minions, function, arguments, **_more):
+            applied.append((minions, function, arguments))
+            return {minions[0]: states}
+
+    monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
+    return applied
+
+
+def test_a_node_that_runs_states_already_is_repaired_after_that(monkeypatch):
+    answers(monkeypatch, [RUNS])
+    assert Pair().repair("winterthur", GW1, "openswan", NUMBER) == ("waits", RUNS)
+
+
 @pytest.mark.parametrize(("pair", "formula", "alone", "expected"), [
     ({}, "openswan", False, "done"), ({"number": ["old", NUMBER]}, "openswan", False, "behind"),
     ({"number": ["", NUMBER]}, "openswan", False, "gone"), ({"number": ["", ""]}, "", False, "gone"),
@@ -181,20 +216,7 @@ def test_by_hand_is_done_whatever_the_nodes_have():
     ({"accepted": ()}, "openswan", False, "waits"),
 ])
 def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
-    applied = []
-
-    class Client:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def cmd(self, minions, function, arguments, **_more):
-            applied.append((minions, function, arguments))
-            return {minions[0]: {"a_|-b_|-c_|-d": {"result": True}}}
-
-    monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
+    applied = answers(monkeypatch, {"a_|-b_|-c_|-d": {"result": True}})
     said = Pair(**pair).repair("winterthur", GW1, formula, NUMBER, [("file_changed", "/x")], alone)
     assert said[0] == expected, said
     assert applied == ([([GW1], "state.apply", [formula] if formula else [])] if expected == "done" else [])
