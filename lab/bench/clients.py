@@ -68,8 +68,8 @@ def _equip_libreswan(lab: Lab, client: Client) -> None:
 def tune_libreswan(lab: Lab, guest: Guest) -> None:
     """Make a roadwarrior notice sooner and try more often; its daemon reads that when it is started anew."""
     text = guest.run(["cat", "/etc/ipsec.conf"], check=True).stdout
-    # Less than 2 s, and 5.2 gives up too early and waits for longer before it calls again.
-    text = re.sub(r"retransmit-timeout=.*", "retransmit-timeout=2s\n    retransmit-interval=150", text)
+    # It sends again after 0.15 s and gives up 0.3 s later, as the tuned strongSwan does.
+    text = re.sub(r"retransmit-timeout=.*", "retransmit-timeout=400ms\n    retransmit-interval=150", text)
     text = re.sub(r"dpddelay=.*", "dpddelay=1s", text)
     lab.copy_to(guest, "/etc/ipsec.conf", text.encode())
 

@@ -82,7 +82,7 @@ def test_watching_an_idle_gateway_costs_little(quiet, capsys):
     standby = observe.standby(quiet, "winterthur")
 
     def share(seconds: float) -> tuple[float, float]:
-        """Of one core: all of it, and what of that is the minion's own code, which costs here what it does elsewhere."""
+        """Of one core: all of it, and what of that is the minion's own code, which costs here what it does outside."""
         def used() -> list[int]:
             shown = standby.run(["cat", "/sys/fs/cgroup/system.slice/salt-minion.service/cpu.stat"], check=True).stdout
             its = dict(line.split() for line in shown.splitlines())
@@ -114,9 +114,9 @@ def test_watching_an_idle_gateway_costs_little(quiet, capsys):
         standby.run(["python3", "-c", reads], check=True).stdout,
         subprocess.run([sys.executable, "-c", reads], check=True, capture_output=True, text=True).stdout))
     with capsys.disabled():
-        print(f"\nminion of an idle gateway: {watching:.1%} of a core, {blind:.1%} without beacons; of that its own code "
-              f"{its_own:.1%}, {own_blind:.1%} without; to read a file of /proc takes {here / outside:.1f} times what it "
-              "takes outside")
+        print(f"\nminion of an idle gateway: {watching:.1%} of a core, {blind:.1%} without beacons; of that its own "
+              f"code {its_own:.1%}, {own_blind:.1%} without; to read a file of /proc takes {here / outside:.1f} times "
+              "what it takes outside")
     assert watching - blind < 0.1       # 1 % is asked
 
 

@@ -58,8 +58,8 @@ def test_a_node_that_falls_silent_has_not_failed():
     assert said == ("waits", "gw2.winterthur did not answer to the end: the standby could not be applied")
 
 
-RUNS = ('The function "state.highstate" is running as PID 4711 and was started at 2026, Nov 29 12:04:43.123456 with jid '
-        "20261129120443123456")
+RUNS = ('The function "state.highstate" is running as PID 4711 and was started at 2026, Nov 29 12:04:43.123456 with '
+        "jid 20261129120443123456")
 
 
 @pytest.mark.parametrize("out", [{"out": "highstate"}, {}])          # salt.state, salt.function
