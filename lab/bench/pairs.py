@@ -154,7 +154,7 @@ class Rival(Pair):
     calm = 3.0             # its scripts run once a second
 
     def set_up(self) -> None:
-        rival.set_up(self.lab, [client for client in self.known if client.network])
+        rival.set_up(self.lab, self.known)
 
     def _ready(self, guest: Guest) -> bool:
         # of several names one that is active is enough for a return code of 0

@@ -17,9 +17,9 @@ ONLY_NETWORK = ('pillar={"gateway": {"features": {"firewall": false, "openswan":
                 '"logging": false, "time": false, "sshd": false}}}')
 
 
-def set_up(lab: Lab, peers: list[clients.Client]) -> None:
-    """Turn the first site's bare hosts into the rival's pair, with tunnels to these peers."""
-    its = lab.sites[0]
+def set_up(lab: Lab, known: list[clients.Client]) -> None:
+    """Turn the first site's bare hosts into the rival's pair, that knows these clients."""
+    its, peers = lab.sites[0], [client for client in known if client.network]
     applied = apply(lab, f"*.{its.name}", ONLY_NETWORK)
     if applied.failed:
         raise SystemExit(f"lab: {applied.failed}")
@@ -27,7 +27,7 @@ def set_up(lab: Lab, peers: list[clients.Client]) -> None:
     for number, guest in enumerate(lab.gateways(its.name)):
         lab.install(guest, PACKAGES)
         clients.put_identity(lab, guest, "gateway", bundle)
-        lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab, peers).encode())
+        lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab, known).encode())
         lab.copy_to(guest, "/etc/strongswan.d/lab.conf", clients.tuned_charon().encode())
         lab.copy_to(guest, "/etc/keepalived/keepalived.conf", _keepalived(lab, guest, 200 - number).encode())
         lab.copy_to(guest, CALL, _call(peers).encode())
@@ -99,21 +99,29 @@ def _call(peers: list[clients.Client]) -> str:
     return "".join(["#!/bin/sh\n", *commands])
 
 
-def _swanctl(lab: Lab, peers: list[clients.Client]) -> str:
+def _swanctl(lab: Lab, known: list[clients.Client]) -> str:
+    """Each roadwarrior has an inner address of its own, as with the product: a Libreswan client asks for the one that
+    it had, and 5.2 gives up for good when the other node's pool gives another."""
     its = lab.sites[0]
     connection = next(each for each in its.view["connections"] if each["kind"] == "roadwarrior")
     inner = ",".join(connection["local"]["subnets"])
-    sections = [_connection(lab, "roadwarrior", "pools = roadwarrior", "%any", f"local_ts = {inner}")]
-    for peer in peers:
-        sections.append(_connection(lab, peer.name, f"remote_addrs = {clients.address(lab, peer)}", peer.identity,
-                                    f"local_ts = {inner}\n        remote_ts = {peer.network}", 1 if peer.tuned else 5))
+    persons = clients.connections(lab, known)["roadwarrior"]["persons"]
+    sections, pools = [], []
+    for client in known:
+        if client.network:
+            sections.append(_connection(
+                lab, client.name, f"remote_addrs = {clients.address(lab, client)}", client.identity,
+                f"local_ts = {inner}\n        remote_ts = {client.network}", 1 if client.tuned else 5))
+        else:
+            # Libreswan's is its certificate's subject (leftid=%fromcert)
+            identity = f"CN={client.identity}" if client.make == "Libreswan" else client.identity
+            sections.append(_connection(lab, client.name, f"pools = {client.name}", f'"{identity}"',
+                                        f"local_ts = {inner}"))
+            pools.append(f"  {client.name} {{\n    addrs = {persons[client.identity]}/32\n  }}\n")
     return f"""connections {{
 {"".join(sections)}}}
 pools {{
-  roadwarrior {{
-    addrs = {connection["pool"][0]}
-  }}
-}}
+{"".join(pools)}}}
 """
 
 
