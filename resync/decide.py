@@ -26,8 +26,8 @@ REPAIRS = 4  # nodes that are repaired at the same time
 REPAIRED = 60.0  # the node's own beacon tells by then that it is right again
 ASKED = 5.0  # one site's nodes are not asked more often than that because of what anybody says
 RESTLESS = 60.0  # it is said that inputs change all the time
-# Of roll-outs that came to nothing.
-TROUBLES = (("rollout_failed", "critical"), ("rollout_refused", "critical"), ("rollout_waits", "warning"))
+# What is told of a roll-out that came to nothing, and how severe it is.
+ROLL_OUTS = {"rollout_failed": "critical", "rollout_refused": "critical", "rollout_waits": "warning"}
 # What a stopped heartbeat is: a person's doing, and starting it could make both nodes active.
 NEVER = {("service_changed", "heartbeat")}
 
@@ -376,11 +376,12 @@ class Machine:
         behind = sorted(minion for minion, said in event.nodes.items() if said and said[0] and said[0] != number)
         if number in (self.failed.get(event.site), self.refused.get(event.site)):
             return
-        if behind and number != self.shown.get(event.site):
-            self.want(event.site, f"{', '.join(behind)} missed a change", tree=True)
+        if behind:
+            if number != self.shown.get(event.site):
+                self.want(event.site, f"{', '.join(behind)} missed a change", tree=True)
         elif all(said and said[0] for said in event.nodes.values()):
             # What was told before this master was away, and is put right since.
-            for condition, severity in TROUBLES:
+            for condition, severity in ROLL_OUTS.items():
                 self.over(condition, event.site, "", severity, "both nodes are up to date")
 
     def on_rolledout(self, event: RolledOut) -> None:

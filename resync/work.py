@@ -233,25 +233,27 @@ def outcome(said: Any) -> tuple[str, str]:
     if silent:
         # Nothing is known of it, so nothing has failed: it may be applied by now, or have been switched off.
         return "waits", _cut(f"{', '.join(silent)} did not answer to the end: {why}")
-    running = _running(step)
-    if running:
+    if running := _running(step):
         return "waits", _cut("; ".join(running))
     details = list(_details(step))
     kept = "" if name in TOUCHED else "; the active node was not touched"
     return "failed", _cut(": ".join([why, *(["; ".join(details)] if details else [])]), kept)
 
 
+def _returned(step: dict[str, Any]) -> dict[str, Any]:
+    """What each minion returned from a step of an orchestration."""
+    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
+    return returned if isinstance(returned, dict) else {}
+
+
 def _silent(step: dict[str, Any]) -> list[str]:
     """The minions that never returned from a step; salt.state has False for them."""
-    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
-    return sorted(minion for minion, said in returned.items() if said is False) if isinstance(returned, dict) else []
+    return sorted(minion for minion, said in _returned(step).items() if said is False)
 
 
 def _running(step: dict[str, Any]) -> list[str]:
     """What runs on the minions that therefore did not do a step, a line each."""
-    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
-    return [f"{minion}: {line}" for minion, said in (returned.items() if isinstance(returned, dict) else ())
-            for line in occupied(said)]
+    return [f"{minion}: {line}" for minion, said in _returned(step).items() for line in occupied(said)]
 
 
 def occupied(said: Any) -> list[str]:
@@ -263,9 +265,8 @@ def occupied(said: Any) -> list[str]:
 
 def _details(step: dict[str, Any]) -> Iterator[str]:
     """Why a step of an orchestration failed, by minion."""
-    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
     found = False
-    for minion, said in returned.items() if isinstance(returned, dict) else ():
+    for minion, said in _returned(step).items():
         for line in failures(said) if isinstance(said, dict) else [str(said)]:
             found = True
             yield f"{minion}: {line}"

@@ -188,7 +188,7 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     for client in watched:
         if client.tuned:
             # Trap: strongSwan looks once a second, by a clock of whole seconds: what it needs depends on when in a
-            # second its connection came up. Left alone that moment stays, or changes sides, for all rounds of a lab.
+            # second its connection came up, and that on the round before.
             time.sleep(random.uniform(0, 1))
             _call_again(lab, client)
     steps = fault.make(its, active)

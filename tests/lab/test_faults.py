@@ -24,7 +24,7 @@ def quick(lab: Lab) -> Iterator[Client]:
     """The roadwarrior, tuned to notice soon: not its patience is tested here."""
     guest = lab.roadwarrior
     shipped = guest.run(["cat", "/etc/ipsec.conf"], check=True).stdout
-    tune_libreswan(lab, guest)
+    tune_libreswan(lab, guest, "2s")
     observe.connect_roadwarrior(lab)
     yield Client(ROADWARRIOR, "Libreswan", tuned=True)
     lab.copy_to(guest, "/etc/ipsec.conf", shipped.encode())

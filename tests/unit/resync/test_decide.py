@@ -245,11 +245,17 @@ def test_sites_that_do_not_answer_come_last():
     assert master.wait(10) and master.sites() == ["zug"] or list(master.machine.busy) == ["zug"]
 
 
-def test_a_site_with_mistakes_is_refused_told_once_and_holds_up_nobody():
+def refused() -> Master:
+    """One that has refused a site, and told it."""
     master = Master()
     master.change(SITE)
     master.wait(3)
     master.end(SITE, "refused", "winterthur: gateway:ping_nodes: is missing")
+    return master
+
+
+def test_a_site_with_mistakes_is_refused_told_once_and_holds_up_nobody():
+    master = refused()
     assert master.raised() == [("rollout_refused", SITE, False)]
     master.tell(Told(SITE, {GW1: ("old", True)}))
     assert master.wait(1000) == [] and master.raised() == []
@@ -262,10 +268,7 @@ def test_a_site_with_mistakes_is_refused_told_once_and_holds_up_nobody():
 
 
 def test_what_was_told_of_a_refused_site_ends_where_a_person_says_go_before_it_is_right():
-    master = Master()
-    master.change(SITE)
-    master.wait(3)
-    master.end(SITE, "refused", "winterthur: gateway:ping_nodes: is missing")
+    master = refused()
     master.tell(Order("go"))
     master.change(SITE)
     master.wait(3)
@@ -274,16 +277,21 @@ def test_what_was_told_of_a_refused_site_ends_where_a_person_says_go_before_it_i
 
 
 def test_what_was_told_ends_where_it_was_put_right_while_the_master_was_away():
-    master = Master()
-    master.change(SITE)
-    master.wait(3)
-    master.end(SITE, "refused", "winterthur: gateway:ping_nodes: is missing")
-    kept = [each for each in master.done if isinstance(each, Keep)][-1].state
+    kept = [each for each in refused().done if isinstance(each, Keep)][-1].state
     same = Master(kept=kept)      # with the site's file as it was before
     same.tell(Told(SITE, {GW1: (same.number(), True), GW2: None}))
     assert same.raised() == [], "one of them did not answer"
     same.tell(Told(SITE, {GW1: (same.number(), True), GW2: (same.number(), True)}))
     assert same.raised() == [("rollout_refused", SITE, True)]
+
+
+def test_a_dry_run_that_has_said_what_it_would_do_calls_no_node_up_to_date():
+    kept = [each for each in refused().done if isinstance(each, Keep)][-1].state
+    master = Master(Config(parallel=3, dry_run=True), kept)
+    for _ in range(2):
+        master.tell(Told(SITE, {GW1: ("old", True), GW2: ("old", True)}))
+        assert master.raised() == []
+        master.wait(5)
 
 
 def test_a_pair_that_is_none_is_tried_with_growing_pauses_and_told_after_five_minutes():

@@ -175,9 +175,9 @@ def test_by_hand_is_done_whatever_the_nodes_have():
     assert Pair().roll_out("winterthur", NUMBER, by_hand=True)[0] == "done"
 
 
-def answers(monkeypatch, states) -> list:
-    """Every node returns this from a state run; what was asked for is in the list."""
-    applied = []
+def answers(monkeypatch, said) -> list:
+    """What the nodes return: `said(minions, function)`. What was asked for is in the list."""
+    asked = []
 
     class Client:
         def __enter__(self):
@@ -187,15 +187,15 @@ def answers(monkeypatch, states) -> list:
             pass
 
         def cmd(self, minions, function, arguments, **_more):
-            applied.append((minions, function, arguments))
-            return {minions[0]: states}
+            asked.append((minions, function, arguments))
+            return said(minions, function)
 
     monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
-    return applied
+    return asked
 
 
 def test_a_node_that_runs_states_already_is_repaired_after_that(monkeypatch):
-    answers(monkeypatch, [RUNS])
+    answers(monkeypatch, lambda minions, _: {minions[0]: [RUNS]})
     assert Pair().repair("winterthur", GW1, "openswan", NUMBER) == ("waits", RUNS)
 
 
@@ -216,7 +216,7 @@ def test_a_node_that_runs_states_already_is_repaired_after_that(monkeypatch):
     ({"accepted": ()}, "openswan", False, "waits"),
 ])
 def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
-    applied = answers(monkeypatch, {"a_|-b_|-c_|-d": {"result": True}})
+    applied = answers(monkeypatch, lambda minions, _: {minions[0]: {"a_|-b_|-c_|-d": {"result": True}}})
     said = Pair(**pair).repair("winterthur", GW1, formula, NUMBER, [("file_changed", "/x")], alone)
     assert said[0] == expected, said
     assert applied == ([([GW1], "state.apply", [formula] if formula else [])] if expected == "done" else [])
@@ -224,24 +224,12 @@ def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
 
 def test_a_job_is_of_one_function_and_who_is_silent_is_not_asked_again(monkeypatch):
     """A job of several keeps states from being applied as long as it runs."""
-    asked = []
-
-    class Client:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def cmd(self, minions, function, arguments, **_more):
-            asked.append((tuple(minions), function, arguments))
-            return {GW1: "", GW2: False} if function == "heartbeat.role" else {GW1: {"inputs": ""}}
-
-    monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
+    asked = answers(monkeypatch, lambda _, function: (
+        {GW1: "", GW2: False} if function == "heartbeat.role" else {GW1: {"inputs": ""}}))
     hands = Hands({"pillar_roots": {}, "ret_port": 4506})
     assert hands.ask([GW1, GW2], {"heartbeat.role": [], "drift.inputs": [1]}) == {
         GW1: {"heartbeat.role": "", "drift.inputs": {"inputs": ""}}}
-    assert asked == [((GW1, GW2), "heartbeat.role", []), ((GW1,), "drift.inputs", [1])]
+    assert asked == [([GW1, GW2], "heartbeat.role", []), ([GW1], "drift.inputs", [1])]
     assert hands.ask([], {"heartbeat.role": []}) == {}
 
 
