@@ -111,8 +111,10 @@ def _inside(what: str, which: str, rest: list[str]) -> int:
     network.ip("link", "set", "lo", "up")
     if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
-        return _as_init(subprocess.Popen([sys.executable, "-m", "pytest", *SECOND_TRIES, *(rest or ["tests"])],
-                                         cwd=TREE, env=os.environ | {"LAB_INSIDE": "1"}))
+        # (also where only options are given: pyproject.toml has less, for whoever has no lab)
+        return _as_init(subprocess.Popen(
+            [sys.executable, "-m", "pytest", *SECOND_TRIES, "--override-ini=testpaths=tests", *rest],
+            cwd=TREE, env=os.environ | {"LAB_INSIDE": "1"}))
     if what == "bench":
         from lab.bench import run
 
