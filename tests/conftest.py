@@ -4,9 +4,10 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import hypothesis
 import pytest
@@ -33,6 +34,26 @@ def load_module(path: str) -> ModuleType:
     # Trap: not registered in sys.modules, as in Salt's loader. A dataclass with postponed annotations fails there.
     spec.loader.exec_module(module)
     return module
+
+
+_CLOCK = {name: getattr(time, name) for name in ("monotonic", "time", "sleep")}
+
+
+def give_time(monkeypatch: pytest.MonkeyPatch, module: ModuleType, **functions: Callable) -> None:
+    """For one test a module goes by a clock of its own: `give_time(monkeypatch, module, monotonic=lambda: 5.0)`.
+
+    Trap: `monkeypatch.setattr(module.time, ...)` changes the clock of the whole process. The event loop of another
+    thread, such as pytest-salt-factories', then sleeps for an hour, and pytest waits for it when all is done.
+    """
+    monkeypatch.setattr(module, "time", SimpleNamespace(**vars(module.time) | functions))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that leaves the process without its clock fails."""
+    yield
+    changed = [name for name, real in _CLOCK.items() if getattr(time, name) is not real]
+    assert not changed, f"{item.name} has changed time.{changed[0]} for every thread: give_time in tests/conftest.py"
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import datetime
 
 import pytest
 
+from tests.conftest import give_time
+
 TUNNELS = {"bern": {"peer": "192.0.2.74", "calls": False}, "roadwarrior": {"peer": "%any", "calls": False}}
 DATE = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
 
@@ -344,7 +346,7 @@ def test_a_daemon_that_a_state_run_restarts_is_no_news(module, monkeypatch):
 def test_a_tunnel_that_a_state_run_negotiates_anew_is_no_news_unless_it_stays_away(module, monkeypatch):
     minion = Minion(module, monkeypatch)
     clock = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    give_time(monkeypatch, module, monotonic=lambda: clock[0])
     minion.look(answer(bern=[sa()]))
     minion.runs = [{"fun": "state.apply"}]
     assert minion.look(answer())[1] == {} and "tunnel_down" in minion.told[-1][3]

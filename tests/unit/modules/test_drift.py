@@ -9,7 +9,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.conftest import load_module
+from tests.conftest import give_time, load_module
 
 COMMIT = load_module("_modules/commit_confirm.py")
 
@@ -91,7 +91,7 @@ class Node:
     def later(self, seconds: float) -> None:
         """The clock goes on."""
         now = time.monotonic() + seconds
-        self.monkeypatch.setattr(self.module.time, "monotonic", lambda: now)
+        give_time(self.monkeypatch, self.module, monotonic=lambda: now)
 
     def looks(self, times: int = 1) -> dict:
         for _ in range(times):

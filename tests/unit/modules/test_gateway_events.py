@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
-from tests.conftest import load_module
+from tests.conftest import give_time, load_module
 
 KEY = "5f" * 32
 DOWN = {"slave_down:bond0/eth1": {"severity": "warning", "was": "up", "is": "down", "facts": {"active": "eth0"}}}
@@ -293,7 +293,7 @@ def test_processes_beside_each_other_give_each_number_once(folder: Path) -> None
 def test_a_lock_that_is_held_does_not_hold_the_minion(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, other = node(folder), node(folder)
     times = iter(range(100))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    give_time(monkeypatch, module, monotonic=lambda: next(times))
     with other._lock(), pytest.raises(CommandExecutionError, match="holds the lock"):
         module.changed("bonding", DOWN)
     assert len(module.changed("bonding", DOWN)) == 1
@@ -322,7 +322,7 @@ def test_a_condition_that_makes_no_sense_is_refused(folder: Path, condition: dic
 
 def test_what_has_to_last_is_told_when_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, clock = node(folder), [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    give_time(monkeypatch, module, monotonic=lambda: clock[0])
     late = {"lacp_churn:bond0/eth1": {"severity": "warning", "was": "agreed", "is": "churned", "after": 5}}
     assert module.changed("bonding", late) == []
     clock[0] += 4

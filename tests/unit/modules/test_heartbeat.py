@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.conftest import load_module
+from tests.conftest import give_time, load_module
 
 RECORDED = Path(__file__).parent.parent / "recorded/heartbeat"
 VIRTUAL = """# Managed by Salt (heartbeat).
@@ -74,7 +74,7 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(module, "__salt__", {"cmd.run_all": node.run_all}, raising=False)
         monkeypatch.setattr(module, "__grains__", {"nodename": name}, raising=False)
         monkeypatch.setattr(module.salt.utils.path, "which", lambda name: f"/usr/bin/{name}")
-        monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+        give_time(monkeypatch, module, sleep=lambda seconds: None)
         return module
     return place
 
@@ -174,7 +174,7 @@ def test_reload_without_heartbeat(on) -> None:
 def test_waiting_ends_early_when_heartbeat_does_not_stay_up(on, monkeypatch: pytest.MonkeyPatch) -> None:
     module = on(Node(None, "standby"))
     clock = iter(range(100))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, module, monotonic=lambda: next(clock))
     assert module.wait_until_settled(90)["role"] == "stopped"
     assert next(clock) < 10
 
@@ -184,7 +184,7 @@ def test_a_node_that_hears_another_key_does_not_become_active(on, monkeypatch: p
     node.journal = "heartbeat: [14]: ERROR: authtoken does not match, authtoken=2763, authstr=1789"
     module = on(node)
     clock = iter(range(100))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, module, monotonic=lambda: next(clock))
     with pytest.raises(CommandExecutionError, match="signed with another key"):
         module.wait_until_settled(90)
     assert ["systemctl", "kill", "--signal=KILL", "heartbeat"] in node.asked
@@ -194,7 +194,7 @@ def test_a_node_that_just_waits_is_left_alone(on, monkeypatch: pytest.MonkeyPatc
     node = Node("", "standby")
     module = on(node)
     clock = iter(range(1000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, module, monotonic=lambda: next(clock))
     assert module.wait_until_settled(90)["role"] == "transition"
     assert not [command for command in node.asked if "kill" in command]
 
@@ -358,7 +358,7 @@ def test_waiting_for_a_role(agent_on, monkeypatch: pytest.MonkeyPatch) -> None:
     module = agent_on(AgentNode(says(role="standby", ready=False, not_ready_because="bond0 has no carrier"), "standby"))
     assert module.wait_for_role("standby")["role"] == "standby"
     clock = iter(range(1000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, module, monotonic=lambda: next(clock))
     with pytest.raises(CommandExecutionError,
                        match="after 5 s this node is standby and not active: bond0 has no carrier"):
         module.wait_for_role("active", 5)
@@ -419,7 +419,7 @@ def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec:
     module = agent_on(AgentNode(says(**changes), "active"))
     module.__salt__ |= {"gateway.settings": lambda: {"features": {"openswan": True}}, "ipsec.running": lambda: ipsec}
     clock = iter(range(1000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, module, monotonic=lambda: next(clock))
     if wrong:
         with pytest.raises(CommandExecutionError, match=wrong):
             module.healthy(timeout=3)
@@ -491,7 +491,7 @@ def test_the_supervisor_is_told_and_a_new_worker_awaited(agent_runs, monkeypatch
 def test_a_worker_that_does_not_come(agent_runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(agent_runs.os, "kill", lambda *_: None)
     clock = iter(range(1000))
-    monkeypatch.setattr(agent_runs.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, agent_runs, monotonic=lambda: next(clock))
     (tmp_path / "agent.json").touch()
     with pytest.raises(CommandExecutionError, match="has not taken up its new settings or code within 10 s"):
         agent_runs.reload_agent()
@@ -528,7 +528,7 @@ def test_a_standby_that_hears_nobody_after_its_restart_is_stopped(agent_runs, mo
 
     agent_runs.__salt__["cmd.run_all"] = run_all
     clock = iter(range(1000))
-    monkeypatch.setattr(agent_runs.time, "monotonic", lambda: next(clock))
+    give_time(monkeypatch, agent_runs, monotonic=lambda: next(clock))
     with pytest.raises(CommandExecutionError, match="does not hear gw2 any more"):
         agent_runs.reload()
     assert ["systemctl", "kill", "--signal=KILL", "heartbeat"] in node.asked
@@ -692,9 +692,9 @@ def test_in_the_profile_paper_heartbeat_is_asked_beside_the_caller(looking, tmp_
     script.chmod(0o755)
     monkeypatch.setattr(module.salt.utils.path, "which", lambda name: str(tmp_path / name))
     monkeypatch.setattr(module, "_is_here", lambda address: False)
-    clock = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    watching = load_module("_modules/watching.py")
+    clock, watching = [1000.0], load_module("_modules/watching.py")
+    for each in (module, watching):
+        give_time(monkeypatch, each, monotonic=lambda: clock[0])
     module.__salt__ |= {"watching.start": watching.start, "watching.answer": watching.answer}
     first = module.glance()
     assert first["role"] == "standby" and first["links"] == {} and first["peer"]["heartbeat"] == "unknown"

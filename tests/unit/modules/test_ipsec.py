@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.conftest import give_time
+
 RECORDED = Path(__file__).resolve().parent.parent / "recorded/ipsec"
 
 
@@ -496,8 +498,8 @@ def test_a_name_compares_in_either_order(ipsec):
 
 def test_lists_take_a_moment(ipsec, monkeypatch, view):
     clock, sent_away = [0.0], []
-    monkeypatch.setattr(ipsec.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(ipsec.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    give_time(monkeypatch, ipsec, monotonic=lambda: clock[0])
+    give_time(monkeypatch, ipsec, sleep=lambda seconds: clock.append(clock.pop() + seconds))
     monkeypatch.setattr(ipsec, "expel", lambda pillar: sent_away.append((pillar, clock[0])))
     assert [ipsec.take_lists()] == clock == [ipsec.LISTS_EVERY + 1]
     assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
@@ -529,7 +531,7 @@ class Beside:
             "watching.listen": lambda *_: self, "watching.heard": self.heard, "watching.start": self.start,
             "watching.answer": self.answer, "certs.sign": lambda: [], "certs.dates": lambda: {}}, raising=False)
         monkeypatch.setattr(ipsec, "_PIDFILE", str(tmp_path / "pid"))
-        monkeypatch.setattr(ipsec.time, "monotonic", lambda: self.now)
+        give_time(monkeypatch, ipsec, monotonic=lambda: self.now)
         (tmp_path / "pid").write_text(f"{os.getpid()}\n")
         left = "    left=192.0.2.10\n"
         (tmp_path / "ipsec.conf").write_text(

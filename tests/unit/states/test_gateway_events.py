@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.conftest import load_module
+from tests.conftest import give_time, load_module
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def place(monkeypatch: pytest.MonkeyPatch):
             asked.append("refresh")
             return True
 
-        monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+        give_time(monkeypatch, module, sleep=lambda seconds: None)
         module.__opts__ = {"test": test}
         module.__salt__ = {"gateway_events.pillar_digest": lambda: "new" * 20, "saltutil.refresh_pillar": refresh,
                            "gateway_events.watched_now": lambda: then if asked else now}
