@@ -205,6 +205,7 @@ class Came(NamedTuple):
 
     @property
     def delay(self) -> float:
+        """From the one to the other, in seconds."""
         return self.at - self.caused
 
 

@@ -90,7 +90,7 @@ class Node:
 
     def later(self, seconds: float) -> None:
         """The clock goes on."""
-        now = time.monotonic() + seconds
+        now = self.module.time.monotonic() + seconds
         give_time(self.monkeypatch, self.module, monotonic=lambda: now)
 
     def looks(self, times: int = 1) -> dict:

@@ -498,8 +498,8 @@ def test_a_name_compares_in_either_order(ipsec):
 
 def test_lists_take_a_moment(ipsec, monkeypatch, view):
     clock, sent_away = [0.0], []
-    give_time(monkeypatch, ipsec, monotonic=lambda: clock[0])
-    give_time(monkeypatch, ipsec, sleep=lambda seconds: clock.append(clock.pop() + seconds))
+    give_time(monkeypatch, ipsec, monotonic=lambda: clock[0],
+              sleep=lambda seconds: clock.append(clock.pop() + seconds))
     monkeypatch.setattr(ipsec, "expel", lambda pillar: sent_away.append((pillar, clock[0])))
     assert [ipsec.take_lists()] == clock == [ipsec.LISTS_EVERY + 1]
     assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
