@@ -25,8 +25,13 @@ class Failed(subprocess.CalledProcessError):
 class Guest:
     """A host that can be started, crashed, hung, cut off, and asked over its console."""
 
-    def __init__(self, host: Host, kernel: Kernel, disk: Path, folder: Path) -> None:
-        self.host, self.kernel, self.disk = host, kernel, disk
+    def __init__(self, host: Host, kernel: Kernel, disk: Path, folder: Path, processor: int) -> None:
+        """`processor`: the one of this machine's that it runs on, as taskset counts them.
+
+        Its kernel and the process that this runs take turns, some thousand times a second, and to wake a process on
+        another processor is dear: without it everything takes half as long again (docs/lab.md).
+        """
+        self.host, self.kernel, self.disk, self.processor = host, kernel, disk, processor
         self.folder = folder / host.minion_id
         self._numbers = itertools.count()
         self._process: subprocess.Popen | None = None
@@ -81,7 +86,8 @@ class Guest:
         # are dear here.
         # Trap: without "t" (no trim) user-mode-linux writes the zeroes that ext4 asks for into the wrong
         # place of a copy-on-write file, and the disk is corrupt at the next boot.
-        command = [str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
+        command = ["taskset", "--cpu-list", str(self.processor),
+                   str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
                    f"ubd0t={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
                    "con=null", "con0=null,fd:1", "net.ifnames=0", "pty.legacy_count=0",
                    "MALLOC_TOP_PAD_=33554432", "MALLOC_TRIM_THRESHOLD_=268435456",

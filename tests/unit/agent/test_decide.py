@@ -692,14 +692,14 @@ def test_with_time_to_spare_a_dead_peer_is_dead():
 
 @pytest.mark.parametrize(("stalls", "silent"), [
     ((0.4, 0.4, 0.4), 1.0),
-    ((0.4, 0.4, 9.0), 1.0),         # one that is much longer may be an accident
-    ((0.4, 1.2, 0.8, 1.3), 1.8),
+    ((0.4, 9.0, 9.0), 1.0),         # two that are much longer may be accidents
+    ((0.4, 1.2, 0.8, 1.3), 1.2),
     ((9.0, 9.5, 9.0), 10.0),
 ])
 def test_a_machine_that_stands_still_again_and_again_gives_a_silent_peer_longer(stalls, silent):
     node = fast(*stalls, every=10.0)
     assert node.machine.starved()
-    assert node.sent("state")[-1]["stall"] == sorted(stalls)[-2]
+    assert node.sent("state")[-1]["stall"] == sorted(stalls)[-3]
     assert silent - 0.3 <= taken_after(node) <= silent - 0.2
 
 
