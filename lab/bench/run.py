@@ -38,6 +38,7 @@ NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 NEVER = {True: 60.0, False: 240.0}
 SPLIT = ("detected", "held", "serving", "still_answers")
 LONG = 4.0             # of a tuned client: why, is worth a look
+REMEMBERED = 320.0     # seconds before a fault that the agents still go by (agent/decide.py: STARVED)
 STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
 
 
@@ -146,13 +147,13 @@ def _kernels(lab: Lab, broken: Guest) -> dict[str, str]:
 
 
 def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -> None:
-    """What every host wrote from a moment before the fault on, and `kernels` (what `_kernels` gave, or nothing)."""
+    """What every host wrote, from what explains it before the fault on, and `kernels` (of `_kernels`, or nothing)."""
     folder.mkdir(parents=True)
     (folder / "row.json").write_text(json.dumps(row) + "\n")
     for name, said in kernels.items():
         (folder / f"{name}.kernel").write_text(said)
     for name, guest in lab.guests.items():
-        (folder / f"{name}.log").write_text(guest.journal(row["at"] - 5, "-b", "-o", "short-precise"))
+        (folder / f"{name}.log").write_text(guest.journal(row["at"] - REMEMBERED, "-b", "-o", "short-precise"))
 
 
 def _rows(results: Path) -> list[dict]:
