@@ -402,7 +402,9 @@ class Machine:
 
         A machine that was stopped twice for a while within those minutes is not one that gets no processor for as long.
         """
-        return sorted(seconds for _at, seconds in self.stalls)[-min(STALLS, len(self.stalls))] if self.starved() else 0.0
+        if not self.starved():
+            return 0.0
+        return sorted(seconds for _at, seconds in self.stalls)[-min(STALLS, len(self.stalls))]
 
     def patience(self) -> float:
         """Seconds that a peer which heartbeat calls dead is given on top: it may only get no processor."""

@@ -105,19 +105,20 @@ def lab(bare: Lab, first_run: Applied) -> Lab:
 @contextlib.contextmanager
 def heartbeat_cut(*guests: Guest) -> Iterator[None]:
     """On these nodes nothing of heartbeat's is heard any more (ha.cf: udpport 694), and everything else is."""
-    with _dropped("udp dport 694 drop;", *guests):
+    with dropped("udp dport 694 drop;", *guests):
         yield
 
 
 @contextlib.contextmanager
 def deaf(guest: Guest) -> Iterator[None]:
     """The node hears neither the other one nor a ping node: it has to take itself for cut off, and nothing moves."""
-    with _dropped("udp dport 694 drop; meta l4proto icmp drop;", guest):
+    with dropped("udp dport 694 drop; meta l4proto icmp drop;", guest):
         yield
 
 
 @contextlib.contextmanager
-def _dropped(rules: str, *guests: Guest) -> Iterator[None]:
+def dropped(rules: str, *guests: Guest) -> Iterator[None]:
+    """These nodes do not hear what the rules (nftables') say."""
     drop = f"table inet cut {{ chain heard {{ type filter hook input priority -300; {rules} }}; }}"
     for guest in guests:
         guest.run(["nft", drop], check=True)

@@ -1,6 +1,7 @@
 """Each fault, made for real under traffic: the tunnel comes back, and the pair is whole again afterwards."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from lab.bench.faults import FAULTS, Fault
 from lab.bench.pairs import Pair
 from lab.bench.run import one
 from lab.laboratory import ROADWARRIOR, Lab
+from tests.lab.conftest import dropped
 
 # Seconds without an answer from the virtual IP, loose: the profile is `default`, machines are noisy.
 # docs/benchmarks.md has what was measured.
@@ -41,3 +43,13 @@ def test_the_tunnel_comes_back_after(settled, quick: Client, fault: Fault):
     # (0.02 to 0.65 s were measured, more on a slow day: a packet may come before the agent gets the processor)
     assert row.get("still_answers", 0) < 2, row
     assert observe.eventually(pair.settled, 120)
+
+
+def test_a_client_whose_call_was_answered_by_half_calls_again(settled, quick: Client):
+    """The gateway goes away between IKE_SA_INIT and IKE_AUTH, or has too much to do: 5.2 once stayed away for good."""
+    active, client = observe.active(settled, "winterthur"), settled.roadwarrior
+    began = time.time()
+    # IKE_AUTH (35) and INFORMATIONAL (37) are not heard: RFC 7296, 3.1, after eight octets of UDP
+    with dropped("udp dport 500 @th,208,8 { 35, 37 } drop;", active):
+        assert observe.eventually(lambda: "IKE_AUTH_I: 2 second timeout" in client.journal(began, "-t", "pluto"), 30)
+    assert observe.eventually(lambda: observe.ping_through_tunnel(settled), 30), client.journal(began, "-t", "pluto")

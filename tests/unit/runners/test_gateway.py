@@ -90,6 +90,13 @@ def test_a_client_gets_its_file(master):
         assert line in text.split()
 
 
+@pytest.mark.parametrize(("version", "narrows"), [("5.2", False), ("4.10", True)])
+def test_a_roadwarrior_of_libreswan_5_is_no_template(master, version, narrows):
+    """One IKE_AUTH without an answer, and its instance was never called again (libreswan issue 3030)."""
+    text = master.roadwarrior("winterthur", version=version)
+    assert "leftmodecfgclient=yes" in text and ("narrowing=yes" in text) == narrows
+
+
 @pytest.mark.parametrize("site, connection, expected", [
     ("winterthur", "bern", "winterthur: gateway:connections: no roadwarrior connection bern; known are roadwarrior"),
     ("nowhere", None, "sites/nowhere.sls is under none of"),
