@@ -148,8 +148,12 @@ def _switch_over(pair: Pair, active: Guest) -> Steps:
     yield
     heal = pair.switch_over(active)
     yield
-    if heal:
-        heal()
+    try:
+        # heartbeat may refuse without a word (`paper`, right after a hang): then nothing was measured
+        observe.eventually(lambda: observe.holds_all(pair.lab, pair.other(active)), 30)
+    finally:
+        if heal:
+            heal()
 
 
 def _reboot(pair: Pair, active: Guest) -> Steps:
