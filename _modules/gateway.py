@@ -541,6 +541,8 @@ def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
             yield from _check_site_to_site(path, connection, full)
         elif connection["kind"] == "roadwarrior":
             yield from _check_roadwarrior(path, connection, given["connections"][name])
+            if connection["ike"] == "ikev2":
+                yield from _check_reach(path, _local(full, name)["subnets"])
         yield from _check_local(path, connection, full)
         yield from _check_ike(path, connection)
 
@@ -581,6 +583,26 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
                 yield f"{path}:pool", f"{pool} is a second IPv{_version(pool)} pool besides {other}; give one"
         if _version(pool) == 6 and len(list(ipaddress.summarize_address_range(*_ends(pool)))) > 1:
             yield f"{path}:pool", f"{pool} is no prefix, as an IPv6 pool has to be; give one such as 2001:db8::/112"
+
+
+def _check_reach(path: str, networks: list[str]) -> Iterator[Mistake]:
+    """
+    One network for a roadwarrior: 4.10 and 5.2 refuse whoever comes from anywhere a second tunnel beside the first
+    (TS_UNACCEPTABLE, for clients of every make; libreswan issues 275 and 2380), and nobody would be told.
+    """
+    found = [ipaddress.ip_network(network) for network in networks]
+    if len(found) < 2:
+        return
+    if len({network.version for network in found}) > 1:
+        instead = "leave one IP version out, in pool and persons too"
+    else:
+        cover = found[0]
+        while not all(network.subnet_of(cover) for network in found):
+            cover = cover.supernet()
+        instead = f"give one that covers them, such as {cover}" + (
+            ", all that a client sends" if not cover.prefixlen else "")
+    yield f"{path}:local:subnets", (f"{_list(networks)}: a roadwarrior gets one tunnel, to the first of these "
+                                    f"{len(found)}; {instead}")
 
 
 def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:

@@ -322,6 +322,15 @@ ONE_MISTAKE = [
      "gateway:connections:bern:local:subnets: has nothing that 2001:db8:be:1::/64 could reach; give an IPv6 network"),
     ("bern", {"connections/winterthur/local/subnets": ["198.51.100.64/26", "2001:db8:be:1::/64"]},
      "gateway:connections:winterthur:local:subnets: 2001:db8:be:1::/64 has no IPv6 counterpart; leave it out"),
+    ("winterthur", {"connections/roadwarrior/local/subnets": ["10.1.0.0/24", "10.1.4.0/24"]},
+     "gateway:connections:roadwarrior:local:subnets: 10.1.0.0/24, 10.1.4.0/24: a roadwarrior gets one tunnel, to the "
+     "first of these 2; give one that covers them, such as 10.1.0.0/21"),
+    ("winterthur", {"connections/roadwarrior/local/subnets": ["10.1.0.0/24", "192.168.4.0/24"]},
+     "gateway:connections:roadwarrior:local:subnets: 10.1.0.0/24, 192.168.4.0/24: a roadwarrior gets one tunnel, to "
+     "the first of these 2; give one that covers them, such as 0.0.0.0/0, all that a client sends"),
+    ("bern", {"connections/roadwarrior/persons": {"anna.example": ["198.51.100.240", "2001:db8:be:2::5"]}},
+     "gateway:connections:roadwarrior:local:subnets: 198.51.100.64/26, 2001:db8:be:1::/64: a roadwarrior gets one "
+     "tunnel, to the first of these 2; leave one IP version out, in pool and persons too"),
     ("winterthur", {"connections/roadwarrior/dpd": {"delay": 5, "timeout": 4}},
      "gateway:connections:roadwarrior:dpd:timeout: 4 is less than the delay 5; give several times the delay"),
     ("winterthur", {"connections/roadwarrior/ike": "ikev1"},

@@ -177,14 +177,6 @@ def test_without_a_pool_nobody_else_is_let_in(ipsec, view):
     assert [each["name"] for each in ipsec.tunnels(settings)] == ["roadwarrior-persons", "bern"]
 
 
-def test_a_person_with_both_ip_versions_has_two_tunnels(ipsec, view):
-    def both(site):
-        site["connections"]["roadwarrior"]["persons"] = {"CN=a": ["198.51.100.240", "2001:db8:be:2::5"]}
-    found = ipsec.sections(view("bern", "gw-a", both))
-    assert {name: each["rightaddresspool"] for name, each in found.items() if name.startswith("roadwarrior-")} == {
-        "roadwarrior-CN_a/1": "198.51.100.240-198.51.100.240", "roadwarrior-CN_a/2": "2001:db8:be:2::5/128"}
-
-
 def test_two_virtual_addresses_leave_listen_out(ipsec, view):
     def six(site):
         site["connections"]["six"] = {"kind": "roadwarrior", "pool": "2001:db8:be:2::/112",
