@@ -158,7 +158,7 @@ gateway_schema:
                       counterpart: "`left` in ipsec.conf"}
             subnets: {type: list, of: network,
                       derived: "the internal networks of the IP versions that the pool or the peer's subnets have",
-                      about: "What the other end may reach.",
+                      about: "What the other end may reach. For roadwarriors one network.",
                       counterpart: "`leftsubnet`, `leftsubnets` in ipsec.conf"}
         peer:
           about: "The other end of a site-to-site connection."
