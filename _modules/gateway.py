@@ -682,7 +682,7 @@ def _check_persons(full: dict) -> Iterator[Mistake]:
         for person, addresses in connection["persons"].items():
             path = f"gateway:connections:{name}:persons:{person}"
             if not addresses or len(addresses) > len(set(map(_version, addresses))):
-                yield path, f"{_list(addresses) or 'nothing'}: give one address of each IP version"
+                yield path, f"{_list(addresses) or 'nothing'}: give one address"
             for address in addresses:
                 if address in taken:
                     yield path, f"{address} is {taken[address]}'s already; give another"

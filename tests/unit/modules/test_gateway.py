@@ -300,8 +300,7 @@ ONE_MISTAKE = [
     ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.129", "CN=bert, O=x": "198.51.100.129"}},
      "gateway:connections:roadwarrior:persons:CN=bert, O=x: 198.51.100.129 is anna's already; give another"),
     ("winterthur", {"connections/roadwarrior/persons": {"anna": ["198.51.100.129", "198.51.100.130"]}},
-     "gateway:connections:roadwarrior:persons:anna: 198.51.100.129, 198.51.100.130: give one address of each IP "
-     "version"),
+     "gateway:connections:roadwarrior:persons:anna: 198.51.100.129, 198.51.100.130: give one address"),
     ("winterthur", {"connections/bern/persons": {"anna": "198.51.100.129"}},
      "gateway:connections:bern:persons: anna: that is for roadwarriors; leave it out"),
     ("winterthur", {"connections/roadwarrior/pool": "198.51.100.223-198.51.100.192"},
