@@ -80,7 +80,7 @@ def _more_packages() -> tuple[str, ...]:
 
 
 def _bench(words: list[str]) -> int:
-    from lab.bench import run
+    from lab.bench import run, tables
 
     arguments = run.parser().parse_args(words)
     laboratory.prepare([run.SITE], "built", run.more_packages())
@@ -92,7 +92,7 @@ def _bench(words: list[str]) -> int:
                               check=False)
         if done.returncode:
             return done.returncode
-    print(run.table(arguments.results))
+    print(tables.summary(arguments.results), tables.table(arguments.results), sep="\n\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Runs every fault in every configuration and writes one table.
+"""Runs every fault in every configuration; the tables are made of what it adds to the results file.
 
 Each configuration gets a lab of its own: bare hosts, set up, clients connected. A ping every 60 ms from each client is
 watched while a fault is made at a random phase of the timers; the figure is the longest gap between two replies.
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import random
-import statistics
 import sys
 import time
 from collections import Counter
@@ -20,23 +19,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab import laboratory, observe
-from lab.bench import clients, rival
+from lab.bench import clients, rival, tables
 from lab.bench.busy import busy
 from lab.bench.faults import FAULTS, Fault, NotThere
-from lab.bench.pairs import Pair, pair
+from lab.bench.pairs import CONFIGURATIONS, Pair, pair
 from lab.bench.serving import FromOne, Prober
 from lab.guest import Failed, Guest
 from lab.laboratory import Lab
 from lab.progress import step
 
-CONFIGURATIONS = ["paper", "default", "fast", "rival"]
 SITE = "winterthur"
 EVERY = 0.06
 NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 # A tunnel that is not back by then is said never to come back; by whether the client is tuned. strongSwan as shipped
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
 NEVER = {True: 60.0, False: 240.0}
-SPLIT = ("detected", "held", "serving", "still_answers")
 LONG = 4.0             # of a tuned client: why, is worth a look
 REMEMBERED = 320.0     # seconds before a fault that the agents still go by (agent/decide.py: STARVED)
 STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
@@ -70,7 +67,7 @@ def missing(configuration: str, arguments: argparse.Namespace) -> list[tuple[Fau
     there is when the command is ended is of equal weight.
     """
     have: Counter[tuple[str, str]] = Counter()
-    for row in _rows(arguments.results):
+    for row in tables.rows(arguments.results):
         if row["configuration"] == configuration:
             have.update((row["fault"], name) for name in row["gaps"])
             if row.get("not_there"):
@@ -154,10 +151,6 @@ def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -
         (folder / f"{name}.kernel").write_text(said)
     for name, guest in lab.guests.items():
         (folder / f"{name}.log").write_text(guest.journal(row["at"] - REMEMBERED, "-b", "-o", "short-precise"))
-
-
-def _rows(results: Path) -> list[dict]:
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
 
 
 def _add(results: Path, row: dict) -> None:
@@ -274,40 +267,6 @@ def _wait_for_replies(running: dict[clients.Client, observe.Pings], at: float) -
         if steady == 3:
             return [client.name for client in waiting]
         time.sleep(0.5)
-
-
-def table(results: Path) -> str:
-    """The figures so far as Markdown: median and worst, in seconds."""
-    rows: dict[tuple[str, str, str], list[float]] = {}
-    never: Counter[tuple[str, str, str]] = Counter()
-    order: dict[str, None] = {}
-    for row in _rows(results):
-        if row.get("not_there"):
-            continue
-        order[row["fault"]] = None
-        # where the time goes, then what the clients saw, then how far it can be believed
-        split = {what: row[what] for what in SPLIT if what in row}
-        load = {"load": row["load"]} if "load" in row else {}
-        for client, gap in {**split, **row["gaps"], **load}.items():
-            rows.setdefault((row["fault"], client, row["configuration"]), []).append(gap)
-        never.update((row["fault"], client, row["configuration"]) for client in row.get("never", ()))
-    columns = [each for each in CONFIGURATIONS if any(key[2] == each for key in rows)]
-    lines = ["| fault | seen by | " + " | ".join(columns) + " |", "| --- | --- |" + " --- |" * len(columns)]
-    for fault in order:
-        seen = {key[1] for key in rows if key[0] == fault}
-        for client in [*SPLIT, *(client.name for client in clients.CLIENTS), "load"]:
-            if client in seen:
-                keys = [(fault, client, column) for column in columns]
-                cells = [_cell(rows.get(key, []), never[key]) for key in keys]
-                lines.append(f"| {fault} | {client} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(gaps: list[float], never: int) -> str:
-    if not gaps:
-        return ""
-    lost = f", {never} never came back" if never else ""
-    return f"{statistics.median(gaps):.2f} / {max(gaps):.2f} ({len(gaps)}{lost})"
 
 
 def main(words: list[str]) -> int:

@@ -1,11 +1,11 @@
-"""The benchmark counts what it has, makes what is missing, and says what came back never."""
+"""The benchmark counts what it has and makes what is missing."""
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
 from lab.bench import run
-from lab.bench.run import _silence, missing, parser, table
+from lab.bench.run import _silence, missing, parser
 
 
 def results(folder: Path, *rows: dict) -> Path:
@@ -50,16 +50,6 @@ def test_clients_as_shipped_may_get_fewer(tmp_path):
 def test_what_a_configuration_has_not_is_asked_once(tmp_path):
     file = results(tmp_path, row("crash") | {"not_there": True})
     assert {fault for fault, _ in planned(file, *TWO)} == {"hang"}
-
-
-def test_the_table_has_median_worst_and_who_never_came_back(tmp_path):
-    file = results(tmp_path, row("crash", strong_fast=1.0) | {"serving": 0.5, "load": 0.2, "never": []},
-                   row("crash", strong_fast=60.0) | {"serving": 0.7, "load": 3.0, "never": ["strong-fast"]},
-                   row("crash", "rival", strong_fast=2.0), row("agent killed", "rival") | {"not_there": True})
-    assert table(file).splitlines()[2:] == [
-        "| crash | serving | 0.60 / 0.70 (2) |  |",
-        "| crash | strong-fast | 30.50 / 60.00 (2, 1 never came back) | 2.00 / 2.00 (1) |",
-        "| crash | load | 1.60 / 3.00 (2) |  |"]
 
 
 def test_a_silence_is_looked_for_after_the_fault_only():
