@@ -3,7 +3,7 @@
 held      on their interface, answered
 muted     there, and packets to them vanish: an agent that is not sure
 parked    muted and on lo: only sending is left, neighbours get no answer. A node that leaves lets the daemon tell its
-          peers from there; one that calls again at once has to reach the other node.
+          peers from there; one that calls again at once has to reach the other node. The daemon does not see it there.
 
 Written on the socket itself, not with pyroute2: that takes 0.12 s to load, longer than all the rest, and a restarted
 agent has no time to spare. Formats: rtnetlink(7), netlink(7), linux/rtnetlink.h, linux/if_addr.h.
@@ -28,7 +28,12 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
-IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_F_NODAD = 1, 2, 6, 0x02
+IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_CACHEINFO, IFA_F_NODAD = 1, 2, 3, 6, 0x02
+# Trap: pluto (4.10, 5.2: free_dead_ifaces in iface.c) remembers for good an address that it saw and could not have,
+# when it had none to let go of in the same look. Back on its interface that one is there twice: "matches both left lo
+# ... and left bond0 ...", so that no connection is anybody's, and nobody gets in until it is restarted. It ignores what
+# stands under a name that is no interface's, so a parked address has such a label. (IPv6 has no labels.)
+PARKED = b"parked\0"
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
 RTN_LOCAL, RTN_BLACKHOLE, RT_TABLE_LOCAL, RTPROT_KERNEL, RTPROT_BOOT = 2, 6, 255, 2, 3
 RT_SCOPE_NOWHERE = 255  # of a route to delete: any
@@ -178,6 +183,8 @@ class Addresses:
         head = struct.pack("=BBBBI", socket.AF_INET6 if six else socket.AF_INET, self.length(each, interface),
                            IFA_F_NODAD if six else 0, 0, self.index(interface))
         body = head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+        if interface == "lo" and not six:
+            body += attribute(IFA_LABEL, PARKED)
         if six:
             # Not preferred: the node's own traffic never leaves from a virtual address.
             body += attribute(IFA_CACHEINFO, struct.pack("=IIII", 0, FOREVER, 0, 0))

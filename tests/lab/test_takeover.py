@@ -153,6 +153,41 @@ def test_a_node_that_stands_still_while_it_takes_over_serves_all_the_same(quiet)
     assert eventually(Pair(quiet, "default").settled, 150)
 
 
+# A node that leaves, and whose daemon looks at its addresses when it has already let go of them: it was told to look for
+# another reason just before, or was started in that moment.
+_LOOKS_WHILE_PARKED = """
+import subprocess, sys
+sys.path.insert(0, "/usr/local/lib/gateway")
+sys.dont_write_bytecode = True
+from agent.addresses import Addresses
+from agent.settings import Address
+
+its = Addresses([Address(sys.argv[1], 32, sys.argv[2])])
+for way in (its.park, its.leave):
+    way()
+    subprocess.run(["/usr/libexec/ipsec/whack", "--listen"], check=True)
+"""
+
+
+def test_a_daemon_that_looks_while_its_node_leaves_serves_the_next_time(quiet):
+    """It knew the address twice from then on, and no connection was anybody's until it was restarted."""
+    pair, site = Pair(quiet, "default"), quiet.sites[0]
+    assert eventually(pair.settled, 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    standby.run(["systemctl", "stop", "heartbeat"], check=True)
+    try:
+        standby.run(["python3", "-c", _LOOKS_WHILE_PARKED, site.virtual("external"), _interface(site, "external")],
+                    check=True)
+    finally:
+        standby.run(["systemctl", "start", "heartbeat"], check=True)
+    assert eventually(pair.settled, 60)
+    since = time.time()
+    active.run([AGENT, "standby"], check=True)
+    assert eventually(lambda: observe.holds_all(quiet, standby), 60)
+    assert eventually(lambda: observe.ping_through_tunnel(quiet), 30)
+    assert "connection matches both" not in standby.journal(since, "-t", "pluto")
+
+
 def test_a_standby_that_hears_nobody_takes_nothing(quiet):
     """Deaf, and able to announce: it must not take over in the moment before heartbeat calls its ping nodes dead."""
     pair = Pair(quiet, "default")

@@ -100,6 +100,12 @@ def inside() -> None:
     both.hold()
     assert both.look()[0] == "held" and not both.look()[2]
 
+    # The daemon looks with SIOCGIFCONF and ignores a name that is no interface's (see the trap at PARKED).
+    both.park()
+    assert f"inet {FOUR.address}/32 scope global parked" in ip("address", "show", "lo")
+    both.hold()
+    assert f"inet {FOUR.address}/32 scope global outer" in ip("address", "show", "outer")
+
 
 @pytest.mark.skipif(
     not shutil.which("ip") or subprocess.run([*UNSHARE, *VETH], capture_output=True, check=False).returncode != 0,
