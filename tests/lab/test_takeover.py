@@ -153,8 +153,8 @@ def test_a_node_that_stands_still_while_it_takes_over_serves_all_the_same(quiet)
     assert eventually(Pair(quiet, "default").settled, 150)
 
 
-# A node that leaves, and whose daemon looks at its addresses when it has already let go of them: it was told to look for
-# another reason just before, or was started in that moment.
+# A node that leaves, and whose daemon looks once more when it has let go of its addresses already: it was told to for
+# another reason, or was started, just then.
 _LOOKS_WHILE_PARKED = """
 import subprocess, sys
 sys.path.insert(0, "/usr/local/lib/gateway")
