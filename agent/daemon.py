@@ -118,6 +118,8 @@ class Daemon:
         self.asked = self.answer_due = 0.0
         self.before = ("", "")
         self.next = 0.0
+        self.looking = 0  # --listen that it has not answered yet
+        self.waiting: list[Callable[[], None]] = []
 
     def set(self, state: str) -> None:
         if state != self.state:
@@ -183,7 +185,18 @@ class Daemon:
                 self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN, lambda _ok, _why: None)
             done(ok)
 
-        self.start([WHACK, "--listen"], LISTEN, listened)
+        self.look(listened)
+
+    def look(self, done: Callable[[bool, str], None]) -> None:
+        """Let it look at this machine's addresses; who waits for that goes on afterwards."""
+        def looked(ok: bool, why: str) -> None:
+            self.looking -= 1
+            done(ok, why)
+            while self.waiting and not self.looking:
+                self.waiting.pop(0)()
+
+        self.looking += 1
+        self.start([WHACK, "--listen"], LISTEN, looked)
 
     def hears(self, addresses: Iterable[str], sockets: Path = SOCKETS) -> bool:
         """Whether anybody listens for IKE on one of these. Yes, where the kernel does not tell.
@@ -196,18 +209,27 @@ class Daemon:
         except (OSError, ValueError, IndexError, struct.error):
             return True
 
-    def forget(self, done: Callable[[], None] = lambda: None) -> None:
-        """Take note of addresses that are gone: what stands on them ends, with a delete that is sent at once.
+    def forget(self, done: Callable[[], None] = lambda: None, addresses: Sequence[str] = ()) -> None:
+        """Take note of `addresses` that are gone: what stands on them ends, with a delete that is sent at once.
 
         While they are parked it goes out, and so the peers are told. Trap: --terminate waits for the answer to whatever
         the daemon has asked last before it says anything, and to a parked address no answer comes. A client that was
         just being asked whether it is alive heard nothing then, and strongSwan's tries for 165 s.
-        One that hangs is told too: it takes note when it goes on.
+        One that hangs is told too: it takes note when it goes on. One that has none of them (any more: it was looking
+        anyway) is not: a look at parked addresses that ends nothing is remembered (agent/addresses.py: PARKED).
         """
-        if self.settings:
-            self.start([WHACK, "--listen"], LISTEN, lambda _ok, _why: done())
-        else:
+        def now() -> None:
+            if self.hears(addresses):
+                self.look(lambda _ok, _why: done())
+            else:
+                done()
+
+        if not self.settings:
             done()
+        elif self.looking:
+            self.waiting.append(now)
+        else:
+            now()
 
     def restart(self, done: Callable[[bool, str], None]) -> None:
         """Start it anew, however it is."""

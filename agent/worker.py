@@ -318,9 +318,12 @@ class Worker:
         if any(each in (signal.SIGTERM, signal.SIGINT) for each in drain(self.signals.fileno())):
             self.handle(decide.Terminate(reloading()))
 
+    def outside(self) -> list[str]:
+        """The virtual IPs that clients call."""
+        return [each.address for each in self.settings.addresses if each.interface in self.settings.uplinks]
+
     def on_listened(self, ok: bool) -> None:
-        outside = [each.address for each in self.settings.addresses if each.interface in self.settings.uplinks]
-        hears = self.daemon.hears(outside)
+        hears = self.daemon.hears(self.outside())
         if ok or hears:
             self.queue.append(decide.Listened(hears))
         else:  # dead or hung, which is noticed by itself, or only late: told once more
@@ -422,7 +425,7 @@ class Worker:
         self.addresses.park()
 
     def do_release(self, _action: decide.Release) -> None:
-        self.daemon.forget(lambda: self.queue.append(decide.Released()))
+        self.daemon.forget(lambda: self.queue.append(decide.Released()), self.outside())
 
     def do_leave(self, _action: decide.Leave) -> None:
         self.announcing.clear()

@@ -194,6 +194,28 @@ def test_tunnels_end_with_a_look_at_the_parked_addresses(world, state):
     assert ended == [1] and not world.commands
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_look_that_is_under_way_is_waited_for_and_may_have_been_enough(world, monkeypatch, there):
+    """Told to look for another reason just before its node left, it looked twice, and knew the address twice then."""
+    has, ended = [True], []
+    monkeypatch.setattr(world.daemon, "hears", lambda addresses: addresses == ["192.0.2.10"] and has[0])
+    world.daemon.listen(lambda _ok: None, call=False)
+    world.daemon.forget(lambda: ended.append(1), ["192.0.2.10"])
+    assert len(world.commands) == 1 and not ended
+    has[0] = there
+    assert world.answer() == ["--listen"]
+    assert bool(ended) is not there and len(world.commands) == there
+    if there:
+        assert world.answer() == ["--listen"] and ended == [1]
+
+
+def test_one_that_has_no_address_is_not_told_that_it_is_gone(world, monkeypatch):
+    ended = []
+    monkeypatch.setattr(world.daemon, "hears", lambda _addresses: False)
+    world.daemon.forget(lambda: ended.append(1), ["192.0.2.10"])
+    assert ended == [1] and not world.commands
+
+
 def test_no_ipsec_here():
     said = []
     none = Daemon(None, lambda *_: pytest.fail("nothing to start"), said.append)
