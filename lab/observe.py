@@ -96,13 +96,15 @@ def ping_through_tunnel(lab: Lab, count: int = 2) -> bool:
 
 
 class Pings:
-    """A ping through the tunnel that goes on all the while, from one roadwarrior."""
+    """A ping through the tunnel that goes on all the while, from one roadwarrior; from its inner address `source` where
+    it has several."""
 
-    LOG = "/tmp/pings"
-
-    def __init__(self, lab: Lab, guest: Guest, every: float) -> None:
+    def __init__(self, lab: Lab, guest: Guest, every: float, source: str = "") -> None:
         self.guest = guest
-        self.command = f"ping -D -n -i {every} {inner_target(lab)} > {self.LOG} 2>&1 & echo $! > {self.LOG}.pid"
+        self.log = f"/tmp/pings{source and '-' + source}"
+        sender = f"-I {source} " if source else ""
+        self.command = (f"ping -D -n {sender}-i {every} {inner_target(lab)} > {self.log} 2>&1 & "
+                        f"echo $! > {self.log}.pid")
         self.start()
 
     def start(self) -> None:
@@ -112,13 +114,13 @@ class Pings:
 
     def replies(self) -> list[float]:
         """When replies came, by this machine's clock."""
-        lines, behind = self.guest.run(["cat", self.LOG], check=True).stdout.splitlines(), self.guest.behind()
+        lines, behind = self.guest.run(["cat", self.log], check=True).stdout.splitlines(), self.guest.behind()
         return [float(line[1:].split("]")[0]) + behind for line in lines if " bytes from " in line]
 
     def lost(self) -> int:
         """How many were not answered, of those sent before the last that was."""
         seen = {int(number) for number in re.findall(r" bytes from .* icmp_seq=(\d+) ",
-                                                     self.guest.run(["cat", self.LOG], check=True).stdout)}
+                                                     self.guest.run(["cat", self.log], check=True).stdout)}
         assert seen, "not one was answered"
         return max(seen) - len(seen)
 
@@ -130,7 +132,7 @@ class Pings:
 
     def stop(self) -> None:
         """End it."""
-        self.guest.run(["sh", "-c", f"kill $(cat {self.LOG}.pid)"])
+        self.guest.run(["sh", "-c", f"kill $(cat {self.log}.pid)"])
 
 
 @contextmanager

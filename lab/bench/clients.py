@@ -5,7 +5,10 @@ What a takeover costs depends on both ends.
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import random
 import re
+import time
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
@@ -19,6 +22,7 @@ STRONGSWAN_PACKAGES = ["charon-systemd", "strongswan-swanctl", "libstrongswan-st
 PROPOSALS = "aes256gcm16-prfsha512-ecp256"
 # Inner addresses between the peers' networks and the pool (pillar/sites/winterthur.sls).
 FIRST_PERSON = 161
+ASKS = 30              # seconds, strongSwan's dpd_delay of a client as shipped (swanctl.conf(5) has none)
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,16 @@ class Client:
     tuned: bool
     behind_nat: bool = False
     network: str = ""              # behind it: then it is a site-to-site peer, otherwise a roadwarrior
+    people: int = 1                # roadwarriors on that one host, each connected at another moment than the others
 
     @property
-    def identity(self) -> str:
-        """Its name in IKE."""
-        return f"{self.name}.example"
+    def identities(self) -> list[str]:
+        """Their names in IKE."""
+        return [f"{self.name}{f'-{number}' if number > 1 else ''}.example" for number in range(1, self.people + 1)]
 
 
-CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False),
+# strongSwan as shipped takes three minutes to come back by itself: six runs of that are one round with six people.
+CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False, people=6),
            Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False),
            Client("strong-nat", "strongSwan", True, behind_nat=True),
            Client("libre-nat", "Libreswan", True, behind_nat=True),
@@ -53,9 +59,18 @@ def equip(lab: Lab, client: Client) -> None:
         _equip_strongswan(lab, client)
 
 
-def daemon(client: Client) -> str:
-    """The client's systemd unit."""
-    return "ipsec" if client.make == "Libreswan" else "strongswan"
+def call(lab: Lab, client: Client) -> None:
+    """Let it connect anew: at this moment, several people one after the other.
+
+    strongSwan looks whether the other end lives every `dpd_delay` from then on.
+    """
+    guest = lab.roadwarriors[client.name]
+    guest.run(["systemctl", "restart", "ipsec" if client.make == "Libreswan" else "strongswan"], check=True)
+    if client.people > 1:
+        moments = sorted(random.uniform(0, ASKS) for _ in client.identities)
+        for number, (before, moment) in enumerate(itertools.pairwise([0.0, *moments]), 1):
+            time.sleep(moment - before)
+            guest.run(["swanctl", "--initiate", "--child", f"gateway-{number}", "--timeout", "10"], timeout=30)
 
 
 def _equip_libreswan(lab: Lab, client: Client) -> None:
@@ -85,13 +100,17 @@ def connections(lab: Lab, chosen: list[Client]) -> dict[str, dict]:
     sender of a ping that runs through a takeover does not change with it, nor does Libreswan 5.2 as a client. Both ends
     of a tuned site-to-site connection notice soon: where their calls cross, the peer may let go of one of two tunnels.
     """
-    persons = {client.identity: f"198.51.100.{FIRST_PERSON + number}"
-               for number, client in enumerate(client for client in chosen if not client.network)}
-    return {"roadwarrior": {"persons": persons}} | {
+    return {"roadwarrior": {"persons": persons(chosen)}} | {
         peer.name: {"kind": "site-to-site", "peer": {
-            "address": address(lab, peer), "id": peer.identity, "subnets": peer.network}}
+            "address": address(lab, peer), "id": peer.identities[0], "subnets": peer.network}}
         | ({"dpd": {"delay": 1, "timeout": 2}} if peer.tuned else {})
         for peer in chosen if peer.network}
+
+
+def persons(chosen: list[Client]) -> dict[str, str]:
+    """Each roadwarrior's inner address, by identity."""
+    identities = [identity for client in chosen if not client.network for identity in client.identities]
+    return {identity: f"198.51.100.{FIRST_PERSON + number}" for number, identity in enumerate(identities)}
 
 
 def address(lab: Lab, client: Client) -> str:
@@ -100,46 +119,53 @@ def address(lab: Lab, client: Client) -> str:
 
 
 def _equip_strongswan(lab: Lab, client: Client) -> None:
-    guest, its = lab.roadwarriors[client.name], lab.sites[0]
+    guest = lab.roadwarriors[client.name]
     lab.install(guest, STRONGSWAN_PACKAGES)
-    put_identity(lab, guest, client.identity, lab.authority.issue(client.identity))
+    for identity in client.identities:
+        put_identity(lab, guest, identity, lab.authority.issue(identity))
     if client.network:
         # one host stands for the whole network: strongSwan takes it as the sender of what goes through the tunnel
         guest.run(["ip", "address", "add", f"{ipaddress.ip_network(client.network)[1]}/32", "dev", "lo"], check=True)
-    lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", f"""connections {{
-  gateway {{
+    sections = [_strongswan_connection(lab, client, identity, f"gateway-{number}")
+                for number, identity in enumerate(client.identities, 1)]
+    lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", f"connections {{\n{''.join(sections)}}}\n".encode())
+    if client.tuned:
+        lab.copy_to(guest, "/etc/strongswan.d/lab.conf", tuned_charon().encode())
+
+
+def _strongswan_connection(lab: Lab, client: Client, identity: str, name: str) -> str:
+    its = lab.sites[0]
+    start = "trap" if client.network else "start" if client.people == 1 else "none"     # `call` starts several
+    return f"""  {name} {{
     version = 2
     mobike = no
     unique = replace
     remote_addrs = {its.virtual("external")}
     {"" if client.network else "vips = 0.0.0.0"}
     proposals = {PROPOSALS}
-    dpd_delay = {"1s" if client.tuned else "30s"}
+    dpd_delay = {"1s" if client.tuned else f"{ASKS}s"}
     keyingtries = 0
     local {{
       auth = pubkey
-      certs = {client.identity}.pem
-      id = {client.identity}
+      certs = {identity}.pem
+      id = {identity}
     }}
     remote {{
       auth = pubkey
       id = {its.view["identity"]["id"]}
     }}
     children {{
-      gateway {{
+      {name} {{
         {f"local_ts = {client.network}" if client.network else ""}
         remote_ts = {its.settings[its.gateways[0].name]["bonds"][1]["networks"][0]}
         esp_proposals = aes256gcm16
-        start_action = {"trap" if client.network else "start"}
+        start_action = {start}
         dpd_action = {"trap" if client.network else "restart"}
         close_action = {"trap" if client.network else "start"}
       }}
     }}
   }}
-}}
-""".encode())
-    if client.tuned:
-        lab.copy_to(guest, "/etc/strongswan.d/lab.conf", tuned_charon().encode())
+"""
 
 
 def tuned_charon() -> str:

@@ -105,19 +105,20 @@ def _swanctl(lab: Lab, known: list[clients.Client]) -> str:
     its = lab.sites[0]
     connection = next(each for each in its.view["connections"] if each["kind"] == "roadwarrior")
     inner = ",".join(connection["local"]["subnets"])
-    persons = clients.connections(lab, known)["roadwarrior"]["persons"]
+    persons = clients.persons(known)
     sections, pools = [], []
     for client in known:
         if client.network:
             sections.append(_connection(
-                lab, client.name, f"remote_addrs = {clients.address(lab, client)}", client.identity,
+                lab, client.name, f"remote_addrs = {clients.address(lab, client)}", client.identities[0],
                 f"local_ts = {inner}\n        remote_ts = {client.network}", 1 if client.tuned else 5))
-        else:
+            continue
+        for number, identity in enumerate(client.identities, 1):
+            name = f"{client.name}-{number}"
             # Libreswan's is its certificate's subject (leftid=%fromcert)
-            identity = f"CN={client.identity}" if client.make == "Libreswan" else client.identity
-            sections.append(_connection(lab, client.name, f"pools = {client.name}", f'"{identity}"',
-                                        f"local_ts = {inner}"))
-            pools.append(f"  {client.name} {{\n    addrs = {persons[client.identity]}/32\n  }}\n")
+            subject = f"CN={identity}" if client.make == "Libreswan" else identity
+            sections.append(_connection(lab, name, f"pools = {name}", f'"{subject}"', f"local_ts = {inner}"))
+            pools.append(f"  {name} {{\n    addrs = {persons[identity]}/32\n  }}\n")
     return f"""connections {{
 {"".join(sections)}}}
 pools {{

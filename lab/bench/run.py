@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab import laboratory, observe
@@ -34,9 +35,18 @@ NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 # A tunnel that is not back by then is said never to come back; by whether the client is tuned. strongSwan as shipped
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
 NEVER = {True: 60.0, False: 240.0}
-LONG = 4.0             # of a tuned client: why, is worth a look
+LONG = 4.0             # of a tuned client, or of one that should have been told: why, is worth a look
 REMEMBERED = 320.0     # seconds before a fault that the agents still go by (agent/decide.py: STARVED)
 STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody connected: the `number`-th who uses this client, from 0 on, and a ping that runs."""
+
+    client: clients.Client
+    number: int
+    pings: observe.Pings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--results", type=Path, default=Path("bench.jsonl"),
                         help="raw figures are added to this file (bench.jsonl); what is in it is not measured again")
     result.add_argument("--logs", type=Path, metavar="FOLDER",
-                        help=f"all hosts' journals of rounds in which a tuned client waited longer than {LONG:g} s, "
-                             "and of --busy")
+                        help="all hosts' journals of rounds in which a tuned client, or one that should have been "
+                             f"told, waited longer than {LONG:g} s, and of --busy")
     return result
 
 
@@ -80,6 +90,7 @@ def missing(configuration: str, arguments: argparse.Namespace) -> list[tuple[Fau
                        and have[fault.name, client.name] <= number < (arguments.runs if client.tuned else shipped)]
             if fault.name in arguments.fault and watched:
                 rounds.append((fault, watched))
+                have.update({(fault.name, client.name): client.people for client in watched})
     return rounds
 
 
@@ -98,7 +109,7 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
             job.result()
     observe.eventually(its.settled, 180)
     for client in chosen:
-        _call_again(lab, client)
+        clients.call(lab, client)
     if arguments.busy:
         at = time.time()
         seen = busy(its, [lab.roadwarriors[client.name] for client in chosen], arguments.busy)
@@ -126,10 +137,12 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
                 raise SystemExit(f"lab: {configuration}: the pair does not settle any more") from err
             continue
         stuck = 0
-        kernels = row.pop("kernels")
+        kernels, others = row.pop("kernels"), row.pop("others")
         step(f"{configuration}: {fault.name}: {row['gaps']}, {time.monotonic() - begun:.0f} s")
-        _add(arguments.results, {"configuration": configuration, "fault": fault.name, **row})
-        waited = max((row["gaps"][client.name] for client in watched if client.tuned), default=0)
+        for each in (row, *others):
+            _add(arguments.results, {"configuration": configuration, "fault": fault.name, **each})
+        soon = [client.name for client in watched if client.tuned or fault.told]
+        waited = max((each["gaps"].get(name, 0) for each in (row, *others) for name in soon), default=0)
         if arguments.logs and waited > LONG:
             _keep_journals(lab, arguments.logs / f"{configuration}-{fault.name.replace(' ', '-')}-{row['at']:.0f}", row,
                            kernels)
@@ -171,7 +184,8 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     (the virtual IP's longest silence as seen by the router, in seconds) and ``serving`` (how long after the fault it
     ended; both 0 without one worth the name), ``kernels`` (what is in them, where a client did not come back), of the
     other node's journal ``detected`` and ``held``, where it took over, and of a node that was woken ``still_answers``
-    (when its last packet came, seconds after it went on).
+    (when its last packet came, seconds after it went on). Of a client with several people that is the first one's; in
+    ``others`` there is ``at``, ``load``, ``gaps`` and ``never`` for each of the others.
 
     Raises NotThere when the configuration has no such part.
     """
@@ -180,16 +194,16 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     active = observe.eventually(its.active, 30)
     woken = FromOne(its.site, its.hardware(active)) if fault.woken else None
     for client in watched:
-        if client.tuned:
+        if client.tuned or client.people > 1:
             # Trap: strongSwan looks once a second, by a clock of whole seconds: what it needs depends on when in a
             # second its connection came up, and that on the round before.
             time.sleep(random.uniform(0, 1))
-            _call_again(lab, client)
+            clients.call(lab, client)
     steps = fault.make(its, active)
-    running = {}
+    running: list[Person] = []
     try:
         next(steps)
-        running = {client: observe.Pings(lab, lab.roadwarriors[client.name], EVERY) for client in watched}
+        running = [person for client in watched for person in _people(lab, its, client)]
         _connect(lab, running)
         time.sleep(random.uniform(0.5, 2.5))
         # Trap: only a node that runs can be asked: the other one of "power-on", for one, is off.
@@ -204,18 +218,19 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
             time.sleep(max(fault.watch, seldom) + (its.notices if fault.unfelt else 0))
             never = _wait_for_replies(running, at)
             kernels = _kernels(lab, active) if never else {}
-            gaps = {client.name: round(each.longest_gap(since=at), 2) for client, each in running.items()}
+            first, *others = _figures(running, at, never)
         finally:
             answers = prober.stop()
     finally:
         seen = woken.stop() if woken else []
-        for each in running.values():
-            each.stop()
+        for each in running:
+            each.pings.stop()
         for _ in steps:
             pass
     silent, serving = _silence(answers, at)
-    row = {"at": at, "load": round(load, 2), "gaps": gaps, "never": never, "silent": silent, "serving": serving,
-           "kernels": kernels, **its.timeline(its.other(active), at)}
+    when = {"at": at, "load": round(load, 2)}
+    row = {**when, **first, "silent": silent, "serving": serving, "kernels": kernels,
+           "others": [{**when, **each} for each in others], **its.timeline(its.other(active), at)}
     if woken:
         row["still_answers"] = round(max((each - at for each in seen), default=0.0), 2)
     return row
@@ -228,44 +243,58 @@ def _silence(answers: list[float], at: float) -> tuple[float, float]:
     return (round(ended - began, 2), round(ended, 2)) if ended - began > NOISE else (0.0, 0.0)
 
 
+def _people(lab: Lab, its: Pair, client: clients.Client) -> list[Person]:
+    """Everybody who uses this client, pinging; by its inner address where they are several."""
+    addresses = clients.persons(its.known)
+    sources = [addresses[each] for each in client.identities] if client.people > 1 else [""]
+    return [Person(client, number, observe.Pings(lab, lab.roadwarriors[client.name], EVERY, source))
+            for number, source in enumerate(sources)]
+
+
+def _figures(running: list[Person], at: float, never: list[Person]) -> list[dict]:
+    """``gaps`` and ``never``, by client, of everybody's first, second, ... person."""
+    found = []
+    for number in range(max(each.number for each in running) + 1):
+        its = [each for each in running if each.number == number]
+        found.append({"gaps": {each.client.name: round(each.pings.longest_gap(since=at), 2) for each in its},
+                      "never": [each.client.name for each in its if each in never]})
+    return found
+
+
 def _answered(running: observe.Pings) -> bool:
     replies = running.replies()
     return bool(replies) and time.time() - replies[-1] < 1
 
 
-def _call_again(lab: Lab, client: clients.Client) -> None:
-    lab.roadwarriors[client.name].run(["systemctl", "restart", clients.daemon(client)], check=True)
-
-
-def _connect(lab: Lab, running: dict[clients.Client, observe.Pings]) -> None:
-    """Until every client is answered. Nothing is measured yet: one that waits for its own timers is started anew."""
+def _connect(lab: Lab, running: list[Person]) -> None:
+    """Until everybody is answered. Nothing is measured yet: a client that waits for its own timers is started anew."""
     begun = time.monotonic()
     again = begun + 4
-    while waiting := [client for client, each in running.items() if not _answered(each)]:
+    while waiting := {each.client: each for each in running if not _answered(each.pings)}:
         now = time.monotonic()
         if now - begun > 180:
             raise AssertionError(f"{', '.join(client.name for client in waiting)}: not connected")
         if now > again:
             again = now + 45         # on a busy machine a start takes a while, and another one would undo it
             for client in waiting:
-                _call_again(lab, client)
+                clients.call(lab, client)
         time.sleep(2)
-        for each in running.values():
-            if not _answered(each):
-                each.stop()
-                each.start()
+        for each in running:
+            if not _answered(each.pings):
+                each.pings.stop()
+                each.pings.start()
                 time.sleep(0.5)
 
 
-def _wait_for_replies(running: dict[clients.Client, observe.Pings], at: float) -> list[str]:
-    """Until every client is answered again, and still is a moment later, or is said never to be: their names."""
+def _wait_for_replies(running: list[Person], at: float) -> list[Person]:
+    """Until everybody is answered again, and still is a moment later, or is said never to be: those."""
     steady = 0
     while True:
-        waiting = [client for client, each in running.items() if not _answered(each)]
-        hoped = [client for client in waiting if time.time() - at < NEVER[client.tuned]]
+        waiting = [each for each in running if not _answered(each.pings)]
+        hoped = [each for each in waiting if time.time() - at < NEVER[each.client.tuned]]
         steady = 0 if hoped else steady + 1
         if steady == 3:
-            return [client.name for client in waiting]
+            return waiting
         time.sleep(0.5)
 
 

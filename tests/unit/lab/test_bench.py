@@ -4,8 +4,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lab.bench import run
-from lab.bench.run import _silence, missing, parser
+from lab.bench import clients, run
+from lab.bench.run import Person, _figures, _silence, missing, parser
 
 
 def results(folder: Path, *rows: dict) -> Path:
@@ -25,31 +25,69 @@ def row(fault: str, configuration: str = "fast", **gaps: float) -> dict:
     return {"configuration": configuration, "fault": fault, "gaps": {k.replace("_", "-"): v for k, v in gaps.items()}}
 
 
-TWO = ("--fault", "crash", "hang", "--client", "strong-fast", "strong-plain", "--runs", "2")
+TWO = ("--fault", "crash", "hang", "--client", "strong-fast", "libre-plain", "--runs", "2")
 
 
 def test_without_results_everything_is_made_one_round_of_each_fault_after_the_other(tmp_path):
-    both = ["strong-fast", "strong-plain"]
+    both = ["strong-fast", "libre-plain"]
     assert planned(tmp_path / "none", *TWO) == [("crash", both), ("hang", both), ("crash", both), ("hang", both)]
 
 
 def test_what_is_there_is_not_made_again_client_by_client(tmp_path):
-    file = results(tmp_path, row("crash", strong_fast=1, strong_plain=190), row("hang", strong_fast=1),
+    file = results(tmp_path, row("crash", strong_fast=1, libre_plain=190), row("hang", strong_fast=1),
                    row("crash", "rival", strong_fast=1))
-    assert planned(file, *TWO) == [("hang", ["strong-plain"]), ("crash", ["strong-fast", "strong-plain"]),
-                                   ("hang", ["strong-fast", "strong-plain"])]
-    assert planned(results(tmp_path, *[row("crash", strong_fast=1, strong_plain=190)] * 2), *TWO[:2], *TWO[3:]) == []
+    assert planned(file, *TWO) == [("hang", ["libre-plain"]), ("crash", ["strong-fast", "libre-plain"]),
+                                   ("hang", ["strong-fast", "libre-plain"])]
+    assert planned(results(tmp_path, *[row("crash", strong_fast=1, libre_plain=190)] * 2), *TWO[:2], *TWO[3:]) == []
 
 
 def test_clients_as_shipped_may_get_fewer(tmp_path):
     assert planned(tmp_path / "none", *TWO, "--runs-as-shipped", "1") == [
-        ("crash", ["strong-fast", "strong-plain"]), ("hang", ["strong-fast", "strong-plain"]),
+        ("crash", ["strong-fast", "libre-plain"]), ("hang", ["strong-fast", "libre-plain"]),
         ("crash", ["strong-fast"]), ("hang", ["strong-fast"])]
+
+
+def test_a_client_with_several_people_is_in_as_many_rounds_as_it_takes(tmp_path):
+    words = ("--fault", "crash", "--client", "strong-fast", "strong-plain")
+    assert planned(tmp_path / "none", *words, "--runs", "3") == [("crash", ["strong-fast", "strong-plain"]),
+                                                                 *[("crash", ["strong-fast"])] * 2]
+    file = results(tmp_path, row("crash", strong_plain=190))
+    assert planned(file, *words[:3], "strong-plain", "--runs", "8") == [("crash", ["strong-plain"])] * 2
 
 
 def test_what_a_configuration_has_not_is_asked_once(tmp_path):
     file = results(tmp_path, row("crash") | {"not_there": True})
     assert {fault for fault, _ in planned(file, *TWO)} == {"hang"}
+
+
+class Gap:
+    """Pings whose longest gap is known."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def longest_gap(self, since: float) -> float:
+        return self.seconds
+
+
+def test_each_person_of_a_client_is_a_run_of_its_own(tmp_path):
+    by_name = {client.name: client for client in clients.CLIENTS}
+    several, single = by_name["strong-plain"], by_name["libre-plain"]
+    people = [Person(single, 0, Gap(20)), *(Person(several, number, Gap(170 + number)) for number in range(3))]
+    found = _figures(people, 0, [people[-1]])
+    assert found == [{"gaps": {"libre-plain": 20, "strong-plain": 170}, "never": []},
+                     {"gaps": {"strong-plain": 171}, "never": []},
+                     {"gaps": {"strong-plain": 172}, "never": ["strong-plain"]}]
+    file = results(tmp_path, *({"configuration": "fast", "fault": "crash", **each} for each in found))
+    assert planned(file, "--fault", "crash", "--client", "strong-plain", "libre-plain", "--runs", "3") == [
+        ("crash", ["libre-plain"]), ("crash", ["libre-plain"])]
+
+
+def test_everybody_has_a_name_and_an_inner_address_of_their_own():
+    found = clients.persons(clients.CLIENTS)
+    names = [identity for client in clients.CLIENTS for identity in client.identities]
+    assert len(set(names)) == len(names) and len(set(found.values())) == len(found)
+    assert set(found) == {each for client in clients.CLIENTS if not client.network for each in client.identities}
 
 
 def test_a_silence_is_looked_for_after_the_fault_only():
