@@ -4,8 +4,12 @@ Events come in, each with the time (seconds, any steady clock), actions come out
 sends, so that every decision can be tried as a table.
 
     standby --take--> active --park, yield--> leaving --the peer took over--> releasing --> standby
-       |                ^                        |
-       +--fence-> fencing                        +--no answer within 1 s: everything is taken back
+       |                ^  |                     |
+       |                |  |                     +--no answer within 1 s: everything is taken back
+       +--fence-> fencing  +--gives away, asking nobody--> parting --> standby
+
+In `releasing` and `parting` the addresses are parked, and the daemon tells its peers that their tunnels end. A node
+that is `parting` is standby for everybody else.
 
 The epoch is one up at every take-over. Where two nodes are active (a split that has healed), the higher epoch stays:
 clients and neighbours follow the latest announcement.
@@ -32,6 +36,8 @@ INTRUDED = 30.0  # so long it is told that somebody gave the standby an address
 RESTART = 30.0  # the daemon has that long to come up
 STILL = 2.0  # an interface that was made anew is left alone for that long: somebody is at work on it
 RELEASE = 5.0  # tunnels are told that they end; then the addresses go anyway
+PART = 2.0  # the same where nobody has taken over yet
+LAST = 2.0  # as ANSWER when heartbeat ends: nobody serves here any more, however soon this node is gone
 ALONE = 0.3  # a peer that was dead before this machine stood still gets that long to answer
 STALLS = 3  # standstills within a minute: no accident, this machine gets no processor when it needs one
 MINUTE = 60.0
@@ -382,7 +388,7 @@ class Machine:
 
     def public_role(self) -> str:
         """standby, active or transition."""
-        return self.role if self.role in ("standby", "active") else "transition"
+        return {"standby": "standby", "parting": "standby", "active": "active"}.get(self.role, "transition")
 
     def fresh(self) -> PeerState | None:
         """The peer's state, if it is no old one."""
@@ -444,8 +450,8 @@ class Machine:
             return
         self.cause, self.since = cause, self.now
         self.log("notice", f"{self.public_role()}: {cause} (epoch {self.epoch})")
-        if self.role in ("standby", "active"):
-            self.out.append(Note(self.role, cause, self.epoch))
+        if self.public_role() in ("standby", "active"):
+            self.out.append(Note(self.public_role(), cause, self.epoch))
 
     def answer(self, refused: str = "") -> None:
         if self.command:
@@ -486,31 +492,49 @@ class Machine:
 
     def take_back(self, why: str) -> None:
         """The peer did not take over: serve on."""
+        if self.ending:
+            self.give_away(f"heartbeat ends on {self.site.node}, and nobody takes over: {why}")
+            return
         self.muted = False
         self.try_again = self.now + CALM
         self.out.append(Hold())
         self.turn("active", f"taken back: {why}")
         self.send()
         self.answer(f"taken back: {why}")
-        if self.ending:
-            self.give_away("heartbeat ends and nobody takes over")
 
     def give_away(self, cause: str) -> None:
         """Leave at once, without asking anybody."""
-        self.muted = False
-        self.out.append(Leave())
-        self.turn("standby", cause)
+        self.part(cause)
         self.answer(cause)
         self.finish()
+
+    def part(self, cause: str) -> None:
+        """Standby from now on. While no address answers any more, the daemon tells its peers that their tunnels end.
+
+        One that is not told waits for its own timers, strongSwan's as shipped for three minutes.
+        """
+        if self.daemon in ("none", "dead", "hung"):
+            self.muted = False
+            self.out.append(Leave())
+            self.turn("standby", cause)
+            return
+        self.muted = True
+        self.deadline = self.now + PART
+        self.out += [Park(), Release()]
+        self.turn("parting", cause)
 
     def yield_to_peer(self, cause: str, force: bool = False, need: bool = False) -> None:
         """Still able to send, no longer answering, until the peer says that it has taken over. `need`: it can not wait
         until the peer is ready."""
         self.muted = True
-        self.deadline = self.now + ANSWER
+        self.deadline = self.now + self.hopes()
         self.out.append(Park())
         self.turn("leaving", cause)
         self.send("yield", force=force, need=need, cause=cause)
+
+    def hopes(self) -> float:
+        """Seconds that the peer has for taking over."""
+        return LAST if self.ending else ANSWER
 
     def released(self, cause: str) -> None:
         self.out.append(Leave())
@@ -520,12 +544,12 @@ class Machine:
         self.finish()
 
     def finish(self) -> None:
-        if self.ending and not self.ended:
+        if self.ended:
+            return
+        self.send()
+        if self.ending and self.role != "parting":
             self.ended = True
-            self.send()
             self.out.append(End())
-        elif not self.ended:
-            self.send()
 
     # Events
 
@@ -669,7 +693,7 @@ class Machine:
         else:
             self.log("warning", f"stood still for {event.seconds:.2f} s")
             if self.role == "leaving":
-                self.deadline = self.now + ANSWER
+                self.deadline = self.now + self.hopes()
 
     def stalled(self, seconds: float) -> None:
         """Once may be anything, a machine that is moved or stopped. Again and again, it has no time to spare."""
@@ -706,13 +730,15 @@ class Machine:
         self.log("err", f"not taking over: {self.site.peer} could not be fenced ({event.why}); again in {AGAIN:.0f} s")
 
     def on_released(self, event: Released) -> None:
-        if self.role == "releasing":
+        if self.role in ("releasing", "parting"):
             self.released(self.cause)
 
     def on_terminate(self, event: Terminate) -> None:
         self.ending = True
         if event.keep or self.role in ("standby", "fencing"):
-            if event.keep:
+            if self.role in ("releasing", "parting"):
+                self.out.append(Leave())  # they are the other node's, and whoever comes next would take them back
+            elif event.keep:
                 self.log("info", "heartbeat starts itself anew: the addresses stay")
             self.ended = True
             self.out.append(End())
@@ -753,8 +779,7 @@ class Machine:
                 self.take("asked for by a person" + (", forced" if event.force else ""))
 
     def give_away_by_force(self) -> None:
-        self.out.append(Leave())
-        self.turn("standby", "asked for by a person, forced")
+        self.part("asked for by a person, forced")
         self.try_again = self.now + COMMAND
         self.answer()
         self.send()
@@ -885,8 +910,8 @@ class Machine:
             if self.peer == "dead" and self.connected and self.now >= self.careful_until:
                 self.take_back(f"{self.site.peer} is dead")
             elif self.now >= self.deadline:
-                self.take_back(f"{self.site.peer} did not take over within {ANSWER:.0f} s")
-        elif self.role == "releasing":
+                self.take_back(f"{self.site.peer} did not take over within {self.hopes():.0f} s")
+        elif self.role in ("releasing", "parting"):
             if self.now >= self.deadline:
                 self.released(self.cause)
         elif self.role == "standby":
