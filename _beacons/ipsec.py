@@ -45,6 +45,7 @@ CONDITIONS = {
     "certificate_expiring": "warning, critical: a certificate ends soon, or has ended",
     "crl_expiring": "warning, critical: the next revocation list is due",
     "wrong_listen": "critical: the active node's daemon does not listen on the virtual address",
+    "connection_unserved": "critical: the active node's daemon takes connections for nobody's",
     "address_of_node": "critical: the daemon serves on the node's own address",
 }
 
@@ -70,10 +71,11 @@ _SILENT = re.compile(
     r"(?P<said>.*(?:second timeout exceeded after \d+ retransmits(?!.*our first)|liveness action - |DPD action - ).*)")
 # systemd's (service.c), in the daemon's journal
 _DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
-_BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "tunnel_down")
+_BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "connection_unserved", "tunnel_down")
 _RELOADED = 10.0        # seconds in which a tunnel is back whose connection a state has loaded anew
 _WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
-_OF_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "address_of_node")
+_OF_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "connection_unserved",
+               "address_of_node")
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -284,11 +286,17 @@ class Watch:
 
     def _listens(self, seen: dict, now: float, conditions: dict) -> None:
         on = {each["address"] for each in self.answer["listening"]}
-        unheard, fixed = self.answer["unheard"], self.answer["fixed"]
-        if seen["serves"] and unheard and self.answered - max(self.since, self.started) >= _LISTENS:
+        unheard, unserved, fixed = (self.answer[key] for key in ("unheard", "unserved", "fixed"))
+        has_to = seen["serves"] and self.answered - max(self.since, self.started) >= _LISTENS
+        if has_to and unheard:
             conditions["wrong_listen:pluto"] = _condition(
                 "critical", "listens on the virtual address", f"does not listen on {', '.join(unheard)}",
                 "the daemon was not told of the address", {"listens": sorted(on)[:20]})
+        if has_to and unserved:
+            conditions["connection_unserved:pluto"] = _condition(
+                "critical", "serves its connections", f"takes {_some(unserved)} for nobody's",
+                "it listens, and refuses whoever calls; its journal has \"connection matches both\" where it knows an "
+                "address twice", {"connections": unserved[:20]})
         own = on - {fixed} if fixed else set()
         for address in sorted(own | set(self.answer["foreign"])):
             conditions[f"address_of_node:{address}"] = _condition(
@@ -391,6 +399,10 @@ class Watch:
 
 def _condition(severity: str, was: str, now: str, cause: str, facts: dict) -> dict:
     return {"severity": severity, "was": was, "is": now, "cause": cause, "facts": facts}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _of_people(condition: str, was: str, now: str, people: dict[str, str]) -> list[dict]:

@@ -623,7 +623,8 @@ def history(limit: int = 20) -> list[dict]:
 def healthy(role: str = "", timeout: float = 60) -> dict:
     """
     Wait until nothing is wrong with this node's part of the pair: it is active or standby, hears the other node on
-    every path, reaches every ping node, its IPsec daemon runs, and its agent is ready.
+    every path, reaches every ping node, its IPsec daemon has loaded all connections and serves them where this node is
+    active, and its agent is ready.
 
     Args:
         role: the role it has to have; left out, active or standby.
@@ -652,6 +653,43 @@ def healthy(role: str = "", timeout: float = 60) -> dict:
         time.sleep(0.5)
 
 
+def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
+    """
+    Wait until the IPsec daemon of this node does its part, whatever else may be wrong with the pair: before a
+    switch-over all connections are loaded, after it they are served.
+
+    Args:
+        role: the role that the daemon has to be ready for: active or standby.
+        timeout: seconds.
+
+    Returns:
+        True; also on a node without an IPsec daemon.
+
+    Raises:
+        CommandExecutionError: what was still wrong when the time was over.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw2.winterthur' heartbeat.daemon_ready standby
+    """
+    if role not in ("active", "standby"):
+        raise CommandExecutionError(f"{role!r} is no role; give active or standby")
+    begin = time.monotonic()
+    while wrong := _wrong_with_the_daemon(role):
+        if time.monotonic() - begin > timeout:
+            raise CommandExecutionError(f"not ready after {timeout} s: {'; '.join(wrong)}")
+        time.sleep(0.5)
+    return True
+
+
+def _wrong_with_the_daemon(role: str) -> list[str]:
+    if not __salt__["gateway.settings"]()["features"]["openswan"]:
+        return []
+    return __salt__["ipsec.wrong"](role == "active")
+
+
 def _wrong(now: dict, role: str) -> list[str]:
     """What is wrong, a line each."""
     peer, agent = _peer(now), now["agent"]
@@ -664,9 +702,7 @@ def _wrong(now: dict, role: str) -> list[str]:
     found += [f"the ping node {node} is not reached" for node, state in now["ping_nodes"].items() if state != "up"]
     if agent and not agent["ready"]:
         found.append(f"the agent is not ready: {agent['not_ready_because'] or 'it does not say why'}")
-    if __salt__["gateway.settings"]()["features"]["openswan"] and not __salt__["ipsec.running"]():
-        found.append("the IPsec daemon does not run")
-    return found
+    return found + _wrong_with_the_daemon(now["role"])
 
 
 def wait_until_settled(timeout: float = 180) -> dict:

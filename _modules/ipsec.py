@@ -701,6 +701,36 @@ def status() -> dict[str, Any]:
     return {"running": True, "version": version(), "listening": _sockets(lines), "connections": found}
 
 
+def wrong(serves: bool = False) -> list[str]:
+    """
+    What keeps the daemon from doing its part, a line each; none when it could take over at once, or serves.
+
+    Args:
+        serves: this node is active, so the daemon has to listen on the virtual address, and every tunnel to be its own.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' ipsec.wrong
+    """
+    if not running():
+        return ["the IPsec daemon does not run, or does not answer: systemctl status ipsec"]
+    lines = _whack("--status", fail=False)
+    configured, loaded = parse(Path(CONFIGURATION).read_text(encoding="utf-8")), _connections(lines)
+    found = []
+    if missing := sorted(configured.keys() - loaded.keys() - {SETUP}):
+        found.append(f"the IPsec daemon has not loaded {', '.join(missing)}: journalctl -u ipsec says why")
+    if serves:
+        unheard = _unheard(configured, _sockets(lines))
+        if unheard:
+            found.append(f"the IPsec daemon does not listen on {', '.join(unheard)}: ipsec whack --listen")
+        if unserved := _unserved(configured, loaded, unheard):
+            found.append(f"the IPsec daemon takes {', '.join(unserved)} for nobody's: journalctl -u ipsec says why, "
+                         "systemctl restart ipsec helps")
+    return found
+
+
 def connections() -> list[str]:
     """
     The tunnels the daemon has loaded.
@@ -979,8 +1009,8 @@ def glance() -> dict[str, Any] | None:
     What a beacon has to know each second: nothing is waited for, and nothing is started while nothing happens.
 
     The kernel tells of SAs that come and go (NETLINK_XFRM). Then, once after it began to serve, and every 30 s, the
-    daemon is asked beside the minion; what it says comes with a later look. While it does not listen where it has to,
-    or has not loaded what is configured, as just after its start, it is asked every 6 s.
+    daemon is asked beside the minion; what it says comes with a later look. While it does not serve as it has to, or
+    has not loaded what is configured, as just after its start, it is asked every 6 s.
 
     Returns None on a node without connections; else
 
@@ -992,6 +1022,7 @@ def glance() -> dict[str, Any] | None:
     - ``answer``: what the daemon has said since the last look, None when nothing: ``connections`` as in
       :py:func:`status`, ``listening``, ``fixed`` (the one address that it has to listen on, "" when there are several),
       ``unheard`` (those that it would have to listen on to serve, and does not),
+      ``unserved`` (tunnels that it takes for nobody's, though it listens on their address),
       ``late`` (tunnels past the time at which they are to be renewed), ``replays`` (by tunnel, packets that the kernel
       dropped as repeated), ``foreign`` (local ends of SAs that are none of the addresses)
     - ``journal``: lines of the daemon's that are new, asked for when an SA has gone
@@ -1023,8 +1054,9 @@ def glance() -> dict[str, Any] | None:
     if answer and watch.gone:
         # Said while SAs went: it may be true no more.
         watch.heard, answer = True, None
-    if answer and (answer["unheard"] and serves or tunnels.keys() - answer["connections"].keys()):
-        watch.again = now + _AGAIN      # nothing tells of the moment in which it listens, or has loaded them all
+    if answer and ((answer["unheard"] or answer["unserved"]) and serves
+                   or tunnels.keys() - answer["connections"].keys()):
+        watch.again = now + _AGAIN      # nothing tells of the moment in which it serves, or has loaded them all
     counters = None
     if now - watch.counted >= _COUNT:
         watch.counted, counters = now, _counters()
@@ -1177,7 +1209,7 @@ def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
     watch.spis = {name: set(spis) for name, spis in states["spis"].items()}
     watch.peers = {name: _packed(each["remote"]) for name, each in found.items()}
     kernel = _kernel_states(said.get("states", []))
-    addresses = {options.get("left") for name, options in watch.configured.items() if name != SETUP}
+    addresses = _local_addresses(watch.configured)
     tunnel_of = {spi: name for name, spis in states["spis"].items() for spi in spis}
     replays: dict[str, int] = {}
     for spi, each in kernel.items():
@@ -1185,10 +1217,33 @@ def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
             replays[tunnel_of[spi]] = replays.get(tunnel_of[spi], 0) + each["replays"]
     # Each SA has one local end; the daemon says which of the two addresses is ours.
     foreign = sorted(states["local"] - addresses)
-    fixed, listening = watch.configured.get(SETUP, {}).get("listen", ""), _sockets(status)
-    unheard = ({fixed} if fixed else addresses) - {None, *(each["address"] for each in listening)}
-    return {"connections": found, "listening": listening, "late": states["late"], "replays": replays, "fixed": fixed,
-            "unheard": sorted(unheard), "foreign": foreign}
+    listening = _sockets(status)
+    unheard = _unheard(watch.configured, listening)
+    return {"connections": found, "listening": listening, "late": states["late"], "replays": replays,
+            "fixed": watch.configured.get(SETUP, {}).get("listen", ""), "unheard": unheard,
+            "unserved": _unserved(watch.configured, found, unheard), "foreign": foreign}
+
+
+def _local_addresses(configured: dict[str, dict[str, str]]) -> set[str]:
+    return {options["left"] for name, options in configured.items() if name != SETUP and "left" in options}
+
+
+def _unheard(configured: dict[str, dict[str, str]], listening: list[dict[str, Any]]) -> list[str]:
+    """The addresses that the daemon has to listen on to serve, and does not; with `listen=` there is only that one."""
+    fixed = configured.get(SETUP, {}).get("listen", "")
+    return sorted(({fixed} if fixed else _local_addresses(configured)) - {each["address"] for each in listening})
+
+
+def _unserved(configured: dict[str, dict[str, str]], loaded: dict[str, dict[str, Any]],
+              unheard: Collection[str]) -> list[str]:
+    """
+    Tunnels that are nobody's for the daemon, though it listens on their address; so none on a standby.
+
+    The daemon knows the address on two interfaces then: `connection matches both left lo ... and left bond0 ...`
+    (programs/pluto/orient.c). Whoever calls is refused.
+    """
+    return sorted(name for name, each in loaded.items()
+                  if name in configured and not each["oriented"] and configured[name].get("left") not in unheard)
 
 
 def _without_numbers(lines: list[str]) -> list[str]:

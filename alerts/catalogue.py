@@ -199,6 +199,11 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "Nobody gets in, or the wrong node answers.",
         "The role agent restarts a daemon that listens on none of them after a takeover.",
         f"{_IPSEC}. On the node: ipsec whack --listen; if it stays so, systemctl restart ipsec"),
+    ("ipsec", "connection_unserved"): Entry(
+        "critical", "the IPsec daemon of {node} refuses whoever calls ({now})",
+        "the IPsec daemon of {node} serves its connections again",
+        "Nobody gets in through these connections.", NOTHING,
+        "On the node: systemctl restart ipsec, or a switch-over first; docs/troubleshooting.md, \"A tunnel\""),
     ("ipsec", "address_of_node"): Entry(
         "critical", "a tunnel of {node} uses the node's own address instead of the virtual one ({subject})",
         "the tunnels of {node} use the virtual address again",

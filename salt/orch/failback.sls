@@ -42,5 +42,15 @@ taken_over:
     - expect_minions: True
     - require:
       - salt: handed_over
+
+served:
+  salt.function:
+    - name: heartbeat.daemon_ready
+    - arg: [active]
+    - tgt: [{{ pair.preferred }}]
+    - tgt_type: list
+    - expect_minions: True
+    - require:
+      - salt: taken_over
 {%- endif %}
 {%- endfor %}

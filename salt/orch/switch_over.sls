@@ -1,5 +1,6 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
-# The active role to the other node, which has to be ready for it.
+# The active role to the other node, which has to be ready for it: its daemon too, with all connections. Whether that
+# serves them is seen afterwards.
 #   salt-run state.orch orch.switch_over pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 
@@ -9,12 +10,21 @@ mistake-{{ loop.index }}:
     - comment: {{ mistake | tojson }}
 {%- else %}
 
+daemon_ready:
+  salt.function:
+    - name: heartbeat.daemon_ready
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+    - expect_minions: True
+
 handed_over:
   salt.function:
     - name: heartbeat.standby
     - tgt: [{{ pair.active }}]
     - tgt_type: list
     - expect_minions: True
+    - require:
+      - salt: daemon_ready
 
 taken_over:
   salt.function:
@@ -25,4 +35,14 @@ taken_over:
     - expect_minions: True
     - require:
       - salt: handed_over
+
+served:
+  salt.function:
+    - name: heartbeat.daemon_ready
+    - arg: [active]
+    - tgt: [{{ pair.standby }}]
+    - tgt_type: list
+    - expect_minions: True
+    - require:
+      - salt: taken_over
 {%- endfor %}

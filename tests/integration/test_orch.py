@@ -41,6 +41,11 @@ def healthy(role="", timeout=60):
         raise CommandExecutionError("has to be " + role)
 
 
+def daemon_ready(role="standby", timeout=10):
+    _did(f"ready {{role}}")
+    return True
+
+
 def wait_for_role(role, timeout=60):
     _did(f"wait {{role}}")
 
@@ -134,7 +139,20 @@ def test_no_target_in_a_split(pair):
 def test_a_switch_over(pair):
     good, said = pair.orchestrate("switch_over")
     assert good, said
-    assert pair.log == ["gw1 standby", "gw2 wait active"] and pair.roles == ["standby", "active"]
+    assert pair.log == ["gw2 ready standby", "gw1 standby", "gw2 wait active", "gw2 ready active"]
+    assert pair.roles == ["standby", "active"]
+
+
+@pytest.mark.parametrize("fails, roles", [
+    ("gw2 ready standby", ["active", "standby"]),
+    ("gw2 wait active", ["standby", "active"]),
+    ("gw2 ready active", ["standby", "active"]),
+])
+def test_a_switch_over_to_a_node_whose_daemon_can_not_serve_is_not_made_or_not_called_good(pair, fails, roles):
+    pair.begin("active", "standby", fails)
+    good, said = pair.orchestrate("switch_over")
+    assert not good and "the IPsec daemon does not run" in said
+    assert pair.log[-1] == fails and pair.roles == roles
 
 
 def test_an_update_begins_with_the_standby(pair):
@@ -184,7 +202,8 @@ def test_a_failback(pair):
     pair.begin("standby", "active")
     good, said = pair.orchestrate("failback")
     assert good, said
-    assert pair.log == ["gw1 healthy standby", "gw2 standby", "gw1 wait active"] and pair.roles == ["active", "standby"]
+    assert pair.log == ["gw1 healthy standby", "gw2 standby", "gw1 wait active", "gw1 ready active"]
+    assert pair.roles == ["active", "standby"]
     (pair.folder / "log").write_text("")
     good, said = pair.orchestrate("failback")
     assert good and pair.log == [] and "gw1.winterthur is the preferred node and active" in said

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from lab import network, observe
+from lab.bench.pairs import AGENT, Pair
 from lab.identities import AUTHORITY
 from lab.observe import eventually
 from tests.lab.conftest import AGENTS
@@ -190,6 +191,39 @@ def test_an_active_node_whose_daemon_does_not_listen_on_its_address_is_told(watc
     wait(watched, active, "wrong_listen", healed, 20, recovered=True)
     assert eventually(lambda: observe.active(watched, site.name) is active, 10)
     observe.connect_roadwarrior(watched)
+
+
+# The daemon sees an address that it can not have, behind a blackhole route as the agent parks one; without the agent's
+# label, which keeps it from that.
+_SEES_IT_IN_VAIN = """
+ip route add table local blackhole ADDRESS; ip address add ADDRESS/32 dev lo; ipsec whack --listen
+ip address delete ADDRESS/32 dev lo; ip route delete table local blackhole ADDRESS; ipsec whack --listen
+"""
+
+
+def test_an_active_node_whose_daemon_takes_connections_for_nobodys_is_told(watched):
+    """It knows the address twice when it comes: it listens, and nobody gets in (5.2; 4.10 serves after the same)."""
+    site, pair = watched.sites[0], Pair(watched, "default")
+    active, standby = observe.active(watched, site.name), observe.standby(watched, site.name)
+    sh(standby, "systemctl stop heartbeat")
+    try:
+        sh(standby, _SEES_IT_IN_VAIN.replace("ADDRESS", site.virtual("external")))
+    finally:
+        sh(standby, "systemctl start heartbeat")
+    assert eventually(pair.settled, 60)
+    begun = time.time()
+    sh(active, f"{AGENT} standby")
+    try:
+        told = wait(watched, standby, "connection_unserved", begun, 45)
+        assert told.data["severity"] == "critical" and set(told.data["facts"]["connections"]) == set(
+            observe.call(watched, standby, "ipsec.connections")), told.data
+        said = observe.call(watched, standby, "heartbeat.healthy", "active", "timeout=1")
+        assert "for nobody's" in str(said), said
+    finally:
+        healed = time.time()
+        sh(standby, "systemctl restart ipsec")
+    wait(watched, standby, "connection_unserved", healed, 60, recovered=True)
+    assert eventually(pair.settled, 60)
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from lab.bench.pairs import AGENT, Pair
 from lab.guest import Guest
 from lab.observe import eventually
 from lab.topology import Site
-from tests.lab.conftest import deaf, heartbeat_cut
+from tests.lab.conftest import AGENTS, deaf, heartbeat_cut
 
 # on a client: what it says to the gateway's daemon is lost
 _SILENT = "table inet silent { chain said { type filter hook output priority 0; udp dport { 500, 4500 } drop; }; }"
@@ -100,6 +100,38 @@ def test_a_switch_over_is_told_to_the_other_site(quiet, number):
     assert " and sending notification" in said and "failed in delete notification" not in said, said
 
 
+def test_a_node_that_leaves_and_has_nobody_who_takes_over_tells_its_clients_all_the_same(quiet):
+    """Else each of them waits for its own timers, strongSwan's as shipped for three minutes."""
+    site = quiet.sites[0]
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    observe.connect_roadwarrior(quiet)
+    standby.run(["systemctl", "stop", "heartbeat"], check=True)
+    try:
+        begun = time.time()
+        active.run(["systemctl", "stop", "heartbeat"], check=True, timeout=60)
+        said = active.journal(begun, "-u", "ipsec")
+        assert " and sending notification" in said and "failed in delete notification" not in said, said
+        assert not observe.virtual_held(quiet, active) and observe.tunnels(active) == 0
+    finally:
+        standby.run(["systemctl", "start", "heartbeat"], check=True)
+        active.run(["systemctl", "start", "heartbeat"], check=True)
+    assert eventually(Pair(quiet, "default").settled, 60)
+    assert eventually(lambda: observe.ping_through_tunnel(quiet), 30)
+
+
+def test_a_node_whose_heartbeat_dies_tells_its_clients_when_it_gives_up(quiet):
+    site = quiet.sites[0]
+    assert eventually(Pair(quiet, "default").settled, 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    observe.connect_roadwarrior(quiet)
+    active.run(["pkill", "-KILL", "-x", "heartbeat"], check=True)
+    assert eventually(lambda: observe.holds_all(quiet, standby), 20)
+    # by itself the client finds out after 15 s
+    assert eventually(lambda: observe.ping_through_tunnel(quiet), 8)
+    assert eventually(Pair(quiet, "default").settled, 90)
+    assert observe.active(quiet, site.name) is standby
+
+
 def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_both(quiet):
     """Every path between the nodes is cut while both reach their ping nodes: both serve, until they hear each other."""
     site = quiet.sites[0]
@@ -117,40 +149,28 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
     observe.connect_roadwarrior(quiet)
 
 
-# On the node that takes over: the daemon looks at its addresses only after the agent has silenced them (a blackhole
-# route). It is stopped before they come, and the agent, right after, for longer than the deadtime; with its supervisor,
-# which would end it.
-_STALLED = """
-agent=$(cat /run/gateway-agent.lock); agent="$agent $(pgrep -P $agent)"
-sleep 0.7; kill -STOP $(pgrep -x pluto)
-until ip -o address show | grep -q ' ADDRESS/'; do sleep 0.02; done
-kill -STOP $agent; sleep 1.3
-kill -CONT $agent
-for _ in $(seq 100); do
-    ip route show table all type blackhole | grep -qw ADDRESS && break; sleep 0.01
-done
-kill -CONT $(pgrep -x pluto)
+# An agent that stands still, and a daemon that looks meanwhile: once while the address is away, once while it is
+# silenced (by a blackhole route, as the agent does before it asks the other node).
+_DEAF = f"""
+kill -STOP {AGENTS}
+ip address delete ADDRESS/32 dev WHERE; ipsec whack --listen
+ip route add table local blackhole ADDRESS; ip address add ADDRESS/32 dev WHERE; ipsec whack --listen
+sleep 1.3; kill -CONT {AGENTS}
 """
 
 
-def test_a_node_that_stands_still_while_it_takes_over_serves_all_the_same(quiet):
-    """Its daemon could not have the addresses when it looked, and was deaf from then on."""
+def test_a_node_whose_daemon_looked_while_its_addresses_were_silenced_serves_all_the_same(quiet):
+    """It could not have them then, and was deaf from then on."""
     site = quiet.sites[0]
     assert eventually(Pair(quiet, "default").settled, 60)
-    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    since = time.time()
-    try:
-        active.crash()
-        standby.run(["sh", "-c", _STALLED.replace("ADDRESS", site.virtual("external"))], check=True, timeout=30)
-        assert eventually(lambda: observe.ping_through_tunnel(quiet), 45), "nobody gets in"
-        log = standby.journal(since, "-t", "gateway-agent")
-        assert "stood still for" in log and "answering again" in log, log
-        assert log.count("the IPsec daemon does not listen on the virtual addresses: restarting it") == 1, log
-    finally:
-        active.start()
-        active.wait_up()
-    quiet.master.wait_for({active.host.minion_id})
-    assert eventually(Pair(quiet, "default").settled, 150)
+    active, since = observe.active(quiet, site.name), time.time()
+    script = _DEAF.replace("ADDRESS", site.virtual("external")).replace("WHERE", _interface(site, "external"))
+    active.run(["sh", "-c", script], timeout=30)
+    assert eventually(lambda: observe.ping_through_tunnel(quiet), 45), "nobody gets in"
+    log = active.journal(since, "-t", "gateway-agent")
+    assert "stood still for" in log, log
+    assert log.count("the IPsec daemon does not listen on the virtual addresses: restarting it") == 1, log
+    assert eventually(Pair(quiet, "default").settled, 60) and observe.active(quiet, site.name) is active
 
 
 # A node that leaves, and whose daemon looks once more when it has let go of its addresses already: it was told to for

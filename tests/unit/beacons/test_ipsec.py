@@ -19,7 +19,7 @@ def answer(bern=(), people=(), **more) -> dict:
     found = {"bern": {"up": bool(bern), "sas": list(bern)}, "roadwarrior": {"up": bool(people), "sas": list(people)}}
     listening = more.get("listening", [{"address": "192.0.2.10", "port": 500}])
     return {"connections": found, "listening": listening, "fixed": "192.0.2.10", "late": [], "replays": {},
-            "unheard": [] if listening else ["192.0.2.10"], "foreign": []} | more
+            "unheard": [] if listening else ["192.0.2.10"], "unserved": [], "foreign": []} | more
 
 
 class Daemon:
@@ -225,6 +225,23 @@ def test_the_active_nodes_daemon_has_to_listen_on_the_virtual_address(daemon):
     assert daemon.second(deaf, 10)["wrong_listen:pluto"]["is"] == "does not listen on 192.0.2.10"
     daemon.serves = False
     assert daemon.second(answer(listening=[])) == {}
+
+
+def test_an_active_node_whose_daemon_takes_connections_for_nobodys_is_told(daemon):
+    refuses = answer(unserved=["bern", "roadwarrior"])
+    assert "connection_unserved:pluto" not in daemon.second(refuses)
+    found = daemon.second(refuses, 10)["connection_unserved:pluto"]
+    assert (found["severity"], found["is"]) == ("critical", "takes bern, roadwarrior for nobody's")
+    assert daemon.second(answer(bern=[sa()])) == {}
+    daemon.serves = False
+    assert daemon.second(refuses, 100) == {}
+
+
+def test_of_many_connections_that_are_nobodys_a_few_are_named(daemon):
+    seen = daemon.second(answer(bern=[sa()], unserved=[f"peer{number}" for number in range(1000)]), 10)
+    found = seen["connection_unserved:pluto"]
+    assert found["is"] == "takes peer0, peer1, peer2, peer3, peer4 and 995 more for nobody's"
+    assert len(found["facts"]["connections"]) == 20
 
 
 def test_serving_on_the_nodes_own_address_is_told_where_there_is_one_to_listen_on(daemon):

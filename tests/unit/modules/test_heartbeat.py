@@ -408,16 +408,21 @@ def test_history_of_the_scripts(on) -> None:
 
 
 @pytest.mark.parametrize(("changes", "ipsec", "wrong"), [
-    ({}, True, "gw2 is not heard on bond1"),
-    ({"links": {"bond0": "up"}}, False, "the IPsec daemon does not run"),
-    ({"links": {}, "ping_nodes": {"192.0.2.1": "dead"}}, True, "the ping node 192.0.2.1 is not reached"),
-    ({"links": {}, "ready": False, "not_ready_because": "bond0 has no carrier"}, True, "bond0 has no carrier"),
-    ({"links": {}, "role": "transition"}, True, "this node is transition, and has to be active or standby"),
-    ({"links": {}}, True, ""),
+    ({}, [], "gw2 is not heard on bond1"),
+    ({"links": {"bond0": "up"}}, ["the IPsec daemon does not run"], "the IPsec daemon does not run"),
+    ({"links": {}}, ["the IPsec daemon takes bern for nobody's"], "takes bern for nobody's"),
+    ({"links": {}, "ping_nodes": {"192.0.2.1": "dead"}}, [], "the ping node 192.0.2.1 is not reached"),
+    ({"links": {}, "ready": False, "not_ready_because": "bond0 has no carrier"}, [], "bond0 has no carrier"),
+    ({"links": {}, "role": "transition"}, [], "this node is transition, and has to be active or standby"),
+    ({"links": {}}, [], ""),
 ])
-def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec: bool, wrong: str) -> None:
+def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec: list[str], wrong: str) -> None:
+    def of_the_daemon(serves: bool) -> list[str]:
+        assert serves is (changes.get("role", "active") == "active")
+        return ipsec
+
     module = agent_on(AgentNode(says(**changes), "active"))
-    module.__salt__ |= {"gateway.settings": lambda: {"features": {"openswan": True}}, "ipsec.running": lambda: ipsec}
+    module.__salt__ |= {"gateway.settings": lambda: {"features": {"openswan": True}}, "ipsec.wrong": of_the_daemon}
     clock = iter(range(1000))
     give_time(monkeypatch, module, monotonic=lambda: next(clock))
     if wrong:
@@ -427,6 +432,27 @@ def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec:
         assert module.healthy("active")["role"] == "active"
         with pytest.raises(CommandExecutionError, match="has to be standby"):
             module.healthy("standby", timeout=3)
+
+
+def test_a_daemon_is_waited_for_until_it_does_its_part(on, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = on(Node("none", "standby"))
+    lines = [["the IPsec daemon has not loaded bern"], [], ["the IPsec daemon takes bern for nobody's"]]
+    asked: list[bool] = []
+
+    def wrong(serves: bool) -> list[str]:
+        asked.append(serves)
+        return lines.pop(0) if len(lines) > 1 else lines[0]
+
+    module.__salt__ |= {"gateway.settings": lambda: {"features": {"openswan": True}}, "ipsec.wrong": wrong}
+    clock = iter(range(1000))
+    give_time(monkeypatch, module, monotonic=lambda: next(clock))
+    assert module.daemon_ready() is True and asked == [False, False]
+    with pytest.raises(CommandExecutionError, match="not ready after 3 s: the IPsec daemon takes bern for nobody's"):
+        module.daemon_ready("active", 3)
+    with pytest.raises(CommandExecutionError, match="'master' is no role; give active or standby"):
+        module.daemon_ready("master")
+    module.__salt__["gateway.settings"] = lambda: {"features": {"openswan": False}}
+    assert module.daemon_ready("active") is True
 
 
 def process(proc: Path, pid: int, parent: int, age: float, *words: str) -> None:

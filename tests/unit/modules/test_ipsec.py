@@ -23,8 +23,9 @@ class Daemon:
     """Answers as the real one did; notes what it was asked to do."""
 
     def __init__(self, version: str, state: str) -> None:
+        traffic = recorded(f"{version}-trafficstatus-{state}") if state != "several" else ""
         self.answers = {"--version": recorded(f"{version}-version"), "--status": recorded(f"{version}-status-{state}"),
-                        "--trafficstatus": recorded(f"{version}-trafficstatus-{state}") if state != "several" else "",
+                        "--trafficstatus": traffic,
                         "--briefstatus": "", "--listcerts": recorded(f"{version}-listcerts")}
         self.asked: list[list[str]] = []
         self.algparse = ""
@@ -260,6 +261,41 @@ def test_status_with_numbered_tunnels_and_ipv6(ipsec):
     ipsec.daemon("5.2", "several")
     assert ipsec.connections() == ["bern/1", "bern/2", "roadwarrior", "six/1", "six/2"]
     assert {"interface": "lo", "address": "::1", "port": 500} in ipsec.listening()
+
+
+SITE = """config setup
+    listen=192.0.2.10
+conn bern
+    left=192.0.2.10
+conn roadwarrior
+    left=192.0.2.10
+"""
+
+
+@pytest.mark.parametrize(("version", "state", "serves", "wrong"), [
+    ("4.10", "active", True, []), ("5.2", "active", True, []),
+    ("4.10", "standby", False, []), ("5.2", "standby", False, []),
+    ("4.10", "standby", True, ["does not listen on 192.0.2.10"]),
+    ("5.2", "standby", True, ["does not listen on 192.0.2.10"]),
+    ("5.2", "deaf", True, ["takes bern, roadwarrior for nobody's"]), ("5.2", "deaf", False, []),
+])
+def test_what_keeps_the_daemon_from_serving(ipsec, version, state, serves, wrong):
+    Path(ipsec.CONFIGURATION).write_text(SITE)
+    ipsec.daemon(version, state)
+    found = ipsec.wrong(serves)
+    assert len(found) == len(wrong) and all(text in line for text, line in zip(wrong, found, strict=True)), found
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_connection_that_is_not_loaded_keeps_either_node_from_serving(ipsec, serves):
+    Path(ipsec.CONFIGURATION).write_text(SITE + "conn basel\n    left=192.0.2.10\n")
+    ipsec.daemon("5.2", "active")
+    assert ipsec.wrong(serves) == ["the IPsec daemon has not loaded basel: journalctl -u ipsec says why"]
+
+
+def test_a_daemon_that_does_not_run_is_all_there_is_to_say(ipsec, monkeypatch):
+    monkeypatch.setattr(ipsec.salt.utils.path, "which", lambda _name: "")
+    assert ipsec.wrong() == ["the IPsec daemon does not run, or does not answer: systemctl status ipsec"]
 
 
 CONFIGURATION = """config setup
@@ -580,7 +616,22 @@ def test_the_daemon_is_asked_beside_and_its_answer_comes_with_a_later_look(besid
     assert {each["address"] for each in found["listening"]} == {"192.0.2.10"} and found["unheard"] == []
     beside.state = "standby"
     beside.second(30)
-    assert beside.second()["answer"]["unheard"] == ["192.0.2.10"]
+    found = beside.second()["answer"]
+    assert (found["unheard"], found["unserved"]) == (["192.0.2.10"], [])
+
+
+@pytest.mark.parametrize("beside", ["5.2"], indirect=True)
+def test_a_daemon_that_listens_and_serves_nobody_is_seen(beside, ipsec, monkeypatch):
+    monkeypatch.setattr(ipsec, "_is_held", lambda _address: True)
+    beside.state = "deaf"
+    beside.second()
+    found = beside.second()["answer"]
+    assert (found["unheard"], found["unserved"]) == ([], ["bern", "roadwarrior"])
+    beside.second(5), beside.second()
+    beside.started.clear()
+    for _ in range(8):
+        beside.second()
+    assert "status" in beside.started, "it is asked again before the half minute is over"
 
 
 def test_in_quiet_nothing_is_started_for_half_a_minute(beside):
