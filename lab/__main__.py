@@ -92,7 +92,8 @@ def _bench(words: list[str]) -> int:
                               check=False)
         if done.returncode:
             return done.returncode
-    print(tables.summary(arguments.results), tables.table(arguments.results), sep="\n\n")
+    print(tables.summary(arguments.results), tables.shipped(arguments.results), tables.table(arguments.results),
+          sep="\n\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The results file as Markdown: one table to compare configurations by, one with all that was measured."""
+"""The results file as Markdown: tables to compare configurations by, and one with all that was measured."""
 from __future__ import annotations
 
 import json
@@ -35,6 +35,33 @@ def summary(results: Path) -> str:
         lines.append(_line(fault, *(_cell(longest.get((fault, column), []), never[fault, column])
                                     for column in columns)))
     return "\n".join(lines)
+
+
+def shipped(results: Path) -> str:
+    """A line a fault: the median gap of each client as shipped, in seconds, in the order of the head; - where unknown.
+
+    Those that never came back count with the time that they were waited for.
+    """
+    plain = [client.name for client in CLIENTS if not client.tuned]
+    gaps: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows(results):
+        for name in plain:
+            if name in row.get("gaps", {}):
+                gaps.setdefault((row["fault"], row["configuration"], name), []).append(row["gaps"][name])
+    columns = _columns({key[1] for key in gaps})
+    lines = _head([f"fault ({', '.join(plain)})"], columns)
+    for fault in _faults({key[0] for key in gaps}):
+        cells = []
+        for column in columns:
+            found = [gaps.get((fault, column, name)) for name in plain]
+            cells.append(" / ".join(_short(statistics.median(each)) if each else "-" for each in found)
+                         if any(found) else "")
+        lines.append(_line(fault, *cells))
+    return "\n".join(lines)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
 
 
 def table(results: Path) -> str:

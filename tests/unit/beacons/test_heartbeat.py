@@ -133,6 +133,7 @@ def test_the_history_of_before_the_first_look_is_no_news(node: Node) -> None:
     ("nobody is active", "warning"), ("taken back: gw2 did not take over within 1 s", "warning"),
     ("nobody is active and nobody is ready; here: no carrier on bond0", "critical"),
     ("heartbeat ends on gw1, gw2 is dead", "critical"), ("gw2 is dead", "critical"),
+    ("heartbeat ends on gw1, and nobody takes over: gw2 did not take over within 2 s", "critical"),
     ("gw2 is dead and fenced", "critical"), ("no carrier on bond0 of gw1", "critical"),
     ("1 ping nodes answer on gw1, 2 on gw2", "critical"), ("the IPsec daemon of gw1 is hung", "critical"),
     ("heartbeat did not answer here for 1 s", "critical"), ("something new", "critical"), ("", "critical"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.bench.tables import summary, table
+from lab.bench.tables import shipped, summary, table
 
 
 @pytest.fixture
@@ -46,5 +46,17 @@ def test_the_summary_has_the_longest_gap_of_any_tuned_client_in_each_run(results
         "| hang |  | 1.50 / 1.50 (1) |"]
 
 
-def test_without_results_there_are_empty_tables(tmp_path):
-    assert len(table(tmp_path / "none").splitlines()) == len(summary(tmp_path / "none").splitlines()) == 2
+def test_clients_as_shipped_stand_side_by_side_with_their_medians(results):
+    with open(results, "a", encoding="utf-8") as file:
+        for gaps in ({"libre-plain": 20.84, "site-plain": 0.96}, {"libre-plain": 21.0}, {"strong-plain": 150.0}):
+            file.write(json.dumps({"configuration": "rival", "fault": "crash", "gaps": gaps}) + "\n")
+    assert shipped(results).splitlines() == [
+        "| fault (strong-plain, libre-plain, site-plain) | fast | rival |",
+        "| --- | --- | --- |",
+        "| crash |  | 170 / 20.9 / 1.0 |",
+        "| hang | 190 / - / - |  |"]
+
+
+@pytest.mark.parametrize("made", [table, summary, shipped])
+def test_without_results_there_is_an_empty_table(tmp_path, made):
+    assert len(made(tmp_path / "none").splitlines()) == 2
