@@ -10,11 +10,12 @@ from lab.laboratory import Lab
 
 @dataclass(frozen=True)
 class Applied:
-    """One `state.apply`: how long it took, and by minion what failed and what changed."""
+    """One `state.apply`: how long it took, by minion what failed and what changed, and when it was over (epoch)."""
 
     seconds: float
     returns: dict[str, dict | list | str]
     targeted: tuple[str, ...]
+    ended: float = 0.0
 
     @property
     def failed(self) -> dict[str, list[str]]:
@@ -49,4 +50,4 @@ def apply(lab: Lab, target: str | list[str], *words: str) -> Applied:
     returns = lab.master.salt(*whom, "state.apply", *words)
     minions = tuple(name for name, guest in lab.guests.items()
                     if guest.host.master and any(fnmatch(name, pattern) for pattern in patterns))
-    return Applied(time.monotonic() - begun, returns, minions)
+    return Applied(time.monotonic() - begun, returns, minions, time.time())
