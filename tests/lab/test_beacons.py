@@ -67,7 +67,7 @@ def is_complete(event: Happened, site: str, node: str) -> None:
 
 def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
     """They come with the first run, go by its pillar when that has ended, and take a bare host for no fault."""
-    until = first_run.ended + 60        # later events are of other tests
+    until = first_run.ended + 20        # later events are of other tests
     for guest in lab.gateways("winterthur") + lab.gateways("bern"):
         states = first_run.returns[guest.host.minion_id]
         assert any("beacons_watch" in state for state in states), list(states)
