@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -642,15 +642,7 @@ def healthy(role: str = "", timeout: float = 60) -> dict:
 
         salt 'gw2.winterthur' heartbeat.healthy standby
     """
-    begin = time.monotonic()
-    while True:
-        now = status()
-        wrong = _wrong(now, role)
-        if not wrong:
-            return now
-        if time.monotonic() - begin > timeout:
-            raise CommandExecutionError(f"not healthy after {timeout} s: {'; '.join(wrong)}")
-        time.sleep(0.5)
+    return _until_well(lambda: _with_what_is_wrong(status(), role), timeout, "healthy")
 
 
 def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
@@ -676,12 +668,23 @@ def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
     """
     if role not in ("active", "standby"):
         raise CommandExecutionError(f"{role!r} is no role; give active or standby")
+    return _until_well(lambda: (True, _wrong_with_the_daemon(role)), timeout, "ready")
+
+
+def _until_well(look: Callable[[], tuple[Any, list[str]]], timeout: float, well: str) -> Any:
+    """Look until nothing is wrong any more; returns what was seen then. Raises CommandExecutionError after `timeout`."""
     begin = time.monotonic()
-    while wrong := _wrong_with_the_daemon(role):
+    while True:
+        seen, wrong = look()
+        if not wrong:
+            return seen
         if time.monotonic() - begin > timeout:
-            raise CommandExecutionError(f"not ready after {timeout} s: {'; '.join(wrong)}")
+            raise CommandExecutionError(f"not {well} after {timeout} s: {'; '.join(wrong)}")
         time.sleep(0.5)
-    return True
+
+
+def _with_what_is_wrong(now: dict, role: str) -> tuple[dict, list[str]]:
+    return now, _wrong(now, role)
 
 
 def _wrong_with_the_daemon(role: str) -> list[str]:

@@ -737,7 +737,7 @@ class Machine:
         self.ending = True
         if event.keep or self.role in ("standby", "fencing"):
             if self.role in ("releasing", "parting"):
-                self.out.append(Leave())  # they are the other node's, and whoever comes next would take them back
+                self.out.append(Leave())  # given away already, and whoever comes next would take parked ones back
             elif event.keep:
                 self.log("info", "heartbeat starts itself anew: the addresses stay")
             self.ended = True

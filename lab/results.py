@@ -15,7 +15,7 @@ class Applied:
     seconds: float
     returns: dict[str, dict | list | str]
     targeted: tuple[str, ...]
-    ended: float = 0.0
+    ended: float
 
     @property
     def failed(self) -> dict[str, list[str]]:
