@@ -672,7 +672,7 @@ def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
 
 
 def _until_well(look: Callable[[], tuple[Any, list[str]]], timeout: float, well: str) -> Any:
-    """Look until nothing is wrong any more; returns what was seen then. Raises CommandExecutionError after `timeout`."""
+    """Look until nothing is wrong any more; returns what was seen then. Raises CommandExecutionError else."""
     begin = time.monotonic()
     while True:
         seen, wrong = look()
