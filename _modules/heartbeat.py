@@ -43,7 +43,8 @@ LOADED = Path("/run/gateway-heartbeat-loaded")
 HARESOURCES = Path("/etc/ha.d/haresources")
 AGENT = Path("/usr/local/lib/gateway/agent")
 AGENT_JSON = Path("/etc/ha.d/agent.json")
-AGENT_HISTORY = Path("/var/lib/gateway-agent/history")
+AGENT_HISTORY = Path("/run/gateway-agent/history")
+AGENT_HISTORY_KEPT = Path("/var/lib/gateway-agent/history")     # where no agent has run since the machine has booted
 AGENT_SOCKET = Path("/run/gateway-agent.sock")
 PID_FILE = Path("/run/heartbeat.pid")
 PROC = Path("/proc")
@@ -424,11 +425,12 @@ def changes_since(mark: str = "") -> dict:
         salt 'gw1.*' heartbeat.changes_since
     """
     try:
-        found = os.stat(AGENT_HISTORY)
+        path = _agent_history()
+        found = os.stat(path)
         state = (found.st_ino, found.st_mtime_ns, found.st_size)
         kept = __context__.get("heartbeat.changes")
         if kept is None or kept[0] != state:
-            lines = AGENT_HISTORY.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             entries = [each for each in map(_json, lines) if isinstance(each, dict)
                        and isinstance(each.get("at"), str) and each.get("role") in ("active", "standby")]
             kept = (state, entries)
@@ -445,6 +447,10 @@ def changes_since(mark: str = "") -> dict:
         new = [each for each, its in zip(entries, marks, strict=True) if its > mark]
     return {"mark": marks[-1] if marks else mark,
             "changes": [{key: each.get(key) for key in ("at", "role", "cause", "epoch")} for each in new]}
+
+
+def _agent_history() -> Path:
+    return AGENT_HISTORY if AGENT_HISTORY.exists() else AGENT_HISTORY_KEPT
 
 
 def running() -> bool:
@@ -605,7 +611,7 @@ def history(limit: int = 20) -> list[dict]:
     limit = int(limit)
     if way() == "agent":
         with contextlib.suppress(FileNotFoundError):
-            lines = AGENT_HISTORY.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = _agent_history().read_text(encoding="utf-8", errors="replace").splitlines()
             entries = [entry for entry in map(_json, reversed(lines)) if isinstance(entry, dict)][:limit]
             return [{"time": entry.pop("at", ""), **entry} for entry in entries]
         return []

@@ -24,6 +24,7 @@ def main(words: list[str]) -> int:
         command.add_argument("--force", action="store_true", help="also where it is refused otherwise")
     commands.add_parser("check", help="read a settings file and name every mistake").add_argument("file", type=Path)
     commands.add_parser("opening", help="note the interfaces on which heartbeat is about to open its paths (its unit)")
+    commands.add_parser("store", help="bring what the agent keeps to the disk (the agent does)")
     commands.add_parser("release", help="give up all addresses without asking anybody (heartbeat has ended)")
     arguments = parser.parse_args(words)
     if arguments.command == "check":
@@ -34,6 +35,8 @@ def main(words: list[str]) -> int:
         return 0
     if arguments.command == "release":
         return release()
+    if arguments.command == "store":
+        return store()
     try:
         answer = control.ask({"command": arguments.command, "force": getattr(arguments, "force", False)}, WAIT)
     except control.NotRunning as error:
@@ -69,6 +72,17 @@ def release() -> int:
         worker.release(wanted)
     except OSError as error:
         print(f"can not give the addresses up: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def store() -> int:
+    from agent import history
+    from agent.system import log
+    try:
+        history.store()
+    except OSError as error:
+        log("err", f"what the agent keeps for the next boot is not on the disk: {error}")
         return 1
     return 0
 

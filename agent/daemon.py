@@ -99,7 +99,8 @@ class Job:
         """Took too long."""
         waits = progress(self.process.pid)[0] == "S"
         self.process.kill()
-        self.process.wait()
+        # Not wait(): one that waits for a disk ends when that goes on. Popen looks after it, with the next command.
+        self.process.poll()
         os.close(self.fd)
         self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_TURN}")
 

@@ -582,6 +582,10 @@ class Machine:
             self.careful_until = max(self.careful_until, self.now)
             if self.muted and self.role == "active":
                 self.question()
+            elif self.role == "leaving":
+                # Perhaps the agent has just started and found parked addresses, and the peer serves already.
+                self.deadline = self.now + self.hopes()
+                self.send(ask=self.ask)
         self.connected = event.yes
         if not event.yes:
             self.state = None
@@ -909,8 +913,10 @@ class Machine:
         elif self.role == "leaving":
             if self.peer == "dead" and self.connected and self.now >= self.careful_until:
                 self.take_back(f"{self.site.peer} is dead")
-            elif self.now >= self.deadline:
+            elif self.now >= self.deadline and (self.connected or self.ending):
                 self.take_back(f"{self.site.peer} did not take over within {self.hopes():.0f} s")
+            elif not self.connected and self.now - self.lost_at >= self.site.deadtime + self.patience():
+                self.give_away("heartbeat did not answer here while the role was given away")
         elif self.role in ("releasing", "parting"):
             if self.now >= self.deadline:
                 self.released(self.cause)

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ LATE, LATELY = 3.0, 10.0  # a look that took that many times as long, within so 
 FIRST = 100  # the same for the first pulse
 LIMIT, WITHIN = 3, 60.0
 LEAVING = 8.0  # a planned leave takes that long at most
+KILLED = 2.0  # a killed process has ended by then, unless it waits for a disk
 HEARTBEAT = "/usr/libexec/heartbeat/heartbeat"
 
 
@@ -108,7 +108,7 @@ class Supervisor:
         self.pid, self.pulse = pid, reading
 
     def watch(self) -> str:
-        """Until the worker ends. Why: ended (as it was told), died, hung, reload."""
+        """Until the worker ends. Why: ended (as it was told), died, hung, stuck (and does not end), reload."""
         poll = select.poll()
         poll.register(self.pulse, select.POLLIN)
         poll.register(self.signals.fileno(), select.POLLIN)
@@ -133,8 +133,7 @@ class Supervisor:
                     now_at = progress(self.pid)
                     starved = now_at[0] == "R" or now_at != before or late and clock() - late < LATELY
                     if silent >= STARVED or not starved:
-                        self.kill()
-                        return "hung"
+                        return "hung" if self.kill() else "stuck"
                     limit += HANG // 2
                     before = now_at
                 if not beat and not numbers:
@@ -159,9 +158,15 @@ class Supervisor:
         finally:
             os.close(self.pulse)
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
+        """False: it does not end, and can not be helped."""
         os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        until = clock() + KILLED
+        while not os.waitpid(self.pid, os.WNOHANG)[0]:
+            if clock() >= until:
+                return False
+            time.sleep(0.01)
+        return True
 
     def run(self) -> str:
         """Until it is over: ended, reload, or failed (too often)."""
@@ -174,6 +179,11 @@ class Supervisor:
                 return "failed"
             if why in ("ended", "reload"):
                 return why
+            if why == "stuck":
+                # A second one beside it, and it goes on later: never two.
+                log("err", "the agent hangs and can not be killed: it waits for something that does not come, a disk "
+                           "perhaps (`dmesg`)")
+                return "failed"
             last = self.failures.another(clock())
             log("err", f"the agent {why}: " + ("too often" if last else "a new one goes on, the addresses stay"))
             if last:
@@ -186,11 +196,17 @@ def stop_heartbeat(parent: int) -> None:
     log("err", "the agent does not live on this node: addresses given up, stopping heartbeat, so that the other node "
                "takes over. When the reason is gone: `systemctl start heartbeat`")
     if os.path.isdir("/run/systemd/system"):
-        subprocess.run(["/usr/bin/systemctl", "stop", "--no-block", "heartbeat.service"], timeout=10, check=False)
+        if os.fork() == 0:  # not subprocess, which waits until the disk has given the program
+            try:
+                os.execv("/usr/bin/systemctl", ["systemctl", "stop", "--no-block", "heartbeat.service"])
+            finally:
+                os._exit(1)
         time.sleep(10)
-    if os.getppid() == parent and parent > 1:
-        os.kill(parent, signal.SIGTERM)
-    time.sleep(30)
+    # The second one for a heartbeat that waits for a script of its own: to the other node it still lives.
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if os.getppid() == parent and parent > 1:
+            os.kill(parent, number)
+            time.sleep(30)
 
 
 def main() -> int:
@@ -223,8 +239,9 @@ def main() -> int:
     keeper = Supervisor(work, give_up, heartbeat)
     while True:
         why = keeper.run()
+        if why == "reload" and not keeper.kill():
+            why = "failed"
         if why == "reload":
-            keeper.kill()
             try:
                 configuration.load()
             except configuration.Mistakes as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -26,9 +27,9 @@ from agent.system import clock, drain, in_time, log, wake_on
 TICK = 0.05
 GLANCE = 0.1  # heartbeat's turns on the processor are looked at this often
 ECHO, ECHO_EVERY = 0.5, 2.0  # a message to itself is back by then; one is sent this often
-# A crash seconds after the epochs were written left an empty file. Not at once: a take-over comes first. Not by this
-# process, and nobody waits for it: a disk may take longer than the deadtime, and who waits for one can not be killed.
-LATER, SYNC = 1.0, ("/usr/bin/setsid", "--fork", "/usr/bin/sync")
+# What is kept is brought to the disk by a process of its own (agent/history.py). Not at once: a take-over comes first.
+LATER, STORE = 1.0, ("/usr/local/lib/gateway/agent/run", "store")
+LAST = 1.0  # this process ends, perhaps because the machine does: so long it waits for that
 PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
 # Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
 COMPARED = Path("/run/gateway/current")
@@ -79,7 +80,9 @@ class Worker:
         self.turns, self.turned, self.glanced = "", 0.0, 0.0  # heartbeat's on the processor; the last; when looked at
         self.next_try = self.next_look = self.before = 0.0
         self.listen_at = 0.0  # when the daemon is told once more to look at its addresses, if it has to be
-        self.sync_at = 0.0  # when the epochs have to be on the disk, if they are not
+        # When what is kept has to be brought to the disk, if it has: an agent that was killed may have left that.
+        self.store_at = clock() + LATER
+        self.storing = False  # one at a time, however long it takes
         self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
@@ -107,6 +110,10 @@ class Worker:
 
         state, _held, self.missing = self.addresses.look()
         self.held_before = state
+        try:
+            history.fetch()
+        except OSError as error:
+            log("err", f"what was kept is not to be had: {error}")
         try:
             own, highest = history.epochs()
         except ValueError as error:
@@ -159,6 +166,7 @@ class Worker:
                 if fd in self.ready:
                     self.ready[fd]()
             self.tick(now)
+        self.store_last()
 
     def beat(self) -> None:
         """For the supervisor: not hung."""
@@ -183,9 +191,8 @@ class Worker:
             self.listen_at = 0.0
             if self.machine.role == "active":
                 self.daemon.listen(self.on_listened)
-        if self.sync_at and now >= self.sync_at:
-            self.sync_at = 0.0
-            self.start([*SYNC, str(history.FOLDER / history.EPOCH)], LISTEN, lambda _ok, _why: None)
+        if self.store_at and now >= self.store_at and not self.storing:
+            self.store()
         if now >= self.next_look:
             self.look()
         self.handle(decide.Tick())
@@ -300,11 +307,14 @@ class Worker:
 
     def look(self) -> None:
         self.next_look = clock() + 1.0
-        _state, held, missing = self.addresses.look()
+        state, held, missing = self.addresses.look()
         if missing or self.machine.missing:
             self.handle(decide.Missing(missing))
         if held and self.machine.role == "standby":
             self.handle(decide.Found(held))
+        elif state == "parked" and self.machine.role == "standby":
+            log("warning", "parked addresses were left behind: taken away")
+            self.addresses.leave()
         if self.heartbeat:
             self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
         if COMPARED.exists() != self.machine.compared:
@@ -382,6 +392,26 @@ class Worker:
             return
         self.jobs.append(job)
         self.add(job.fd, lambda: (self.drop(job), job.ended(), None)[-1])
+
+    def store(self) -> None:
+        """What is kept, to the disk."""
+        def stored(_ok: bool, _why: str) -> None:  # it has said itself what was wrong
+            self.storing = False
+
+        self.store_at, self.storing = 0.0, True
+        self.start(STORE, math.inf, stored)
+
+    def store_last(self) -> None:
+        """The same as the last thing that this process does, and for a moment it waits for that."""
+        until = clock() + LAST
+        while (self.store_at or self.storing) and clock() < until:
+            if not self.storing:
+                self.store()
+            self.beat()
+            time.sleep(TICK)
+            for job in [each for each in self.jobs if each.process.poll() is not None]:
+                self.drop(job)
+                job.ended()
 
     def drop(self, job: Job) -> None:
         self.jobs.remove(job)
@@ -472,10 +502,11 @@ class Worker:
 
     def do_keep(self, action: decide.Keep) -> None:
         history.keep(action.own, action.highest)
-        self.sync_at = clock() + LATER
+        self.store_at = clock() + LATER
 
     def do_note(self, action: decide.Note) -> None:
         history.note(action.role, action.cause, action.epoch)
+        self.store_at = clock() + LATER
 
     def do_log(self, action: decide.Log) -> None:
         log(action.priority, action.text)

@@ -334,9 +334,12 @@ gateway_schema:
                        none], default: local0,
                      about: "The syslog facility.",
                      counterpart: "`logfacility` in ha.cf"}
-      log_file: {type: path, default: /var/log/ha-log, about: "The log.", counterpart: "`logfile` in ha.cf"}
+      log_file: {type: path, default: /var/log/ha-log,
+                 about: "The log. rsyslog writes it, so that heartbeat never waits for a disk; in `paper` heartbeat
+                   does.",
+                 counterpart: "`logfile` in ha.cf"}
       debug_file: {type: path, default: /var/log/ha-debug,
-                   about: "The log with more in it.",
+                   about: "The log with more in it, in `paper`.",
                    counterpart: "`debugfile` in ha.cf"}
   firewall:
     about: "What the nodes let in besides IKE, NAT-T and ESP, and heartbeats from each other."

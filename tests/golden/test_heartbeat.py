@@ -57,6 +57,23 @@ def test_with_the_agent_heartbeat_decides_nothing(with_agent):
     assert "heartbeat_resource_reload" not in paper.rendered("heartbeat/resource.sls", paper.MASTER, {})
 
 
+def test_with_the_agent_heartbeat_writes_no_file_and_rsyslog_does(with_agent):
+    """heartbeat waits for a disk that stands still, and such a standby takes nothing over."""
+    assert not [line for line in paper.lines(paper.managed(*_of("ha.cf"))) if line.startswith(("logfile", "debugfile"))]
+    rsyslog = paper.lines(paper.managed("logging/init", "/etc/rsyslog.d/60-gateway.conf"))
+    assert ':programname, isequal, "heartbeat" /var/log/ha-log' in rsyslog
+    rotated = paper.managed("logging/init", "/etc/logrotate.d/gateway")
+    assert "\n/var/log/warn /var/log/ha-log {\n" in rotated and "ha-debug" not in rotated
+    assert rotated.count("rsyslog-rotate") == rotated.count("weekly") == 1
+
+
+def test_in_the_papers_way_it_writes_its_files_itself():
+    rotated = paper.managed("logging/init", "/etc/logrotate.d/gateway")
+    assert "\n/var/log/warn {\n" in rotated and "\n/var/log/ha-log /var/log/ha-debug {\n" in rotated
+    assert not [line for line in paper.lines(paper.managed("logging/init", "/etc/rsyslog.d/60-gateway.conf"))
+                if "heartbeat" in line]
+
+
 def test_what_the_agent_is_told(with_agent):
     told = json.loads(paper.managed("heartbeat/agent", "/etc/ha.d/agent.json"))
     assert told == {

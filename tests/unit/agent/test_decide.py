@@ -506,6 +506,27 @@ def test_agent_started_again(held, own, peer, does):
     assert does in node.tell(peer) + node.wait(1.2)
 
 
+def test_an_agent_that_finds_parked_addresses_asks_the_other_node_before_it_takes_them_back():
+    """It had stood still for a minute while it gave them away, and the other node served: it took them back for 5 ms,
+    and told the neighbours."""
+    machine, done = Machine(SITE, 100.0, own=4, highest=4, held="parked"), []
+    for at, event in ((100.1, Tick()), (101.2, Connected(True)), (101.25, Peer("active")), (101.3, Tick())):
+        done += machine.handle(event, at)
+    assert any("ask" in each.message for each in done if isinstance(each, Send)) and machine.role == "leaving", done
+    assert Release() in machine.handle(state("active", 5), 101.35)
+    assert Hold() not in done
+
+
+def test_a_node_that_loses_its_heartbeat_while_it_gives_the_role_away_does_not_take_it_back():
+    """The other node calls it dead meanwhile, and serves."""
+    node = active()
+    node.tell(Command("standby", False, 1))
+    assert node.role == "leaving"
+    done = node.tell(Connected(False)) + node.wait(1.3)
+    assert "Hold" not in done and "Release" in done and node.role == "parting", done
+    assert node.tell(Released())[0] == "Leave" and node.role == "standby"
+
+
 def test_vanished_addresses_come_back_only_on_the_active_node():
     assert "Restore" in active().tell(Missing(("192.0.2.10",)))
     assert "Restore" not in Node().tell(Missing(("192.0.2.10",)))

@@ -1,8 +1,12 @@
 """What the agent keeps on the disk."""
 from __future__ import annotations
 
+import fcntl
+import threading
+
 import pytest
 
+from agent import __main__ as program
 from agent import history
 
 
@@ -17,6 +21,60 @@ def test_a_damaged_file_is_named(tmp_path, left):
     (tmp_path / "epoch").write_text(left)
     with pytest.raises(ValueError, match=f"{tmp_path}/epoch is damaged"):
         history.epochs(tmp_path)
+
+
+def test_the_next_boot_goes_on_with_what_was_brought_to_the_disk(tmp_path):
+    disk, folder, next_boot = tmp_path / "disk", tmp_path / "run", tmp_path / "next"
+    history.fetch(disk, folder)
+    assert history.epochs(folder) == (0, 0) and history.read(folder) == []
+    history.keep(4, 6, folder)
+    history.note("active", "nobody is active", 4, folder)
+    history.store(disk, folder)
+    history.fetch(disk, next_boot)
+    assert history.epochs(next_boot) == (4, 6)
+    assert [each["epoch"] for each in history.read(next_boot)] == [4]
+
+
+def test_what_is_in_memory_counts_for_as_long_as_the_machine_is_up(tmp_path):
+    """The disk stood still, or is full: an agent that is started again must not begin with what was before."""
+    disk, folder = tmp_path / "disk", tmp_path / "run"
+    history.keep(4, 6, folder)
+    history.store(disk, folder)
+    history.keep(7, 7, folder)
+    history.fetch(disk, folder)
+    assert history.epochs(folder) == (7, 7)
+
+
+def test_one_that_had_to_wait_for_the_disk_puts_nothing_old_over_what_is_newer(tmp_path):
+    disk, folder = tmp_path / "disk", tmp_path / "run"
+    history.keep(4, 6, folder)
+    with open(folder / history.LOCK, "w") as first:       # one that waits for the disk
+        fcntl.flock(first, fcntl.LOCK_EX)
+        waits = threading.Thread(target=history.store, args=(disk, folder))
+        waits.start()
+        history.keep(7, 7, folder)
+        waits.join(0.2)
+        assert waits.is_alive() and not disk.exists()
+    waits.join(5)
+    assert history.epochs(disk) == (7, 7)
+
+
+def test_a_folder_that_is_there_is_not_made(tmp_path, monkeypatch):
+    """To make /run the kernel waits for the disk under /: a standby whose disk stood still stood still as well."""
+    monkeypatch.setattr("pathlib.Path.mkdir", lambda *_, **__: pytest.fail("made"))
+    history.replace(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+
+
+def test_a_disk_that_takes_nothing_is_said(tmp_path, monkeypatch):
+    history.keep(4, 6, tmp_path / "run")
+    (tmp_path / "disk").write_text("no folder")
+    with pytest.raises(OSError):
+        history.store(tmp_path / "disk", tmp_path / "run")
+    said: list[str] = []
+    monkeypatch.setattr(history, "store", lambda: history.replace(tmp_path / "disk/epoch", ""))
+    monkeypatch.setattr("agent.system.log", lambda _priority, text: said.append(text))
+    assert program.main(["store"]) == 1 and "not on the disk" in said[0], said
 
 
 def test_damaged_lines_of_the_history_are_left_out(tmp_path):

@@ -76,6 +76,28 @@ def test_hang_is_killed(keeper, tmp_path):
     assert time.monotonic() - start < 5
 
 
+def test_one_that_can_not_be_killed_is_not_waited_for_and_gets_no_second_one_beside_it(keeper, tmp_path, monkeypatch):
+    """It waits for a disk: the addresses go, and the other node takes over."""
+    lives, kill = tmp_path / "lives", os.kill
+
+    def work(pulse):
+        with lives.open("a") as file:
+            file.write("x")
+        os.write(pulse, b".")
+        time.sleep(60)
+
+    one = keeper(work)
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    monkeypatch.setattr(supervisor, "KILLED", 0.2)
+    start = time.monotonic()
+    try:
+        assert one.run() == "failed"
+        assert time.monotonic() - start < 5 and lives.read_text() == "x"
+    finally:
+        kill(one.pid, signal.SIGKILL)
+        os.waitpid(one.pid, 0)
+
+
 @pytest.mark.parametrize(("seconds", "lives"), [(0.45, 1), (60, 2)])
 def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, lives):
     """A machine without time to spare: three killed within a minute would cost it heartbeat."""

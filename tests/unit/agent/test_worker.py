@@ -1,7 +1,6 @@
 """The worker's view of heartbeat: alive, hung, or only not reading."""
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
 import pytest
@@ -33,9 +32,9 @@ class Agent(worker.Worker):
     def __init__(self) -> None:
         self.settings, self.heartbeat, self.parent = SETTINGS, Library(), 2949
         self.now = self.turned = 100.0
-        self.echo_sent = self.waits = self.glanced = self.listen_at = self.sync_at = 0.0
+        self.echo_sent = self.waits = self.glanced = self.listen_at = self.store_at = 0.0
         self.echoes, self.unread, self.turns = 0, False, ""
-        self.queue, self.ended, self.jobs = [], False, []
+        self.queue, self.ended, self.jobs, self.storing = [], False, [], False
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
         self.machine = decide.Machine(site, self.now, 4, 4, "held")
         self.done: list[str] = []
@@ -177,21 +176,82 @@ def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
     assert agent.listen_at > agent.now, "it is told once more"
 
 
-def test_the_epochs_are_brought_to_the_disk_a_moment_later_and_nobody_waits_for_it(agent, monkeypatch):
-    """A crash seconds after the first take-over left an empty file, and the node began at 0."""
-    kept, started = [], []
-    monkeypatch.setattr(worker.history, "keep", lambda own, highest: kept.append((own, highest)))
-    monkeypatch.setattr(agent, "start", lambda command, timeout, done: started.append(command), raising=False)
+@pytest.mark.parametrize(("role", "state", "left"), [
+    ("standby", "parked", ["leave"]), ("standby", "none", []), ("leaving", "parked", []), ("parting", "parked", [])])
+def test_a_standby_takes_away_what_it_could_not_when_it_left(agent, monkeypatch, role, state, left):
+    """The kernel did not answer in time, say: nothing else would come back to it."""
+    class Parked:
+        def __init__(self) -> None:
+            self.done: list[str] = []
+
+        def look(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+            return state, (), ("192.0.2.10",)
+
+        def leave(self) -> None:
+            self.done.append("leave")
+
+    agent.addresses, agent.heartbeat = Parked(), None
+    monkeypatch.setattr(agent.machine, "role", role)
+    monkeypatch.setattr(agent.machine, "deadline", agent.now + 5)
+    worker.Worker.look(agent)
+    assert agent.addresses.done == left
+
+
+@pytest.fixture
+def storing(agent, monkeypatch) -> list[Any]:
+    """What was started, each with what it is told when it ends; the epochs have just changed."""
+    started: list[Any] = []
+    kept: list[Any] = []
+    monkeypatch.setattr(worker.history, "keep", lambda *epochs: kept.append(epochs))
+    monkeypatch.setattr(agent, "start", lambda *command: started.append(command), raising=False)
     agent.daemon, agent.daemon_fd, agent.announcing, agent.next_look = Late(), -1, [], 1e9
     worker.Worker.do_keep(agent, decide.Keep(5, 6))
+    assert kept == [(5, 6)]
+    return started
+
+
+def test_the_epochs_are_brought_to_the_disk_a_moment_later_and_nobody_waits_for_it(agent, storing):
+    """A crash seconds after the first take-over left an empty file, and the node began at 0."""
     agent.tick(agent.now)
-    assert kept == [(5, 6)] and started == [], "a take-over comes first"
+    assert storing == [], "a take-over comes first"
     agent.now += worker.LATER
     agent.tick(agent.now)
     agent.tick(agent.now)
-    assert started == [[*worker.SYNC, "/var/lib/gateway-agent/epoch"]]
+    assert [command for command, _timeout, _done in storing] == [worker.STORE]
 
 
-def test_that_command_is_one(tmp_path):
-    (tmp_path / "epoch").write_text("5 6\n")
-    subprocess.run([*worker.SYNC, str(tmp_path / "epoch")], check=True)
+def test_while_the_disk_stands_still_only_one_waits_for_it_and_what_came_meanwhile_follows(agent, storing):
+    for _ in range(60):
+        agent.now += worker.LATER
+        agent.tick(agent.now)
+        worker.Worker.do_keep(agent, decide.Keep(7, 7))
+    assert len(storing) == 1
+    command, timeout, done = storing[0]
+    assert agent.now < timeout, "it is not ended: nobody else would bring it there"
+    done(True, "")
+    agent.now += worker.LATER
+    agent.tick(agent.now)
+    assert len(storing) == 2
+
+
+def test_the_last_change_is_brought_to_the_disk_before_the_agent_ends(agent, monkeypatch, tmp_path):
+    """Its machine may be about to go down."""
+    target = tmp_path / "stored"
+    monkeypatch.setattr(worker, "STORE", ("/usr/bin/touch", str(target)))
+    agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
+    monkeypatch.setattr(worker, "clock", worker.time.monotonic)
+    agent.store_at = 1.0
+    agent.store_last()
+    assert target.exists() and not agent.jobs and not agent.storing
+
+
+def test_an_agent_that_ends_does_not_wait_for_a_disk_that_stands_still(agent, monkeypatch):
+    monkeypatch.setattr(worker, "STORE", ("/bin/sleep", "60"))
+    agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
+    monkeypatch.setattr(worker, "clock", worker.time.monotonic)
+    agent.store_at, begun = 1.0, worker.time.monotonic()
+    agent.store_last()
+    try:
+        assert worker.time.monotonic() - begun < worker.LAST + 1
+    finally:
+        agent.jobs[0].kill()

@@ -257,7 +257,7 @@ def agent_on(on, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def place(node: AgentNode, name: str = "gw1") -> ModuleType:
         module = on(node, name)
         for constant, path in (("AGENT", "agent"), ("AGENT_JSON", "agent.json"), ("AGENT_HISTORY", "history"),
-                               ("PROC", "proc")):
+                               ("AGENT_HISTORY_KEPT", "kept"), ("PROC", "proc")):
             monkeypatch.setattr(module, constant, tmp_path / path)
         (tmp_path / "ha.cf").write_text(f"node gw1\nrespawn root {tmp_path}/agent/run\n")
         return module
@@ -385,6 +385,8 @@ def test_links_and_ping_nodes_as_heartbeat_sees_them(on) -> None:
 def test_history_with_the_agent(agent_on, tmp_path: Path) -> None:
     module = agent_on(AgentNode(says(), "active"))
     assert module.history() == []
+    (tmp_path / "kept").write_text('{"at": "2026-11-23T01:00:00+00:00", "role": "standby", "cause": "before"}\n')
+    assert [entry["cause"] for entry in module.history()] == ["before"], "no agent has run since the machine has booted"
     (tmp_path / "history").write_text(
         '{"at": "2026-11-24T01:00:00+00:00", "role": "standby", "cause": "start"}\nbroken\n'
         '{"at": "2026-11-24T02:00:00+00:00", "role": "active", "cause": "gw2 is dead"}\n')
@@ -640,7 +642,8 @@ def looking(on, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         respawn = f"respawn root {module.AGENT / 'run'}" if agent else "respawn root /usr/libexec/heartbeat/ipfail"
         module.READ[0].write_text(f"keepalive 2\nudpport 694\nbcast bond1\nucast bond0 192.0.2.11\n"
                                   f"ucast bond0 192.0.2.12\nnode gw1\nnode GW2\n\n{respawn}\nping 192.0.2.1\n")
-        for name, path in (("PROC", "proc"), ("PID_FILE", "pid"), ("AGENT_SOCKET", "s"), ("AGENT_HISTORY", "history")):
+        for name, path in (("PROC", "proc"), ("PID_FILE", "pid"), ("AGENT_SOCKET", "s"), ("AGENT_HISTORY", "history"),
+                           ("AGENT_HISTORY_KEPT", "kept")):
             monkeypatch.setattr(module, name, folder / path)
         monkeypatch.setattr(module, "__context__", {}, raising=False)
         module.__salt__["cmd.run_all"] = None
