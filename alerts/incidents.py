@@ -8,6 +8,7 @@ begins, once when it has calmed down.
     event --> incident (waits 150 ms for company) --> alert
                  |  more severe --> escalation
                  |  joined since, and still the case after 10 s (critical) or at the end of the 30 s --> update
+                 |  has happened once more (a role that moves back), and not again for 10 s --> update
                  |  all over    --> recovery
     the same condition more than 4 times in 10 minutes --> flapping ... 10 minutes without --> calm
 """
@@ -22,7 +23,7 @@ from alerts.authentic import SEVERITIES, Event
 
 GATHER = 0.15  # an incident's first event waits that long for others
 JOIN = 30.0  # and what comes within that time belongs to it
-STAYS = 10.0  # what is critical and has joined silently is told when it is still the case after that
+STAYS = 10.0  # what is critical and has joined silently, or has happened again, is told when that stands so long
 LINES = 100  # conditions that an incident names; more are counted
 INCIDENTS = 30  # open ones of a site; more join the newest
 REMEMBERED = 20_000  # conditions whose newest number is kept
@@ -164,7 +165,8 @@ class Machine:
                 incident.due, incident.update = now, True
             if incident.due is not None and incident.due <= now:
                 alerts += self._tell(now, incident)
-            if incident.due is None and incident.over and now - incident.opened > JOIN and not self._flaps_in(incident):
+            if (incident.due is None and incident.over and now - incident.opened > JOIN
+                    and not self._flaps_in(incident) and not any(map(_again, incident.lines.values()))):
                 self._close(incident)
         for key, flap in list(self._flaps.items()):
             if now - flap.last >= self.settings.minutes * 60:
@@ -188,7 +190,8 @@ class Machine:
 
     def _has_more(self, now: float, incident: Incident) -> bool:
         """Whether something has joined since it was told that is still the case, and not just for a moment."""
-        return any(line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
+        return any(_again(line) and now - line["taken"] >= STAYS
+                   or line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
                    and now - line["taken"] >= (STAYS if line["severity"] == "critical" else JOIN)
                    for key, line in incident.lines.items() if key not in self._flaps)
 
@@ -227,7 +230,9 @@ class Machine:
         line = {name: getattr(event, name) for name in ("id", "node", "role", "beacon", "condition", "subject",
                                                          "severity", "was", "since", "at", "cause", "facts", "once",
                                                          "n", "journal")}
-        incident.lines[key] = {**line, "is": event.now, "open": not event.once, "recovered_at": "",
+        # What has only happened: the last that was told of it is not so any more.
+        again = event.once and incident.told > 0 and key in incident.lines
+        incident.lines[key] = {**line, "is": event.now, "open": not event.once, "again": again, "recovered_at": "",
                                "told": before["told"] and before["open"],
                                "taken": before["taken"] if before["open"] else now}
         if not event.once:
@@ -270,7 +275,7 @@ class Machine:
         chosen = [line for key, line in incident.lines.items() if not only or key == only]
         new = kind == "update"
         lines = sorted((dict(line) for line in chosen), key=lambda line: (
-            new and (line["told"] or not line["open"]), -rank(line["severity"]), line["at"]))
+            new and (line["told"] or not line["open"] and not line["once"]), -rank(line["severity"]), line["at"]))
         for line in chosen:
             line["told"] = True
         severity = lines[0]["severity"] if only and lines else incident.severity
@@ -348,6 +353,11 @@ class Machine:
         self._flaps = {key: Flap(**flap) for key, flap in state["flaps"].items() if flap["incident"] in self.incidents}
         self._of = {key: incident.id for incident in self.incidents.values() for key, line in incident.lines.items()
                     if line["open"] or key in self._flaps}
+
+
+def _again(line: dict[str, Any]) -> bool:
+    """Whether it has happened once more since it was told. (One that was kept by an earlier tree does not say.)"""
+    return bool(line.get("again")) and not line["told"]
 
 
 def key_of(event: Event) -> str:

@@ -147,6 +147,21 @@ def test_an_alert_comes_within_moments_and_its_end_too(quiet, sink, took, cause:
         told(sink, cause.condition, begun, {"recovery"}, 150)
 
 
+def test_a_role_that_moves_back_is_told_too(quiet, sink):
+    """Within the first move's half minute. Who was told of that alone looks at the wrong node."""
+    eventually(lambda: alone(quiet, sink), 150, every=2)
+    active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
+    begun = time.time()
+    active.run([AGENT, "standby"], check=True)
+    told(sink, "role_changed", begun, {"alert"}, 20)
+    assert eventually(lambda: standby.run([AGENT, "standby"]).returncode == 0, 15, every=1)
+    back = time.time()
+    update = told(sink, "role_changed", back, {"update"}, 40)
+    roles = {line["node"]: line["is"] for line in update.json["conditions"] if line["condition"] == "role_changed"}
+    assert roles[active.host.name] == "active" and observe.active(quiet, SITE) is active, roles
+    observe.connect_roadwarrior(quiet)
+
+
 def test_nodes_that_both_live_and_do_not_hear_each_other_are_told_as_that(quiet, sink):
     """Each of them can only say that the other one is dead; both serve, and only the master can tell."""
     eventually(lambda: alone(quiet, sink), 150, every=2)

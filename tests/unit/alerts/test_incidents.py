@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alerts.authentic import Event
 from alerts.incidents import JOIN, Machine, Settings
 from tests.unit.alerts.events import T, made
 
@@ -76,6 +77,28 @@ def test_what_only_happened_has_no_end():
     machine = Machine()
     told = run(machine, (0, made(1, condition="slave_flapped", once=True)), (JOIN + 2, made(2, recovered=True)))
     assert told == [(0.15, "alert", "warning", 1)] and not machine.incidents
+
+
+@pytest.mark.parametrize("severity", ["critical", "info"])
+@pytest.mark.parametrize("back", [3, 25])
+def test_a_role_that_moves_back_is_told_too(severity, back):
+    """Within the half minute it joined silently, and the last that anybody was told was wrong."""
+    def moved(second: int, number: int, minion: str, now: str) -> tuple[int, Event]:
+        return second, made(number, minion=minion, condition="role_changed", severity=severity, once=True, now=now,
+                            at=f"2024-05-01T10:00:{second:02}.100Z")
+
+    machine, told = Machine(), []
+    steps = [moved(0, 1, "gw2.winterthur", "active"), moved(1, 1, "gw1.winterthur", "standby"),
+             moved(back, 2, "gw1.winterthur", "active"), moved(back + 1, 2, "gw2.winterthur", "standby")]
+    for tenth in range(600):
+        now = T + tenth / 10
+        for at, event in steps:
+            told += machine.take(now, event) if at == tenth / 10 else []
+        told += machine.tick(now)
+    assert [(alert.kind, [line["is"] for line in alert.lines]) for alert in told] == [
+        ("alert", ["active"]), ("update", ["active", "standby"])]
+    assert told[1].lines[0]["id"] == "gw1.winterthur" and round(told[1].at - T) == back + 10
+    assert not machine.incidents
 
 
 def test_a_condition_that_grows_worse_is_told_again():
