@@ -110,8 +110,9 @@ class Missing(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Virtual addresses that the kernel holds, whoever put them there."""
+    """Virtual addresses that the kernel holds, whoever put them there. `parked`: there are some on lo."""
     addresses: tuple[str, ...]
+    parked: bool = False
 
 
 class Deaf(NamedTuple):
@@ -656,7 +657,12 @@ class Machine:
             self.out.append(Restore())
 
     def on_found(self, event: Found) -> None:
-        if not event.addresses or self.role != "standby":
+        if self.role != "standby":
+            return
+        if event.parked:  # the kernel did not take them away when this node left
+            self.say("parked", "parked addresses were left behind: taken away", every=10.0)
+            self.out.append(Remove())
+        if not event.addresses:
             return
         self.intruded = event.addresses, self.now
         self.say("intruder", f"{', '.join(event.addresses)}: given to this node by somebody, and it is standby: taken "

@@ -310,11 +310,8 @@ class Worker:
         state, held, missing = self.addresses.look()
         if missing or self.machine.missing:
             self.handle(decide.Missing(missing))
-        if held and self.machine.role == "standby":
-            self.handle(decide.Found(held))
-        elif state == "parked" and self.machine.role == "standby":
-            log("warning", "parked addresses were left behind: taken away")
-            self.addresses.leave()
+        if (held or state == "parked") and self.machine.role == "standby":
+            self.handle(decide.Found(held, state == "parked"))
         if self.heartbeat:
             self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
         if COMPARED.exists() != self.machine.compared:

@@ -189,7 +189,8 @@ class Machine:
     # What follows
 
     def _has_more(self, now: float, incident: Incident) -> bool:
-        """Whether something has joined since it was told that is still the case, and not just for a moment."""
+        """Whether something has joined since it was told that is still the case, or has happened again, and not just
+        for a moment."""
         return any(_again(line) and now - line["taken"] >= STAYS
                    or line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
                    and now - line["taken"] >= (STAYS if line["severity"] == "critical" else JOIN)

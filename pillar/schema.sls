@@ -457,7 +457,7 @@ gateway_schema:
       firewall: {type: bool, default: true, about: "The packet filter."}
       openswan: {type: bool, default: true, about: "IPsec."}
       heartbeat: {type: bool, default: true, about: "The two nodes as one."}
-      logging: {type: bool, default: true, about: "The warnings' file."}
+      logging: {type: bool, default: true, about: "The warnings' file, and heartbeat's."}
       time: {type: bool, default: true, about: "Time by NTP."}
       sshd: {type: bool, default: true, about: "SSH hardening."}
       services: {type: bool, default: true, about: "Unneeded services off."}

@@ -23,7 +23,7 @@ TRAVELLER = "traveller"       # behind a router that translates addresses
 SAID = 60                     # lines of each gateway's log with a test that fails
 # Whether a fault is borne in time, on a machine that others use as well: what fails is tried once more, after the lab
 # has come to rest (lab/__main__.py: how often in all). Not where a second try finds what the first has put right.
-TIMED = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_faults", "test_fencing",
+TIMED = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_disk", "test_faults", "test_fencing",
          "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover", "test_tunnels"}
 REST = 20
 

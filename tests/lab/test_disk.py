@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Iterator
 
+from agent import history
 from lab import observe
 from lab.bench.pairs import AGENT, Pair
 from lab.guest import Guest
 from lab.observe import eventually
 from tests.lab.conftest import heartbeat_cut
 
-KEPT = "/var/lib/gateway-agent/epoch"
+KEPT = str(history.DISK / history.EPOCH)
 
 
 @contextlib.contextmanager

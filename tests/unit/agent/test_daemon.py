@@ -242,6 +242,17 @@ def test_job():
     assert not os.path.exists(f"/proc/self/fd/{job.fd}")
 
 
+def test_a_killed_command_is_not_waited_for_and_leaves_no_zombie():
+    job = Job(["/bin/sleep", "60"], 0.1, time.monotonic(), lambda _ok, _why: None)
+    pid = job.process.pid
+    job.kill()
+    del job
+    deadline = time.monotonic() + 5
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        subprocess.run(["/bin/true"], check=True)       # the next command
+    assert not os.path.exists(f"/proc/{pid}")
+
+
 # Recorded of sockets in a network namespace, kernel 6.1; UDP6's columns of zeros are cut
 UDP = """\
    sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops

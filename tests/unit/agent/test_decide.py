@@ -547,6 +547,15 @@ def test_an_address_that_somebody_gave_the_standby_is_taken_away_and_the_active_
     assert "Announce" not in active().tell(state())
 
 
+def test_parked_addresses_that_were_left_behind_are_nobody_elses_doing():
+    node = Node()
+    assert node.tell(Found((), parked=True)) == ["Remove"] and "left behind" in node.said()
+    assert node.machine.intruder() == "" and not node.sent("intruder")
+    node = active()
+    node.tell(Terminate())
+    assert node.role == "leaving" and node.tell(Found((), parked=True)) == []
+
+
 def test_addresses_that_the_active_node_holds_are_its_own():
     assert active().tell(Found(("192.0.2.10",))) == []
     node = active()
