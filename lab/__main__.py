@@ -11,6 +11,7 @@ from lab import cache, kernel, laboratory, network
 from lab.topology import TREE, sites
 
 # Which tests may be tried once more: tests/lab/conftest.py (TIMED). More than two of them are no accident.
+LANES_MEMORY = 16 << 30      # bytes: some 20 hosts of 640 MB, most of which they never touch
 SECOND_TRIES = ("--max-suite-reruns=2", "--rerun-show-tracebacks")
 
 
@@ -33,17 +34,18 @@ def _parser() -> argparse.ArgumentParser:
                         help="takeover, measured: faults x configurations x clients")
     commands.add_parser("kernel", help="build the kernel that has a packet filter")
     commands.add_parser("clean", help="remove everything cached")
+    commands.add_parser("lane")
     meanwhile = commands.add_parser("meanwhile")
     meanwhile.add_argument("lock", type=int)
     inside = commands.add_parser("inside")
-    inside.add_argument("what", choices=["demo", "shell", "test", "bench"])
+    inside.add_argument("what", choices=["demo", "shell", "test", "bench", "lane"])
     inside.add_argument("which", choices=["built", "packaged"])
     return parser
 
 
 def main() -> int:
     # what follows is pytest's own, or the sites' names: argparse would take its options for ours
-    own = {"test": 1, "bench": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
+    own = {"test": 1, "bench": 1, "lane": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
     words, rest = sys.argv[1:own + 1], sys.argv[own + 1:]
     arguments = _parser().parse_args(words)
     if arguments.command == "clean":
@@ -57,20 +59,45 @@ def main() -> int:
     elif arguments.command == "meanwhile":
         laboratory.prepare(sites(), "built", _more_packages())
         os.write(arguments.lock, laboratory.COMPLETE.encode())
+    elif arguments.command == "lane":
+        laboratory.enter(laboratory.tied(laboratory.command(["inside", "lane", "built", *rest], own_network=False)))
     elif arguments.command == "inside":
         return _inside(arguments.what, arguments.which, rest)
     else:
         names = [arguments.site] if arguments.command == "demo" else arguments.site
         chosen = laboratory.prepare(names, arguments.kernel)
-        laboratory.enter(["inside", arguments.command, "built" if chosen.built else "packaged", *names])
+        laboratory.enter(laboratory.command(
+            ["inside", arguments.command, "built" if chosen.built else "packaged", *names]))
     return 0
 
 
 def _test(words: list[str]) -> int:
+    os.environ.setdefault("LAB_RESULTS", str(cache.ROOT / "results"))
     making = laboratory.prepare_meanwhile()
-    done = subprocess.run(laboratory.tied(laboratory.command(["inside", "test", "built", *words])), check=False)
+    if any((TREE / word.split("::")[0]).exists() for word in words):
+        run = laboratory.command(["inside", "test", "built", *words])
+    else:
+        run = _pytest(words, _lanes())
+    done = subprocess.run(laboratory.tied(run), cwd=TREE, check=False)
     making.wait()
     return done.returncode
+
+
+def _pytest(words: list[str], lanes: list[str]) -> list[str]:
+    # the folder is named for where only options are given: pyproject.toml has less, for whoever has no lab
+    return [sys.executable, "-m", "pytest", *SECOND_TRIES, "--override-ini=testpaths=tests", *lanes, *words]
+
+
+def _lanes() -> list[str]:
+    """pytest-xdist's words for a process for each lane, where there is memory for all of their hosts."""
+    from tests.lanes import LANE, LANES
+
+    python = f"{sys.executable} -m lab lane"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    fitting = LANES if memory > LANES_MEMORY else LANES[:1]
+    return ["--dist=loadscope", "--max-worker-restart=2",
+            *(f"--tx=popen//id={lane.name}//env:{LANE}={lane.name}//env:LAB_INSIDE=1//python={python}"
+              for lane in fitting)]
 
 
 def _more_packages() -> tuple[str, ...]:
@@ -109,13 +136,13 @@ def _as_init(child: subprocess.Popen) -> int:
 
 
 def _inside(what: str, which: str, rest: list[str]) -> int:
+    if what == "lane":
+        # pytest-xdist talks with it over its standard input and output
+        return _as_init(subprocess.Popen([sys.executable, *rest]))
     network.ip("link", "set", "lo", "up")
     if what == "test":
         # every test finds itself inside; those of tests/lab refuse to run anywhere else
-        # (also where only options are given: pyproject.toml has less, for whoever has no lab)
-        return _as_init(subprocess.Popen(
-            [sys.executable, "-m", "pytest", *SECOND_TRIES, "--override-ini=testpaths=tests", *rest],
-            cwd=TREE, env=os.environ | {"LAB_INSIDE": "1"}))
+        return _as_init(subprocess.Popen(_pytest(rest, []), cwd=TREE, env=os.environ | {"LAB_INSIDE": "1"}))
     if what == "bench":
         from lab.bench import run
 

@@ -35,8 +35,8 @@ def find(kind: str, inputs: object) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def made(kind: str, inputs: object, make: Callable[[Path], None], why: str) -> Path:
-    """The folder made from `inputs`: made now by `make(folder)` if it is not there.
+def made(kind: str, inputs: object, make: Callable[[Path], None], why: str, keep: int = KEEP) -> Path:
+    """The folder made from `inputs`: made now by `make(folder)` if it is not there. `keep` of its kind stay.
 
     A make that fails or is killed leaves nothing that could be taken for finished: it works
     in a folder of its own, which gets its name only when it is complete.
@@ -55,12 +55,12 @@ def made(kind: str, inputs: object, make: Callable[[Path], None], why: str) -> P
             finally:
                 shutil.rmtree(working, ignore_errors=True)
         os.utime(folder)
-    _drop_old(kind)
+    _drop_old(kind, keep)
     return folder
 
 
-def _drop_old(kind: str) -> None:
+def _drop_old(kind: str, keep: int) -> None:
     folders = sorted(ROOT.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in folders[KEEP:]:
+    for old in folders[keep:]:
         shutil.rmtree(old, ignore_errors=True)
         (ROOT / f".{old.name}.lock").unlink(missing_ok=True)

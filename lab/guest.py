@@ -1,12 +1,14 @@
 """One real-kernel host: a user-mode-linux process over its own copy-on-write disk."""
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -33,8 +35,10 @@ class Guest:
         """
         self.host, self.kernel, self.disk, self.processor = host, kernel, disk, processor
         self.folder = folder / host.minion_id
+        self.disk_file = self.folder / "disk.cow"     # what it has written over `disk`
         self._numbers = itertools.count()
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._bell: socket.socket | None = None       # the other end is its /dev/tty1 (lab-console)
         for part in ("console", "root"):
             (self.folder / part).mkdir(parents=True)
         (self.folder / "kernel").mkdir()
@@ -80,6 +84,10 @@ class Guest:
         identity = hashlib.sha256(self.host.minion_id.encode()).hexdigest()[:32]
         devices = [f"vec{number}:transport=tap,ifname={nic.tap},depth=64,mac=02:ff{nic.mac[5:]}"
                    for number, nic in enumerate(self.host.nics)]
+        if self._bell:
+            self._bell.close()
+        self._bell, its_end = socket.socketpair()
+        self._bell.setblocking(False)
         # pty.legacy_count: the packaged kernel's 256 old terminals are 500 units to systemd, and each
         # daemon-reload (apt's, for one) takes three seconds longer.
         # MALLOC_...: for systemd. What it frees and wants again in a daemon-reload costs a page fault each, which
@@ -88,17 +96,19 @@ class Guest:
         # place of a copy-on-write file, and the disk is corrupt at the next boot.
         command = ["taskset", "--cpu-list", str(self.processor),
                    str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
-                   f"ubd0t={self.folder}/disk.cow,{self.disk}", "root=/dev/ubda", "rw", "quiet",
-                   "con=null", "con0=null,fd:1", "net.ifnames=0", "pty.legacy_count=0",
-                   "MALLOC_TOP_PAD_=33554432", "MALLOC_TRIM_THRESHOLD_=268435456",
-                   f"systemd.machine_id={identity}", f"systemd.hostname={self.host.name}",
-                   f"labdir={self.folder}", *devices]
+                   f"ubd0t={self.disk_file},{self.disk}", "root=/dev/ubda", "rw", "quiet",
+                   "con=null", "con0=null,fd:1", f"con1=fd:{its_end.fileno()},null",
+                   "net.ifnames=0", "pty.legacy_count=0", "MALLOC_TOP_PAD_=33554432",
+                   "MALLOC_TRIM_THRESHOLD_=268435456", f"systemd.machine_id={identity}",
+                   f"systemd.hostname={self.host.name}", f"labdir={self.folder}", *devices]
         if not self.host.master:
             command.append("systemd.mask=salt-minion.service")
         with open(self.folder / "console.log", "ab") as log:
             # a group of its own: the kernel's processes are stopped and killed together
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                             start_new_session=True, env=os.environ | {"TMPDIR": "/dev/shm"})
+                                             pass_fds=[its_end.fileno()], start_new_session=True,
+                                             env=os.environ | {"TMPDIR": "/dev/shm"})
+        its_end.close()
 
     def _signal(self, number: int) -> None:
         assert self._process, f"{self.host.name} was never started"
@@ -143,7 +153,7 @@ class Guest:
         while not answer.exists():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.host.name} does not answer on its console ({' '.join(argv)})")
-            time.sleep(0.02)
+            time.sleep(0.01)
         code, stdout, stderr = json.loads(answer.read_text())
         answer.unlink()
         if check and code:
@@ -170,6 +180,9 @@ class Guest:
         writing = base.with_suffix(".asking")
         writing.write_text(json.dumps({"argv": argv, "stdin": stdin, "timeout": timeout}))
         writing.rename(base.with_suffix(".request"))
+        if self._bell:
+            with contextlib.suppress(OSError):      # it is off, or so busy that it has not heard the last hundred
+                self._bell.send(b"\n")
         return base.with_suffix(".answer")
 
     def wait_up(self, timeout: float = 120) -> None:

@@ -14,7 +14,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, pkcs12
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY = "Lab certificate authority"
@@ -29,9 +36,16 @@ class Bundle:
 
 
 class Authority:
-    """A certificate authority that lives as long as the lab."""
+    """A certificate authority that lives as long as the lab, or as what is kept of one (lab/applied.py)."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Path | None = None) -> None:
+        """A new one, or the one that `save` wrote there."""
+        if kept:
+            pem = kept.read_bytes()
+            self._key = load_pem_private_key(pem, None)
+            self._certificate = x509.load_pem_x509_certificate(pem)
+            self._name = self._certificate.subject
+            return
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, AUTHORITY)])
         usage = x509.KeyUsage(digital_signature=False, content_commitment=False, key_encipherment=False,
@@ -41,6 +55,12 @@ class Authority:
                              .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
                              .add_extension(usage, critical=True)
                              .sign(self._key, hashes.SHA256()))
+
+    def save(self, path: Path) -> None:
+        """Key and certificate into one file, which only its owner may read."""
+        path.touch(mode=0o600)
+        path.write_bytes(self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+                         + self._certificate.public_bytes(Encoding.PEM))
 
     def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)

@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import fcntl
 import itertools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from lab import cache, image, network
+from lab import applied, cache, image, network
 from lab.guest import Guest
 from lab.identities import AUTHORITY, Authority, EncryptedPillar, site_secrets
 from lab.kernel import Kernel, choose
@@ -21,6 +23,7 @@ from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
 FOLDER = Path("/run/gateway-lab")
 PREPARED = cache.ROOT / ".prepared"                   # locked while kernel and images are made beside the first tests
 COMPLETE = "complete"
+CLONE_NEWNET = 0x40000000                            # unshare(2); Python has it from 3.12 on
 CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's owner installs
 ROADWARRIOR = "roadwarrior"
 STRONGSWAN = "strongswan"                            # a second one, where a lab has it: with the other make of client
@@ -80,28 +83,37 @@ def tied(words: list[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", *words]
 
 
-def command(arguments: list[str]) -> list[str]:
-    """The command that runs `python -m lab ARGUMENTS` inside new network, mount and process namespaces.
+def command(arguments: list[str], own_network: bool = True) -> list[str]:
+    """The command that runs `python -m lab ARGUMENTS` inside new mount and process namespaces, and a network one.
 
     When that process ends, however it ends, the kernel removes every process, interface and
     mount of the lab with it.
     """
-    return ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-            sys.executable, "-m", "lab", *arguments]
+    return ["unshare", *(["--net"] if own_network else []), "--mount", "--pid", "--fork", "--kill-child",
+            "--mount-proc", sys.executable, "-m", "lab", *arguments]
 
 
-def enter(arguments: list[str]) -> None:
-    """Go on as that command."""
-    os.execvp("unshare", command(arguments))
+def enter(words: list[str]) -> None:
+    """Go on as a command of `command`."""
+    os.execvp(words[0], words)
+
+
+def leave_network() -> None:
+    """Give this thread, and all that it starts from now on, a network namespace of its own; what is open stays open."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNET)")
+    network.ip("link", "set", "lo", "up")
 
 
 class Lab:
     """The running lab. Made inside the namespaces that `enter` gives."""
 
     def __init__(self, names: list[str], kernel: Kernel, persons: tuple[str, ...] = (ROADWARRIOR,),
-                 more_packages: tuple[str, ...] = (), behind_nat: tuple[str, ...] = ()) -> None:
+                 more_packages: tuple[str, ...] = (), behind_nat: tuple[str, ...] = (),
+                 kept: Path | None = None) -> None:
         """`persons` are the roadwarriors' names, and `behind_nat` those of them in a hotel; `more_packages` are
-        those of `prepare`.
+        those of `prepare`. `kept` is a folder of lab/applied.py: the hosts are bare without it.
         """
         self.kernel = kernel
         self.more_packages = more_packages
@@ -109,16 +121,24 @@ class Lab:
         for place in (FOLDER, Path("/run/netns")):
             place.mkdir(exist_ok=True)
             subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True)
-        self.authority = Authority()
+        self.authority = Authority(kept and kept / applied.AUTHORITY)
         hosts = [*(gateway for its in self.sites for gateway in its.gateways), *people]
         network.build(self.sites, hosts)
         self.master = Master(FOLDER / "master")
-        self._write_secrets()
+        if kept:
+            shutil.copytree(kept / "master", self.master.folder, dirs_exist_ok=True)
+            shutil.copytree(kept / applied.SECRETS, self.master.secrets, dirs_exist_ok=True)
+        else:
+            self._write_secrets()
         self._serve_packages()
         # A site's gateways on two processors, where there are two: what one does when it boots costs the other nothing.
         processors = sorted(os.sched_getaffinity(0))
         self.guests = {host.minion_id: self._guest(host, processor)
                        for host, processor in zip(hosts, itertools.cycle(processors))}
+        for guest in self.guests.values():
+            # a host that was not there when the sites were kept is a bare one
+            if kept and (its := kept / f"{guest.host.minion_id}.cow").exists():
+                applied.copy_disk(its, guest.disk_file)
         self.roadwarriors = {host.name: self.guests[host.minion_id] for host in people}
         self.roadwarrior = self.guests[people[0].minion_id]
 

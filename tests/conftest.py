@@ -14,6 +14,9 @@ import pytest
 import salt._logging
 import yaml
 
+from lab import laboratory
+from tests import lanes
+
 # Salt keeps early messages for a stderr that pytest has closed by the time they are written.
 salt._logging.shutdown_temp_handler()
 
@@ -46,6 +49,12 @@ def give_time(monkeypatch: pytest.MonkeyPatch, module: ModuleType, **functions: 
     thread, such as pytest-salt-factories', then sleeps for an hour, and pytest waits for it when all is done.
     """
     monkeypatch.setattr(module, "time", SimpleNamespace(**vars(module.time) | functions))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A lane gets a network of its own. Not sooner: xdist's count of second tries is reached over the one before."""
+    if lanes.here() and hasattr(session.config, "workerinput"):
+        laboratory.leave_network()
 
 
 @pytest.hookimpl(wrapper=True)

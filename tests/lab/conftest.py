@@ -1,21 +1,27 @@
-"""One lab for all these tests: both shipped sites on real kernels, built kernel with packet filter.
+"""One lab for all tests of a process: sites on real kernels, built kernel with packet filter.
 
+It starts from bare hosts where a test asks for them, else from sites that were applied and kept (lab/applied.py).
 Tests that break something put it right again before they end.
 """
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from lab import laboratory, observe
+from lab import applied, laboratory, observe
 from lab.bench.run import more_packages
 from lab.guest import Guest
+from lab.kernel import Kernel
 from lab.laboratory import ROADWARRIOR, STRONGSWAN, Lab
 from lab.observe import eventually
 from lab.results import Applied, apply
+from lab.topology import Site
+from tests import lanes
 
 SITES = ["winterthur", "bern"]
 AGENTS = "$(pgrep -f '^/usr/bin/python3 /usr/local/lib/gateway/agent/run$')"     # in a shell: supervisor and worker
@@ -24,8 +30,9 @@ SAID = 60                     # lines of each gateway's log with a test that fai
 # Whether a fault is borne in time, on a machine that others use as well: what fails is tried once more, after the lab
 # has come to rest (lab/__main__.py: how often in all). Not where a second try finds what the first has put right.
 TIMED = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_disk", "test_faults", "test_fencing",
-         "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover", "test_tunnels"}
+         "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover", "test_tunnels"}
 REST = 20
+APPLIED_WITHIN = 1800         # seconds that a lane waits for the one that begins with bare hosts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     """A test that fails shows what the gateways said meanwhile: what happens once in fifty runs is not seen again."""
     report = yield
-    lab = getattr(item, "funcargs", {}).get("bare")
+    lab = next((value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)), None)
     if report.failed and lab and hasattr(report.longrepr, "addsection"):
         for site in lab.sites:
             for guest in lab.gateways(site.name):
@@ -63,14 +70,24 @@ def _said(guest: Guest, since: float) -> str:
     return "\n".join(said.splitlines()[-SAID:])
 
 
-@pytest.fixture(scope="session")
-def bare() -> Lab:
-    """Bare hosts: nothing has been applied yet."""
-    packages = more_packages()
-    lab = Lab(SITES, laboratory.prepared(SITES, packages), (ROADWARRIOR, STRONGSWAN, TRAVELLER), packages,
-              behind_nat=(TRAVELLER,))
+def _start(sites: list[str], kernel: Kernel, kept: Path | None) -> Lab:
+    """A lab with the roadwarriors that its tests need."""
+    persons = (ROADWARRIOR, STRONGSWAN, TRAVELLER) if sites == SITES else (ROADWARRIOR,)
+    lab = Lab(sites, kernel, persons, more_packages(), behind_nat=tuple({TRAVELLER} & set(persons)), kept=kept)
     lab.start()
     return lab
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Kernel:
+    """The kernel of all hosts, once all that a lab boots from is there."""
+    return laboratory.prepared(SITES, more_packages())
+
+
+@pytest.fixture(scope="session")
+def bare(kernel: Kernel) -> Lab:
+    """Bare hosts: nothing has been applied yet."""
+    return _start(SITES, kernel, None)
 
 
 @pytest.fixture(scope="session")
@@ -92,14 +109,38 @@ def first_run(bare: Lab, after_looking: dict[str, str]) -> Applied:
     return apply(bare, "*gw*")
 
 
-@pytest.fixture(scope="session")
-def lab(bare: Lab, first_run: Applied) -> Lab:
-    """The lab with both sites' gateways applied and a roadwarrior connected to winterthur."""
+def _begins_bare(request: pytest.FixtureRequest) -> bool:
+    """Whether a test of this process is about bare hosts or the first run."""
+    lane = lanes.here()
+    return "bare" in lane.kinds if lane else any("bare" in item.fixturenames for item in request.session.items)
+
+
+def _connected(lab: Lab) -> Lab:
+    eventually(lambda: observe.holder(lab, "winterthur"), 90)
+    observe.connect_roadwarrior(lab)
+    return lab
+
+
+def _apply_and_keep(bare: Lab, first_run: Applied) -> Lab:
     assert not first_run.failed, first_run.failed
     bare.equip_roadwarrior(bare.sites[0])
-    eventually(lambda: observe.holder(bare, "winterthur"), 90)
-    observe.connect_roadwarrior(bare)
-    return bare
+    lab = _connected(bare)
+    applied.keep(lab)
+    return _connected(lab)
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest, kernel: Kernel) -> Lab:
+    """The lab with its sites' gateways applied and a roadwarrior connected to winterthur."""
+    lane = lanes.here()
+    kept = applied.find(kernel, SITES)
+    if _begins_bare(request) or not kept and not lane:
+        return _apply_and_keep(request.getfixturevalue("bare"), request.getfixturevalue("first_run"))
+    if not kept:
+        # another lane is at it
+        kept = eventually(lambda: applied.find(kernel, SITES), APPLIED_WITHIN, every=2)
+    lab = _start(list(lane.sites) if lane else SITES, kernel, kept)
+    return _connected(lab)
 
 
 @contextlib.contextmanager
@@ -142,3 +183,34 @@ def quiet(settled: Lab) -> Lab:
     """The same, and every gateway's minion answers: what is published before it has called is lost."""
     settled.master.wait_for({guest.host.minion_id for site in settled.sites for guest in settled.gateways(site.name)})
     return settled
+
+
+@pytest.fixture
+def bus(quiet):
+    """Lab and listener, in a moment in which nothing has to be told any more."""
+    with observe.events(quiet) as seen:
+        def told() -> list[tuple]:
+            said = quiet.master.ask("*.winterthur", "gateway_events.conditions")
+            return [(minion, each["condition"], each["subject"]) for minion, conditions in said.items()
+                    for each in conditions if each["beacon"] in ("bonding", "heartbeat")]
+
+        eventually(lambda: not told(), 60, every=2)
+        assert eventually(lambda: time.time() - max((each.came for each in seen.of()), default=0) > 5, 60)
+        yield quiet, seen
+
+
+def since(act: Callable[[], object]) -> float:
+    """When something was done."""
+    now = time.time()
+    act()
+    return now
+
+
+def interface(site: Site, side: str) -> str:
+    """The one that has the virtual IPs of a side."""
+    return next(virtual["interface"] for virtual in site.view["virtual"] if virtual["side"] == side)
+
+
+def hardware_address(guest: Guest, interface: str) -> str:
+    """The hardware address of an interface."""
+    return guest.run(["cat", f"/sys/class/net/{interface}/address"], check=True).stdout.strip()

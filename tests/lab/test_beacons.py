@@ -1,12 +1,10 @@
 """Real faults of bonds and of the pair, and what the master hears of them."""
 from __future__ import annotations
 
-import datetime
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -15,31 +13,10 @@ from lab.bench.pairs import AGENT, Pair
 from lab.master import PLACE
 from lab.observe import Happened, eventually
 from lab.results import apply
-from tests.lab.conftest import AGENTS, heartbeat_cut
+from tests.lab.conftest import AGENTS, heartbeat_cut, since
 
 WITHIN = 8       # seconds for an event to come; these machines are slow and shared
 QUIET = 10
-
-
-@pytest.fixture
-def bus(quiet):
-    """Lab and listener, in a moment in which nothing has to be told any more."""
-    with observe.events(quiet) as seen:
-        def told() -> list[tuple]:
-            said = quiet.master.ask("*.winterthur", "gateway_events.conditions")
-            return [(minion, each["condition"], each["subject"]) for minion, conditions in said.items()
-                    for each in conditions if each["beacon"] in ("bonding", "heartbeat")]
-
-        eventually(lambda: not told(), 60, every=2)
-        assert eventually(lambda: time.time() - max((each.came for each in seen.of()), default=0) > 5, 60)
-        yield quiet, seen
-
-
-def since(act: Callable[[], object]) -> float:
-    """When something was done."""
-    now = time.time()
-    act()
-    return now
 
 
 def repeated(events: list[Happened]) -> list[Happened]:
@@ -63,20 +40,6 @@ def is_complete(event: Happened, site: str, node: str) -> None:
     assert its["severity"] in ("critical", "warning", "info")
     assert its["role"] in ("active", "standby", "transition", "stopped", "split", "unknown")
     assert its["since"] <= its["at"] and its["n"] > 0 and its["condition"] == event.tag.split("/")[-1]
-
-
-def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
-    """They come with the first run, go by its pillar when that has ended, and take a bare host for no fault."""
-    until = first_run.ended + 20        # later events are of other tests
-    for guest in lab.gateways("winterthur") + lab.gateways("bern"):
-        states = first_run.returns[guest.host.minion_id]
-        assert any("beacons_watch" in state for state in states), list(states)
-        kept = observe.call(lab, guest, "gateway_events.since")["events"]
-        first = [each for each in kept if datetime.datetime.fromisoformat(each["at"]).timestamp() < until]
-        assert not [each for each in first if each["condition"] in (
-            "bond_missing", "slave_missing", "heartbeat_stopped", "none_active")], first
-        assert observe.call(lab, guest, "gateway_events.watched_now") == observe.call(
-            lab, guest, "gateway_events.pillar_digest")
 
 
 @pytest.mark.long
@@ -220,22 +183,6 @@ def test_a_bond_that_is_gone(bus):
     # heartbeat is deaf to the new one until the agent has had it opened anew (tests/lab/test_paths.py)
     for guest in lab.gateways("winterthur"):
         seen.wait(20, minion=guest.host.minion_id, condition="link_dead", recovered=True, since=gone)
-
-
-def test_a_path_that_is_dead_behind_a_link_with_carrier(bus):
-    """It is also the way to the master: what happened meanwhile may come when it is whole again."""
-    lab, seen = bus
-    standby = observe.standby(lab, "bern")
-    slave = observe.active_slave(standby, "inside")
-    nic = next(nic for nic in standby.host.nics if nic.name == slave)
-    cut = since(lambda: network.ip("link", "set", nic.tap, "nomaster"))      # off the switch
-    try:
-        time.sleep(6)
-    finally:
-        network.ip("link", "set", nic.tap, "master", nic.switch)
-    event = seen.wait(60, minion=standby.host.minion_id, condition="arp_silent", since=cut, recovered=False)
-    assert event.data["subject"] == f"inside/{slave}" and event.data["facts"]["arp_targets"]
-    seen.wait(60, minion=standby.host.minion_id, condition="arp_silent", since=cut, recovered=True)
 
 
 @pytest.mark.long

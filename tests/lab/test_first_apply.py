@@ -1,6 +1,7 @@
 """Bare hosts become gateways; looking first changes nothing; a second run changes nothing."""
 from __future__ import annotations
 
+import datetime
 import json
 
 from lab import observe
@@ -29,6 +30,20 @@ def test_one_node_holds_all_virtual_addresses_and_the_other_none(lab):
         active = eventually(lambda name=site.name: observe.holder(lab, name), 60)
         other = next(guest for guest in lab.gateways(site.name) if guest is not active)
         assert not observe.virtual_held(lab, other)
+
+
+def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
+    """They come with the first run, go by its pillar when that has ended, and take a bare host for no fault."""
+    until = first_run.ended + 20        # later events are of other tests
+    for guest in lab.gateways("winterthur") + lab.gateways("bern"):
+        states = first_run.returns[guest.host.minion_id]
+        assert any("beacons_watch" in state for state in states), list(states)
+        kept = observe.call(lab, guest, "gateway_events.since")["events"]
+        first = [each for each in kept if datetime.datetime.fromisoformat(each["at"]).timestamp() < until]
+        assert not [each for each in first if each["condition"] in (
+            "bond_missing", "slave_missing", "heartbeat_stopped", "none_active")], first
+        assert observe.call(lab, guest, "gateway_events.watched_now") == observe.call(
+            lab, guest, "gateway_events.pillar_digest")
 
 
 def test_the_ipsec_daemon_comes_before_the_minion(lab):

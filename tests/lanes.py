@@ -1,0 +1,117 @@
+"""The whole suite in several processes side by side: which of them runs which modules, and in which order.
+
+A lane is a pytest process in namespaces of its own (`python -m lab lane`), with a lab of its own where its modules need
+one. Modules are the unit: what a module's fixtures set up is set up once. A lane takes the dearest module that is left
+of those it may run (tests/budgets.toml says what each costs), so that all of them end at about the same time.
+
+A pytest plugin (pyproject.toml, addopts); it does nothing where no lanes were asked for (`lab/run test PATH`).
+"""
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
+
+BUDGETS = Path(__file__).parent / "budgets.toml"
+LANE = "LAB_LANE"           # in a lane's environment: its name
+UNNAMED = 60.0              # seconds, for a module that has no budget yet
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One process. `kinds`: of the modules it runs, in the order in which it looks for them."""
+
+    name: str
+    kinds: tuple[str, ...]
+    sites: tuple[str, ...]
+
+
+# bare: starts on bare hosts. sites: needs both sites. pair: needs the first one only, and half of the processor's time.
+LANES = (Lane("first", ("bare", "sites", "pair"), ("winterthur", "bern")),
+         Lane("second", ("integration", "pair"), ("winterthur",)),
+         Lane("third", ("plain", "integration", "pair"), ("winterthur",)))
+
+
+def here() -> Lane | None:
+    """The lane that this process is, None where there are none."""
+    return next((lane for lane in LANES if lane.name == os.environ.get(LANE)), None)
+
+
+def budgets() -> dict[str, dict[str, float]]:
+    """Seconds by kind and module, as tests/budgets.toml has them."""
+    return tomllib.loads(BUDGETS.read_text(encoding="utf-8"))
+
+
+def kind_of(module: str, known: dict[str, dict[str, float]]) -> str:
+    """The kind of a module, by its path from the root of the tree."""
+    for kind, modules in known.items():
+        if module in modules:
+            return kind
+    return "sites" if module.startswith("tests/lab/") else (
+        "integration" if module.startswith("tests/integration/") else "plain")
+
+
+def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, dict[str, float]]) -> str | None:
+    """The module that a lane takes next, of those that wait; None when there is none for it.
+
+    What no lane may take that still runs (`others`) is anybody's: with `-k`, or when a lane has died.
+    """
+    def cost(module: str) -> float:
+        return known.get(kind_of(module, known), {}).get(module, UNNAMED)
+
+    kinds = {module: kind_of(module, known) for module in waiting}
+    for kind in lane.kinds:
+        its = [module for module in waiting if kinds[module] == kind]
+        if its:
+            return max(its, key=cost)
+    served = {kind for each in others for kind in each.kinds}
+    return next((module for module in waiting if kinds[module] not in served), None)
+
+
+class LaneScheduling(LoadScopeScheduling):
+    """xdist's scheduling by module, in which each process takes only what its lane may run."""
+
+    def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
+        super().__init__(config, log)
+        self._known = budgets()
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("::", 1)[0]
+
+    def _next(self, node: WorkerController) -> str | None:
+        others = [_lane(other) for other in self.nodes if other is not node and not other.shutting_down]
+        return choose(_lane(node), list(self.workqueue), others, self._known)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        scope = self._next(node)
+        if scope is None:
+            node.shutdown()
+            return
+        self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if not node.shutting_down and self._next(node) is None:
+            node.shutdown()
+            return
+        super()._reschedule(node)
+
+
+def _lane(node: WorkerController) -> Lane:
+    name = node.gateway.spec.env[LANE]
+    return next(lane for lane in LANES if lane.name == name)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Any:
+    """xdist asks for a scheduler; without lanes it has its own."""
+    return LaneScheduling(config, log) if any(LANE in spec for spec in config.getoption("tx")) else None
