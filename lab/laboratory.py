@@ -40,13 +40,13 @@ def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -
 def prepare_meanwhile() -> subprocess.Popen:
     """Start `python -m lab meanwhile`, which prepares the tests' lab beside those tests that need nothing of it.
 
-    As politely as can be: they watch real processes. `prepared` waits for it.
+    Behind them, since they watch real processes, but not last of all: the lab's tests wait for it (`prepared`).
     """
     cache.ROOT.mkdir(parents=True, exist_ok=True)
     with open(PREPARED, "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)      # the child's from now on: it ends with the last who has the file open
         lock.truncate(0)
-        return subprocess.Popen(tied(["nice", "-n", "19", sys.executable, "-m", "lab", "meanwhile",
+        return subprocess.Popen(tied(["nice", "-n", "5", sys.executable, "-m", "lab", "meanwhile",
                                       str(lock.fileno())]), pass_fds=[lock.fileno()])
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 DEAREST = 10                # tests that are named
+WORTH_A_TABLE = 60.0        # seconds of a whole run
 SHOWN = 5.0                 # seconds; what costs less is one line for its folder
 GRACE_SECONDS = 15.0        # above its budget that a module may be, on a machine that others use as well
 SLACK = 1.3                 # and times its budget
@@ -62,7 +63,9 @@ class Costs:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """The table."""
+        """The table, of a run that took long enough to ask where the time went."""
+        if self.modules.total() < WORTH_A_TABLE:
+            return
         write = terminalreporter.write_line
         terminalreporter.section("what it cost, in seconds")
         small: Counter[str] = Counter()
