@@ -19,15 +19,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab/run",
                                      description="Real-kernel Debian hosts for trying and testing the tree.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    which = {"choices": ["auto", "packaged", "built"], "default": "auto",
-             "help": "auto: the built kernel if it is there already, else the packaged one (no packet filter)"}
     demo = commands.add_parser("demo", help="two bare hosts become a gateway pair; ends with a table")
     demo.add_argument("site", nargs="?", default="winterthur", choices=sites())
-    demo.add_argument("--kernel", **which)
+    _choose_kernel(demo)
     shell = commands.add_parser("shell",
                                 help="boot sites and give a shell in which `salt` works; leaving it ends the lab")
     shell.add_argument("site", nargs="*", default=["winterthur"])
-    shell.add_argument("--kernel", **which)
+    _choose_kernel(shell)
     commands.add_parser("test", usage="lab/run test [PYTEST ARGUMENTS]",
                         help="every test: unit, integration and lab (builds the kernel first)")
     commands.add_parser("bench", usage="lab/run bench [--runs N] [--configuration ...] [--fault ...] [--client ...]",
@@ -41,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     inside.add_argument("what", choices=["demo", "shell", "test", "bench", "lane"])
     inside.add_argument("which", choices=["built", "packaged"])
     return parser
+
+
+def _choose_kernel(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--kernel", choices=["auto", "packaged", "built"], default="auto",
+                         help="auto: the built kernel if it is there already, else the packaged one (no packet filter)")
 
 
 def main() -> int:
@@ -124,7 +127,7 @@ def _bench(words: list[str]) -> int:
     return 0
 
 
-def _as_init(child: subprocess.Popen) -> int:
+def _as_init(child: subprocess.Popen[bytes]) -> int:
     """Wait for a child, and meanwhile for the orphans that this process, the first of its namespace, is given.
 
     One that nobody has waited for is there for ever in the eyes of whoever killed it, and waits to see it gone.

@@ -110,10 +110,13 @@ class Guest:
                                              env=os.environ | {"TMPDIR": "/dev/shm"})
         its_end.close()
 
-    def _signal(self, number: int) -> None:
+    def _running(self) -> subprocess.Popen[bytes]:
         assert self._process, f"{self.host.name} was never started"
+        return self._process
+
+    def _signal(self, number: int) -> None:
         # user-mode-linux gives each guest process a host process, in sessions of their own
-        tree = [self._process.pid]
+        tree = [self._running().pid]
         for pid in tree:
             children = Path(f"/proc/{pid}/task").glob("*/children")
             tree += [int(child) for listing in children for child in listing.read_text().split()]
@@ -126,7 +129,7 @@ class Guest:
     def crash(self) -> None:
         """Power gone: nothing is flushed, nothing is said."""
         self._signal(signal.SIGKILL)
-        self._process.wait()
+        self._running().wait()
 
     def hang(self) -> None:
         """Stop the machine where it stands."""
@@ -189,7 +192,7 @@ class Guest:
         """Wait until it has booted (systemd has nothing left to start)."""
         deadline = time.monotonic() + timeout
         while not (self.folder / "console").exists() or self._booting():
-            if time.monotonic() > deadline or self._process.poll() is not None:
+            if time.monotonic() > deadline or self._running().poll() is not None:
                 tail = (self.folder / "console.log").read_text(errors="replace").splitlines()[-20:]
                 raise SystemExit(f"lab: {self.host.name} did not boot; the end of its console:\n" + "\n".join(tail))
             time.sleep(0.3)
@@ -204,7 +207,7 @@ class Guest:
         """An orderly end."""
         # no answer is waited for: the console goes down with the rest
         self._ask(["systemctl", "poweroff"], timeout=60)
-        self._process.wait(timeout=120)
+        self._running().wait(timeout=120)
 
     def reboot(self) -> None:
         """A clean reboot, and up again."""

@@ -10,6 +10,7 @@ import secrets
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -42,7 +43,9 @@ class Authority:
         """A new one, or the one that `save` wrote there."""
         if kept:
             pem = kept.read_bytes()
-            self._key = load_pem_private_key(pem, None)
+            key = load_pem_private_key(pem, None)
+            assert isinstance(key, ec.EllipticCurvePrivateKey)
+            self._key = key
             self._certificate = x509.load_pem_x509_certificate(pem)
             self._name = self._certificate.subject
             return
@@ -111,11 +114,11 @@ class EncryptedPillar:
         return subprocess.run([*self._gpg, "--armor", "--encrypt", "--recipient", "lab salt master"], input=secret,
                               capture_output=True, text=True, check=True).stdout
 
-    def render(self, secrets_of_site: dict) -> str:
+    def render(self, secrets_of_site: dict[str, Any]) -> str:
         """The text of pillar/secrets/SITE.sls: nested mappings whose leaves are secrets."""
         return "#!yaml|gpg\n" + self._render({"gateway_secrets": secrets_of_site}, 0)
 
-    def _render(self, value: dict, depth: int) -> str:
+    def _render(self, value: dict[str, Any], depth: int) -> str:
         text = ""
         for name, inner in value.items():
             text += f"{'  ' * depth}{name}:"
@@ -127,7 +130,7 @@ class EncryptedPillar:
         return text
 
 
-def site_secrets(authority: Authority, view: dict) -> dict:
+def site_secrets(authority: Authority, view: dict[str, Any]) -> dict[str, Any]:
     """What one site's gateways need, made up for this lab. `view` is a node's settings."""
     identity = view["identity"]
     bundle = authority.issue(identity["id"])

@@ -37,7 +37,7 @@ def prepare(names: list[str], which: str, more_packages: tuple[str, ...] = ()) -
     return kernel
 
 
-def prepare_meanwhile() -> subprocess.Popen:
+def prepare_meanwhile() -> subprocess.Popen[bytes]:
     """Start `python -m lab meanwhile`, which prepares the tests' lab beside those tests that need nothing of it.
 
     Behind them, since they watch real processes, but not last of all: the lab's tests wait for it (`prepared`).

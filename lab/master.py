@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import salt.client
 import salt.utils.args
@@ -26,7 +27,8 @@ class Master:
         self.folder = folder
         self.config = folder / "etc/salt"
         self.secrets = PLACE / "pillar/secrets"
-        self._processes: list[subprocess.Popen] = []
+        self._packages: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         # only in this lab's mount namespace: the host's /srv stays as it is
         subprocess.run(["mount", "-t", "tmpfs", "lab", "/srv"], check=True)
         for name in ("gateway", ".changed", ".work"):
@@ -50,15 +52,14 @@ class Master:
     def start(self) -> None:
         """Start it; `salt` works in this process's environment from then on."""
         with open(self.folder / "master.out", "ab") as log:
-            self._processes.append(subprocess.Popen(
-                [f"{sys.prefix}/bin/salt-master", "-l", "warning"], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            self._process = subprocess.Popen([f"{sys.prefix}/bin/salt-master", "-l", "warning"],
+                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def stop(self) -> None:
         """End it in order; the packages are served on."""
-        master, *_ = [each for each in self._processes if "salt-master" in str(each.args[0])]
-        self._processes.remove(master)
-        master.terminate()
-        master.wait(timeout=60)
+        assert self._process, "the master was never started"
+        self._process.terminate()
+        self._process.wait(timeout=60)
 
     def resync(self, **settings: object) -> None:
         """Start it anew with these settings of the engine gateway_resync."""
@@ -72,11 +73,11 @@ class Master:
     def serve_packages(self, folder: Path) -> None:
         """Serve `folder`/RELEASE as apt repositories to the hosts, as an operator's mirror would."""
         with open(self.folder / "packages.log", "ab") as log:
-            self._processes.append(subprocess.Popen(
+            self._packages = subprocess.Popen(
                 [sys.executable, "-m", "http.server", str(PORT_OF_PACKAGES), "--directory", str(folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def salt(self, *words: str, timeout: int = 300) -> dict:
+    def salt(self, *words: str, timeout: int = 300) -> dict[str, Any]:
         """Run the `salt` command and give what it returned for each minion.
 
         Raises RuntimeError when it printed nothing that can be read.
@@ -84,11 +85,12 @@ class Master:
         command = [f"{sys.prefix}/bin/salt", "--out=json", "--static", f"--timeout={timeout}", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout + 120)
         try:
-            return json.loads(done.stdout)
+            returned: dict[str, Any] = json.loads(done.stdout)
         except json.JSONDecodeError as err:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}") from err
+        return returned
 
-    def ask(self, target: str | Iterable[str], function: str, *words: str, timeout: int = 60) -> dict:
+    def ask(self, target: str | Iterable[str], function: str, *words: str, timeout: int = 60) -> dict[str, Any]:
         """What `salt` prints with these words, by minion, without the two seconds that a command takes to start.
 
         `target` is a pattern, or the ids themselves. A minion that does not answer is not in it.
@@ -98,10 +100,11 @@ class Master:
         kind = "glob" if isinstance(target, str) else "list"
         try:
             with salt.client.LocalClient(str(self.config / "master")) as client:
-                return client.cmd(target if kind == "glob" else list(target), function, arguments, timeout, kind,
-                                  kwarg=named)
+                said: dict[str, Any] = client.cmd(target if kind == "glob" else list(target), function, arguments,
+                                                  timeout, kind, kwarg=named)
         except SaltClientError as err:
             raise RuntimeError(f"{function}: {err}") from err
+        return said
 
     def run(self, *words: str, check: bool = True) -> str:
         """Run `salt-run` and give its text. With `check`, raises RuntimeError with that text when it fails."""

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lab.guest import Guest
 from lab.laboratory import Lab
 
+Answer = TypeVar("Answer")
 DROPPED_COUNTER = "input_dropped"
 
 
@@ -165,7 +166,7 @@ class Happened(NamedTuple):
 
     came: float      # seconds since the epoch, the hosts' clock too
     tag: str
-    data: dict
+    data: dict[str, Any]
 
 
 class Events:
@@ -186,12 +187,14 @@ class Events:
                 found.append(event)
         return found
 
-    def wait(self, timeout: float = 10, **wanted: object) -> Happened:
+    def wait(self, timeout: float = 10, minion: str = "", beacon: str = "", since: float = 0,
+             **fields: object) -> Happened:
         """The first such event, see `of`; AssertionError with all others when none comes in time."""
         try:
-            return eventually(lambda: self.of(**wanted), timeout, every=0.05)[0]
+            return eventually(lambda: self.of(minion, beacon, since, **fields), timeout, every=0.05)[0]
         except AssertionError:
-            seen = [f"{each.tag} {each.data}" for each in self.of(since=wanted.get("since", 0))]
+            seen = [f"{each.tag} {each.data}" for each in self.of(since=since)]
+            wanted = {"minion": minion, "beacon": beacon, "since": since, **fields}
             raise AssertionError(f"no event {wanted} within {timeout} s; there were:\n" + "\n".join(seen)) from None
 
 
@@ -200,14 +203,15 @@ def events(lab: Lab) -> Iterator[Events]:
     """Collect the events on the master's bus while the block runs: `with events(lab) as seen: ... seen.wait(...)`."""
     listener = subprocess.Popen([sys.executable, "-c", _LISTEN], stdout=subprocess.PIPE, text=True,
                                 env=os.environ | {"SALT_CONFIG_DIR": str(lab.master.config)})
-    seen = Events()
+    seen, said = Events(), listener.stdout
+    assert said
 
     def collect() -> None:
-        for line in listener.stdout:
+        for line in said:
             seen.all.append(Happened(*json.loads(line)))
 
     try:
-        if listener.stdout.readline().strip() != "listening":
+        if said.readline().strip() != "listening":
             raise RuntimeError("the master's event bus can not be listened to")
         threading.Thread(target=collect, daemon=True).start()
         yield seen
@@ -224,6 +228,7 @@ def capture(namespace: str, interface: str, expression: str, during: Callable[[]
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     dump = subprocess.Popen([*enter, "tcpdump", "-lnntt", "-i", interface, expression], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
+    assert dump.stderr
     # it says when it listens; anything sent before would be missed
     while "listening on" not in (line := dump.stderr.readline()):
         if not line:
@@ -338,16 +343,17 @@ def send_esp_again(namespace: str, interface: str, address: str, count: int, for
 def dropped(guest: Guest) -> int:
     """Packets to the host itself that its firewall has dropped so far, by its own counter."""
     table = json.loads(guest.run(["nft", "-j", "list", "table", "inet", "gateway"], check=True).stdout)["nftables"]
-    return next(entry["counter"]["packets"] for entry in table
+    return next(int(entry["counter"]["packets"]) for entry in table
                 if entry.get("counter", {}).get("name") == DROPPED_COUNTER)
 
 
-def eventually(check: Callable[[], object], timeout: float, every: float = 0.3) -> object:
+def eventually(check: Callable[[], Answer | None], timeout: float, every: float = 0.3) -> Answer:
     """Call `check` until it gives something true, and give that back.
 
     Raises AssertionError with its last answer when that takes longer than `timeout` seconds.
     """
-    deadline, answer = time.monotonic() + timeout, None
+    deadline = time.monotonic() + timeout
+    answer: Answer | None = None
     while time.monotonic() < deadline:
         answer = check()
         if answer:

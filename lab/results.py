@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 from lab.laboratory import Lab
 
@@ -13,7 +14,7 @@ class Applied:
     """One `state.apply`: how long it took, by minion what failed and what changed, and when it was over (epoch)."""
 
     seconds: float
-    returns: dict[str, dict | list | str]
+    returns: dict[str, Any]
     targeted: tuple[str, ...]
     ended: float
 
@@ -32,9 +33,9 @@ class Applied:
         return found
 
     @property
-    def changed(self) -> dict[str, dict]:
+    def changed(self) -> dict[str, dict[str, Any]]:
         """By minion the states with changes, and which."""
-        found: dict[str, dict] = {}
+        found: dict[str, dict[str, Any]] = {}
         for minion, states in self.returns.items():
             if isinstance(states, dict):
                 for state_id, state in states.items():

@@ -12,6 +12,8 @@ import importlib.util
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import yaml
 
@@ -71,7 +73,7 @@ class Site:
     """One site's hosts and switches. `settings` is each node's view, as `gateway.settings` gives it."""
 
     name: str
-    settings: dict[str, dict]
+    settings: dict[str, dict[str, Any]]
     gateways: list[Host]
     server: Namespace
     switches: dict[str, list[str]]      # core switch -> the switches that hang on it
@@ -79,26 +81,33 @@ class Site:
     router: list[str]                   # the router's addresses in the outer network, with prefix length
 
     @property
-    def view(self) -> dict:
+    def view(self) -> dict[str, Any]:
         """The settings of the first node, for what is the same on both."""
         return next(iter(self.settings.values()))
 
     def virtual(self, side: str, version: int = 4) -> str:
         """The virtual IP on one side."""
-        return next(v["address"] for v in self.view["virtual"]
+        return next(str(v["address"]) for v in self.view["virtual"]
                     if v["side"] == side and ipaddress.ip_address(v["address"]).version == version)
 
 
-def product(name: str):
-    """One of the tree's execution modules, as plain Python."""
-    spec = importlib.util.spec_from_file_location(name, TREE / "_modules" / f"{name}.py")
+def loaded(path: Path, name: str) -> ModuleType:
+    """A Python file of the tree, loaded by its path under this name, as Salt's loader does."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader, f"{path} is no Python file"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _pillar(path: str) -> dict:
-    return yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
+def product(name: str) -> ModuleType:
+    """One of the tree's execution modules, as plain Python."""
+    return loaded(TREE / "_modules" / f"{name}.py", name)
+
+
+def _pillar(path: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
+    return read
 
 
 def sites() -> list[str]:

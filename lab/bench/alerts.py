@@ -22,8 +22,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import salt.channel.client
@@ -33,6 +34,10 @@ import yaml
 
 from alerts import authentic, files
 from tests import sinks
+
+Event = dict[str, Any]      # as a minion sends it: its tag and its data
+if TYPE_CHECKING:
+    Inbox = multiprocessing.Queue[list[Event] | None]
 
 TREE = Path(__file__).resolve().parents[2]
 SENDERS = 4
@@ -46,7 +51,7 @@ class Bench:
         self.ids = [f"gw{node}.s{site}" for site in range(gateways // 2) for node in (1, 2)]
         self.journals = {minion: secrets.token_hex(8) for minion in self.ids}
         self.numbers = dict.fromkeys(self.ids, 0)
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.port = _free_port()
         pillar = folder / "pillar"
         (pillar / "sites").mkdir(parents=True)
@@ -81,7 +86,8 @@ class Bench:
             data |= {"id": name, "master": "127.0.0.1", "publish_port": self.opts["publish_port"],
                      "master_port": self.opts["ret_port"]}
         (root / kind).write_text(yaml.safe_dump(data))
-        return getattr(salt.config, f"{kind}_config")(str(root / kind))
+        read: Callable[[str], dict[str, Any]] = getattr(salt.config, f"{kind}_config")
+        return read(str(root / kind))
 
     def _start(self, program: str, name: str) -> None:
         self.processes.append(subprocess.Popen([f"{Path(sys.executable).parent}/{program}", "-c", self.folder / name],
@@ -118,7 +124,7 @@ class Bench:
                 "data": authentic.sign(event, authentic.key_of(self.secret, minion))}
 
 
-def _send(config: str, name: str, inbox: multiprocessing.Queue) -> None:
+def _send(config: str, name: str, inbox: Inbox) -> None:
     """One minion's connection: takes messages (lists of events) and puts them on the bus, several under way."""
     opts = salt.config.minion_config(config)
     opts["master_uri"] = f"tcp://127.0.0.1:{opts['master_port']}"
@@ -128,7 +134,7 @@ def _send(config: str, name: str, inbox: multiprocessing.Queue) -> None:
         await channel.connect()
         running = asyncio.Semaphore(8)
 
-        async def one(events: list[dict]) -> None:
+        async def one(events: list[Event]) -> None:
             try:
                 await channel.send({"cmd": "_minion_event", "id": name, "events": events}, timeout=60, tries=3)
             finally:
@@ -148,14 +154,14 @@ class Senders:
     """Processes that send."""
 
     def __init__(self, bench: Bench) -> None:
-        self.inboxes = [multiprocessing.Queue() for _ in range(SENDERS)]
+        self.inboxes: list[Inbox] = [multiprocessing.Queue() for _ in range(SENDERS)]
         self.processes = [multiprocessing.Process(target=_send, args=(
             str(bench.folder / f"sender{number}/minion"), f"sender{number}", inbox), daemon=True)
             for number, inbox in enumerate(self.inboxes)]
         for process in self.processes:
             process.start()
 
-    def put(self, minion: str, events: list[dict]) -> None:
+    def put(self, minion: str, events: list[Event]) -> None:
         """A gateway's events always go the same way: its own connection keeps their order, too."""
         self.inboxes[hash(minion) % SENDERS].put(events)
 
@@ -170,7 +176,7 @@ def _free_port() -> int:
     import socket
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        return int(one.getsockname()[1])
 
 
 class Cpu:
@@ -184,7 +190,7 @@ class Cpu:
     def _now(self) -> tuple[float, float]:
         def used(process: psutil.Process) -> float:
             try:
-                return sum(process.cpu_times()[:2])
+                return float(sum(process.cpu_times()[:2]))
             except psutil.NoSuchProcess:
                 return 0.0
         return sum(map(used, self.all)), used(self.engine)
@@ -317,7 +323,7 @@ def _until(bench: Bench, events: int, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     while (count := bench.status()["counts"]["events"]) < events and time.monotonic() < deadline:
         time.sleep(0.2)
-    return count
+    return int(count)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 from lab import observe
 from lab.bench.pairs import Pair
@@ -13,7 +14,7 @@ from lab.guest import Guest
 LOOPS_PER_CORE = 2
 
 
-def busy(its: Pair, clients: list[Guest], minutes: float) -> dict:
+def busy(its: Pair, clients: list[Guest], minutes: float) -> dict[str, Any]:
     """Load every core of the lab's machine and watch the pair for so long.
 
     Returns ``takeovers`` (how often a node took the addresses), ``called_dead`` (how often a node was, in the other's

@@ -7,7 +7,6 @@ As root or not, on any machine with Salt's Python, gpg and this tree; everything
 """
 from __future__ import annotations
 
-import importlib.util
 import json
 import secrets
 import shutil
@@ -23,22 +22,20 @@ import yaml
 from cryptography import x509
 
 from lab.identities import EncryptedPillar
-from lab.topology import TREE
+from lab.topology import TREE, loaded
 
 
 def _runner(folder: Path) -> ModuleType:
     """The runner, on a master that has a copy of the tree's pillar."""
-    spec = importlib.util.spec_from_file_location("authority_of_the_tree", TREE / "_runners/authority.py")
-    runner = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(runner)
+    runner = loaded(TREE / "_runners/authority.py", "authority_of_the_tree")
     shutil.copytree(TREE / "pillar", folder / "pillar", ignore=shutil.ignore_patterns("issued", "crls"))
     for file in (folder / "pillar/secrets").glob("*.sls"):
         file.unlink()
     EncryptedPillar(folder / "gpg")
-    runner.__opts__ = dict(salt.config.DEFAULT_MASTER_OPTS) | {
+    vars(runner)["__opts__"] = dict(salt.config.DEFAULT_MASTER_OPTS) | {
         "pillar_roots": {"base": [str(folder / "pillar")]}, "file_roots": {"base": [str(TREE / "salt")]},
         "gpg_keydir": str(folder / "gpg"), "gateway_authority": {"folder": str(folder / "authority")}}
-    runner.__context__ = {}
+    vars(runner)["__context__"] = {}
     return runner
 
 

@@ -10,6 +10,7 @@ import random
 import re
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 
@@ -93,7 +94,7 @@ def tune_libreswan(lab: Lab, guest: Guest, patience: str) -> None:
     lab.copy_to(guest, "/etc/ipsec.conf", text.encode())
 
 
-def connections(lab: Lab, chosen: list[Client]) -> dict[str, dict]:
+def connections(lab: Lab, chosen: list[Client]) -> dict[str, dict[str, Any]]:
     """What the pair's pillar has for these clients.
 
     Roadwarriors get an address of their own, as docs/install.md says: each node's pool gives another one, and the
@@ -177,6 +178,7 @@ def tuned_charon() -> str:
 def put_identity(lab: Lab, guest: Guest, name: str, bundle: Bundle) -> None:
     """A PKCS#12's key, certificate and authority where swanctl(8) looks for them."""
     key, certificate, authorities = pkcs12.load_key_and_certificates(bundle.pkcs12, bundle.passphrase.encode())
+    assert key and certificate, f"the bundle of {name} has no key"
     for folder, file, content in (
             ("private", name, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())),
             ("x509", name, certificate.public_bytes(Encoding.PEM)),

@@ -18,6 +18,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import laboratory, observe
 from lab.bench import clients, rival, tables
@@ -156,7 +157,7 @@ def _kernels(lab: Lab, broken: Guest) -> dict[str, str]:
             if guest is not broken}
 
 
-def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -> None:
+def _keep_journals(lab: Lab, folder: Path, row: dict[str, Any], kernels: dict[str, str]) -> None:
     """What every host wrote, from what explains it before the fault on, and `kernels` (of `_kernels`, or nothing)."""
     folder.mkdir(parents=True)
     (folder / "row.json").write_text(json.dumps(row) + "\n")
@@ -166,7 +167,7 @@ def _keep_journals(lab: Lab, folder: Path, row: dict, kernels: dict[str, str]) -
         (folder / f"{name}.log").write_text(guest.journal(row["at"] - REMEMBERED, "-b", "-o", "short-precise"))
 
 
-def _add(results: Path, row: dict) -> None:
+def _add(results: Path, row: dict[str, Any]) -> None:
     with open(results, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -176,7 +177,7 @@ def more_packages() -> tuple[str, ...]:
     return (*rival.PACKAGES, *clients.STRONGSWAN_PACKAGES)
 
 
-def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dict:
+def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dict[str, Any]:
     """Make the fault once; everything is as before at the end.
 
     Returns ``at`` (when, seconds since the epoch), ``load`` (the machine's load average then, of the last minute),
@@ -251,7 +252,7 @@ def _people(lab: Lab, its: Pair, client: clients.Client) -> list[Person]:
             for number, source in enumerate(sources)]
 
 
-def _figures(running: list[Person], at: float, never: list[Person]) -> list[dict]:
+def _figures(running: list[Person], at: float, never: list[Person]) -> list[dict[str, Any]]:
     """``gaps`` and ``never``, by client, of everybody's first, second, ... person."""
     found = []
     for number in range(max(each.number for each in running) + 1):

@@ -70,6 +70,7 @@ class _Asker:
         self._process = subprocess.Popen(
             ["ip", "netns", "exec", network.ROUTER, sys.executable, "-I", "-c", program, *arguments],
             stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout
         self._process.stdout.readline()
 
     def stop(self) -> list[float]:

@@ -5,6 +5,7 @@ import json
 import statistics
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from lab.bench.clients import CLIENTS
 from lab.bench.faults import FAULTS
@@ -13,7 +14,7 @@ from lab.bench.pairs import CONFIGURATIONS
 SPLIT = ("detected", "held", "serving", "still_answers")
 
 
-def rows(results: Path) -> list[dict]:
+def rows(results: Path) -> list[dict[str, Any]]:
     """All runs that are in the file, none if there is no such file."""
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
 
