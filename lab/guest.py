@@ -114,17 +114,24 @@ class Guest:
         assert self._process, f"{self.host.name} was never started"
         return self._process
 
-    def _signal(self, number: int) -> None:
+    def _processes(self) -> list[int]:
         # user-mode-linux gives each guest process a host process, in sessions of their own
         tree = [self._running().pid]
         for pid in tree:
             children = Path(f"/proc/{pid}/task").glob("*/children")
             tree += [int(child) for listing in children for child in listing.read_text().split()]
-        for pid in tree:
-            try:
+        return tree
+
+    def _signal(self, number: int) -> None:
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
+
+    def niceness(self, value: int) -> None:
+        """How far all of the machine stands back behind others (setpriority(2), 0 to 19), from now until it is off."""
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, pid, value)
 
     def crash(self) -> None:
         """Power gone: nothing is flushed, nothing is said."""

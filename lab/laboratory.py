@@ -169,12 +169,13 @@ class Lab:
         """The two gateways of a site."""
         return [self.guests[host.minion_id] for its in self.sites if its.name == name for host in its.gateways]
 
-    def start(self) -> None:
-        """Boot everything and wait until every minion answers."""
+    def start(self, niceness: int = 0) -> None:
+        """Boot everything and wait until every minion answers. The hosts stand back behind others by `niceness`."""
         step(f"booting {len(self.guests)} hosts, kernel {self.kernel.name}")
         self.master.start()
         for guest in self.guests.values():
             guest.start()
+            guest.niceness(niceness)
         for guest in self.guests.values():
             guest.wait_up()
         step("waiting for the minions")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_orch import APPLY, PAIR, STAND_IN, TOP, Pair
-from tests.integration.test_resync import SITE, drift, events, eventually, status
+from tests.integration.test_resync import SITE, drift, events, eventually, order, status
 
 GW1, GW2 = PAIR
 RECORD = '''
@@ -88,7 +88,7 @@ def prepared(salt_, looked) -> Iterator[Rolling]:
                  "/etc/salt/gateway", str(folder))}
     site = tree / f"pillar/sites/{SITE}.sls"
     kept = {path: path.read_text() if path.exists() else None for path in [*files, site]}
-    assert salt_.run("resync.stop").returncode == 0
+    order(salt_, "stop")
     for path, text in files.items():
         path.write_text(text)
     shutil.copy(tree / "salt/gateway/files/same-tree.conf", folder)
@@ -101,20 +101,20 @@ def prepared(salt_, looked) -> Iterator[Rolling]:
         salt_.call_all(PAIR, "saltutil.sync_modules")
         yield pair
     finally:
-        salt_.run("resync.stop")
+        order(salt_, "stop")
         for path, text in kept.items():
             path.unlink() if text is None else path.write_text(text)
         salt_.run("fileserver.clear_file_list_cache")
         salt_.call_all(PAIR, "saltutil.sync_modules")
-        salt_.run("resync.go")
+        order(salt_, "go")
 
 
 @pytest.fixture
 def pair(prepared) -> Iterator[Rolling]:
     """Up to date, gw1 active, the engine going."""
     prepared.begin("active", "standby")
-    prepared.salt.run("resync.go")
-    prepared.salt.run("resync.now", SITE)
+    order(prepared.salt, "go")
+    order(prepared.salt, "now", SITE)
     eventually(lambda: len(prepared.log) == 4 and prepared.at_rest(), 120)
     prepared.begin("active", "standby")
     yield prepared
@@ -164,7 +164,7 @@ def test_a_failed_state_on_a_node_that_does_not_look_stops_it_too(pair):
     eventually(lambda: SITE in status(pair.salt)["failed"], 60)
     assert pair.log == ["gw2 apply"]
     pair.begin("active", "standby")
-    pair.salt.run("resync.go", SITE)
+    order(pair.salt, "go", SITE)
     eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
 
 
@@ -206,7 +206,7 @@ def test_a_failed_standby_stops_it_and_nothing_touches_the_active_node(pair):
     assert [each["severity"] for each in told] == ["critical"] and "the active node was not touched" in told[0]["is"]
     assert "the IPsec daemon does not run" in told[0]["is"]
     pair.begin("active", "standby")
-    pair.salt.run("resync.go", SITE)
+    order(pair.salt, "go", SITE)
     eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
     assert events(pair.salt, "gateway/master/rollout_failed", begun)[-1]["recovered"]
 

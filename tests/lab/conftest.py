@@ -32,6 +32,7 @@ SAID = 60                     # lines of each gateway's log with a test that fai
 TIMED = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_disk", "test_faults", "test_fencing",
          "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover", "test_tunnels"}
 REST = 20
+FIRST_RUN_NICENESS = 5
 APPLIED_WITHIN = 1800         # seconds that a lane waits for the one that begins with bare hosts
 
 
@@ -70,11 +71,11 @@ def _said(guest: Guest, since: float) -> str:
     return "\n".join(said.splitlines()[-SAID:])
 
 
-def _start(sites: list[str], kernel: Kernel, kept: Path | None) -> Lab:
+def _start(sites: list[str], kernel: Kernel, kept: Path | None, niceness: int = 0) -> Lab:
     """A lab with the roadwarriors that its tests need."""
     persons = (ROADWARRIOR, STRONGSWAN, TRAVELLER) if sites == SITES else (ROADWARRIOR,)
     lab = Lab(sites, kernel, persons, more_packages(), behind_nat=tuple({TRAVELLER} & set(persons)), kept=kept)
-    lab.start()
+    lab.start(niceness)
     return lab
 
 
@@ -86,8 +87,8 @@ def kernel() -> Kernel:
 
 @pytest.fixture(scope="session")
 def bare(kernel: Kernel) -> Lab:
-    """Bare hosts: nothing has been applied yet."""
-    return _start(SITES, kernel, None)
+    """Bare hosts: nothing has been applied yet. They stand back behind other lanes, which have deadlines to keep."""
+    return _start(SITES, kernel, None, niceness=FIRST_RUN_NICENESS if lanes.here() else 0)
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +127,8 @@ def _apply_and_keep(bare: Lab, first_run: Applied) -> Lab:
     bare.equip_roadwarrior(bare.sites[0])
     lab = _connected(bare)
     applied.keep(lab)
+    for guest in lab.guests.values():
+        guest.niceness(0)
     return _connected(lab)
 
 
