@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     __salt__: dict[str, Callable]
     __grains__: dict
     __context__: dict
+
+T = TypeVar("T")
 
 __virtualname__ = "heartbeat"
 
@@ -58,9 +60,60 @@ _NOT_RUNNING = 3
 ROLES = ("active", "standby", "transition", "stopped", "split")
 # heartbeat's words for the resources a node has. Each node has its local ones from the start, whether or not
 # haresources gives it any: only the preferred node's are ours.
-_HOLDS = {"all": True, "none": False, "local": "preferred", "foreign": "other"}
+_HOLDS: dict[str, bool | str] = {"all": True, "none": False, "local": "preferred", "foreign": "other"}
 # What the resource script logs when it has changed the role, and why.
 _LOGGED = re.compile(r"(start: active|stop: standby)\b.*\(([^()]*)\)$")
+
+
+class Pair(TypedDict):
+    """What :func:`status` returns."""
+
+    role: str
+    since: str
+    cause: str
+    way: str
+    running: bool
+    nodes: dict[str, str]
+    links: dict[str, str]
+    ping_nodes: dict[str, str]
+    resources: str
+    agent: dict[str, Any]
+    held: list[str]
+    missing: list[str]
+    addresses: dict[str, str]
+    disagree: str
+
+
+class PeerGlance(TypedDict):
+    """The other node in :class:`Glance`."""
+
+    node: str
+    heartbeat: str
+    role: str
+    clock_offset: float | None
+
+
+class Glance(TypedDict):
+    """What :func:`glance` returns."""
+
+    role: str
+    way: str
+    running: bool
+    agent: str
+    connected: bool
+    since: str
+    cause: str
+    ready: bool
+    not_ready_because: str
+    epoch: int | None
+    held: list[str]
+    missing: list[str]
+    disagree: str
+    peer: PeerGlance
+    links: dict[str, str]
+    ping_nodes: dict[str, str]
+    daemon: str
+    starved: bool
 
 
 class Process(NamedTuple):
@@ -128,7 +181,7 @@ def way() -> str:
     return "agent" if str(AGENT / "run") in started else "scripts"
 
 
-def status() -> dict:
+def status() -> Pair:
     """
     The pair as this node sees it.
 
@@ -157,17 +210,18 @@ def status() -> dict:
     if now["way"] != "agent":
         last = next(iter(history(1)), {})
         if last.get("role") == now["role"]:
-            now |= {"since": last["time"], "cause": last["cause"]}
+            now["since"], now["cause"] = last["time"], last["cause"]
     return now
 
 
-def _look() -> dict:
+def _look() -> Pair:
     """:func:`status`, without what takes many more processes and says nothing about the role."""
     virtual = [address for address, _interface in _virtual()]
     held = [each["address"] for each in addresses_held()]
-    now = {"role": "stopped", "since": "", "cause": "", "way": way(), "running": running(), "nodes": {}, "links": {},
-           "ping_nodes": {}, "resources": "", "agent": {}, "held": held,
-           "missing": [address for address in virtual if address not in held], "addresses": {}, "disagree": ""}
+    now: Pair = {
+        "role": "stopped", "since": "", "cause": "", "way": way(), "running": running(), "nodes": {}, "links": {},
+        "ping_nodes": {}, "resources": "", "agent": {}, "held": held,
+        "missing": [address for address in virtual if address not in held], "addresses": {}, "disagree": ""}
     peer_is_active = False
     if now["running"]:
         # For a dead node cl_status prints `dead` and fails.
@@ -182,18 +236,24 @@ def _look() -> dict:
     return now
 
 
-def _by_scripts(now: dict) -> bool:
+def _by_scripts(now: Pair) -> bool:
     """Fill in the role by the word of heartbeat's own resource management. Whether it is the other node's."""
     # Until it has a role heartbeat does not listen to its clients.
     now["resources"] = _cl_status("rscstatus") or "transition"
-    says = _HOLDS.get(now["resources"])
-    if isinstance(says, str):
-        says = (says == "preferred") == (_owner() == __grains__["nodename"].lower())
+    says = _says_active(now["resources"])
     _judge(now, says, "heartbeat")
     return says is False and now["nodes"].get(_peer(now)) == "active"
 
 
-def _by_agent(now: dict) -> bool:
+def _says_active(resources: str) -> bool | None:
+    """Whether heartbeat's word for this node's resources makes it active; None: neither active nor standby."""
+    word = _HOLDS.get(resources)
+    if isinstance(word, str):
+        return (word == "preferred") == (_owner() == __grains__["nodename"].lower())
+    return word
+
+
+def _by_agent(now: Pair) -> bool:
     """Fill in the role by the agent's word. Whether it is the other node's, by that one's own word."""
     said = _agent("status")
     if said is None:
@@ -201,16 +261,18 @@ def _by_agent(now: dict) -> bool:
         now["disagree"] = (f"heartbeat runs and its role agent does not; held: {', '.join(now['held']) or 'none'}; see "
                            f"`journalctl -t gateway-agent`")
         return False
-    now |= {key: said.get(key) or now[key] for key in ("since", "cause", "links", "ping_nodes")}
+    now["since"], now["cause"] = said.get("since") or "", said.get("cause") or ""
+    now["links"], now["ping_nodes"] = said.get("links") or {}, said.get("ping_nodes") or {}
     now["agent"] = {key: said.get(key) for key in ("ready", "not_ready_because", "epoch", "peer", "daemon")}
     theirs = (said.get("peer") or {}).get("role")
     _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))
     if now["role"] == "active" and theirs == "active":
-        now |= {"role": "split", "disagree": f"this node is active and {_peer(now)}'s agent says that it is, too"}
+        now["role"] = "split"
+        now["disagree"] = f"this node is active and {_peer(now)}'s agent says that it is, too"
     return theirs == "active"
 
 
-def _judge(now: dict, says: bool | None, who: str, intruder: str = "") -> None:
+def _judge(now: Pair | Glance, says: bool | None, who: str, intruder: str = "") -> None:
     """The role, if what the decider says (None: neither) and the addresses held agree; otherwise a line about it.
 
     `intruder`: addresses that the agent has had to take away from a standby a moment ago.
@@ -227,7 +289,7 @@ def _judge(now: dict, says: bool | None, who: str, intruder: str = "") -> None:
                            "away; find out who, or it comes again")
 
 
-def _ask_heartbeat(now: dict) -> None:
+def _ask_heartbeat(now: Pair) -> None:
     """Fill in the links to the other node and the ping nodes, as heartbeat itself sees them."""
     def up(*words: str) -> str:
         return "dead" if _run("cl_status", *words)["stdout"].strip() == "dead" else "up"
@@ -238,7 +300,7 @@ def _ask_heartbeat(now: dict) -> None:
     now["ping_nodes"] = {node: up("nodestatus", node) for node in _cl_status("listnodes", "-p").split()}
 
 
-def glance() -> dict:
+def glance() -> Glance:
     """
     The pair as this node sees it, for whoever looks once a second: no process is waited for, and a tenth of a second is
     the longest it takes. With the agent everything is as of now. Without it (profile ``paper``) the role and the
@@ -268,23 +330,26 @@ def glance() -> dict:
     return json.loads(json.dumps(kept[1]))
 
 
-def _glance() -> dict:
+def _glance() -> Glance:
     cf = _ha_cf()
-    now = {"role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
-           "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
-           "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
-           "links": {}, "ping_nodes": {}, "daemon": "", "starved": False}
+    now: Glance = {
+        "role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
+        "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
+        "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
+        "links": {}, "ping_nodes": {}, "daemon": "", "starved": False}
     if now["way"] == "agent":
         said = _ask_socket() if now["running"] else "missing"
         if isinstance(said, str):
-            now |= {"agent": said, "role": "unknown" if now["running"] else "stopped"}
+            now["agent"], now["role"] = said, "unknown" if now["running"] else "stopped"
             return now
+        now["agent"], now["connected"] = "answers", said.get("heartbeat") == "alive"
+        # An agent of an older release may leave some out.
+        for key in ("since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
+                    "daemon", "starved"):
+            now[key] = said.get(key, now[key])
         peer = said.get("peer") or {}
-        now |= {key: said.get(key, now[key]) for key in (
-            "since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
-            "daemon", "starved")}
-        now |= {"agent": "answers", "connected": said.get("heartbeat") == "alive",
-                "peer": {key: peer.get(key, now["peer"][key]) for key in now["peer"]}}
+        for its in ("node", "heartbeat", "role", "clock_offset"):
+            now["peer"][its] = peer.get(its, now["peer"][its])
         _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))
         if now["role"] == "active" and now["peer"]["role"] == "active":
             now["role"] = "split"
@@ -293,18 +358,16 @@ def _glance() -> dict:
     now["held"] = [address for address in virtual if _is_here(address)]
     now["missing"] = [address for address in virtual if address not in now["held"]]
     if now["running"] and now["way"] == "scripts":
-        said = _ask_beside(cf)
-        word = _HOLDS.get(said.get("resources", ""))
-        if isinstance(word, str):
-            word = (word == "preferred") == (_owner() == __grains__["nodename"].lower())
-        if word is None and "resources" not in said:
+        asked = _ask_beside(cf)
+        word = _says_active(asked.get("resources", ""))
+        if word is None and "resources" not in asked:
             word = bool(now["held"]) if not now["held"] or not now["missing"] else None
         _judge(now, word, "heartbeat")
-        now["connected"] = said.get("resources") is not None
+        now["connected"] = asked.get("resources") is not None
         now["peer"]["node"] = cf.peer
-        now["peer"]["heartbeat"] = said.get("peer") or "unknown"
-        now["links"] = {link: said[f"link {link}"] for link in cf.links if said.get(f"link {link}")}
-        now["ping_nodes"] = {node: said[f"ping {node}"] for node in cf.ping_nodes if said.get(f"ping {node}")}
+        now["peer"]["heartbeat"] = asked.get("peer") or "unknown"
+        now["links"] = {link: asked[f"link {link}"] for link in cf.links if asked.get(f"link {link}")}
+        now["ping_nodes"] = {node: asked[f"ping {node}"] for node in cf.ping_nodes if asked.get(f"ping {node}")}
     return now
 
 
@@ -491,7 +554,7 @@ def addresses_held() -> list[dict]:
     return [{"address": address, "interface": here[address]} for address, _interface in _virtual() if address in here]
 
 
-def wait_for_role(role: str, timeout: float = 60) -> dict:
+def wait_for_role(role: str, timeout: float = 60) -> Pair:
     """
     Wait until this node has a role.
 
@@ -524,7 +587,7 @@ def wait_for_role(role: str, timeout: float = 60) -> dict:
         time.sleep(0.2)
 
 
-def standby(force: bool = False, timeout: float = 30) -> dict:
+def standby(force: bool = False, timeout: float = 30) -> Pair:
     """
     Hand the active role over to the other node. On a node that is standby already nothing is done.
 
@@ -547,7 +610,7 @@ def standby(force: bool = False, timeout: float = 30) -> dict:
     return _move("standby", force, timeout)
 
 
-def takeover(force: bool = False, timeout: float = 30) -> dict:
+def takeover(force: bool = False, timeout: float = 30) -> Pair:
     """
     Take the active role over from the other node. On a node that is active already nothing is done.
 
@@ -570,7 +633,7 @@ def takeover(force: bool = False, timeout: float = 30) -> dict:
     return _move("active", force, timeout)
 
 
-def _move(wanted: str, force: bool, timeout: float) -> dict:
+def _move(wanted: str, force: bool, timeout: float) -> Pair:
     """This node, in the role that is wanted."""
     now = _look()
     if now["role"] == wanted:
@@ -618,15 +681,14 @@ def history(limit: int = 20) -> list[dict]:
     found = []
     said = _run("journalctl", "--quiet", "--identifier=gateway", "--output=json", "--reverse", "--lines=1000")
     for entry in map(_json, said["stdout"].splitlines()):
-        match = _LOGGED.match(str(entry.get("MESSAGE"))) if isinstance(entry, dict) else None
-        if match:
+        if isinstance(entry, dict) and (match := _LOGGED.match(str(entry.get("MESSAGE")))):
             when = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6).astimezone()
             found.append({"time": when.isoformat(timespec="milliseconds"), "role": match[1].split()[1],
                           "cause": match[2]})
     return found[:limit]
 
 
-def healthy(role: str = "", timeout: float = 60) -> dict:
+def healthy(role: str = "", timeout: float = 60) -> Pair:
     """
     Wait until nothing is wrong with this node's part of the pair: it is active or standby, hears the other node on
     every path, reaches every ping node, its IPsec daemon has loaded all connections and serves them where this node is
@@ -677,7 +739,7 @@ def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
     return _until_well(lambda: (True, _wrong_with_the_daemon(role)), timeout, "ready")
 
 
-def _until_well(look: Callable[[], tuple[Any, list[str]]], timeout: float, well: str) -> Any:
+def _until_well(look: Callable[[], tuple[T, list[str]]], timeout: float, well: str) -> T:
     """Look until nothing is wrong any more; returns what was seen then. Raises CommandExecutionError else."""
     begin = time.monotonic()
     while True:
@@ -689,7 +751,7 @@ def _until_well(look: Callable[[], tuple[Any, list[str]]], timeout: float, well:
         time.sleep(0.5)
 
 
-def _with_what_is_wrong(now: dict, role: str) -> tuple[dict, list[str]]:
+def _with_what_is_wrong(now: Pair, role: str) -> tuple[Pair, list[str]]:
     return now, _wrong(now, role)
 
 
@@ -699,7 +761,7 @@ def _wrong_with_the_daemon(role: str) -> list[str]:
     return __salt__["ipsec.wrong"](role == "active")
 
 
-def _wrong(now: dict, role: str) -> list[str]:
+def _wrong(now: Pair, role: str) -> list[str]:
     """What is wrong, a line each."""
     peer, agent = _peer(now), now["agent"]
     found = [now["disagree"]] if now["disagree"] else []
@@ -714,7 +776,7 @@ def _wrong(now: dict, role: str) -> list[str]:
     return found + _wrong_with_the_daemon(now["role"])
 
 
-def wait_until_settled(timeout: float = 180) -> dict:
+def wait_until_settled(timeout: float = 180) -> Pair:
     """
     Wait until this node has a role.
 
@@ -806,7 +868,7 @@ def waits() -> str:
             f"standby, switch over (`salt-run state.orch orch.switch_over`, docs/takeover.md), then apply it here")
 
 
-def reload(timeout: float = 60) -> dict:
+def reload(timeout: float = 60) -> Pair:
     """
     Let heartbeat and its agent read again what has changed. The addresses stay where they are.
 
@@ -877,7 +939,9 @@ def reload_agent(timeout: float = 10) -> bool:
     """
     if not _unread_by_agent():
         return False
-    os.kill(_processes()[0].pid, signal.SIGHUP)
+    supervisor = _processes()[0]
+    if supervisor:      # else it has just ended, and no new worker comes
+        os.kill(supervisor.pid, signal.SIGHUP)
     begin = time.monotonic()
     while time.monotonic() - begin < timeout:
         time.sleep(0.2)
@@ -887,7 +951,7 @@ def reload_agent(timeout: float = 10) -> bool:
                                 f"`journalctl -t gateway-agent`")
 
 
-def _restart(before: dict) -> None:
+def _restart(before: Pair) -> None:
     """
     Restart heartbeat on the standby. A node that no longer hears the other one, for a path that only one of them has,
     would become active beside it after initdead: it is stopped before that.
@@ -1012,7 +1076,7 @@ def _cl_status(*words: str) -> str:
     return done["stdout"].strip() if done["retcode"] == 0 else ""
 
 
-def _peer(now: dict) -> str:
+def _peer(now: Pair) -> str:
     """The other node's name as heartbeat has it, empty where it does not say."""
     return next((node for node in now["nodes"] if node != __grains__["nodename"].lower()), "")
 

@@ -17,7 +17,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 from agent.settings import Address
 
@@ -41,6 +41,15 @@ IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_IFNAME = 3
 FOREVER = 0xFFFFFFFF
 HEADER = struct.Struct("=IHHII")
+
+
+class Step(NamedTuple):
+    """One request to the kernel. An error (errno) in `fine` does not count."""
+    kind: int
+    flags: int
+    body: bytes
+    what: str
+    fine: tuple[int, ...] = ()
 
 
 class Refused(Exception):
@@ -84,7 +93,8 @@ class Addresses:
 
     def hold(self) -> None:
         """All held and answered, whatever there was before. Raises Refused when one can not be had."""
-        steps, muted = [], self.look()[0] == "muted"
+        steps: list[Step] = []
+        muted = self.look()[0] == "muted"
         for each in self.wanted:
             if muted and ":" in each.address:
                 # Its local route is gone, and comes back only with the address.
@@ -104,7 +114,8 @@ class Addresses:
 
     def park(self) -> None:
         """Muted first, then off the interface, without a moment in which they are nowhere."""
-        steps, there = [], self.there()
+        steps: list[Step] = []
+        there = self.there()
         for each in self.wanted:
             steps += [self.muted(each), self.add(each, "lo"), *self.gone(each, each.interface, there)]
         self.run(steps)
@@ -112,7 +123,8 @@ class Addresses:
 
     def leave(self) -> None:
         """Nothing of them is left, nor of mute() and park()."""
-        steps, there = [], self.there()
+        steps: list[Step] = []
+        there = self.there()
         for each in self.wanted:
             # The blackhole goes last: no packet is answered on the way out.
             steps += [*self.gone(each, each.interface, there), *self.gone(each, "lo", there), *self.unmuted(each)]
@@ -123,7 +135,9 @@ class Addresses:
     def look(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         """State (none, held, muted, parked), addresses held, addresses missing. Partly there counts as held."""
         there = self.there()
-        held, missing, parked = [], [], False
+        held: list[str] = []
+        missing: list[str] = []
+        parked = False
         for each in self.wanted:
             here = (each.address, self.index(each.interface)) in there
             (held if here else missing).append(each.address)
@@ -152,7 +166,7 @@ class Addresses:
 
     def blackholes(self) -> set[str]:
         """Addresses that mute() silenced."""
-        found = set()
+        found: set[str] = set()
         for family in (socket.AF_INET, socket.AF_INET6):
             for body in self.dump(RTM_GETROUTE, struct.pack("=B11x", family), RTM_NEWROUTE):
                 kind, table = body[7], body[4]
@@ -163,13 +177,13 @@ class Addresses:
 
     def carriers(self) -> dict[str, bool]:
         """Interface: up and with carrier."""
-        found = {}
+        found: dict[str, bool] = {}
         for body in self.dump(RTM_GETLINK, bytes(16), RTM_NEWLINK):
             name, up = link(body)
             found[name] = up
         return found
 
-    # Single steps: type, flags, body, errors that do not count
+    # Single steps
 
     def index(self, interface: str) -> int:
         try:
@@ -177,7 +191,7 @@ class Addresses:
         except OSError:
             return 0
 
-    def add(self, each: Address, interface: str) -> tuple[Any, ...]:
+    def add(self, each: Address, interface: str) -> Step:
         packed = ipaddress.ip_address(each.address).packed
         six = len(packed) == 16
         head = struct.pack("=BBBBI", socket.AF_INET6 if six else socket.AF_INET, self.length(each, interface),
@@ -188,9 +202,9 @@ class Addresses:
         if six:
             # Not preferred: the node's own traffic never leaves from a virtual address.
             body += attribute(IFA_CACHEINFO, struct.pack("=IIII", 0, FOREVER, 0, 0))
-        return RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, f"{each.address} on {interface}", ()
+        return Step(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, f"{each.address} on {interface}")
 
-    def gone(self, each: Address, interface: str, there: dict[tuple[str, int], list[int]]) -> list[tuple[Any, ...]]:
+    def gone(self, each: Address, interface: str, there: dict[tuple[str, int], list[int]]) -> list[Step]:
         """Off an interface, with whatever prefix lengths it is there: a person's need not be ours.
 
         With ours in any case: a dump during which addresses change may lack one.
@@ -202,14 +216,14 @@ class Addresses:
         """The prefix length that it has there when we put it there."""
         return ipaddress.ip_address(each.address).max_prefixlen if interface == "lo" else each.prefix
 
-    def delete(self, each: Address, interface: str, length: int) -> tuple[Any, ...]:
+    def delete(self, each: Address, interface: str, length: int) -> Step:
         packed = ipaddress.ip_address(each.address).packed
         head = struct.pack("=BBBBI", socket.AF_INET6 if len(packed) == 16 else socket.AF_INET, length, 0, 0,
                            self.index(interface))
-        return (RTM_DELADDR, 0, head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed),
-                f"{each.address} off {interface}", (errno.EADDRNOTAVAIL, errno.ENODEV))
+        return Step(RTM_DELADDR, 0, head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed),
+                    f"{each.address} off {interface}", (errno.EADDRNOTAVAIL, errno.ENODEV))
 
-    def route(self, each: Address, verb: int, flags: int, kind: int, metric: int, interface: str) -> tuple[Any, ...]:
+    def route(self, each: Address, verb: int, flags: int, kind: int, metric: int, interface: str) -> Step:
         packed = ipaddress.ip_address(each.address).packed
         # Of an IPv6 route to delete the kernel looks at the protocol, and not at the kind.
         protocol = RTPROT_KERNEL if kind == RTN_LOCAL else RTPROT_BOOT
@@ -221,13 +235,13 @@ class Addresses:
             body += attribute(RTA_PRIORITY, struct.pack("=I", metric))
         if interface:
             body += attribute(RTA_OIF, struct.pack("=I", self.index(interface)))
-        return verb, flags, body, f"route of {each.address}", (errno.ESRCH, errno.EEXIST, errno.ENODEV)
+        return Step(verb, flags, body, f"route of {each.address}", (errno.ESRCH, errno.EEXIST, errno.ENODEV))
 
-    def muted(self, each: Address) -> tuple[Any, ...]:
+    def muted(self, each: Address) -> Step:
         # Of IPv4 routes the one that comes without APPEND is the first. Of IPv6 routes it is not: see unlocal().
         return self.route(each, RTM_NEWROUTE, NLM_F_CREATE, RTN_BLACKHOLE, 1 if ":" in each.address else 0, "")
 
-    def unmuted(self, each: Address) -> list[tuple[Any, ...]]:
+    def unmuted(self, each: Address) -> list[Step]:
         # More than one, if a hasty agent muted twice
         return [self.route(each, RTM_DELROUTE, 0, RTN_BLACKHOLE, 1 if ":" in each.address else 0, "")] * 2
 
@@ -251,7 +265,7 @@ class Addresses:
         return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, self.number, 0) + body + b"\0" * (
             -len(body) % 4)
 
-    def run(self, steps: list[tuple[Any, ...]], strict: type[Exception] | None = None) -> list[int]:
+    def run(self, steps: list[Step], strict: type[Exception] | None = None) -> list[int]:
         """All steps with one system call; the answers are read afterwards. Returns which of them were refused.
 
         With `strict` a refusal that counts raises it.
@@ -259,26 +273,29 @@ class Addresses:
         if not steps:
             return []
         first = self.number + 1
-        self.socket.send(b"".join(self.request(step[0], step[1] | NLM_F_ACK, step[2]) for step in steps))
-        wrong, refused, left = [], [], len(steps)
+        self.socket.send(b"".join(self.request(step.kind, step.flags | NLM_F_ACK, step.body) for step in steps))
+        wrong: list[str] = []
+        refused: list[int] = []
+        left = len(steps)
         while left:
             for kind, number, body in messages(self.socket.recv(1 << 17)):
                 if kind != NLMSG_ERROR or not first <= number <= self.number:
                     continue
                 left -= 1
                 error = -struct.unpack_from("=i", body)[0]
-                _kind, _flags, _body, what, fine = steps[number - first]
+                step = steps[number - first]
                 if error:
                     refused.append(number - first)
-                if error and error not in fine:
-                    wrong.append(f"{what}: {os.strerror(error)}")
+                if error and error not in step.fine:
+                    wrong.append(f"{step.what}: {os.strerror(error)}")
         if wrong and strict:
             raise strict("; ".join(wrong))
         return refused
 
     def dump(self, kind: int, body: bytes, wanted: int) -> Iterator[bytes]:
         self.socket.send(self.request(kind, NLM_F_DUMP, body))
-        number, done, found = self.number, False, []
+        found: list[bytes] = []
+        number, done = self.number, False
         while not done:
             for what, which, data in messages(self.socket.recv(1 << 17)):
                 if which == number and what == wanted:

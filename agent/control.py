@@ -4,19 +4,52 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
 
 PATH = "/run/gateway-agent.sock"
 LARGEST = 4096
 CLIENTS = 16
 
 
+class PeerStatus(TypedDict):
+    """The other node in Status, as this node knows it."""
+    node: str
+    heartbeat: str  # init, up, active, dead; unknown while this node's heartbeat does not answer
+    agent: str  # there, silent, none
+    role: str  # standby, active, transition, unknown
+    ready: bool
+    not_ready_because: str
+    epoch: int | None
+    clock_offset: float | None  # seconds that its clock is ahead
+
+
+class Status(TypedDict):
+    """The answer to `status`: what `run status` prints."""
+    role: str  # standby, active, transition
+    epoch: int
+    since: str  # ISO 8601
+    cause: str
+    node: str
+    muted: bool
+    heartbeat: str  # alive, dead
+    peer: PeerStatus
+    ready: bool
+    not_ready_because: str
+    held: list[str]
+    missing: list[str]
+    intruder: str
+    links: dict[str, str]  # interface: up, dead
+    ping_nodes: dict[str, str]  # address: up, dead
+    daemon: str  # alive, hung, dead, unknown, none
+    starved: bool
+
+
 class NotRunning(Exception):
     """Nobody listens."""
 
 
-def ask(question: dict[str, Any], timeout: float, path: str = PATH) -> dict[str, Any]:
+def ask(question: Mapping[str, object], timeout: float, path: str = PATH) -> dict[str, Any]:
     """One question. Raises NotRunning, TimeoutError, ValueError (an answer that makes no sense)."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
@@ -40,7 +73,7 @@ def ask(question: dict[str, Any], timeout: float, path: str = PATH) -> dict[str,
 class Server:
     """Reads questions without waiting. `question(number, mapping)` is called for each; answer() may come later."""
 
-    def __init__(self, question: Callable[[int, dict[str, Any]], None], path: str = PATH) -> None:
+    def __init__(self, question: Callable[[int, dict[str, object]], None], path: str = PATH) -> None:
         """Takes the place of a socket that was left. Raises OSError."""
         self.question = question
         self.clients: dict[int, tuple[socket.socket, bytes]] = {}
@@ -91,7 +124,7 @@ class Server:
         self.question(number, question)
         return number in self.clients
 
-    def answer(self, number: int, answer: dict[str, Any]) -> None:
+    def answer(self, number: int, answer: Mapping[str, object]) -> None:
         """Small enough for the socket's buffer; whoever does not read it gets nothing."""
         if number in self.clients:
             try:

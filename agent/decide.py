@@ -65,7 +65,7 @@ class PeerAgent(NamedTuple):
 
 class Received(NamedTuple):
     """A message of the other agent, as it came."""
-    message: Any
+    message: object
 
 
 class Ping(NamedTuple):
@@ -152,6 +152,10 @@ class Tick(NamedTuple):
     """Time passes."""
 
 
+Event = (Connected | Peer | PeerAgent | Received | Ping | Reached | Uplink | Daemon | Compared | Listened | Released
+         | Missing | Found | Deaf | Gap | Fenced | Command | Terminate | Tick)
+
+
 # Actions, in the order in which they have to be done.
 class Mute(NamedTuple):
     """Packets to the virtual addresses vanish from now on."""
@@ -212,7 +216,7 @@ class Fence(NamedTuple):
 
 class Send(NamedTuple):
     """To the other agent."""
-    message: dict[str, Any]
+    message: dict[str, object]
 
 
 class Keep(NamedTuple):
@@ -242,6 +246,10 @@ class Answer(NamedTuple):
 
 class End(NamedTuple):
     """The process ends."""
+
+
+Action = (Mute | Unmute | Hold | Restore | Remove | Announce | Park | Release | Leave | Restart | Reopen | Probe | Trust
+          | Fence | Send | Keep | Note | Log | Answer | End)
 
 
 class PeerState(NamedTuple):
@@ -296,7 +304,7 @@ class Site(NamedTuple):
     compare: bool = False  # after a boot it is not ready before it was compared with the master
 
 
-class Machine:
+class RoleMachine:
     """One node's decisions. Every method but handle() is for handle() and for tests to look."""
 
     def __init__(self, site: Site, now: float, own: int = 0, highest: int = 0, held: str = "none",
@@ -352,9 +360,9 @@ class Machine:
         self.ending = False
         self.ended = False
         self.sent_at = now - STATE_EVERY
-        self.sent: tuple[Any, ...] = ()
+        self.sent: tuple[str, int, str, int, bool] | None = None
         self.said: dict[str, tuple[str, float]] = {}
-        self.out: list[Any] = []
+        self.out: list[Action] = []
         self.now = now
 
     # What the node is
@@ -459,7 +467,7 @@ class Machine:
             self.out.append(Answer(self.command.number, refused))
             self.command = None
 
-    def send(self, kind: str = "state", **more: Any) -> None:
+    def send(self, kind: str = "state", **more: object) -> None:
         """A message always carries the whole state."""
         why = self.not_ready()
         self.out.append(Send({
@@ -469,7 +477,7 @@ class Machine:
         self.sent_at = self.now
         self.sent = self.sendable()
 
-    def sendable(self) -> tuple[Any, ...]:
+    def sendable(self) -> tuple[str, int, str, int, bool]:
         return self.role, self.epoch, self.not_ready(), self.reached_now(), self.starved()
 
     # Roles
@@ -554,7 +562,7 @@ class Machine:
 
     # Events
 
-    def handle(self, event: Any, now: float, more: bool = False) -> list[Any]:
+    def handle(self, event: Event, now: float, more: bool = False) -> list[Action]:
         """What to do about an event. `more`: others of the same moment follow, so decide only after them."""
         self.now = max(now, self.now)
         self.out = []

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.decide import Peer, PeerAgent, Ping, Received
+from agent.decide import Event, Peer, PeerAgent, Ping, Received
 
 CLIENT = "gateway-agent"  # apiauth in ha.cf
 TYPE = "gwagent"  # of the messages between the agents
@@ -49,7 +49,7 @@ class Heartbeat:
         """Signs on. Raises Gone. Waits for heartbeat's answers (up to a keepalive each) and calls `beat` after each."""
         self.beat = beat
         self.node, self.peer, self.ping_nodes = node, peer, ping_nodes
-        self.events: list[Any] = []
+        self.events: list[Event] = []
         self.links: dict[str, str] = {}
         self.echoes = 0
         self.on = False
@@ -110,7 +110,7 @@ class Heartbeat:
 
     # Called by the library: an exception would be lost in here
 
-    def on_message(self, message: int, _data: Any) -> None:
+    def on_message(self, message: int, _data: object) -> None:
         sender = (self.plumb.cl_get_string(message, b"src") or b"").decode("ascii", "replace").lower()
         text = self.plumb.cl_get_string(message, FIELD.encode()) or b""
         if sender == self.node:
@@ -121,27 +121,27 @@ class Heartbeat:
             except (ValueError, RecursionError):
                 self.events.append(Received(None))
 
-    def on_node(self, node: bytes, status: bytes, _data: Any) -> None:
+    def on_node(self, node: bytes, status: bytes, _data: object) -> None:
         name, word = node.decode("ascii", "replace").lower(), status.decode("ascii", "replace")
         if name == self.peer:
             self.events.append(Peer(word))
         elif name in self.ping_nodes:
             self.events.append(Ping(name, word == "ping"))
 
-    def on_link(self, node: bytes, link: bytes, status: bytes, _data: Any) -> None:
+    def on_link(self, node: bytes, link: bytes, status: bytes, _data: object) -> None:
         if node.decode("ascii", "replace").lower() == self.peer:
             self.links[link.decode("ascii", "replace")] = "up" if status == b"up" else "dead"
 
-    def on_client(self, node: bytes, client: bytes, status: bytes, _data: Any) -> None:
+    def on_client(self, node: bytes, client: bytes, status: bytes, _data: object) -> None:
         if node.decode("ascii", "replace").lower() == self.peer and client == CLIENT.encode():
             self.events.append(PeerAgent(status in (b"online", b"join")))
 
     # Called by the agent
 
     def fileno(self) -> int:
-        return self.call("inputfd")
+        return int(self.call("inputfd"))
 
-    def read(self) -> list[Any]:
+    def read(self) -> list[Event]:
         """All events there are, without waiting. Raises Gone when heartbeat is."""
         while self.call("msgready"):
             if self.call("rcvmsg", 0) != 1 and not self.call("chan_is_connected"):
@@ -151,7 +151,7 @@ class Heartbeat:
         events, self.events = self.events, []
         return events
 
-    def send(self, message: dict[str, Any], node: str = "") -> None:
+    def send(self, message: Mapping[str, object], node: str = "") -> None:
         """To the peer's agent, or to `node`'s. Raises Gone."""
         text = json.dumps(message).encode()
         new = self.plumb.ha_msg_new(4)

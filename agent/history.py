@@ -110,7 +110,8 @@ def note(role: str, cause: str, epoch: int, folder: Path = FOLDER) -> None:
 
 def failbacks(folder: Path = FOLDER) -> list[float]:
     """How many seconds ago this node failed back, within the last hour."""
-    now, ages = datetime.now().astimezone(), []
+    ages: list[float] = []
+    now = datetime.now().astimezone()
     for entry in read(folder):
         try:
             age = now - datetime.fromisoformat(entry["at"])

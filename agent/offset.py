@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import collections
 import math
-from typing import Any
 
 LAST = 10  # messages; one a second comes at least
 FIELD = "clock"
@@ -15,10 +14,10 @@ class Offset:
     def __init__(self) -> None:
         self.seen: collections.deque[float] = collections.deque(maxlen=LAST)
 
-    def heard(self, message: Any, now: float) -> None:
+    def heard(self, message: object, now: float) -> None:
         """A message came at `now`, by this node's clock. An agent of an older release sends no time."""
         said = message.get(FIELD) if isinstance(message, dict) else None
-        if type(said) in (int, float) and math.isfinite(said) and abs(said) < 2**40:
+        if isinstance(said, (int, float)) and not isinstance(said, bool) and math.isfinite(said) and abs(said) < 2**40:
             self.seen.append(said - now)
 
     def forget(self) -> None:

@@ -38,7 +38,7 @@ class Probe:
 
     def heard(self) -> set[str]:
         """Who has answered since the last call."""
-        found = set()
+        found: set[str] = set()
         while True:
             try:
                 packet, (sender, _port) = self.socket.recvfrom(2048)

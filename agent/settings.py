@@ -5,8 +5,9 @@ import ipaddress
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+T = TypeVar("T")
 CONF = Path("/etc/ha.d/agent.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TUNNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[0-9]{1,4})?")  # winterthur, or bern/1 of several networks
@@ -55,11 +56,10 @@ class Settings(NamedTuple):
 class Reader:
     """Takes values out of a mapping and collects what is wrong with them."""
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self) -> None:
         self.wrong: list[str] = []
-        self.values = values
 
-    def take(self, values: dict[str, Any], where: str, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
+    def take(self, values: dict[str, Any], where: str, key: str, kind: type[T] | tuple[type[T], ...], default: T) -> T:
         """`default` stands in for a wrong value, so that all mistakes are found in one go."""
         if key not in values:
             self.wrong.append(f"{where}{key} is missing")
@@ -92,7 +92,7 @@ class Reader:
             self.wrong.append(f"{key}: {value!r} is no node name")
         return value
 
-    def address(self, number: int, value: Any) -> Address:
+    def address(self, number: int, value: object) -> Address:
         where = f"addresses[{number}]: "
         if not isinstance(value, dict):
             self.wrong.append(f"{where}{value!r} is no mapping")
@@ -113,11 +113,11 @@ class Reader:
         return Address(text, prefix, interface)
 
 
-def parse(values: Any) -> Settings:
+def parse(values: object) -> Settings:
     """The settings out of what JSON gave. Raises Mistakes with all of them."""
     if not isinstance(values, dict):
         raise Mistakes("not a mapping")
-    reader = Reader(values)
+    reader = Reader()
     reader.unknown(values, "", Settings._fields)
     node, peer = reader.name(values, "node"), reader.name(values, "peer")
     if node.lower() == peer.lower():
@@ -136,17 +136,18 @@ def parse(values: Any) -> Settings:
     failback = reader.take(values, "", "failback", str, "manual")
     if failback not in ("manual", "auto"):
         reader.wrong.append(f"failback: {failback!r} is neither manual nor auto")
-    daemon = reader.take(values, "", "daemon", (dict, type(None)), None)
-    fence = reader.take(values, "", "fence", (dict, type(None)), None)
-    if daemon is not None:
-        reader.unknown(daemon, "daemon: ", DaemonSettings._fields)
-        daemon = DaemonSettings(reader.names(daemon, "daemon: ", "initiate", TUNNEL))
-    if fence is not None:
-        reader.unknown(fence, "fence: ", FenceSettings._fields)
-        command = reader.take(fence, "fence: ", "command", list, ["/"])
+    about_daemon: dict[str, Any] | None = reader.take(values, "", "daemon", (dict, type(None)), None)
+    about_fence: dict[str, Any] | None = reader.take(values, "", "fence", (dict, type(None)), None)
+    daemon, fence = None, None
+    if about_daemon is not None:
+        reader.unknown(about_daemon, "daemon: ", DaemonSettings._fields)
+        daemon = DaemonSettings(reader.names(about_daemon, "daemon: ", "initiate", TUNNEL))
+    if about_fence is not None:
+        reader.unknown(about_fence, "fence: ", FenceSettings._fields)
+        command = reader.take(about_fence, "fence: ", "command", list, ["/"])
         if not command or not all(isinstance(each, str) for each in command) or not command[0].startswith("/"):
             reader.wrong.append("fence: command is not a list of words that begins with an absolute path")
-        fence = FenceSettings(tuple(map(str, command)), reader.number(fence, "fence: ", "timeout", 0.1, 600))
+        fence = FenceSettings(tuple(map(str, command)), reader.number(about_fence, "fence: ", "timeout", 0.1, 600))
     settings = Settings(
         node.lower(), peer.lower(), reader.take(values, "", "preferred", bool, False), addresses,
         reader.names(values, "", "uplinks", INTERFACE), tuple(map(str, pings)), failback,

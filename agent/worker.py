@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -10,10 +11,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from agent import announce, control, decide, history, paths
 from agent.addresses import Addresses, Refused, Watch
@@ -89,7 +89,7 @@ class Worker:
         self.probe: Probe | None = None
         self.clients: dict[int, int] = {}  # number of a command: its client
         self.ended = False
-        self.queue: list[Any] = []
+        self.queue: list[decide.Event] = []
 
         gone = set(former()) - set(settings.addresses)
         if gone:
@@ -125,7 +125,7 @@ class Worker:
             settings.deadping, settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
             daemon=settings.daemon is not None, compare=settings.compare)
         self.now = now
-        self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
+        self.machine = decide.RoleMachine(site, now, own, highest, state, [now - age for age in history.failbacks()])
         self.machine.compared = self.machine.compared or COMPARED.exists()
 
     # The loop
@@ -197,7 +197,7 @@ class Worker:
             self.look()
         self.handle(decide.Tick())
 
-    def handle(self, event: Any, more: bool = False) -> None:
+    def handle(self, event: decide.Event, more: bool = False) -> None:
         """One event, and what came up while it was handled. `more`: others of the same moment follow.
 
         For the machine it is the time of the loop's last look at the clock: when this process stands still between
@@ -289,7 +289,7 @@ class Worker:
             log("warning", f"heartbeat: {why}")
             self.handle(decide.Connected(False))
 
-    def post(self, message: dict[str, Any], node: str = "") -> None:
+    def post(self, message: Mapping[str, object], node: str = "") -> None:
         if self.heartbeat:
             try:
                 self.heartbeat.send(message, node)
@@ -344,20 +344,24 @@ class Worker:
     def on_client(self) -> None:
         number = self.server.accept()
         if number is not None:
-            self.add(number, lambda: self.server.read(number) or self.remove(number))
+            self.add(number, functools.partial(self.on_readable, number))
 
-    def on_question(self, client: int, question: dict[str, Any]) -> None:
+    def on_readable(self, client: int) -> None:
+        if not self.server.read(client):
+            self.remove(client)
+
+    def on_question(self, client: int, question: dict[str, object]) -> None:
         name = question.get("command")
         if name == "status":
             self.server.answer(client, self.status())
-        elif name in ("standby", "takeover"):
+        elif isinstance(name, str) and name in ("standby", "takeover"):
             number = max(self.clients, default=0) + 1
             self.clients[number] = client
             self.handle(decide.Command(name, question.get("force") is True, number))
         else:
             self.server.answer(client, {"error": f"unknown command {name!r}"[:200]})
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> control.Status:
         """What `run status` prints."""
         machine, peer = self.machine, self.machine.fresh()
         if not peer:
@@ -388,7 +392,12 @@ class Worker:
             done(False, f"{command[0]}: {error.strerror}")
             return
         self.jobs.append(job)
-        self.add(job.fd, lambda: (self.drop(job), job.ended(), None)[-1])
+
+        def over() -> None:
+            self.drop(job)
+            job.ended()
+
+        self.add(job.fd, over)
 
     def store(self) -> None:
         """What is kept, to the disk."""

@@ -22,7 +22,6 @@ from agent.decide import (
     Hold,
     Leave,
     Listened,
-    Machine,
     Missing,
     Mute,
     Park,
@@ -37,6 +36,7 @@ from agent.decide import (
     Reopen,
     Restart,
     Restore,
+    RoleMachine,
     Send,
     Site,
     Terminate,
@@ -59,7 +59,7 @@ class Node:
 
     def __init__(self, site: Site = SITE, **more: Any) -> None:
         self.now = 100.0
-        self.machine = Machine(site, self.now, **more)
+        self.machine = RoleMachine(site, self.now, **more)
         self.done: list[Any] = []
         self.hears = True  # ping nodes answer its own questions
         self.tell(Connected(True), Peer("active"), PeerAgent(True), Daemon("alive"), Uplink("bond0", True),
@@ -509,7 +509,7 @@ def test_agent_started_again(held, own, peer, does):
 def test_an_agent_that_finds_parked_addresses_asks_the_other_node_before_it_takes_them_back():
     """It had stood still for a minute while it gave them away, and the other node served: it took them back for 5 ms,
     and told the neighbours."""
-    machine, done = Machine(SITE, 100.0, own=4, highest=4, held="parked"), []
+    machine, done = RoleMachine(SITE, 100.0, own=4, highest=4, held="parked"), []
     for at, event in ((100.1, Tick()), (101.2, Connected(True)), (101.25, Peer("active")), (101.3, Tick())):
         done += machine.handle(event, at)
     assert any("ask" in each.message for each in done if isinstance(each, Send)) and machine.role == "leaving", done

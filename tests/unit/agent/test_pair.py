@@ -14,13 +14,13 @@ from agent.decide import (
     Daemon,
     Fenced,
     Gap,
-    Machine,
     Peer,
     PeerAgent,
     Ping,
     Reached,
     Received,
     Released,
+    RoleMachine,
     Site,
     Terminate,
     Tick,
@@ -48,7 +48,7 @@ class Node:
         self.boot(now)
 
     def boot(self, now: float) -> None:
-        self.machine = Machine(self.site, now, *self.kept, self.kernel)
+        self.machine = RoleMachine(self.site, now, *self.kept, self.kernel)
         self.last = now
         self.inbox: list[tuple[float, Any]] = []
         self.soon: list[tuple[float, Any]] = []
@@ -229,7 +229,7 @@ EVENT = st.one_of(
 @given(st.lists(st.tuples(EVENT, st.floats(0, 40)), max_size=60), st.sampled_from(["none", "held", "muted", "parked"]))
 def test_nothing_raises(events, held):
     site = Site("gw1", "gw2", True, ("bond0",), PINGS, failback=True, fence=True, compare=True)
-    machine, now = Machine(site, 0.0, 1, 1, held), 0.0
+    machine, now = RoleMachine(site, 0.0, 1, 1, held), 0.0
     for event, then in events:
         machine.handle(event, now)
         now += then

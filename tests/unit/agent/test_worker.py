@@ -36,7 +36,7 @@ class Agent(worker.Worker):
         self.echoes, self.unread, self.turns = 0, False, ""
         self.queue, self.ended, self.jobs, self.storing = [], False, [], False
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
-        self.machine = decide.Machine(site, self.now, 4, 4, "held")
+        self.machine = decide.RoleMachine(site, self.now, 4, 4, "held")
         self.done: list[str] = []
         self.tell(decide.Connected(True), decide.Peer("active"), decide.PeerAgent(True))
 
