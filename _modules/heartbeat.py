@@ -53,9 +53,7 @@ PROC = Path("/proc")
 # Seconds: how long glance() waits for the agent, and how often it asks heartbeat itself.
 _AT_ONCE = 0.1
 _EVERY = 5
-# What people and Salt call the agent's program with; the agent itself has none of them.
-_VERBS = ("status", "standby", "takeover", "check", "release")
-_NOT_RUNNING = 3
+_NOT_RUNNING = 3    # the exit code of `run` when no agent runs (agent/__main__.py)
 
 ROLES = ("active", "standby", "transition", "stopped", "split")
 # heartbeat's words for the resources a node has. Each node has its local ones from the start, whether or not
@@ -409,7 +407,12 @@ def _runs() -> bool:
 
 
 def _ask_socket() -> dict | str:
-    """What the agent says of itself, asked on its socket (agent/control.py); `missing` or `silent` when it does not."""
+    """
+    What the agent says of itself; `missing` when no agent runs, `silent` when it does not answer.
+
+    Asked on its socket (agent/control.py): its command line takes longer to start than :func:`glance` may take. Where
+    that ends with _NOT_RUNNING, this is `missing`; where it ends with another error, `silent`.
+    """
     deadline = time.monotonic() + _AT_ONCE
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
@@ -1087,11 +1090,13 @@ def _said(nodes: dict[str, str]) -> str:
 
 def _agent(*words: str) -> dict | None:
     """
-    What the agent answers to a verb; None when no agent runs.
+    What the agent answers to a verb of its command line; None when no agent runs, or its program is not there.
 
     Raises:
         CommandExecutionError: it refuses, with its own reason, or does not answer.
     """
+    if not (AGENT / "run").exists():
+        return None
     done = _run(str(AGENT / "run"), *words, timeout=15)
     if done["retcode"] == _NOT_RUNNING:
         return None
@@ -1112,7 +1117,8 @@ def _processes() -> tuple[Process | None, Process | None]:
         # It may end while it is looked at.
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if words[1:2] != [program] or words[2:3] and words[2].decode(errors="replace") in _VERBS:
+            # The agent itself is started without a word. A verb is a command that ends by itself.
+            if words[1:] != [program, b""]:
                 continue
             # The command's name, the second field, may have blanks and brackets of its own.
             fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

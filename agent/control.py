@@ -46,7 +46,10 @@ class Status(TypedDict):
 
 
 class NotRunning(Exception):
-    """Nobody listens."""
+    """No agent runs: no socket, nobody listens on it, or the connection ends before an answer.
+
+    `heartbeat.glance` asks the same socket itself and calls this `missing` (_modules/heartbeat.py).
+    """
 
 
 def ask(question: Mapping[str, object], timeout: float, path: str = PATH) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from agent import __main__ as program
 from tests.conftest import give_time, load_module
 
 RECORDED = Path(__file__).parent.parent / "recorded/heartbeat"
@@ -260,6 +261,8 @@ def agent_on(on, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
                                ("AGENT_HISTORY_KEPT", "kept"), ("PROC", "proc")):
             monkeypatch.setattr(module, constant, tmp_path / path)
         (tmp_path / "ha.cf").write_text(f"node gw1\nrespawn root {tmp_path}/agent/run\n")
+        (tmp_path / "agent").mkdir(exist_ok=True)
+        (tmp_path / "agent/run").touch()
         return module
     return place
 
@@ -301,6 +304,12 @@ def test_who_holds_an_address_is_known_from_the_other_agent_only(agent_on) -> No
 
 def test_a_node_without_its_agent_says_so(agent_on) -> None:
     assert "its role agent does not; held: 192.0.2.10" in agent_on(AgentNode(None, "active")).status()["disagree"]
+
+
+def test_a_node_without_the_agents_program_has_no_agent(agent_on, tmp_path: Path) -> None:
+    module = agent_on(AgentNode(says(), "active"))
+    (tmp_path / "agent/run").unlink()
+    assert module.role() == "transition" and "its role agent does not; held: " in module.status()["disagree"]
 
 
 @pytest.mark.parametrize("answer", ["", "[]", "{}", "Traceback"])
@@ -474,8 +483,7 @@ def agent_runs(agent_on, tmp_path: Path):
     module.node = node
     for name in ("ha.cf", "authkeys", "agent.json"):
         (tmp_path / name).touch()
-    (tmp_path / "agent/__pycache__").mkdir(parents=True)
-    (tmp_path / "agent/run").touch()
+    (tmp_path / "agent/__pycache__").mkdir()
     (tmp_path / "ha.cf").write_text(f"respawn root {tmp_path}/agent/run\n")
     (tmp_path / "loaded").write_text("\n".join(str(int((tmp_path / name).stat().st_mtime))
                                                for name in ("ha.cf", "authkeys")))
@@ -485,7 +493,8 @@ def agent_runs(agent_on, tmp_path: Path):
     process(tmp_path / "proc", 1, 0, 999, "/sbin/init")
     process(tmp_path / "proc", 50, 1, 200, *program)
     process(tmp_path / "proc", 51, 50, 100, *program)
-    process(tmp_path / "proc", 60, 1, 1, *program, "status")
+    for number, verb in enumerate(("status", "standby", "takeover", "check", "opening", "store", "release", "later")):
+        process(tmp_path / "proc", 40 + number, 1, 1, *program, verb)
     return module
 
 
@@ -612,7 +621,10 @@ STATUS = {"role": "standby", "epoch": 4, "since": "2026-03-01T00:00:00.000+00:00
 
 
 class Agent:
-    """Something that listens on the agent's socket and gives one answer; None: it takes the question and is silent."""
+    """Something that listens on the agent's socket and gives one answer.
+
+    None: it takes the question and is silent. An empty one: it takes the question and ends the connection.
+    """
 
     def __init__(self, path: Path, answer: bytes | None) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -626,8 +638,10 @@ class Agent:
             client = self.socket.accept()[0]
             self.clients.append(client)     # not closed: the other side would see an end
             self.questions.append(json.loads(client.recv(4096)))
-            if self.answer is not None:
+            if self.answer:
                 client.sendall(self.answer)
+            elif self.answer is not None:
+                client.close()
 
 
 @pytest.fixture
@@ -697,6 +711,21 @@ def test_an_agent_that_is_not_there(looking) -> None:
     module = looking(STATUS)
     module.AGENT_SOCKET.unlink()
     assert module.glance()["agent"] == "missing"
+
+
+@pytest.mark.parametrize(("answer", "code", "word"), [
+    ("no socket", 3, "missing"), ("nobody listens", 3, "missing"), (b"", 3, "missing"), (None, 1, "silent"),
+    (b"nonsense\n", 1, "silent"), (b"[]\n", 1, "silent"), (b'{"error": "busy"}\n', 1, "silent")])
+def test_a_missing_agent_is_the_same_to_its_command_line(looking, monkeypatch: pytest.MonkeyPatch,
+                                                         answer: bytes | str | None, code: int, word: str) -> None:
+    module = looking(None if isinstance(answer, str) else answer)
+    if isinstance(answer, str):
+        module.AGENT_SOCKET.unlink()
+    if answer == "nobody listens":
+        socket.socket(socket.AF_UNIX).bind(str(module.AGENT_SOCKET))
+    monkeypatch.setattr(program, "WAIT", 0.2)
+    monkeypatch.setattr(program.control.ask, "__defaults__", (str(module.AGENT_SOCKET),))
+    assert program.main(["status"]) == code and module.glance()["agent"] == word
 
 
 def test_a_heartbeat_that_does_not_run_is_seen_at_a_glance(looking) -> None:
