@@ -43,8 +43,8 @@ _ASKED = re.compile(r"(switch-over|asked for|failback|heartbeat ends on [a-z0-9-
 # Nobody asked, and nothing may be broken: both nodes have just been switched on, or a hand-over was refused.
 _UNCLEAR = re.compile(r"(nobody is active$|taken back)")
 # Seconds that something has to last. A restarted agent is back within one, a hand-over takes one.
-_SETTLES, _NOT_READY = 2, 3
-CLOCK = 1.0  # seconds
+_SETTLE_SECONDS, _NOT_READY_SECONDS = 2, 3
+CLOCK_OFFSET_SECONDS = 1.0  # seconds
 _BY_PEER = ("peer_dead", "link_dead", "ping_node_dead", "clock_offset")
 
 
@@ -121,23 +121,23 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
         return found, [*_BY_PEER, "none_active"]
     if not now["running"]:
         held = f"still held: {', '.join(now['held'])}" if now["held"] else ""
-        add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLES / 2, cause=held)
+        add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLE_SECONDS / 2, cause=held)
         return found, [*_BY_PEER, "none_active", "starved"]
     if now["agent"] in ("missing", "silent"):
-        add("agent_missing", node, "critical", "answers", "does not answer", _SETTLES,
+        add("agent_missing", node, "critical", "answers", "does not answer", _SETTLE_SECONDS,
             cause={"missing": "it does not run", "silent": "it hangs, or the machine does"}[now["agent"]])
         return found, [*_BY_PEER, "none_active", "split", "not_ready", "disagree", "starved"]
 
     if now["role"] == "split":
         add("split", node, "critical", "one active node", "both active")
     if now["disagree"]:
-        add("disagree", node, "warning", "agree", "disagree", _SETTLES, cause=now["disagree"], held=now["held"],
+        add("disagree", node, "warning", "agree", "disagree", _SETTLE_SECONDS, cause=now["disagree"], held=now["held"],
             missing=now["missing"])
     if now["starved"]:
         add("starved", node, "warning", "runs", "stands still again and again",
             cause="this machine, or what is heard of the other, stood still three times within a minute")
     if now["role"] == "standby" and now["agent"] and not now["ready"]:
-        add("not_ready", node, "warning", "ready", "not ready", _NOT_READY, cause=now["not_ready_because"])
+        add("not_ready", node, "warning", "ready", "not ready", _NOT_READY_SECONDS, cause=now["not_ready_because"])
     for address, status in now["ping_nodes"].items():
         if now["connected"] and status == "dead":
             add("ping_node_dead", address, "warning", "answers", "dead", ping_nodes=now["ping_nodes"])
@@ -149,7 +149,7 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
         for link, status in now["links"].items():
             if status == "dead":
                 # When a heartbeat has just started the first packet on each path is still on its way.
-                add("link_dead", link, "warning", "up", "dead", _SETTLES, links=now["links"])
+                add("link_dead", link, "warning", "up", "dead", _SETTLE_SECONDS, links=now["links"])
     else:
         # With the node every path is dead, which says nothing of the paths.
         unknown.append("link_dead")
@@ -158,13 +158,13 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
     inactive = ("standby", "transition")
     if known["served"] and now["role"] in inactive and (theirs == "dead" or now["peer"]["role"] in inactive):
         why = now["not_ready_because"] and f"{node} is not ready: {now['not_ready_because']}"
-        add("none_active", settings["site"], "critical", "served", "nobody active", _SETTLES, cause=why)
+        add("none_active", settings["site"], "critical", "served", "nobody active", _SETTLE_SECONDS, cause=why)
     elif now["role"] in inactive and now["peer"]["role"] not in ("active", *inactive):
         unknown.append("none_active")
     offset = now["peer"]["clock_offset"]
     if offset is None:
         unknown.append("clock_offset")
-    elif abs(offset) > CLOCK:
-        add("clock_offset", peer, "warning", "same time", "other time", _SETTLES, offset_seconds=offset,
+    elif abs(offset) > CLOCK_OFFSET_SECONDS:
+        add("clock_offset", peer, "warning", "same time", "other time", _SETTLE_SECONDS, offset_seconds=offset,
             cause=f"{peer} is {abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}")
     return found, unknown

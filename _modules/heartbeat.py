@@ -51,8 +51,8 @@ AGENT_SOCKET = Path("/run/gateway-agent.sock")
 PID_FILE = Path("/run/heartbeat.pid")
 PROC = Path("/proc")
 # Seconds: how long glance() waits for the agent, and how often it asks heartbeat itself.
-_AT_ONCE = 0.1
-_EVERY = 5
+_GLANCE_SECONDS = 0.1
+_ASK_EVERY_SECONDS = 5
 _NOT_RUNNING = 3    # the exit code of `run` when no agent runs (agent/__main__.py)
 
 ROLES = ("active", "standby", "transition", "stopped", "split")
@@ -413,10 +413,10 @@ def _ask_socket() -> dict | str:
     Asked on its socket (agent/control.py): its command line takes longer to start than :func:`glance` may take. Where
     that ends with _NOT_RUNNING, this is `missing`; where it ends with another error, `silent`.
     """
-    deadline = time.monotonic() + _AT_ONCE
+    deadline = time.monotonic() + _GLANCE_SECONDS
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
-            client.settimeout(_AT_ONCE)
+            client.settimeout(_GLANCE_SECONDS)
             client.connect(str(AGENT_SOCKET))
             client.sendall(b'{"command": "status"}\n')
             data = b""
@@ -463,12 +463,13 @@ def _ask_beside(cf: HaCf) -> dict[str, str]:
         if known and key.startswith(("link ", "ping ")):
             word = "dead" if word == "dead" else "up"
         asked["answers"][key] = word if known else ""
-    if not asked["running"] and time.monotonic() - asked["at"] >= _EVERY:
+    if not asked["running"] and time.monotonic() - asked["at"] >= _ASK_EVERY_SECONDS:
         questions = {"resources": ["rscstatus"], "peer": ["nodestatus", cf.peer],
                      **{f"link {link}": ["hblinkstatus", cf.peer, link] for link in cf.links},
                      **{f"ping {node}": ["nodestatus", node] for node in cf.ping_nodes}}
         asked["at"] = time.monotonic()
-        jobs = {key: __salt__["watching.start"](["cl_status", *words], _EVERY - 1) for key, words in questions.items()}
+        jobs = {key: __salt__["watching.start"](["cl_status", *words], _ASK_EVERY_SECONDS - 1)
+                for key, words in questions.items()}
         asked["running"] = {key: job for key, job in jobs.items() if job}
     return {key: word for key, word in asked["answers"].items() if word}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent import control, settings
 
-WAIT = 10.0
+ANSWER_SECONDS = 10.0
 
 
 def main(words: list[str]) -> int:
@@ -38,7 +38,8 @@ def main(words: list[str]) -> int:
     if arguments.command == "store":
         return store()
     try:
-        answer = control.ask({"command": arguments.command, "force": getattr(arguments, "force", False)}, WAIT)
+        question = {"command": arguments.command, "force": getattr(arguments, "force", False)}
+        answer = control.ask(question, ANSWER_SECONDS)
     except control.NotRunning as error:
         print(f"no agent runs here ({error}); heartbeat starts it: `systemctl status heartbeat`", file=sys.stderr)
         return 3

@@ -33,14 +33,14 @@ IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_CACHEINFO, IFA_F_NODAD = 1, 2, 3, 6, 0x02
 # when it had none to let go of in the same look. Back on its interface that one is there twice: "matches both left lo
 # ... and left bond0 ...", so that no connection is anybody's, and nobody gets in until it is restarted. It ignores what
 # stands under a name that is no interface's, so a parked address has such a label. (IPv6 has no labels.)
-PARKED = b"parked\0"
+PARKED_LABEL = b"parked\0"
 RTA_DST, RTA_OIF, RTA_PRIORITY = 1, 4, 6
 RTN_LOCAL, RTN_BLACKHOLE, RT_TABLE_LOCAL, RTPROT_KERNEL, RTPROT_BOOT = 2, 6, 255, 2, 3
 RT_SCOPE_NOWHERE = 255  # of a route to delete: any
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_IFNAME = 3
 FOREVER = 0xFFFFFFFF
-HEADER = struct.Struct("=IHHII")
+NETLINK_HEADER = struct.Struct("=IHHII")
 
 
 class Step(NamedTuple):
@@ -71,11 +71,11 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Type, sequence number, body."""
-    while len(data) >= HEADER.size:
-        size, kind, _flags, number, _port = HEADER.unpack_from(data)
-        if size < HEADER.size:
+    while len(data) >= NETLINK_HEADER.size:
+        size, kind, _flags, number, _port = NETLINK_HEADER.unpack_from(data)
+        if size < NETLINK_HEADER.size:
             return
-        yield kind, number, data[HEADER.size:size]
+        yield kind, number, data[NETLINK_HEADER.size:size]
         data = data[(size + 3) & ~3:]
 
 
@@ -198,7 +198,7 @@ class Addresses:
                            IFA_F_NODAD if six else 0, 0, self.index(interface))
         body = head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
         if interface == "lo" and not six:
-            body += attribute(IFA_LABEL, PARKED)
+            body += attribute(IFA_LABEL, PARKED_LABEL)
         if six:
             # Not preferred: the node's own traffic never leaves from a virtual address.
             body += attribute(IFA_CACHEINFO, struct.pack("=IIII", 0, FOREVER, 0, 0))
@@ -262,8 +262,8 @@ class Addresses:
 
     def request(self, kind: int, flags: int, body: bytes) -> bytes:
         self.number += 1
-        return HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, self.number, 0) + body + b"\0" * (
-            -len(body) % 4)
+        head = NETLINK_HEADER.pack(NETLINK_HEADER.size + len(body), kind, flags | NLM_F_REQUEST, self.number, 0)
+        return head + body + b"\0" * (-len(body) % 4)
 
     def run(self, steps: list[Step], strict: type[Exception] | None = None) -> list[int]:
         """All steps with one system call; the answers are read afterwards. Returns which of them were refused.

@@ -13,7 +13,7 @@ BROADCAST = b"\xff" * 6
 ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
 ALL_NODES_MAC = bytes.fromhex("333300000001")  # RFC 2464, section 7
 # At once, then while switches and neighbours may still have been busy.
-TIMES = (0.0, 0.05, 0.25, 0.75, 1.5, 2.5)
+ANNOUNCE_AT_SECONDS = (0.0, 0.05, 0.25, 0.75, 1.5, 2.5)
 
 
 def gratuitous_arp(mac: bytes, address: bytes, operation: int) -> bytes:

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
-PATH = "/run/gateway-agent.sock"
-LARGEST = 4096
-CLIENTS = 16
+SOCKET_PATH = "/run/gateway-agent.sock"
+MAX_QUESTION_BYTES = 4096
+MAX_CLIENTS = 16
 
 
 class PeerStatus(TypedDict):
@@ -52,7 +52,7 @@ class NotRunning(Exception):
     """
 
 
-def ask(question: Mapping[str, object], timeout: float, path: str = PATH) -> dict[str, Any]:
+def ask(question: Mapping[str, object], timeout: float, path: str = SOCKET_PATH) -> dict[str, Any]:
     """One question. Raises NotRunning, TimeoutError, ValueError (an answer that makes no sense)."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
@@ -76,7 +76,7 @@ def ask(question: Mapping[str, object], timeout: float, path: str = PATH) -> dic
 class Server:
     """Reads questions without waiting. `question(number, mapping)` is called for each; answer() may come later."""
 
-    def __init__(self, question: Callable[[int, dict[str, object]], None], path: str = PATH) -> None:
+    def __init__(self, question: Callable[[int, dict[str, object]], None], path: str = SOCKET_PATH) -> None:
         """Takes the place of a socket that was left. Raises OSError."""
         self.question = question
         self.clients: dict[int, tuple[socket.socket, bytes]] = {}
@@ -89,7 +89,7 @@ class Server:
             self.socket.bind(new)
         finally:
             os.umask(before)
-        self.socket.listen(CLIENTS)
+        self.socket.listen(MAX_CLIENTS)
         os.replace(new, path)
 
     def accept(self) -> int | None:
@@ -98,7 +98,7 @@ class Server:
             client, _ = self.socket.accept()
         except OSError:
             return None
-        if len(self.clients) >= CLIENTS:
+        if len(self.clients) >= MAX_CLIENTS:
             client.close()
             return None
         client.setblocking(False)
@@ -109,8 +109,8 @@ class Server:
         """False when the client is gone or talks nonsense; its descriptor is closed then."""
         client, data = self.clients[number]
         try:
-            more = client.recv(LARGEST)
-            if not more or len(data) + len(more) > LARGEST:
+            more = client.recv(MAX_QUESTION_BYTES)
+            if not more or len(data) + len(more) > MAX_QUESTION_BYTES:
                 raise ValueError("no question")
             self.clients[number] = client, data + more
             if not (data + more).endswith(b"\n"):

@@ -16,18 +16,18 @@ from agent.settings import DaemonSettings
 
 WHACK = "/usr/libexec/ipsec/whack"
 PIDFILE = Path("/run/pluto/pluto.pid")  # ipsec.conf(5): --rundir
-PROBE = "--fipsstatus"  # one line, from the daemon's own loop: the cheapest of its questions (ipsec_whack(8))
-EVERY = 1.0  # between two questions
+PROBE_OPTION = "--fipsstatus"  # one line, from the daemon's own loop: the cheapest of its questions (ipsec_whack(8))
+PROBE_EVERY_SECONDS = 1.0  # between two questions
 # For the answer, then for the second one's: two misses in a row are a hang, noticed within 2.2 s.
-PATIENCE, HURRY = 0.8, 0.4
+ANSWER_SECONDS, SECOND_ANSWER_SECONDS = 0.8, 0.4
 # That long when it works, or waits for the processor, instead of answering: a hundred clients that call at once after a
 # takeover, or a machine that is busy, are no reason to move everything once more.
-STARVED = 15.0
-NO_TURN = ", mostly without the processor"
-LISTEN = 2.0
-IKE = 500
-SOCKETS = Path("/proc/net")
-RESTART = 30.0
+BUSY_ANSWER_SECONDS = 15.0
+NO_PROCESSOR = ", mostly without the processor"
+LISTEN_SECONDS = 2.0
+IKE_PORT = 500
+PROC_NET = Path("/proc/net")
+RESTART_SECONDS = 30.0
 
 
 def stat(folder: Path) -> list[str]:
@@ -62,7 +62,7 @@ def has_child(pid: int) -> bool:
     return False
 
 
-def listening(port: int, sockets: Path = SOCKETS) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def listening(port: int, sockets: Path = PROC_NET) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """The addresses on which somebody has a UDP socket with this port.
 
     proc_pid_net(5), udp: a line a socket, the second field address and port, the address in words as the machine has
@@ -102,7 +102,7 @@ class Job:
         # Not wait(): one that waits for a disk ends when that goes on. Popen looks after it, with the next command.
         self.process.poll()
         os.close(self.fd)
-        self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_TURN}")
+        self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_PROCESSOR}")
 
 
 class Daemon:
@@ -131,14 +131,14 @@ class Daemon:
         """Once a second: is it there, does it answer?"""
         if not self.settings or self.asking or now < self.next:
             return
-        self.next = now + EVERY
+        self.next = now + PROBE_EVERY_SECONDS
         if not self.find():
             self.misses, self.answer_due = 0, 0.0
             self.set("dead")
             return
         self.asking, self.asked = True, now
         self.before = progress(self.pid)
-        self.start([WHACK, PROBE], HURRY if self.misses == 1 else PATIENCE, self.answered)
+        self.start([WHACK, PROBE_OPTION], SECOND_ANSWER_SECONDS if self.misses == 1 else ANSWER_SECONDS, self.answered)
 
     def find(self) -> bool:
         """Whether the process is there; from then on its end is noticed at once."""
@@ -166,10 +166,10 @@ class Daemon:
             self.set("alive")
             return
         self.next = 0.0
-        self.answer_due = self.answer_due or self.asked + STARVED
+        self.answer_due = self.answer_due or self.asked + BUSY_ANSWER_SECONDS
         after = progress(self.pid)
         # Its loop stands still while a script that it has called (updown) runs.
-        works = why.endswith(NO_TURN) or after[0] == "R" or after != self.before or has_child(self.pid)
+        works = why.endswith(NO_PROCESSOR) or after[0] == "R" or after != self.before or has_child(self.pid)
         self.misses = 0 if works else self.misses + 1
         if self.misses >= 2 or self.asked >= self.answer_due:
             self.set("hung")
@@ -183,7 +183,8 @@ class Daemon:
         def listened(ok: bool, _why: str) -> None:
             for name in self.settings.initiate if ok and call and self.settings else ():
                 # Refused for one that the daemon has called by itself: no error.
-                self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN, lambda _ok, _why: None)
+                self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN_SECONDS,
+                           lambda _ok, _why: None)
             done(ok)
 
         self.look(listened)
@@ -197,16 +198,16 @@ class Daemon:
                 self.waiting.pop(0)()
 
         self.looking += 1
-        self.start([WHACK, "--listen"], LISTEN, looked)
+        self.start([WHACK, "--listen"], LISTEN_SECONDS, looked)
 
-    def hears(self, addresses: Iterable[str], sockets: Path = SOCKETS) -> bool:
+    def hears(self, addresses: Iterable[str], sockets: Path = PROC_NET) -> bool:
         """Whether anybody listens for IKE on one of these. Yes, where the kernel does not tell.
 
         One is enough: with `listen=` it is the only one that the daemon opens (ipsec.conf(5)).
         """
         wanted = {ipaddress.ip_address(each) for each in addresses}
         try:
-            return not self.settings or not wanted or bool(wanted & listening(IKE, sockets))
+            return not self.settings or not wanted or bool(wanted & listening(IKE_PORT, sockets))
         except (OSError, ValueError, IndexError, struct.error):
             return True
 
@@ -235,4 +236,4 @@ class Daemon:
     def restart(self, done: Callable[[bool, str], None]) -> None:
         """Start it anew, however it is."""
         if self.settings:
-            self.start(["/usr/bin/systemctl", "restart", "ipsec.service"], RESTART, done)
+            self.start(["/usr/bin/systemctl", "restart", "ipsec.service"], RESTART_SECONDS, done)

@@ -19,31 +19,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-VERSION = 1  # of the messages between the agents
-STATE_EVERY = 1.0  # the state is sent at least that often
-FRESH = 3.0  # a peer's state counts for that long
-ANSWER = 1.0  # for a take-over by the peer that was asked for
-COMMAND = 8.0  # a person's request is given up after it
-UPLINK = 0.2  # without carrier for that long: cut off
-PINGS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
-ASKS = 0.1  # between two questions to the ping nodes
-PROMPT = 2  # answered to that many questions: it heard all the while
-ROUND = 0.25  # heartbeat looks for dead nodes that often
-SUDDEN = 10.0  # the peer and the ping nodes fall silent within it: this node is the one that is cut off
-CALM = 5.0  # after giving up: the reason has to be gone for that long
-AGAIN = 10.0  # between two tries to fence
-INTRUDED = 30.0  # so long it is told that somebody gave the standby an address
-RESTART = 30.0  # the daemon has that long to come up
-STILL = 2.0  # an interface that was made anew is left alone for that long: somebody is at work on it
-RELEASE = 5.0  # tunnels are told that they end; then the addresses go anyway
-PART = 2.0  # the same where nobody has taken over yet
-LAST = 2.0  # as ANSWER when heartbeat ends: nobody serves here any more, however soon this node is gone
-ALONE = 0.3  # a peer that was dead before this machine stood still gets that long to answer
-STALLS = 3  # standstills within a minute: no accident, this machine gets no processor when it needs one
-MINUTE = 60.0
-STARVED = 300.0  # so long after the last of them it is taken for one that does not
-PATIENT, MORE, MOST = 1.0, 1.5, 10.0  # the deadtime then: that many seconds, or times the usual standstill; no more
-HOUR = 3600.0
+MESSAGE_VERSION = 1  # of the messages between the agents
+STATE_EVERY_SECONDS = 1.0  # the state is sent at least that often
+STATE_FRESH_SECONDS = 3.0  # a peer's state counts for that long
+ANSWER_SECONDS = 1.0  # for a take-over by the peer that was asked for
+COMMAND_SECONDS = 8.0  # a person's request is given up after it
+NO_CARRIER_SECONDS = 0.2  # without carrier for that long: cut off
+FEWER_PINGS_SECONDS = 1.0  # fewer ping nodes than the peer for that long: the peer is better
+PROBE_EVERY_SECONDS = 0.1  # between two questions to the ping nodes
+PROMPT_PROBES = 2  # answered to that many questions: it heard all the while
+DEAD_CHECK_SECONDS = 0.25  # heartbeat looks for dead nodes that often
+CUT_OFF_WINDOW_SECONDS = 10.0  # the peer and the ping nodes fall silent within it: this node is the one that is cut off
+CALM_SECONDS = 5.0  # after giving up: the reason has to be gone for that long
+FENCE_RETRY_SECONDS = 10.0  # between two tries to fence
+INTRUDER_MEMORY_SECONDS = 30.0  # so long it is told that somebody gave the standby an address
+DAEMON_RESTART_SECONDS = 30.0  # the daemon has that long to come up
+INTERFACE_SETTLE_SECONDS = 2.0  # an interface that was made anew is left alone for that long: somebody is at work on it
+RELEASE_SECONDS = 5.0  # tunnels are told that they end; then the addresses go anyway
+PART_SECONDS = 2.0  # the same where nobody has taken over yet
+LEAVE_ANSWER_SECONDS = 2.0  # as ANSWER when heartbeat ends: nobody serves here any more, however soon this node is gone
+DEAD_PEER_ANSWER_SECONDS = 0.3  # a peer that was dead before this machine stood still gets that long to answer
+STARVED_STALLS = 3  # standstills within a minute: no accident, this machine gets no processor when it needs one
+STALL_WINDOW_SECONDS = 60.0
+STALL_MEMORY_SECONDS = 300.0  # so long after the last of them it is taken for one that does not
+# The deadtime then: that many seconds at least, or so many times the usual standstill, that many seconds at most
+MIN_PATIENCE_SECONDS, PATIENCE_FACTOR, MAX_PATIENCE_SECONDS = 1.0, 1.5, 10.0
+HOUR_SECONDS = 3600.0
 
 
 # Events. Times are not part of them: handle() is told the time.
@@ -279,7 +280,7 @@ class PeerState(NamedTuple):
             raise ValueError("epoch or pings are no counts")
         if any(type(each) is not bool for each in (ready, preferred, able)) or type(why) is not str:
             raise ValueError("ready, able, preferred or why have the wrong type")
-        if type(stall) not in (int, float) or not 0 <= stall < HOUR:
+        if type(stall) not in (int, float) or not 0 <= stall < HOUR_SECONDS:
             raise ValueError("stall is no time")
         return cls(role, epoch, ready, why[:200], pings, preferred, now, able, stall)
 
@@ -336,8 +337,8 @@ class RoleMachine:
         self.intruded: tuple[tuple[str, ...], float] = (), now  # what somebody gave this node as standby, and when
         self.muted = held in ("muted", "parked")
         self.ask = 0
-        self.muted_until = now + ANSWER
-        self.deadline = now + ANSWER
+        self.muted_until = now + ANSWER_SECONDS
+        self.deadline = now + ANSWER_SECONDS
         self.careful_until = now  # right after a standstill heartbeat's word on the peer may be about the past
         self.stalls: list[tuple[float, float]] = []  # standstills here, silences of the peer that were no death: at, s
         self.starved_until = now
@@ -346,7 +347,7 @@ class RoleMachine:
         self.command_until = 0.0
         self.claimed_at = 0.0
         self.failing_back = False
-        self.failbacks = [at for at in failbacks if now - at < HOUR]
+        self.failbacks = [at for at in failbacks if now - at < HOUR_SECONDS]
         self.alone = False  # took over because the peer was dead
         self.gave_up = False
         self.calm_since: float | None = None
@@ -359,7 +360,7 @@ class RoleMachine:
         self.grace_until = now
         self.ending = False
         self.ended = False
-        self.sent_at = now - STATE_EVERY
+        self.sent_at = now - STATE_EVERY_SECONDS
         self.sent: tuple[str, int, str, int, bool] | None = None
         self.said: dict[str, tuple[str, float]] = {}
         self.out: list[Action] = []
@@ -401,7 +402,8 @@ class RoleMachine:
 
     def fresh(self) -> PeerState | None:
         """The peer's state, if it is no old one."""
-        return self.state if self.state and self.now - self.state.at < FRESH and self.peer != "dead" else None
+        fresh = self.state and self.now - self.state.at < STATE_FRESH_SECONDS and self.peer != "dead"
+        return self.state if fresh else None
 
     def outranks(self, peer: PeerState) -> bool:
         """Of two active nodes: whether this one stays. Names only count where both say that they are preferred."""
@@ -419,12 +421,15 @@ class RoleMachine:
         """
         if not self.starved():
             return 0.0
-        return sorted(seconds for _at, seconds in self.stalls)[-min(STALLS, len(self.stalls))]
+        return sorted(seconds for _at, seconds in self.stalls)[-min(STARVED_STALLS, len(self.stalls))]
 
     def patience(self) -> float:
         """Seconds that a peer which heartbeat calls dead is given on top: it may only get no processor."""
         stall = max(self.stall(), self.peer_stall)
-        return max(0.0, min(max(PATIENT, MORE * stall), MOST) - self.site.deadtime) if stall else 0.0
+        if not stall:
+            return 0.0
+        patience = min(max(MIN_PATIENCE_SECONDS, PATIENCE_FACTOR * stall), MAX_PATIENCE_SECONDS)
+        return max(0.0, patience - self.site.deadtime)
 
     def peer_unready(self, need: bool = False) -> str:
         """Why the peer can not take over, empty when it can. `need`: it would be better than nobody."""
@@ -471,7 +476,7 @@ class RoleMachine:
         """A message always carries the whole state."""
         why = self.not_ready()
         self.out.append(Send({
-            "kind": kind, "version": VERSION, "role": self.public_role(), "epoch": self.epoch, "ready": not why,
+            "kind": kind, "version": MESSAGE_VERSION, "role": self.public_role(), "epoch": self.epoch, "ready": not why,
             "able": not self.not_able(), "why": why, "pings": self.reached_now(), "preferred": self.site.preferred,
             "stall": round(self.stall(), 3), "since": round(self.now - self.since, 3), **more}))
         self.sent_at = self.now
@@ -505,7 +510,7 @@ class RoleMachine:
             self.give_away(f"heartbeat ends on {self.site.node}, and nobody takes over: {why}")
             return
         self.muted = False
-        self.try_again = self.now + CALM
+        self.try_again = self.now + CALM_SECONDS
         self.out.append(Hold())
         self.turn("active", f"taken back: {why}")
         self.send()
@@ -528,7 +533,7 @@ class RoleMachine:
             self.turn("standby", cause)
             return
         self.muted = True
-        self.deadline = self.now + PART
+        self.deadline = self.now + PART_SECONDS
         self.out += [Park(), Release()]
         self.turn("parting", cause)
 
@@ -543,7 +548,7 @@ class RoleMachine:
 
     def hopes(self) -> float:
         """Seconds that the peer has for taking over."""
-        return LAST if self.ending else ANSWER
+        return LEAVE_ANSWER_SECONDS if self.ending else ANSWER_SECONDS
 
     def released(self, cause: str) -> None:
         self.out.append(Leave())
@@ -575,7 +580,7 @@ class RoleMachine:
             if self.doubt_since is not None and not (self.role == "standby" and self.peer == "dead"):
                 self.trust()
         if not self.ended and self.connected and (
-                self.sendable() != self.sent or self.now - self.sent_at >= STATE_EVERY):
+                self.sendable() != self.sent or self.now - self.sent_at >= STATE_EVERY_SECONDS):
             self.send()
         return self.out
 
@@ -603,7 +608,8 @@ class RoleMachine:
         if event.status != self.peer:
             self.log("info", f"heartbeat says that {self.site.peer} is {event.status}")
         back = self.peer == "dead" and event.status != "dead"
-        if back and self.now - self.dead_at < FRESH and not self.cut_off() and self.now >= self.careful_until:
+        soon = self.now - self.dead_at < STATE_FRESH_SECONDS
+        if back and soon and not self.cut_off() and self.now >= self.careful_until:
             # Nothing boots in that time: the peer was only late, and this node neither deaf nor late itself.
             self.stalled(self.site.deadtime + self.now - self.dead_at)
         if back and self.role == "active" and not self.muted and self.since >= self.dead_at:
@@ -678,21 +684,21 @@ class RoleMachine:
         self.out.append(Remove())
         # Neighbours may have heard this node meanwhile: the other one announces itself, once a second at most.
         if self.now >= self.intruder_next:
-            self.intruder_next = self.now + ANSWER
+            self.intruder_next = self.now + ANSWER_SECONDS
             self.send("intruder")
 
     def intruder(self) -> str:
         """What somebody gave this node within the last half minute, and it is standby."""
         addresses, at = self.intruded
-        return ", ".join(addresses) if self.now - at < INTRUDED else ""
+        return ", ".join(addresses) if self.now - at < INTRUDER_MEMORY_SECONDS else ""
 
     def on_deaf(self, event: Deaf) -> None:
         if event != self.deaf:
             if self.deaf.all:
                 # What it has to say on the other node may still be about before.
-                self.careful_until = max(self.careful_until, self.now + self.site.deadtime + ANSWER)
+                self.careful_until = max(self.careful_until, self.now + self.site.deadtime + ANSWER_SECONDS)
             self.deaf, self.deaf_since = event, self.now
-        elif event.paths and event.there and self.now - self.deaf_since >= STILL:
+        elif event.paths and event.there and self.now - self.deaf_since >= INTERFACE_SETTLE_SECONDS:
             self.deaf_since = self.now
             self.log("warning", f"{', '.join(event.paths)}: made anew since heartbeat opened it, which is deaf to it: "
                      "opened anew")
@@ -700,7 +706,7 @@ class RoleMachine:
 
     def on_gap(self, event: Gap) -> None:
         self.stalled(event.seconds)
-        self.careful_until = self.now + max(self.site.deadtime, ANSWER)
+        self.careful_until = self.now + max(self.site.deadtime, ANSWER_SECONDS)
         if self.role == "active":
             # Before anything else: the peer may have taken over meanwhile.
             if not self.muted:
@@ -715,26 +721,27 @@ class RoleMachine:
 
     def stalled(self, seconds: float) -> None:
         """Once may be anything, a machine that is moved or stopped. Again and again, it has no time to spare."""
-        self.stalls = [each for each in self.stalls if self.now - each[0] < STARVED]
-        if self.stalls and self.now - self.stalls[-1][0] < max(ANSWER, min(self.stalls[-1][1], MOST)):
+        self.stalls = [each for each in self.stalls if self.now - each[0] < STALL_MEMORY_SECONDS]
+        if self.stalls and self.now - self.stalls[-1][0] < max(
+                ANSWER_SECONDS, min(self.stalls[-1][1], MAX_PATIENCE_SECONDS)):
             # The same one, perhaps, seen from its other end; or what follows it: a machine that goes on after five
             # seconds has much to do, and stands still once more for less than one.
             at, before = self.stalls.pop()
             self.stalls.append((at, max(before, seconds)))
             return
         self.stalls.append((self.now, seconds))
-        lately = sum(self.now - at < MINUTE for at, _seconds in self.stalls)
-        if lately < STALLS:
+        lately = sum(self.now - at < STALL_WINDOW_SECONDS for at, _seconds in self.stalls)
+        if lately < STARVED_STALLS:
             return
         if not self.starved():
             self.log("warning", f"{lately} standstills within a minute, of this machine or of {self.site.peer}: no "
-                     f"time to spare; from now on a node that is silent is given {PATIENT:g} s at least")
-        self.starved_until = self.now + STARVED
+                     f"time to spare; from now on a node that is silent is given {MIN_PATIENCE_SECONDS:g} s at least")
+        self.starved_until = self.now + STALL_MEMORY_SECONDS
 
     def question(self) -> None:
         self.ask += 1
-        alone = self.peer == "dead" and self.now - self.since > FRESH
-        self.muted_until = self.now + (ALONE if alone else ANSWER)
+        alone = self.peer == "dead" and self.now - self.since > STATE_FRESH_SECONDS
+        self.muted_until = self.now + (DEAD_PEER_ANSWER_SECONDS if alone else ANSWER_SECONDS)
         self.send(ask=self.ask)
 
     def on_fenced(self, event: Fenced) -> None:
@@ -744,8 +751,9 @@ class RoleMachine:
             self.take(f"{self.site.peer} is dead and fenced")
             return
         self.role = "standby"
-        self.try_again = self.now + AGAIN
-        self.log("err", f"not taking over: {self.site.peer} could not be fenced ({event.why}); again in {AGAIN:.0f} s")
+        self.try_again = self.now + FENCE_RETRY_SECONDS
+        self.log("err", f"not taking over: {self.site.peer} could not be fenced ({event.why}); again in "
+                 f"{FENCE_RETRY_SECONDS:.0f} s")
 
     def on_released(self, event: Released) -> None:
         if self.role in ("releasing", "parting"):
@@ -770,7 +778,7 @@ class RoleMachine:
         if self.command or self.ending or self.role not in ("standby", "active"):
             self.out.append(Answer(event.number, "something is going on already: try again in a few seconds"))
             return
-        self.command, self.command_until = event, self.now + COMMAND
+        self.command, self.command_until = event, self.now + COMMAND_SECONDS
         wanted = {"standby": "standby", "takeover": "active"}.get(event.name)
         if wanted is None:
             self.answer(f"unknown command {event.name}")
@@ -798,7 +806,7 @@ class RoleMachine:
 
     def give_away_by_force(self) -> None:
         self.part("asked for by a person, forced")
-        self.try_again = self.now + COMMAND
+        self.try_again = self.now + COMMAND_SECONDS
         self.answer()
         self.send()
 
@@ -811,7 +819,7 @@ class RoleMachine:
 
     def claim(self, cause: str, force: bool = False) -> None:
         self.claimed_at = self.now
-        self.try_again = self.now + CALM
+        self.try_again = self.now + CALM_SECONDS
         self.send("claim", cause=cause, force=force)
 
     def on_received(self, event: Received) -> None:
@@ -854,7 +862,7 @@ class RoleMachine:
         if self.role == "leaving":
             if state.epoch > self.epoch:
                 self.role = "releasing"
-                self.deadline = self.now + RELEASE
+                self.deadline = self.now + RELEASE_SECONDS
                 self.out.append(Release())
         elif self.role == "active":
             if not self.outranks(state):
@@ -912,7 +920,7 @@ class RoleMachine:
                 self.calm_since = None
             elif self.calm_since is None:
                 self.calm_since = self.now
-            elif self.now - self.calm_since >= CALM:
+            elif self.now - self.calm_since >= CALM_SECONDS:
                 self.gave_up = False
         nobody = self.role == "standby" and state is not None and state.role == "standby"
         self.idle_since = (self.idle_since if self.idle_since is not None else self.now) if nobody else None
@@ -921,7 +929,7 @@ class RoleMachine:
 
     def decide(self) -> None:
         if self.command and self.now >= self.command_until:
-            self.answer(f"no result within {COMMAND:.0f} s; see the log of {self.site.peer} too")
+            self.answer(f"no result within {COMMAND_SECONDS:.0f} s; see the log of {self.site.peer} too")
         if self.role == "active":
             self.decide_active()
         elif self.role == "leaving":
@@ -945,11 +953,11 @@ class RoleMachine:
         elif not self.ended and self.unheard and self.role == "active" and not self.muted:
             if self.restarted_lately() is None:
                 self.unheard = False
-                self.grace_until = self.now + RESTART
+                self.grace_until = self.now + DAEMON_RESTART_SECONDS
                 self.restart("does not listen on the virtual addresses")
 
     def restarted_lately(self) -> float | None:
-        lately = self.restarted is not None and self.now - self.restarted < RESTART
+        lately = self.restarted is not None and self.now - self.restarted < DAEMON_RESTART_SECONDS
         return self.restarted if lately else None
 
     def restart(self, why: str) -> None:
@@ -968,9 +976,9 @@ class RoleMachine:
                 self.log("notice", f"{self.site.peer} does not answer: answering again")
                 self.out.append(Unmute())
             return
-        if self.alone and self.peer == "dead" and self.cut_off() and self.now - self.since < FRESH:
+        if self.alone and self.peer == "dead" and self.cut_off() and self.now - self.since < STATE_FRESH_SECONDS:
             # heartbeat says so of the other node first and of the ping nodes a little later, or at the same time.
-            self.try_again = self.now + AGAIN
+            self.try_again = self.now + FENCE_RETRY_SECONDS
             self.give_away("no ping node answers any more: this node is probably the one that is cut off")
             return
         reason = self.trouble()
@@ -983,16 +991,17 @@ class RoleMachine:
         elif self.now >= self.try_again:
             self.gave_up = True
             self.calm_since = None
-            self.try_again = self.now + CALM
+            self.try_again = self.now + CALM_SECONDS
             self.yield_to_peer(reason, need=True)
 
     def trouble(self) -> str:
         """Why the peer would be the better one."""
         state = self.fresh()
         for kind, since in self.reasons.items():
-            if kind == "uplink" and self.now - since >= UPLINK:
+            if kind == "uplink" and self.now - since >= NO_CARRIER_SECONDS:
                 return f"no carrier on {', '.join(self.site.uplinks)} of {self.site.node}"
-            if kind == "pings" and self.now - since >= PINGS and state and len(self.pings) == len(self.site.ping_nodes):
+            all_known = len(self.pings) == len(self.site.ping_nodes)
+            if kind == "pings" and self.now - since >= FEWER_PINGS_SECONDS and state and all_known:
                 return f"{self.reached_now()} ping nodes answer on {self.site.node}, {state.pings} on {self.site.peer}"
             if kind == "daemon" and self.now >= self.grace_until and not (
                     state and state.pings < self.reached_now() and not state.pings):
@@ -1005,9 +1014,9 @@ class RoleMachine:
         if self.deaf.all:
             return  # that nothing is heard of the other node is this one's own fault
         if self.command and self.command.name == "takeover" and self.claimed_at:
-            if self.command.force and self.now - self.claimed_at >= ANSWER:
+            if self.command.force and self.now - self.claimed_at >= ANSWER_SECONDS:
                 self.take(f"asked for by a person, forced: {self.site.peer} does not answer")
-            elif self.now - self.claimed_at >= FRESH:
+            elif self.now - self.claimed_at >= STATE_FRESH_SECONDS:
                 self.claimed_at = 0.0
                 self.answer(f"{self.site.peer} does not give the addresses up; see its log")
             return
@@ -1015,17 +1024,23 @@ class RoleMachine:
         if self.peer == "dead":
             self.decide_alone()
         elif not state:
-            if self.peer != "init" and not self.peer_agent and self.now - max(self.since, self.agent_gone_at) >= FRESH:
+            alone = self.now - max(self.since, self.agent_gone_at)
+            if self.peer != "init" and not self.peer_agent and alone >= STATE_FRESH_SECONDS:
                 self.say("alone", f"heartbeat is alive on {self.site.peer}, and no agent answers there: staying "
                          "standby; see the log there (`journalctl -t gateway-agent`), or `run takeover --force` here")
         elif self.idle_since is not None and self.now >= self.try_again:
             idle = self.now - self.idle_since
             mine, other = self.fitness(), state.fitness()
             # The preferred one may only be a moment later: its daemon was not asked yet.
-            patience = CALM if mine < other else 0.0 if self.site.preferred else FRESH if mine == other else ANSWER
+            if mine < other:
+                patience = CALM_SECONDS
+            elif self.site.preferred:
+                patience = 0.0
+            else:
+                patience = STATE_FRESH_SECONDS if mine == other else ANSWER_SECONDS
             if mine and idle >= patience:
                 self.take("nobody is active" + (f"; here: {self.not_ready()}" if self.not_ready() else ""))
-            elif not mine and not other and self.site.preferred and idle >= CALM:
+            elif not mine and not other and self.site.preferred and idle >= CALM_SECONDS:
                 self.take(f"nobody is active and nobody is ready; here: {self.not_able()}")
         elif state.role == "active" and self.site.failback and self.site.preferred:
             self.decide_failback()
@@ -1051,19 +1066,20 @@ class RoleMachine:
         """
         if not self.reached_now():
             return True  # none answered for long, or there is none: nothing to be learned (cut_off() comes before)
-        if self.reached_at is not None and self.reached_at >= self.dead_at and self.now - self.reached_at < ANSWER:
-            late = self.asked > PROMPT
+        if self.reached_at is not None and self.reached_at >= self.dead_at and (
+                self.now - self.reached_at < ANSWER_SECONDS):
+            late = self.asked > PROMPT_PROBES
             self.trust()
             if late:
                 self.was_deaf()
             return not late
-        if self.doubt_since is None or self.now - self.asked_at >= ANSWER:
+        if self.doubt_since is None or self.now - self.asked_at >= ANSWER_SECONDS:
             self.doubt_since, self.asked = self.now, 0  # just now, or again: something else came between
-        elif self.now - self.doubt_since >= self.site.deadping + ANSWER:
+        elif self.now - self.doubt_since >= self.site.deadping + ANSWER_SECONDS:
             # By then it would have noticed that they are silent.
             self.say("doubt", "no ping node answers this node's own question, and heartbeat hears them: it is believed")
             return True
-        elif self.now - self.asked_at < ASKS:
+        elif self.now - self.asked_at < PROBE_EVERY_SECONDS:
             return False
         self.asked += 1
         self.asked_at = self.now
@@ -1072,7 +1088,7 @@ class RoleMachine:
 
     def was_deaf(self) -> None:
         """It hears again: whom it hears first is chance, and the peer gets the time to be heard."""
-        self.careful_until = max(self.careful_until, self.now + self.site.deadtime + ROUND)
+        self.careful_until = max(self.careful_until, self.now + self.site.deadtime + DEAD_CHECK_SECONDS)
 
     def trust(self) -> None:
         """The doubt is over."""
@@ -1082,10 +1098,10 @@ class RoleMachine:
 
     def cut_off(self) -> bool:
         """The peer and every ping node fell silent together. Ping nodes that were silent long before say nothing."""
-        return self.silent_at is not None and self.silent_at > self.dead_at - SUDDEN
+        return self.silent_at is not None and self.silent_at > self.dead_at - CUT_OFF_WINDOW_SECONDS
 
     def decide_failback(self) -> None:
-        self.failbacks = [at for at in self.failbacks if self.now - at < HOUR]
+        self.failbacks = [at for at in self.failbacks if self.now - at < HOUR_SECONDS]
         delay = self.site.failback_delay * 2 ** len(self.failbacks)
         if self.healthy_since is not None and self.now - self.healthy_since >= delay and self.now >= self.try_again:
             self.failing_back = True

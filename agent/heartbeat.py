@@ -11,10 +11,10 @@ from typing import Any
 
 from agent.decide import Event, Peer, PeerAgent, Ping, Received
 
-CLIENT = "gateway-agent"  # apiauth in ha.cf
-TYPE = "gwagent"  # of the messages between the agents
-FIELD = "json"
-LARGEST = 4096
+CLIENT_NAME = "gateway-agent"  # apiauth in ha.cf
+MESSAGE_TYPE = "gwagent"  # of the messages between the agents
+JSON_FIELD = "json"
+MAX_MESSAGE_BYTES = 4096
 API_OK = 1  # HA_OK in ha_msg.h
 
 P, S, I = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int  # noqa: E741  # as C reads
@@ -82,7 +82,7 @@ class Heartbeat:
         return result
 
     def sign_on(self) -> None:
-        if self.call("signon", CLIENT.encode()) != API_OK:
+        if self.call("signon", CLIENT_NAME.encode()) != API_OK:
             raise Gone("sign-on refused or nobody there")
         # Kept alive for as long as the library may call them.
         self.callbacks = (MESSAGE(self.on_message), NODE(self.on_node), LINK(self.on_link), LINK(self.on_client))
@@ -91,7 +91,7 @@ class Heartbeat:
                                ("set_cstatus_callback", client)):
             if self.call(name, callback, None) != API_OK:
                 raise Gone(name)
-        if self.call("set_msg_callback", TYPE.encode(), message, None) != API_OK:
+        if self.call("set_msg_callback", MESSAGE_TYPE.encode(), message, None) != API_OK:
             raise Gone("set_msg_callback")
         for name in (self.peer, *self.ping_nodes):
             status = self.call("node_status", name.encode())
@@ -106,18 +106,18 @@ class Heartbeat:
             for name in names:
                 self.on_link(self.peer.encode(), name, self.call("if_status", self.peer.encode(), name) or b"", None)
         # The answer comes to the callback (a timeout below zero: do not wait).
-        self.call("client_status", self.peer.encode(), CLIENT.encode(), -1)
+        self.call("client_status", self.peer.encode(), CLIENT_NAME.encode(), -1)
 
     # Called by the library: an exception would be lost in here
 
     def on_message(self, message: int, _data: object) -> None:
         sender = (self.plumb.cl_get_string(message, b"src") or b"").decode("ascii", "replace").lower()
-        text = self.plumb.cl_get_string(message, FIELD.encode()) or b""
+        text = self.plumb.cl_get_string(message, JSON_FIELD.encode()) or b""
         if sender == self.node:
             self.echoes += 1
         elif sender == self.peer:
             try:
-                self.events.append(Received(json.loads(text) if len(text) <= LARGEST else None))
+                self.events.append(Received(json.loads(text) if len(text) <= MAX_MESSAGE_BYTES else None))
             except (ValueError, RecursionError):
                 self.events.append(Received(None))
 
@@ -133,7 +133,7 @@ class Heartbeat:
             self.links[link.decode("ascii", "replace")] = "up" if status == b"up" else "dead"
 
     def on_client(self, node: bytes, client: bytes, status: bytes, _data: object) -> None:
-        if node.decode("ascii", "replace").lower() == self.peer and client == CLIENT.encode():
+        if node.decode("ascii", "replace").lower() == self.peer and client == CLIENT_NAME.encode():
             self.events.append(PeerAgent(status in (b"online", b"join")))
 
     # Called by the agent
@@ -156,8 +156,8 @@ class Heartbeat:
         text = json.dumps(message).encode()
         new = self.plumb.ha_msg_new(4)
         try:
-            self.plumb.ha_msg_add(new, b"t", TYPE.encode())
-            self.plumb.ha_msg_add(new, FIELD.encode(), text)
+            self.plumb.ha_msg_add(new, b"t", MESSAGE_TYPE.encode())
+            self.plumb.ha_msg_add(new, JSON_FIELD.encode(), text)
             if self.call("sendnodemsg", new, (node or self.peer).encode()) != API_OK:
                 raise Gone("it takes no message")
         finally:

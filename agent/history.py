@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path("/run/gateway-agent")
+RUN_FOLDER = Path("/run/gateway-agent")
 DISK = Path("/var/lib/gateway-agent")
 LOCK = ".storing"
 EPOCH, CHANGES = "epoch", "history"
-LAST = 200
+MAX_CHANGES = 200
 
 
 def replace(path: Path, text: str, disk: bool = False) -> None:
@@ -44,7 +44,7 @@ def _to_the_disk(path: Path) -> None:
         os.close(number)
 
 
-def fetch(disk: Path = DISK, folder: Path = FOLDER) -> None:
+def fetch(disk: Path = DISK, folder: Path = RUN_FOLDER) -> None:
     """The first agent since the machine has booted takes what the boot before has left. Raises OSError."""
     for name in (EPOCH, CHANGES):
         if not (folder / name).exists():
@@ -52,7 +52,7 @@ def fetch(disk: Path = DISK, folder: Path = FOLDER) -> None:
                 replace(folder / name, (disk / name).read_text("utf-8", "replace"))
 
 
-def store(disk: Path = DISK, folder: Path = FOLDER) -> None:
+def store(disk: Path = DISK, folder: Path = RUN_FOLDER) -> None:
     """Brings it to the disk, and waits until it is there. Raises OSError.
 
     One after the other: one that had to wait for the disk would put something old over what a later one wrote.
@@ -67,7 +67,7 @@ def store(disk: Path = DISK, folder: Path = FOLDER) -> None:
         os.close(lock)
 
 
-def epochs(folder: Path = FOLDER) -> tuple[int, int]:
+def epochs(folder: Path = RUN_FOLDER) -> tuple[int, int]:
     """This node's epoch and the highest one heard of; 0 where nothing is kept. Raises ValueError for a damaged file."""
     try:
         numbers = (folder / EPOCH).read_text("utf-8").split()
@@ -78,12 +78,12 @@ def epochs(folder: Path = FOLDER) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
-def keep(own: int, highest: int, folder: Path = FOLDER) -> None:
+def keep(own: int, highest: int, folder: Path = RUN_FOLDER) -> None:
     """Writes both epochs. Raises OSError."""
     replace(folder / EPOCH, f"{own} {highest}\n")
 
 
-def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
+def read(folder: Path = RUN_FOLDER) -> list[dict[str, Any]]:
     """The role changes, oldest first; damaged lines are left out."""
     try:
         lines = (folder / CHANGES).read_text("utf-8").splitlines()
@@ -100,15 +100,15 @@ def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
     return found
 
 
-def note(role: str, cause: str, epoch: int, folder: Path = FOLDER) -> None:
+def note(role: str, cause: str, epoch: int, folder: Path = RUN_FOLDER) -> None:
     """One role change more. Raises OSError."""
     entry = {"at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "role": role, "epoch": epoch,
              "cause": cause}
-    entries = [*read(folder)[-(LAST - 1):], entry]
+    entries = [*read(folder)[-(MAX_CHANGES - 1):], entry]
     replace(folder / CHANGES, "".join(json.dumps(each) + "\n" for each in entries))
 
 
-def failbacks(folder: Path = FOLDER) -> list[float]:
+def failbacks(folder: Path = RUN_FOLDER) -> list[float]:
     """How many seconds ago this node failed back, within the last hour."""
     ages: list[float] = []
     now = datetime.now().astimezone()

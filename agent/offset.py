@@ -4,19 +4,19 @@ from __future__ import annotations
 import collections
 import math
 
-LAST = 10  # messages; one a second comes at least
-FIELD = "clock"
+KEPT_OFFSETS = 10  # messages; one a second comes at least
+CLOCK_FIELD = "clock"
 
 
 class Offset:
     """Seconds that the peer's clock is ahead of this one's."""
 
     def __init__(self) -> None:
-        self.seen: collections.deque[float] = collections.deque(maxlen=LAST)
+        self.seen: collections.deque[float] = collections.deque(maxlen=KEPT_OFFSETS)
 
     def heard(self, message: object, now: float) -> None:
         """A message came at `now`, by this node's clock. An agent of an older release sends no time."""
-        said = message.get(FIELD) if isinstance(message, dict) else None
+        said = message.get(CLOCK_FIELD) if isinstance(message, dict) else None
         if isinstance(said, (int, float)) and not isinstance(said, bool) and math.isfinite(said) and abs(said) < 2**40:
             self.seen.append(said - now)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from agent import history
 
-OPENED = Path("/run/gateway-heartbeat-interfaces")  # begun by `run opening`, before heartbeat starts
+OPENED_FILE = Path("/run/gateway-heartbeat-interfaces")  # begun by `run opening`, before heartbeat starts
 PROC = Path("/proc")
-WRITER = re.compile(r"heartbeat: write: \w+ (\S+)")  # how heartbeat calls its children
+WRITER_TITLE = re.compile(r"heartbeat: write: \w+ (\S+)")  # how heartbeat calls its children
 
 
-def opened(path: Path = OPENED) -> dict[str, int]:
+def opened(path: Path = OPENED_FILE) -> dict[str, int]:
     """Interface: its number when heartbeat opened its paths. Empty where nobody wrote it down."""
     try:
         return {str(name): int(number) for name, number in json.loads(path.read_text("utf-8")).items()}
@@ -31,12 +31,12 @@ def opened(path: Path = OPENED) -> dict[str, int]:
         return {}
 
 
-def note(numbers: dict[str, int], path: Path = OPENED) -> None:
+def note(numbers: dict[str, int], path: Path = OPENED_FILE) -> None:
     """Writes down what opened() reads. Raises OSError."""
     history.replace(path, json.dumps(numbers))
 
 
-def opening(path: Path = OPENED) -> None:
+def opening(path: Path = OPENED_FILE) -> None:
     """heartbeat is about to open its paths, on the interfaces as they are now. Raises OSError."""
     note({name: number for number, name in socket.if_nameindex()}, path)
 
@@ -64,7 +64,9 @@ def writers(heartbeat: int, paths: Iterable[str], proc: Path = PROC) -> list[int
         if each.name.isdigit():
             try:
                 parent = int((each / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
-                title = WRITER.match((each / "cmdline").read_text("utf-8", "replace")) if parent == heartbeat else None
+                if parent != heartbeat:
+                    continue
+                title = WRITER_TITLE.match((each / "cmdline").read_text("utf-8", "replace"))
             except (OSError, ValueError, IndexError):
                 continue  # it has just ended
             if title and title[1].rstrip("\0") in paths:

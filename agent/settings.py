@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
-CONF = Path("/etc/ha.d/agent.json")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-TUNNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[0-9]{1,4})?")  # winterthur, or bern/1 of several networks
-INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,14}")  # IFNAMSIZ in linux/if.h is 16 with the final zero
+AGENT_JSON = Path("/etc/ha.d/agent.json")
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TUNNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[0-9]{1,4})?")  # winterthur, or bern/1 of several networks
+INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,14}")  # IFNAMSIZ in linux/if.h is 16 with the final zero
 
 
 class Mistakes(Exception):
@@ -88,7 +88,7 @@ class Reader:
 
     def name(self, values: dict[str, Any], key: str) -> str:
         value = self.take(values, "", key, str, "x")
-        if not NAME.fullmatch(value):
+        if not NODE_NAME.fullmatch(value):
             self.wrong.append(f"{key}: {value!r} is no node name")
         return value
 
@@ -108,7 +108,7 @@ class Reader:
                 self.wrong.append(f"{where}prefix: {prefix} is not between 1 and {parsed.max_prefixlen}")
         except ValueError:
             self.wrong.append(f"{where}address: {text!r} is no address")
-        if not INTERFACE.fullmatch(interface) or interface == "lo":
+        if not INTERFACE_NAME.fullmatch(interface) or interface == "lo":
             self.wrong.append(f"{where}interface: {interface!r} is no interface for a virtual address")
         return Address(text, prefix, interface)
 
@@ -141,7 +141,7 @@ def parse(values: object) -> Settings:
     daemon, fence = None, None
     if about_daemon is not None:
         reader.unknown(about_daemon, "daemon: ", DaemonSettings._fields)
-        daemon = DaemonSettings(reader.names(about_daemon, "daemon: ", "initiate", TUNNEL))
+        daemon = DaemonSettings(reader.names(about_daemon, "daemon: ", "initiate", TUNNEL_NAME))
     if about_fence is not None:
         reader.unknown(about_fence, "fence: ", FenceSettings._fields)
         command = reader.take(about_fence, "fence: ", "command", list, ["/"])
@@ -150,7 +150,7 @@ def parse(values: object) -> Settings:
         fence = FenceSettings(tuple(map(str, command)), reader.number(about_fence, "fence: ", "timeout", 0.1, 600))
     settings = Settings(
         node.lower(), peer.lower(), reader.take(values, "", "preferred", bool, False), addresses,
-        reader.names(values, "", "uplinks", INTERFACE), tuple(map(str, pings)), failback,
+        reader.names(values, "", "uplinks", INTERFACE_NAME), tuple(map(str, pings)), failback,
         reader.number(values, "", "failback_delay", 0, 7 * 86400), daemon,
         reader.number(values, "", "deadtime", 0.25, 600), reader.number(values, "", "deadping", 0.1, 600), fence,
         reader.take(values, "", "compare", bool, False))
@@ -159,7 +159,7 @@ def parse(values: object) -> Settings:
     return settings
 
 
-def load(path: Path = CONF) -> Settings:
+def load(path: Path = AGENT_JSON) -> Settings:
     """The settings of a file. Raises Mistakes, also when it can not be read."""
     try:
         return parse(json.loads(path.read_text("utf-8")))

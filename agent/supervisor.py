@@ -21,16 +21,16 @@ from agent import worker
 from agent.daemon import progress
 from agent.system import clock, die_with, drain, in_time, log, wake_on
 
-LOCK = Path("/run/gateway-agent.lock")
-BEAT = 0.1  # how often is looked
-HANG = 10  # that many looks without a pulse. Looks, not seconds: this process may have stood still itself
-STARVED = 30  # the same for one that works or waits for the processor, and where looks come late: killing costs more
-LATE, LATELY = 3.0, 10.0  # a look that took that many times as long, within so many seconds
-FIRST = 100  # the same for the first pulse
-LIMIT, WITHIN = 3, 60.0
-LEAVING = 8.0  # a planned leave takes that long at most
-KILLED = 2.0  # a killed process has ended by then, unless it waits for a disk
-HEARTBEAT = "/usr/libexec/heartbeat/heartbeat"
+LOCK_FILE = Path("/run/gateway-agent.lock")
+LOOK_SECONDS = 0.1  # how often is looked
+HANG_LOOKS = 10  # that many looks without a pulse. Looks, not seconds: this process may have stood still itself
+# The same for one that works or waits for the processor, and where looks come late: killing costs more
+BUSY_HANG_LOOKS = 30
+LATE_FACTOR, LATE_MEMORY_SECONDS = 3.0, 10.0  # a look that took that many times as long, within so many seconds
+FIRST_PULSE_LOOKS = 100  # the same for the first pulse
+MAX_FAILURES, FAILURE_WINDOW_SECONDS = 3, 60.0
+LEAVE_SECONDS = 8.0  # a planned leave takes that long at most
+KILL_SECONDS = 2.0  # a killed process has ended by then, unless it waits for a disk
 
 
 class Failures:
@@ -41,11 +41,11 @@ class Failures:
 
     def another(self, now: float) -> bool:
         """True when it was one too many."""
-        self.times = [at for at in self.times if now - at < WITHIN] + [now]
-        return len(self.times) >= LIMIT
+        self.times = [at for at in self.times if now - at < FAILURE_WINDOW_SECONDS] + [now]
+        return len(self.times) >= MAX_FAILURES
 
 
-def only_one(path: Path = LOCK) -> int:
+def only_one(path: Path = LOCK_FILE) -> int:
     """The lock of the one agent. One that was left by a heartbeat that died is killed; its addresses stay."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for attempt in range(40):
@@ -112,45 +112,45 @@ class Supervisor:
         poll = select.poll()
         poll.register(self.pulse, select.POLLIN)
         poll.register(self.signals.fileno(), select.POLLIN)
-        silent, limit, told, orphan = 0, FIRST, 0.0, 0.0
+        silent, limit, told, orphan = 0, FIRST_PULSE_LOOKS, 0.0, 0.0
         before = "", ""  # what it had worked when it had been silent for half of that
         late, looked = 0.0, clock()
         try:
             while True:
-                poll.poll(BEAT * 1000)
+                poll.poll(LOOK_SECONDS * 1000)
                 numbers = drain(self.signals.fileno())
                 try:
                     beat = drain(self.pulse)
                 except OSError:
                     beat = b""
-                silent, limit = (0, HANG) if beat else (silent + 1, limit)
+                silent, limit = (0, HANG_LOOKS) if beat else (silent + 1, limit)
                 done, status = os.waitpid(self.pid, os.WNOHANG)
                 if done:
                     return "ended" if os.waitstatus_to_exitcode(status) == 0 else "died"
-                if silent == limit - HANG // 2:
+                if silent == limit - HANG_LOOKS // 2:
                     before = progress(self.pid)
                 elif silent >= limit and not told:
                     now_at = progress(self.pid)
-                    starved = now_at[0] == "R" or now_at != before or late and clock() - late < LATELY
-                    if silent >= STARVED or not starved:
+                    starved = now_at[0] == "R" or now_at != before or late and clock() - late < LATE_MEMORY_SECONDS
+                    if silent >= BUSY_HANG_LOOKS or not starved:
                         return "hung" if self.kill() else "stuck"
-                    limit += HANG // 2
+                    limit += HANG_LOOKS // 2
                     before = now_at
                 if not beat and not numbers:
                     # A closed pulse is readable for ever; waitpid() will tell.
                     time.sleep(0.01)
                 now = clock()
-                if now - looked > LATE * BEAT:
+                if now - looked > LATE_FACTOR * LOOK_SECONDS:
                     late = now
                 looked = now
                 if signal.SIGHUP in numbers:
                     return "reload"
                 orphan = orphan or (now if os.getppid() != self.parent else 0.0)
                 asked = {signal.SIGTERM, signal.SIGINT} & set(numbers)
-                if not told and (asked or orphan and now - orphan > LEAVING):
+                if not told and (asked or orphan and now - orphan > LEAVE_SECONDS):
                     told = now
                     os.kill(self.pid, signal.SIGTERM)
-                if told and now - told > LEAVING:
+                if told and now - told > LEAVE_SECONDS:
                     self.kill()
                     log("err", "the agent did not leave in time: giving the addresses up")
                     self.give_up()
@@ -161,7 +161,7 @@ class Supervisor:
     def kill(self) -> bool:
         """False: it does not end, and can not be helped."""
         os.kill(self.pid, signal.SIGKILL)
-        until = clock() + KILLED
+        until = clock() + KILL_SECONDS
         while not os.waitpid(self.pid, os.WNOHANG)[0]:
             if clock() >= until:
                 return False

@@ -17,26 +17,26 @@ from pathlib import Path
 
 from agent import announce, control, decide, history, paths
 from agent.addresses import Addresses, Refused, Watch
-from agent.daemon import LISTEN, Daemon, Job, progress
+from agent.daemon import LISTEN_SECONDS, Daemon, Job, progress
 from agent.heartbeat import Gone, Heartbeat
-from agent.offset import FIELD, Offset
+from agent.offset import CLOCK_FIELD, Offset
 from agent.probe import Probe
 from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
-TICK = 0.05
-GLANCE = 0.1  # heartbeat's turns on the processor are looked at this often
-ECHO, ECHO_EVERY = 0.5, 2.0  # a message to itself is back by then; one is sent this often
+TICK_SECONDS = 0.05
+TURNS_EVERY_SECONDS = 0.1  # heartbeat's turns on the processor are looked at this often
+ECHO_SECONDS, ECHO_EVERY_SECONDS = 0.5, 2.0  # a message to itself is back by then; one is sent this often
 # What is kept is brought to the disk by a process of its own (agent/history.py). Not at once: a take-over comes first.
-LATER, STORE = 1.0, ("/usr/local/lib/gateway/agent/run", "store")
-LAST = 1.0  # this process ends, perhaps because the machine does: so long it waits for that
-PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
+STORE_DELAY_SECONDS, STORE_COMMAND = 1.0, ("/usr/local/lib/gateway/agent/run", "store")
+LAST_STORE_SECONDS = 1.0  # this process ends, perhaps because the machine does: so long it waits for that
+CLIENTS_PAUSED_SECONDS = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
 # Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
-COMPARED = Path("/run/gateway/current")
-FORMER = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
+COMPARED_MARK = Path("/run/gateway/current")
+HELD_FILE = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
 
 
-def former(path: Path = FORMER) -> list[Address]:
+def former(path: Path = HELD_FILE) -> list[Address]:
     """What this node held last."""
     try:
         return [Address(*each) for each in json.loads(path.read_text())]
@@ -48,7 +48,7 @@ def release(settings: Settings | None) -> None:
     """Gives up all addresses, whoever holds them for whatever reason. Raises OSError."""
     wanted = {*former(), *(settings.addresses if settings else ())}
     Addresses(wanted).leave()
-    FORMER.unlink(missing_ok=True)
+    HELD_FILE.unlink(missing_ok=True)
 
 
 def reloading() -> bool:
@@ -81,7 +81,7 @@ class Worker:
         self.next_try = self.next_look = self.before = 0.0
         self.listen_at = 0.0  # when the daemon is told once more to look at its addresses, if it has to be
         # When what is kept has to be brought to the disk, if it has: an agent that was killed may have left that.
-        self.store_at = clock() + LATER
+        self.store_at = clock() + STORE_DELAY_SECONDS
         self.storing = False  # one at a time, however long it takes
         self.refusal = ""
         self.announcing: list[float] = []
@@ -126,7 +126,7 @@ class Worker:
             daemon=settings.daemon is not None, compare=settings.compare)
         self.now = now
         self.machine = decide.RoleMachine(site, now, own, highest, state, [now - age for age in history.failbacks()])
-        self.machine.compared = self.machine.compared or COMPARED.exists()
+        self.machine.compared = self.machine.compared or COMPARED_MARK.exists()
 
     # The loop
 
@@ -150,12 +150,12 @@ class Worker:
             self.handle(decide.Missing(self.missing))
         self.before = clock()
         while not self.ended:
-            found = self.poll.poll(TICK * 1000)
+            found = self.poll.poll(TICK_SECONDS * 1000)
             self.now = now = clock()
             gap = now - self.before
             if gap > self.settings.deadtime:
                 self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
-            if gap > 2 * TICK:
+            if gap > 2 * TICK_SECONDS:
                 self.turned += gap  # heartbeat may have stood still as well
                 self.waits += gap if self.waits else 0.0
                 for job in self.jobs:
@@ -220,7 +220,7 @@ class Worker:
         if not self.heartbeat:
             if now < self.next_try:
                 return
-            self.next_try = now + 2 * TICK
+            self.next_try = now + 2 * TICK_SECONDS
             try:
                 self.heartbeat = Heartbeat(self.settings.node, self.settings.peer, self.settings.ping_nodes,
                                            self.beat)
@@ -245,14 +245,15 @@ class Worker:
         # Trap: while the peer's starts itself anew and acknowledges nothing, heartbeat reads nothing of its clients
         # ("all clients are now paused"), for half a minute, and is alive all the same.
         patience = max(1.0, deadtime)
-        if now - self.glanced >= GLANCE:
+        if now - self.glanced >= TURNS_EVERY_SECONDS:
             self.glanced = now
             turns = progress(self.parent)[1]
             if turns and turns != self.turns:
                 self.turns, self.turned = turns, now
-        self.unread = self.waits > 0.0 and now - self.waits > ECHO
-        silent = now - self.turned > patience or (self.waits > 0.0 and now - self.waits > PAUSED + deadtime)
-        if now - self.echo_sent >= (patience if self.unread else ECHO_EVERY):
+        self.unread = self.waits > 0.0 and now - self.waits > ECHO_SECONDS
+        waits_long = self.waits > 0.0 and now - self.waits > CLIENTS_PAUSED_SECONDS + deadtime
+        silent = now - self.turned > patience or waits_long
+        if now - self.echo_sent >= (patience if self.unread else ECHO_EVERY_SECONDS):
             self.echo_sent = now
             self.waits = self.waits or now
             self.post({"kind": "echo"}, self.settings.node)
@@ -314,8 +315,8 @@ class Worker:
             self.handle(decide.Found(held, state == "parked"))
         if self.heartbeat:
             self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
-        if COMPARED.exists() != self.machine.compared:
-            self.handle(decide.Compared(COMPARED.exists()))
+        if COMPARED_MARK.exists() != self.machine.compared:
+            self.handle(decide.Compared(COMPARED_MARK.exists()))
 
     def on_probe(self) -> None:
         for each in self.probe.heard() if self.probe else ():
@@ -334,7 +335,7 @@ class Worker:
         if ok or hears:
             self.queue.append(decide.Listened(hears))
         else:  # dead or hung, which is noticed by itself, or only late: told once more
-            self.listen_at = clock() + LISTEN
+            self.listen_at = clock() + LISTEN_SECONDS
 
     def on_daemon_died(self) -> None:
         self.remove(self.daemon_fd)
@@ -405,16 +406,16 @@ class Worker:
             self.storing = False
 
         self.store_at, self.storing = 0.0, True
-        self.start(STORE, math.inf, stored)
+        self.start(STORE_COMMAND, math.inf, stored)
 
     def store_last(self) -> None:
         """The same as the last thing that this process does, and for a moment it waits for that."""
-        until = clock() + LAST
+        until = clock() + LAST_STORE_SECONDS
         while (self.store_at or self.storing) and clock() < until:
             if not self.storing:
                 self.store()
             self.beat()
-            time.sleep(TICK)
+            time.sleep(TICK_SECONDS)
             for job in [each for each in self.jobs if each.process.poll() is not None]:
                 self.drop(job)
                 job.ended()
@@ -430,7 +431,7 @@ class Worker:
             self.addresses.hold()
         finally:
             self.do_announce(decide.Announce())
-            history.replace(FORMER, json.dumps(self.settings.addresses))
+            history.replace(HELD_FILE, json.dumps(self.settings.addresses))
             self.daemon.listen(self.on_listened)
 
     def do_restore(self, _action: decide.Restore) -> None:
@@ -441,7 +442,7 @@ class Worker:
 
     def do_announce(self, _action: decide.Announce) -> None:
         now = clock()
-        self.announcing = [now + each for each in announce.TIMES[1:]]
+        self.announcing = [now + each for each in announce.ANNOUNCE_AT_SECONDS[1:]]
         for wrong in announce.send(self.settings.addresses):
             log("warning", wrong)
 
@@ -466,7 +467,7 @@ class Worker:
     def do_leave(self, _action: decide.Leave) -> None:
         self.announcing.clear()
         self.addresses.leave()
-        FORMER.unlink(missing_ok=True)
+        HELD_FILE.unlink(missing_ok=True)
         self.daemon.forget()
 
     def do_restart(self, _action: decide.Restart) -> None:
@@ -504,15 +505,15 @@ class Worker:
     def do_send(self, action: decide.Send) -> None:
         if self.unread and action.message["kind"] == "state" and not {"ask", "re"} & set(action.message):
             return  # it would only wait in a queue, and there is a newer one a second later
-        self.post(action.message | {FIELD: round(time.time(), 3)})
+        self.post(action.message | {CLOCK_FIELD: round(time.time(), 3)})
 
     def do_keep(self, action: decide.Keep) -> None:
         history.keep(action.own, action.highest)
-        self.store_at = clock() + LATER
+        self.store_at = clock() + STORE_DELAY_SECONDS
 
     def do_note(self, action: decide.Note) -> None:
         history.note(action.role, action.cause, action.epoch)
-        self.store_at = clock() + LATER
+        self.store_at = clock() + STORE_DELAY_SECONDS
 
     def do_log(self, action: decide.Log) -> None:
         log(action.priority, action.text)

@@ -100,7 +100,7 @@ def test_it_waits_for_the_processor(world, pluto, monkeypatch):
 
 def test_the_question_itself_got_no_processor(world, pluto):
     for second in range(3):
-        silent(world, float(second), f"whack took longer than 0.8 s{daemon.NO_TURN}")
+        silent(world, float(second), f"whack took longer than 0.8 s{daemon.NO_PROCESSOR}")
     assert world.states == []
     silent(world, 3.0)
     silent(world, 4.0)
@@ -238,7 +238,7 @@ def test_job():
     comes_to(job.process.pid, "R")
     job.kill()
     assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s"),
-                    (False, f"sh took longer than 0.1 s{daemon.NO_TURN}")]
+                    (False, f"sh took longer than 0.1 s{daemon.NO_PROCESSOR}")]
     assert not os.path.exists(f"/proc/self/fd/{job.fd}")
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.offset import LAST, Offset
+from agent.offset import KEPT_OFFSETS, Offset
 
 
 def test_the_message_that_took_the_shortest_time_counts() -> None:
@@ -16,7 +16,7 @@ def test_the_message_that_took_the_shortest_time_counts() -> None:
 def test_a_clock_that_was_put_right_is_seen_within_ten_messages() -> None:
     offset = Offset()
     offset.heard({"clock": 1060.0}, 1000.0)
-    for number in range(LAST):
+    for number in range(KEPT_OFFSETS):
         offset.heard({"clock": 1001.0 + number}, 1001.0 + number)
     assert offset.seconds() == 0
 

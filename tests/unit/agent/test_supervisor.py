@@ -14,7 +14,7 @@ from agent.supervisor import Failures, Supervisor, only_one
 @pytest.fixture
 def keeper(monkeypatch):
     """A supervisor of a given worker; signals of the test's own process are put back."""
-    monkeypatch.setattr(supervisor, "BEAT", 0.02)
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)}
     made = []
 
@@ -88,7 +88,7 @@ def test_one_that_can_not_be_killed_is_not_waited_for_and_gets_no_second_one_bes
 
     one = keeper(work)
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    monkeypatch.setattr(supervisor, "KILLED", 0.2)
+    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.2)
     start = time.monotonic()
     try:
         assert one.run() == "failed"
@@ -120,7 +120,7 @@ def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, 
 @pytest.mark.parametrize(("late", "seconds", "lives"), [(False, 5, 2), (True, 0.45, 1)])
 def test_where_the_looks_come_late_a_silent_one_is_given_as_long(keeper, tmp_path, monkeypatch, late, seconds, lives):
     """It may wait for a heartbeat that gets no processor either."""
-    monkeypatch.setattr(supervisor, "LATE", 0.5 if late else 1000.0)
+    monkeypatch.setattr(supervisor, "LATE_FACTOR", 0.5 if late else 1000.0)
     file = tmp_path / "lives"
 
     def work(pulse):
@@ -153,7 +153,7 @@ def test_signals(keeper, number, why):
 
 
 def test_worker_that_does_not_leave(keeper, monkeypatch):
-    monkeypatch.setattr(supervisor, "LEAVING", 0.1)
+    monkeypatch.setattr(supervisor, "LEAVE_SECONDS", 0.1)
 
     def work(pulse):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -168,7 +168,7 @@ def test_worker_that_does_not_leave(keeper, monkeypatch):
 
 
 def test_one_whose_heartbeat_has_gone_before_it_was_there_leaves(keeper, monkeypatch):
-    monkeypatch.setattr(supervisor, "LEAVING", 0.2)
+    monkeypatch.setattr(supervisor, "LEAVE_SECONDS", 0.2)
     one = keeper(beating)
     one.parent = os.getppid() + 100000  # who started it, and is no more
     start = time.monotonic()

@@ -64,8 +64,8 @@ def agent(monkeypatch) -> Agent:
 
 
 def wait(agent: Agent, seconds: float) -> None:
-    for _ in range(round(seconds / worker.TICK)):
-        agent.now += worker.TICK
+    for _ in range(round(seconds / worker.TICK_SECONDS)):
+        agent.now += worker.TICK_SECONDS
         agent.keep_heartbeat(agent.now)
         agent.handle(decide.Tick())
 
@@ -145,7 +145,7 @@ def test_a_daemon_that_is_only_late_is_not_restarted_but_told_once_more(agent, m
     agent.daemon.listen(agent.on_listened)
     assert agent.queue == []
     for _ in range(60):
-        agent.now += worker.TICK
+        agent.now += worker.TICK_SECONDS
         agent.tick(agent.now)
     assert agent.daemon.told == (2 if role == "active" else 1)
     assert not agent.machine.unheard
@@ -214,22 +214,22 @@ def test_the_epochs_are_brought_to_the_disk_a_moment_later_and_nobody_waits_for_
     """A crash seconds after the first take-over left an empty file, and the node began at 0."""
     agent.tick(agent.now)
     assert storing == [], "a take-over comes first"
-    agent.now += worker.LATER
+    agent.now += worker.STORE_DELAY_SECONDS
     agent.tick(agent.now)
     agent.tick(agent.now)
-    assert [command for command, _timeout, _done in storing] == [worker.STORE]
+    assert [command for command, _timeout, _done in storing] == [worker.STORE_COMMAND]
 
 
 def test_while_the_disk_stands_still_only_one_waits_for_it_and_what_came_meanwhile_follows(agent, storing):
     for _ in range(60):
-        agent.now += worker.LATER
+        agent.now += worker.STORE_DELAY_SECONDS
         agent.tick(agent.now)
         worker.Worker.do_keep(agent, decide.Keep(7, 7))
     assert len(storing) == 1
     command, timeout, done = storing[0]
     assert agent.now < timeout, "it is not ended: nobody else would bring it there"
     done(True, "")
-    agent.now += worker.LATER
+    agent.now += worker.STORE_DELAY_SECONDS
     agent.tick(agent.now)
     assert len(storing) == 2
 
@@ -237,7 +237,7 @@ def test_while_the_disk_stands_still_only_one_waits_for_it_and_what_came_meanwhi
 def test_the_last_change_is_brought_to_the_disk_before_the_agent_ends(agent, monkeypatch, tmp_path):
     """Its machine may be about to go down."""
     target = tmp_path / "stored"
-    monkeypatch.setattr(worker, "STORE", ("/usr/bin/touch", str(target)))
+    monkeypatch.setattr(worker, "STORE_COMMAND", ("/usr/bin/touch", str(target)))
     agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
     monkeypatch.setattr(worker, "clock", worker.time.monotonic)
     agent.store_at = 1.0
@@ -246,12 +246,12 @@ def test_the_last_change_is_brought_to_the_disk_before_the_agent_ends(agent, mon
 
 
 def test_an_agent_that_ends_does_not_wait_for_a_disk_that_stands_still(agent, monkeypatch):
-    monkeypatch.setattr(worker, "STORE", ("/bin/sleep", "60"))
+    monkeypatch.setattr(worker, "STORE_COMMAND", ("/bin/sleep", "60"))
     agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
     monkeypatch.setattr(worker, "clock", worker.time.monotonic)
     agent.store_at, begun = 1.0, worker.time.monotonic()
     agent.store_last()
     try:
-        assert worker.time.monotonic() - begun < worker.LAST + 1
+        assert worker.time.monotonic() - begun < worker.LAST_STORE_SECONDS + 1
     finally:
         agent.jobs[0].kill()

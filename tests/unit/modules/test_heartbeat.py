@@ -723,7 +723,7 @@ def test_a_missing_agent_is_the_same_to_its_command_line(looking, monkeypatch: p
         module.AGENT_SOCKET.unlink()
     if answer == "nobody listens":
         socket.socket(socket.AF_UNIX).bind(str(module.AGENT_SOCKET))
-    monkeypatch.setattr(program, "WAIT", 0.2)
+    monkeypatch.setattr(program, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(program.control.ask, "__defaults__", (str(module.AGENT_SOCKET),))
     assert program.main(["status"]) == code and module.glance()["agent"] == word
 
