@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 SOCKET_PATH = "/run/gateway-agent.sock"
 MAX_QUESTION_BYTES = 4096
-MAX_CLIENTS = 16
+MAX_CLIENTS = 16  # connected at the same time; a further one is closed
 
 
 class PeerStatus(TypedDict):
@@ -53,7 +53,10 @@ class NotRunning(Exception):
 
 
 def ask(question: Mapping[str, object], timeout: float, path: str = SOCKET_PATH) -> dict[str, Any]:
-    """One question. Raises NotRunning, TimeoutError, ValueError (an answer that makes no sense)."""
+    """Asks the agent one question; returns its answer. `timeout`: seconds for each step (connect, send, read).
+
+    Raises NotRunning, TimeoutError and other OSErrors, ValueError (the answer is not a JSON mapping).
+    """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         try:
@@ -74,10 +77,13 @@ def ask(question: Mapping[str, object], timeout: float, path: str = SOCKET_PATH)
 
 
 class Server:
-    """Reads questions without waiting. `question(number, mapping)` is called for each; answer() may come later."""
+    """The agent's end of the socket. It never waits.
+
+    `question(number, mapping)` is called for each question. answer(number, ...) may be called later.
+    """
 
     def __init__(self, question: Callable[[int, dict[str, object]], None], path: str = SOCKET_PATH) -> None:
-        """Takes the place of a socket that was left. Raises OSError."""
+        """Replaces a socket that an earlier agent has left at `path`. Raises OSError."""
         self.question = question
         self.clients: dict[int, tuple[socket.socket, bytes]] = {}
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -93,7 +99,7 @@ class Server:
         os.replace(new, path)
 
     def accept(self) -> int | None:
-        """A new client's descriptor, to be polled; None when there is none or too many."""
+        """A new client's descriptor, for the caller to poll. None when no client waits or too many are connected."""
         try:
             client, _ = self.socket.accept()
         except OSError:
@@ -106,7 +112,7 @@ class Server:
         return client.fileno()
 
     def read(self, number: int) -> bool:
-        """False when the client is gone or talks nonsense; its descriptor is closed then."""
+        """Reads from a client. False when it is gone or sends no valid question; its descriptor is closed then."""
         client, data = self.clients[number]
         try:
             more = client.recv(MAX_QUESTION_BYTES)
@@ -128,7 +134,7 @@ class Server:
         return number in self.clients
 
     def answer(self, number: int, answer: Mapping[str, object]) -> None:
-        """Small enough for the socket's buffer; whoever does not read it gets nothing."""
+        """Sends an answer. It fits into the socket's buffer; a client that does not read it gets nothing."""
         if number in self.clients:
             try:
                 self.clients[number][0].send(json.dumps(answer).encode() + b"\n")
@@ -136,4 +142,5 @@ class Server:
                 pass
 
     def close(self, number: int) -> None:
+        """Ends a client's connection."""
         self.clients.pop(number)[0].close()

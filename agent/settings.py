@@ -1,4 +1,4 @@
-"""agent.json: read and checked before anything is done with it."""
+"""agent.json: reads it, and checks all of it before the agent uses any."""
 from __future__ import annotations
 
 import ipaddress
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 AGENT_JSON = Path("/etc/ha.d/agent.json")
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-TUNNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[0-9]{1,4})?")  # winterthur, or bern/1 of several networks
+TUNNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[0-9]{1,4})?")  # bern/1: a peer with several networks
 INTERFACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,14}")  # IFNAMSIZ in linux/if.h is 16 with the final zero
 
 
 class Mistakes(Exception):
-    """The settings are wrong. `args` has one line a mistake."""
+    """The settings are wrong. `args` has one line for each mistake."""
 
 
 class Address(NamedTuple):
@@ -26,18 +26,18 @@ class Address(NamedTuple):
 
 
 class DaemonSettings(NamedTuple):
-    """Which tunnels this node calls itself."""
+    """`initiate`: the tunnels that this node calls itself."""
     initiate: tuple[str, ...]
 
 
 class FenceSettings(NamedTuple):
-    """How to make sure that a dead peer is dead."""
+    """The command that switches a dead peer off, and the seconds that it may take."""
     command: tuple[str, ...]
     timeout: float
 
 
 class Settings(NamedTuple):
-    """What the agent has to know, as `agent.json` has it."""
+    """What agent.json says. Times in seconds; `failback`: manual or auto."""
     node: str
     peer: str
     preferred: bool
@@ -60,7 +60,7 @@ class Reader:
         self.wrong: list[str] = []
 
     def take(self, values: dict[str, Any], where: str, key: str, kind: type[T] | tuple[type[T], ...], default: T) -> T:
-        """`default` stands in for a wrong value, so that all mistakes are found in one go."""
+        """A value of the type `kind`. `default` replaces a missing or wrong one, so that one run finds all mistakes."""
         if key not in values:
             self.wrong.append(f"{where}{key} is missing")
             return default
@@ -114,7 +114,7 @@ class Reader:
 
 
 def parse(values: object) -> Settings:
-    """The settings out of what JSON gave. Raises Mistakes with all of them."""
+    """The settings from a parsed JSON value. Raises Mistakes with all mistakes."""
     if not isinstance(values, dict):
         raise Mistakes("not a mapping")
     reader = Reader()
@@ -126,7 +126,7 @@ def parse(values: object) -> Settings:
     if not addresses:
         reader.wrong.append("addresses: none, so there is nothing to take over")
     if len({each.address for each in addresses}) < len(addresses):
-        reader.wrong.append("addresses: one stands there twice")
+        reader.wrong.append("addresses: one is listed twice")
     pings = reader.take(values, "", "ping_nodes", list, [])
     for each in pings:
         try:
@@ -160,7 +160,7 @@ def parse(values: object) -> Settings:
 
 
 def load(path: Path = AGENT_JSON) -> Settings:
-    """The settings of a file. Raises Mistakes, also when it can not be read."""
+    """The settings in a file. Raises Mistakes, also when the file can not be read."""
     try:
         return parse(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:

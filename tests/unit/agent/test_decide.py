@@ -661,7 +661,7 @@ def test_one_command_at_a_time():
     node = active()
     node.tell(Command("standby", False, 1))
     node.tell(Command("standby", False, 2))
-    assert "something is going on" in node.done[0].refused
+    assert "a role change is under way" in node.done[0].refused
 
 
 def test_no_deadline_passes_while_the_process_stands_still_between_two_lines(monkeypatch):
