@@ -163,7 +163,7 @@ def test_reload_that_changes_the_role_is_an_error(on, monkeypatch: pytest.Monkey
     node = Node("all", "active")
     module = on(node)
     monkeypatch.setattr(module, "wait_until_settled", lambda timeout: {"role": "standby", "disagree": ""})
-    with pytest.raises(CommandExecutionError, match="active before, is standby"):
+    with pytest.raises(CommandExecutionError, match="active before, is now standby"):
         module.reload()
 
 
@@ -424,7 +424,7 @@ def test_history_of_the_scripts(on) -> None:
     ({"links": {}}, ["the IPsec daemon takes bern for nobody's"], "takes bern for nobody's"),
     ({"links": {}, "ping_nodes": {"192.0.2.1": "dead"}}, [], "the ping node 192.0.2.1 is not reached"),
     ({"links": {}, "ready": False, "not_ready_because": "bond0 has no carrier"}, [], "bond0 has no carrier"),
-    ({"links": {}, "role": "transition"}, [], "this node is transition, and has to be active or standby"),
+    ({"links": {}, "role": "transition"}, [], "this node is transition, and must be active or standby"),
     ({"links": {}}, [], ""),
 ])
 def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec: list[str], wrong: str) -> None:
@@ -441,7 +441,7 @@ def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec:
             module.healthy(timeout=3)
     else:
         assert module.healthy("active")["role"] == "active"
-        with pytest.raises(CommandExecutionError, match="has to be standby"):
+        with pytest.raises(CommandExecutionError, match="must be standby"):
             module.healthy("standby", timeout=3)
 
 
