@@ -1,4 +1,4 @@
-"""Two machines, a network that loses and delays, and whatever else may happen: at the end one serves."""
+"""Two state machines, a network that loses and delays messages, and random faults: in the end one node serves."""
 from __future__ import annotations
 
 import random
@@ -28,14 +28,14 @@ from agent.decide import (
 )
 
 STEP = 0.05
-DEAD = 1.2  # heartbeat's deadtime and its round
-# Both hear each other and both answer for the addresses, or nobody does although both are ready: at most that long.
+DEAD = 1.2  # heartbeat's deadtime, and the time between two of its checks
+# At most so long may both nodes answer for the addresses while they hear each other, or neither though both are ready.
 BOTH, NOBODY = 1.5, 12.0
 PINGS = ("192.0.2.1", "192.0.2.2")
 
 
 class Node:
-    """A machine with what it moves and what it sees."""
+    """A state machine with the addresses that it moves and what it sees."""
 
     def __init__(self, name: str, peer: str, now: float) -> None:
         self.site = Site(name, peer, name == "gw1", ("bond0",), PINGS, 1.0, failback=name == "gw1", failback_delay=5.0,
@@ -68,7 +68,7 @@ class Node:
 
 
 class Pair:
-    """The world, 50 ms at a time."""
+    """Both nodes and all around them, in steps of 50 ms."""
 
     def __init__(self, seed: int) -> None:
         self.now = 1000.0

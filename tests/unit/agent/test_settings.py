@@ -1,4 +1,4 @@
-"""agent.json: what is read, and a line for every mistake."""
+"""agent.json: what the agent reads, and one line for every mistake."""
 from __future__ import annotations
 
 import copy
