@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 MESSAGE_VERSION = 1  # of the messages between the agents
 STATE_EVERY_SECONDS = 1.0  # the agent sends its state at least this often
 STATE_FRESH_SECONDS = 3.0  # the peer's last state counts for this long
-ANSWER_SECONDS = 1.0  # the peer must have taken over this long after it was asked
+ANSWER_SECONDS = 1.0  # the peer must take over, or answer, within this time
 COMMAND_SECONDS = 8.0  # a person's command fails after this time
 NO_CARRIER_SECONDS = 0.2  # a node without carrier for this long is cut off
 FEWER_PINGS_SECONDS = 1.0  # a node that reaches fewer ping nodes than its peer for this long is the worse one
@@ -33,7 +33,7 @@ DEAD_CHECK_SECONDS = 0.25  # heartbeat looks for dead nodes this often
 CUT_OFF_WINDOW_SECONDS = 10.0
 CALM_SECONDS = 5.0  # a node that gave up for a fault is ready again when the fault has been gone for this long
 FENCE_RETRY_SECONDS = 10.0  # between two tries to fence
-INTRUDER_MEMORY_SECONDS = 30.0  # for this long the status reports that somebody gave the standby an address
+INTRUDER_MEMORY_SECONDS = 30.0  # the status reports for this long that a standby was given an address
 DAEMON_RESTART_SECONDS = 30.0  # the daemon has this long to start
 # A recreated interface is left alone for this long: somebody is at work on it.
 INTERFACE_SETTLE_SECONDS = 2.0
@@ -179,7 +179,7 @@ class Restore(NamedTuple):
 
 
 class Remove(NamedTuple):
-    """Take addresses off this node that somebody else has added."""
+    """Take the virtual addresses off this node: it is standby, and a person or another program added them."""
 
 
 class Announce(NamedTuple):
@@ -391,7 +391,7 @@ class RoleMachine:
         if self.daemon not in ("alive", "none"):
             return "the IPsec daemon is not known yet" if self.daemon == "unknown" else f"IPsec daemon {self.daemon}"
         if self.deaf.all:
-            return f"heartbeat hears nothing: {', '.join(self.deaf.paths)} gone or made anew"
+            return f"heartbeat hears nothing: {', '.join(self.deaf.paths)} gone or recreated"
         if self.gave_up:
             return "it gave up lately, and the reason is not gone for long enough"
         return ""
@@ -459,6 +459,7 @@ class RoleMachine:
     # Log lines, messages and answers
 
     def log(self, priority: str, text: str) -> None:
+        """Writes a line to the system's log. `priority`: err, warning, notice, info."""
         self.out.append(Log(priority, text))
 
     def say(self, key: str, text: str, every: float = 60.0, priority: str = "warning") -> None:
@@ -997,6 +998,7 @@ class RoleMachine:
         self.out.append(Restart())
 
     def decide_active(self) -> None:
+        """An active node: whether it gives the role away, hands it over, or answers again."""
         patience = self.site.deadtime + self.patience()  # the peer waits as long before it takes over
         if not self.connected and self.now - self.lost_at >= patience:
             self.give_away(f"heartbeat did not answer here for {patience:g} s")
@@ -1040,6 +1042,7 @@ class RoleMachine:
         return ""
 
     def decide_standby(self) -> None:
+        """A standby: whether it takes the role, or asks for it."""
         if not self.connected or self.ending or self.now < self.careful_until:
             return
         if self.deaf.all:

@@ -86,7 +86,7 @@ class Heartbeat:
     def sign_on(self) -> None:
         """Signs on, sets the callbacks, and asks for the present state of peer, ping nodes and links. Raises Gone."""
         if self.call("signon", CLIENT_NAME.encode()) != API_OK:
-            raise Gone("sign-on refused or nobody there")
+            raise Gone("sign-on refused, or heartbeat does not run")
         # The reference keeps them alive for as long as the library may call them.
         self.callbacks = (MESSAGE(self.on_message), NODE(self.on_node), LINK(self.on_link), LINK(self.on_client))
         message, node, link, client = self.callbacks

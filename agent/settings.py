@@ -71,6 +71,7 @@ class Reader:
         return value
 
     def names(self, values: dict[str, Any], where: str, key: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
+        """A list of names, each of which matches `pattern`."""
         each = self.take(values, where, key, list, [])
         for name in each:
             if not isinstance(name, str) or not pattern.fullmatch(name):
@@ -78,21 +79,25 @@ class Reader:
         return tuple(str(name) for name in each)
 
     def unknown(self, values: dict[str, Any], where: str, known: tuple[str, ...]) -> None:
+        """Notes every key that is not among the known ones."""
         self.wrong += [f"{where}{key} is unknown" for key in sorted(set(map(str, values)) - set(known))]
 
     def number(self, values: dict[str, Any], where: str, key: str, low: float, high: float) -> float:
+        """A number between `low` and `high`, both included."""
         value = self.take(values, where, key, (int, float), low)
         if not low <= value <= high:
             self.wrong.append(f"{where}{key}: {value!r} is not between {low:g} and {high:g}")
         return float(value)
 
     def name(self, values: dict[str, Any], key: str) -> str:
+        """A node's name."""
         value = self.take(values, "", key, str, "x")
         if not NODE_NAME.fullmatch(value):
             self.wrong.append(f"{key}: {value!r} is no node name")
         return value
 
     def address(self, number: int, value: object) -> Address:
+        """One entry of `addresses`, the one with this number."""
         where = f"addresses[{number}]: "
         if not isinstance(value, dict):
             self.wrong.append(f"{where}{value!r} is no mapping")
