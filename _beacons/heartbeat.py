@@ -2,11 +2,13 @@
 What happens to the pair of gateways, as one node sees it
 =========================================================
 
-Each look asks the role agent (``heartbeat.glance``, a tenth of a second at most) and reads its history, in which every
-change of the role stands with its cause, however short it was. In the profile ``paper`` there is no agent: the role is
-seen from the addresses, its causes are not known, and heartbeat's own word is five seconds old.
+At each look the beacon asks the role agent (``heartbeat.glance``, a tenth of a second at most) and reads its history,
+which lists every change of the role with its cause, however short the role lasted. In the profile ``paper`` there is no
+agent: the beacon takes the role from the addresses, does not know the causes, and what heartbeat itself reports is up
+to five seconds old.
 
-Nothing is told of what can not be known: where heartbeat or the agent is silent, links and ping nodes stay as told.
+The beacon reports nothing that it can not know: while heartbeat or the agent is silent, links and ping nodes keep the
+state that was last reported.
 
 .. code-block:: yaml
 
@@ -34,17 +36,17 @@ CONDITIONS = {
     "not_ready": "warning: this node is standby and could not take over",
     "link_dead": "warning: the other node is not heard over one of the paths",
     "ping_node_dead": "warning: a ping node does not answer this node",
-    "disagree": "warning: the decider's word on the role and the addresses held do not agree, or did not just now",
+    "disagree": "warning: the decider and the addresses held do not agree on the role, or did not a moment ago",
     "clock_offset": "warning: the two nodes' clocks differ",
     "starved": "warning: this machine, or the other, stands still again and again",
 }
-# What a person or the site's own settings asked for; any other cause is a fault (agent/decide.py has the words).
+# Causes that a person or the site's own settings asked for. Any other is a fault. agent/decide.py has the texts.
 _ASKED = re.compile(r"(switch-over|asked for|failback|heartbeat ends on [a-z0-9-]+$|[a-z0-9-]+ (yields|asks)$)")
-# Nobody asked, and nothing may be broken: both nodes have just been switched on, or a hand-over was refused.
+# Causes that nobody asked for, and still need no fault: both nodes were just switched on, or a hand-over was refused.
 _UNCLEAR = re.compile(r"(nobody is active$|taken back)")
-# Seconds that something has to last. A restarted agent is back within one, a hand-over takes one.
-_SETTLES, _NOT_READY = 2, 3
-CLOCK = 1.0  # seconds
+# How long a condition must last before it is reported. A restarted agent is back within 1 s, a hand-over takes 1 s.
+_SETTLE_SECONDS, _NOT_READY_SECONDS = 2, 3
+CLOCK_OFFSET_SECONDS = 1.0  # a larger difference between the two clocks is reported
 _BY_PEER = ("peer_dead", "link_dead", "ping_node_dead", "clock_offset")
 
 
@@ -55,7 +57,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def validate(config: object) -> tuple[bool, str]:
-    """There is nothing to configure: what to watch is in the site."""
+    """Check the beacon's configuration. It takes none: the site says what to watch."""
     return __salt__["gateway_events.validate_config"](config)
 
 
@@ -66,10 +68,10 @@ def beacon(config: list) -> list[dict]:
         return []
     now = __salt__["heartbeat.glance"]()
     if not now["way"]:
-        return []       # no ha.cf yet: the first state.apply has not come that far
+        return []       # no ha.cf yet: the first state.apply has not written it
     memory = __salt__["gateway_events.memory"]("heartbeat")
     once, known = _changes(settings, now, memory)
-    # A pair that has never run has still to be started by the first state.apply.
+    # Nothing is reported of a pair that has never run: the first state.apply has yet to start it.
     known["ran"] = bool(now["running"] or memory.get("ran"))
     known["served"] = bool("active" in (now["role"], now["peer"]["role"]) or memory.get("served"))
     conditions, unknown = _conditions(settings, now, known)
@@ -78,11 +80,11 @@ def beacon(config: list) -> list[dict]:
 
 
 def _changes(settings: dict, now: dict, memory: dict) -> tuple[list[dict], dict]:
-    """The role changes since the last look."""
+    """The role changes since the last look, and what to remember for the next."""
     node = settings["node"]
     other = {"active": "standby", "standby": "active"}
     if now["way"] == "agent":
-        # The first look ever begins with the next change.
+        # The very first look reports no earlier changes.
         news = __salt__["heartbeat.changes_since"](memory.get("history", ""))
         changes = news["changes"] if "history" in memory else []
         return [{"condition": "role_changed", "subject": node, "severity": severity(each["cause"] or ""),
@@ -95,19 +97,19 @@ def _changes(settings: dict, now: dict, memory: dict) -> tuple[list[dict], dict]
     if last in ("", now["role"]):
         return [], {"role": now["role"]}
     return [{"condition": "role_changed", "subject": node, "severity": "critical", "was": last, "is": now["role"],
-             "cause": "heartbeat's scripts decided it; why is in the logs", "facts": {"peer": settings["peer"]}}], {
+             "cause": "heartbeat's scripts decided it; its log says why", "facts": {"peer": settings["peer"]}}], {
                  "role": now["role"]}
 
 
 def severity(cause: str) -> str:
-    """How grave a role change is, by its cause."""
+    """How severe a role change with this cause is: info, warning or critical."""
     if _ASKED.match(cause):
         return "info"
     return "warning" if _UNCLEAR.match(cause) else "critical"
 
 
 def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict], list[str]]:
-    """All that is wrong with the pair, and what can not be judged now."""
+    """All that is wrong with the pair (by condition and subject), and the conditions that can not be judged now."""
     node, peer = settings["node"], settings["peer"]
     found: dict[str, dict] = {}
     facts = {"peer": peer, "role_of_peer": now["peer"]["role"], "epoch": now["epoch"]}
@@ -121,23 +123,23 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
         return found, [*_BY_PEER, "none_active"]
     if not now["running"]:
         held = f"still held: {', '.join(now['held'])}" if now["held"] else ""
-        add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLES / 2, cause=held)
+        add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLE_SECONDS / 2, cause=held)
         return found, [*_BY_PEER, "none_active", "starved"]
     if now["agent"] in ("missing", "silent"):
-        add("agent_missing", node, "critical", "answers", "does not answer", _SETTLES,
+        add("agent_missing", node, "critical", "answers", "does not answer", _SETTLE_SECONDS,
             cause={"missing": "it does not run", "silent": "it hangs, or the machine does"}[now["agent"]])
         return found, [*_BY_PEER, "none_active", "split", "not_ready", "disagree", "starved"]
 
     if now["role"] == "split":
         add("split", node, "critical", "one active node", "both active")
     if now["disagree"]:
-        add("disagree", node, "warning", "agree", "disagree", _SETTLES, cause=now["disagree"], held=now["held"],
+        add("disagree", node, "warning", "agree", "disagree", _SETTLE_SECONDS, cause=now["disagree"], held=now["held"],
             missing=now["missing"])
     if now["starved"]:
         add("starved", node, "warning", "runs", "stands still again and again",
             cause="this machine, or what is heard of the other, stood still three times within a minute")
     if now["role"] == "standby" and now["agent"] and not now["ready"]:
-        add("not_ready", node, "warning", "ready", "not ready", _NOT_READY, cause=now["not_ready_because"])
+        add("not_ready", node, "warning", "ready", "not ready", _NOT_READY_SECONDS, cause=now["not_ready_because"])
     for address, status in now["ping_nodes"].items():
         if now["connected"] and status == "dead":
             add("ping_node_dead", address, "warning", "answers", "dead", ping_nodes=now["ping_nodes"])
@@ -148,23 +150,23 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
     if theirs in ("active", "up"):
         for link, status in now["links"].items():
             if status == "dead":
-                # When a heartbeat has just started the first packet on each path is still on its way.
-                add("link_dead", link, "warning", "up", "dead", _SETTLES, links=now["links"])
+                # While a heartbeat has just started, its first packet on each path is still on the way.
+                add("link_dead", link, "warning", "up", "dead", _SETTLE_SECONDS, links=now["links"])
     else:
-        # With the node every path is dead, which says nothing of the paths.
+        # When the other node is dead every path is dead, which says nothing about the paths.
         unknown.append("link_dead")
     if theirs not in ("active", "up", "dead"):
         unknown.append("peer_dead")
     inactive = ("standby", "transition")
     if known["served"] and now["role"] in inactive and (theirs == "dead" or now["peer"]["role"] in inactive):
         why = now["not_ready_because"] and f"{node} is not ready: {now['not_ready_because']}"
-        add("none_active", settings["site"], "critical", "served", "nobody active", _SETTLES, cause=why)
+        add("none_active", settings["site"], "critical", "served", "nobody active", _SETTLE_SECONDS, cause=why)
     elif now["role"] in inactive and now["peer"]["role"] not in ("active", *inactive):
         unknown.append("none_active")
     offset = now["peer"]["clock_offset"]
     if offset is None:
         unknown.append("clock_offset")
-    elif abs(offset) > CLOCK:
-        add("clock_offset", peer, "warning", "same time", "other time", _SETTLES, offset_seconds=offset,
+    elif abs(offset) > CLOCK_OFFSET_SECONDS:
+        add("clock_offset", peer, "warning", "same time", "other time", _SETTLE_SECONDS, offset_seconds=offset,
             cause=f"{peer} is {abs(offset):.1f} s {'ahead' if offset > 0 else 'behind'}")
     return found, unknown

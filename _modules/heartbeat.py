@@ -1,12 +1,12 @@
 """
-heartbeat on a gateway: which role this node has, who is there, and moving the role
-====================================================================================
+heartbeat on a gateway: which role this node has, what it hears of the other one, and moving the role
+=====================================================================================================
 
 :depends: heartbeat 3.0.6, iproute2
 
-There are two ways in which a pair decides who is active (docs/takeover.md): by the role *agent*, heartbeat's client, or
-by heartbeat's own *scripts* (the profile ``paper``). In both the decider has a word for this node, and the kernel says
-which addresses the node holds. Only where both agree a node is *active* or *standby*.
+A pair decides which node is active in one of two ways (docs/takeover.md): by the role *agent*, a client of heartbeat,
+or by heartbeat's own *scripts* (the profile ``paper``). In both, the decider (the agent or heartbeat) says which role
+this node has, and the kernel says which addresses it holds. Only where both agree a node is *active* or *standby*.
 
 Formats: cl_status(1), authkeys(5), ``/usr/share/doc/heartbeat/haresources.gz``, ip-address(8), proc_pid_stat(5);
 ``agent/__main__.py`` for what the agent prints.
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -33,38 +33,89 @@ if TYPE_CHECKING:
     __grains__: dict
     __context__: dict
 
+T = TypeVar("T")
+
 __virtualname__ = "heartbeat"
 
 RESOURCE = Path("/etc/ha.d/gateway.conf")
-# The files that heartbeat compares by their modification time when it is told to reload (hb_signal.c).
+# The files that heartbeat reads again on a reload, if their modification time has changed (hb_signal.c).
 READ = (Path("/etc/ha.d/ha.cf"), Path("/etc/ha.d/authkeys"))
-# What it has read: noted by its unit at each start and reload.
+# The modification times of what it has read: its unit notes them at each start and reload.
 LOADED = Path("/run/gateway-heartbeat-loaded")
 HARESOURCES = Path("/etc/ha.d/haresources")
 AGENT = Path("/usr/local/lib/gateway/agent")
 AGENT_JSON = Path("/etc/ha.d/agent.json")
 AGENT_HISTORY = Path("/run/gateway-agent/history")
-AGENT_HISTORY_KEPT = Path("/var/lib/gateway-agent/history")     # where no agent has run since the machine has booted
+AGENT_HISTORY_KEPT = Path("/var/lib/gateway-agent/history")     # used until an agent has run since the boot
 AGENT_SOCKET = Path("/run/gateway-agent.sock")
 PID_FILE = Path("/run/heartbeat.pid")
 PROC = Path("/proc")
-# Seconds: how long glance() waits for the agent, and how often it asks heartbeat itself.
-_AT_ONCE = 0.1
-_EVERY = 5
-# What people and Salt call the agent's program with; the agent itself has none of them.
-_VERBS = ("status", "standby", "takeover", "check", "release")
-_NOT_RUNNING = 3
+# How long glance() waits for the agent, and how often it asks heartbeat itself.
+_GLANCE_SECONDS = 0.1
+_ASK_EVERY_SECONDS = 5
+_NOT_RUNNING = 3    # the exit code of `run` when no agent runs (agent/__main__.py)
 
 ROLES = ("active", "standby", "transition", "stopped", "split")
-# heartbeat's words for the resources a node has. Each node has its local ones from the start, whether or not
-# haresources gives it any: only the preferred node's are ours.
-_HOLDS = {"all": True, "none": False, "local": "preferred", "foreign": "other"}
-# What the resource script logs when it has changed the role, and why.
+# heartbeat's words for the resources that a node has: whether the node is active. Each node has its local resources
+# from the start, whether or not haresources gives it any: `local` means active on the preferred node only.
+_HOLDS: dict[str, bool | str] = {"all": True, "none": False, "local": "preferred", "foreign": "other"}
+# The resource script's log line about a change of the role: the change, and why.
 _LOGGED = re.compile(r"(start: active|stop: standby)\b.*\(([^()]*)\)$")
 
 
+class Pair(TypedDict):
+    """What :func:`status` returns."""
+
+    role: str
+    since: str
+    cause: str
+    way: str
+    running: bool
+    nodes: dict[str, str]
+    links: dict[str, str]
+    ping_nodes: dict[str, str]
+    resources: str
+    agent: dict[str, Any]
+    held: list[str]
+    missing: list[str]
+    addresses: dict[str, str]
+    disagree: str
+
+
+class PeerGlance(TypedDict):
+    """The other node in :class:`Glance`."""
+
+    node: str
+    heartbeat: str
+    role: str
+    clock_offset: float | None
+
+
+class Glance(TypedDict):
+    """What :func:`glance` returns."""
+
+    role: str
+    way: str
+    running: bool
+    agent: str
+    connected: bool
+    since: str
+    cause: str
+    ready: bool
+    not_ready_because: str
+    epoch: int | None
+    held: list[str]
+    missing: list[str]
+    disagree: str
+    peer: PeerGlance
+    links: dict[str, str]
+    ping_nodes: dict[str, str]
+    daemon: str
+    starved: bool
+
+
 class Process(NamedTuple):
-    """One process of the agent's: the supervisor, or the worker under it."""
+    """One process of the agent: the supervisor, or the worker under it."""
 
     pid: int
     parent: int
@@ -83,9 +134,9 @@ def role() -> str:
 
     Returns:
         ``active``, ``standby``, ``stopped`` (heartbeat does not run here), ``split`` (this node is active and the other
-        node's agent says that it is, too) or ``transition`` (a change is under way, or the decider's word and the
-        addresses that are held do not agree). A split in which the nodes do not hear each other is seen from outside
-        only: ``salt-run gateway.roles SITE``.
+        node's agent says that it is, too) or ``transition`` (a change is under way, no agent runs, or the decider and
+        the kernel do not agree). A split in which the nodes do not hear each other can only be seen from outside:
+        ``salt-run gateway.roles SITE``.
 
     CLI Example:
 
@@ -111,8 +162,8 @@ def is_active() -> bool:
 
 def way() -> str:
     """
-    Who decides on this node, by the ha.cf that is in place: ``agent``, ``scripts`` (heartbeat's own, the profile
-    ``paper``), or nothing where there is no ha.cf.
+    Who decides on this node, according to its ha.cf: ``agent``, ``scripts`` (heartbeat's own, the profile ``paper``),
+    or empty where there is no ha.cf.
 
     CLI Example:
 
@@ -128,19 +179,20 @@ def way() -> str:
     return "agent" if str(AGENT / "run") in started else "scripts"
 
 
-def status() -> dict:
+def status() -> Pair:
     """
     The pair as this node sees it.
 
     Returns:
-        ``role`` as in :func:`role`, ``since`` when (ISO 8601) and for what ``cause``; ``way`` as in :func:`way`;
-        ``running``; ``nodes``, each node's heartbeat by its name (``active``, ``up``, ``init``, ``dead``); ``links``,
-        by interface whether the other node is heard on it (``up``, ``dead``); ``ping_nodes``, likewise by address;
-        ``resources``, the word of heartbeat's scripts for what this node has (``all``, ``local``, ``foreign``,
-        ``none``, ``transition``), empty with the agent; ``agent``, what else the agent says (``ready``,
-        ``not_ready_because``, ``epoch``, ``peer``, ``daemon``), empty without it; ``held`` and ``missing``, virtual
-        addresses here; ``addresses``, each virtual address with the node that holds it as far as this node knows, else
-        nothing; ``disagree``, a line that says so when the decider and the kernel do, else empty.
+        A mapping: ``role`` as in :func:`role`; ``since``, when it began (ISO 8601), and its ``cause``; ``way`` as in
+        :func:`way`; ``running``, whether heartbeat runs; ``nodes``, the state of each node's heartbeat by its name
+        (``active``, ``up``, ``init``, ``dead``); ``links``, by interface whether the other node is heard on it (``up``,
+        ``dead``); ``ping_nodes``, likewise by address; ``resources``, heartbeat's word for what this node has (``all``,
+        ``local``, ``foreign``, ``none``, ``transition``), empty with the agent; ``agent``, what else the agent says
+        (``ready``, ``not_ready_because``, ``epoch``, ``peer``, ``daemon``), empty without it; ``held`` and ``missing``,
+        the virtual addresses that this node holds and does not hold; ``addresses``, by virtual address the node that
+        holds it, empty where this node does not know; ``disagree``, a sentence about it when the decider and the kernel
+        do not agree, else empty.
 
     Raises:
         CommandExecutionError: heartbeat, the agent or ``ip`` does not answer.
@@ -157,17 +209,18 @@ def status() -> dict:
     if now["way"] != "agent":
         last = next(iter(history(1)), {})
         if last.get("role") == now["role"]:
-            now |= {"since": last["time"], "cause": last["cause"]}
+            now["since"], now["cause"] = last["time"], last["cause"]
     return now
 
 
-def _look() -> dict:
-    """:func:`status`, without what takes many more processes and says nothing about the role."""
+def _look() -> Pair:
+    """:func:`status` without what costs many more processes and says nothing about the role."""
     virtual = [address for address, _interface in _virtual()]
     held = [each["address"] for each in addresses_held()]
-    now = {"role": "stopped", "since": "", "cause": "", "way": way(), "running": running(), "nodes": {}, "links": {},
-           "ping_nodes": {}, "resources": "", "agent": {}, "held": held,
-           "missing": [address for address in virtual if address not in held], "addresses": {}, "disagree": ""}
+    now: Pair = {
+        "role": "stopped", "since": "", "cause": "", "way": way(), "running": running(), "nodes": {}, "links": {},
+        "ping_nodes": {}, "resources": "", "agent": {}, "held": held,
+        "missing": [address for address in virtual if address not in held], "addresses": {}, "disagree": ""}
     peer_is_active = False
     if now["running"]:
         # For a dead node cl_status prints `dead` and fails.
@@ -182,38 +235,47 @@ def _look() -> dict:
     return now
 
 
-def _by_scripts(now: dict) -> bool:
-    """Fill in the role by the word of heartbeat's own resource management. Whether it is the other node's."""
-    # Until it has a role heartbeat does not listen to its clients.
+def _by_scripts(now: Pair) -> bool:
+    """Fill in the role that heartbeat's own scripts give this node. Returns whether the other node is active."""
+    # heartbeat does not answer its clients until it has a role.
     now["resources"] = _cl_status("rscstatus") or "transition"
-    says = _HOLDS.get(now["resources"])
-    if isinstance(says, str):
-        says = (says == "preferred") == (_owner() == __grains__["nodename"].lower())
+    says = _says_active(now["resources"])
     _judge(now, says, "heartbeat")
     return says is False and now["nodes"].get(_peer(now)) == "active"
 
 
-def _by_agent(now: dict) -> bool:
-    """Fill in the role by the agent's word. Whether it is the other node's, by that one's own word."""
+def _says_active(resources: str) -> bool | None:
+    """Whether heartbeat's word for this node's resources makes the node active; None: neither active nor standby."""
+    word = _HOLDS.get(resources)
+    if isinstance(word, str):
+        return (word == "preferred") == (_owner() == __grains__["nodename"].lower())
+    return word
+
+
+def _by_agent(now: Pair) -> bool:
+    """Fill in the role that the agent says. Returns whether the other node's agent says that the other is active."""
     said = _agent("status")
     if said is None:
         now["role"] = "transition"
         now["disagree"] = (f"heartbeat runs and its role agent does not; held: {', '.join(now['held']) or 'none'}; see "
                            f"`journalctl -t gateway-agent`")
         return False
-    now |= {key: said.get(key) or now[key] for key in ("since", "cause", "links", "ping_nodes")}
+    now["since"], now["cause"] = said.get("since") or "", said.get("cause") or ""
+    now["links"], now["ping_nodes"] = said.get("links") or {}, said.get("ping_nodes") or {}
     now["agent"] = {key: said.get(key) for key in ("ready", "not_ready_because", "epoch", "peer", "daemon")}
     theirs = (said.get("peer") or {}).get("role")
     _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))
     if now["role"] == "active" and theirs == "active":
-        now |= {"role": "split", "disagree": f"this node is active and {_peer(now)}'s agent says that it is, too"}
+        now["role"] = "split"
+        now["disagree"] = f"this node is active and {_peer(now)}'s agent says that it is, too"
     return theirs == "active"
 
 
-def _judge(now: dict, says: bool | None, who: str, intruder: str = "") -> None:
-    """The role, if what the decider says (None: neither) and the addresses held agree; otherwise a line about it.
+def _judge(now: Pair | Glance, says: bool | None, who: str, intruder: str = "") -> None:
+    """Fill in the role where the decider and the addresses held agree, else `transition` and a sentence in `disagree`.
 
-    `intruder`: addresses that the agent has had to take away from a standby a moment ago.
+    `says`: whether the decider says that this node is active; None: neither active nor standby. `who`: the decider.
+    `intruder`: addresses that the agent took off this node a moment ago, because it is standby.
     """
     now["role"] = "transition"
     if says is not None and says == (not now["missing"]) and says == bool(now["held"]):
@@ -224,11 +286,11 @@ def _judge(now: dict, says: bool | None, who: str, intruder: str = "") -> None:
                            f"not held: {', '.join(now['missing']) or 'none'}")
     if intruder and says is False and not now["disagree"]:
         now["disagree"] = (f"somebody or something gave this node {intruder}, and it is standby: {who} has taken it "
-                           "away; find out who, or it comes again")
+                           "away; find out who, or it will happen again")
 
 
-def _ask_heartbeat(now: dict) -> None:
-    """Fill in the links to the other node and the ping nodes, as heartbeat itself sees them."""
+def _ask_heartbeat(now: Pair) -> None:
+    """Fill in what heartbeat itself says of the links to the other node and of the ping nodes."""
     def up(*words: str) -> str:
         return "dead" if _run("cl_status", *words)["stdout"].strip() == "dead" else "up"
 
@@ -238,21 +300,21 @@ def _ask_heartbeat(now: dict) -> None:
     now["ping_nodes"] = {node: up("nodestatus", node) for node in _cl_status("listnodes", "-p").split()}
 
 
-def glance() -> dict:
+def glance() -> Glance:
     """
-    The pair as this node sees it, for whoever looks once a second: no process is waited for, and a tenth of a second is
-    the longest it takes. With the agent everything is as of now. Without it (profile ``paper``) the role and the
-    addresses are, and what heartbeat says of the rest is asked for every five seconds, beside the caller.
+    The pair as this node sees it, for callers that look once a second: it waits for no process, and takes a tenth of a
+    second at most. With the agent everything is as of now. Without it (profile ``paper``) the role and the addresses
+    are as of now; for the rest heartbeat is asked every five seconds, beside the caller.
 
     Returns:
-        ``role`` as in :func:`role`, or ``unknown`` when the agent does not answer; ``way`` as in :func:`way`;
-        ``running``; ``agent``: ``answers``, ``missing`` (nobody listens), ``silent`` (it does not answer), or empty
-        without one; ``connected``, whether heartbeat answers the agent; ``since``, ``cause``, ``ready``,
-        ``not_ready_because``, ``epoch``, ``held``, ``missing`` and ``disagree`` as in :func:`status`; ``peer``
-        (``node``, ``heartbeat``: active, up, init, dead or unknown, ``role``, ``clock_offset``: seconds it is ahead or
-        None); ``links`` and ``ping_nodes``: up or dead, without those that are not known; ``daemon``: the agent's
-        word on the IPsec daemon (alive, hung, dead, unknown, none), empty without one; ``starved``: the agent sees
-        this machine or the other node stand still again and again.
+        A mapping: ``role`` as in :func:`role`, or ``unknown`` when the agent does not answer; ``way`` as in
+        :func:`way`; ``running``, whether heartbeat runs; ``agent``: ``answers``, ``missing`` (no agent runs),
+        ``silent`` (it does not answer), or empty in ``paper``; ``connected``, whether heartbeat answers the agent;
+        ``since``, ``cause``, ``ready``, ``not_ready_because``, ``epoch``, ``held``, ``missing`` and ``disagree`` as in
+        :func:`status`; ``peer``, the other node (``node``, ``heartbeat``: active, up, init, dead or unknown, ``role``,
+        ``clock_offset``: seconds that its clock is ahead, or None); ``links`` and ``ping_nodes``: up or dead, without
+        those that are not known; ``daemon``: the IPsec daemon as the agent sees it (alive, hung, dead, unknown, none),
+        empty in ``paper``; ``starved``: the agent sees this machine or the other node stand still again and again.
 
     CLI Example:
 
@@ -260,7 +322,7 @@ def glance() -> dict:
 
         salt 'gw*' heartbeat.glance
     """
-    # Several ask in the same second: the beacons, and every event for the role.
+    # Several callers ask in the same second: the beacons, and each event that carries the role.
     kept = __context__.get("heartbeat.glance")
     if kept is None or not 0 <= time.monotonic() - kept[0] < 0.3:
         kept = (time.monotonic(), _glance())
@@ -268,23 +330,26 @@ def glance() -> dict:
     return json.loads(json.dumps(kept[1]))
 
 
-def _glance() -> dict:
+def _glance() -> Glance:
     cf = _ha_cf()
-    now = {"role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
-           "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
-           "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
-           "links": {}, "ping_nodes": {}, "daemon": "", "starved": False}
+    now: Glance = {
+        "role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
+        "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
+        "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
+        "links": {}, "ping_nodes": {}, "daemon": "", "starved": False}
     if now["way"] == "agent":
         said = _ask_socket() if now["running"] else "missing"
         if isinstance(said, str):
-            now |= {"agent": said, "role": "unknown" if now["running"] else "stopped"}
+            now["agent"], now["role"] = said, "unknown" if now["running"] else "stopped"
             return now
+        now["agent"], now["connected"] = "answers", said.get("heartbeat") == "alive"
+        # An agent of an older release may leave some out.
+        for key in ("since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
+                    "daemon", "starved"):
+            now[key] = said.get(key, now[key])
         peer = said.get("peer") or {}
-        now |= {key: said.get(key, now[key]) for key in (
-            "since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
-            "daemon", "starved")}
-        now |= {"agent": "answers", "connected": said.get("heartbeat") == "alive",
-                "peer": {key: peer.get(key, now["peer"][key]) for key in now["peer"]}}
+        for its in ("node", "heartbeat", "role", "clock_offset"):
+            now["peer"][its] = peer.get(its, now["peer"][its])
         _judge(now, {"active": True, "standby": False}.get(said["role"]), "the role agent", said.get("intruder", ""))
         if now["role"] == "active" and now["peer"]["role"] == "active":
             now["role"] = "split"
@@ -293,23 +358,21 @@ def _glance() -> dict:
     now["held"] = [address for address in virtual if _is_here(address)]
     now["missing"] = [address for address in virtual if address not in now["held"]]
     if now["running"] and now["way"] == "scripts":
-        said = _ask_beside(cf)
-        word = _HOLDS.get(said.get("resources", ""))
-        if isinstance(word, str):
-            word = (word == "preferred") == (_owner() == __grains__["nodename"].lower())
-        if word is None and "resources" not in said:
+        asked = _ask_beside(cf)
+        word = _says_active(asked.get("resources", ""))
+        if word is None and "resources" not in asked:
             word = bool(now["held"]) if not now["held"] or not now["missing"] else None
         _judge(now, word, "heartbeat")
-        now["connected"] = said.get("resources") is not None
+        now["connected"] = asked.get("resources") is not None
         now["peer"]["node"] = cf.peer
-        now["peer"]["heartbeat"] = said.get("peer") or "unknown"
-        now["links"] = {link: said[f"link {link}"] for link in cf.links if said.get(f"link {link}")}
-        now["ping_nodes"] = {node: said[f"ping {node}"] for node in cf.ping_nodes if said.get(f"ping {node}")}
+        now["peer"]["heartbeat"] = asked.get("peer") or "unknown"
+        now["links"] = {link: asked[f"link {link}"] for link in cf.links if asked.get(f"link {link}")}
+        now["ping_nodes"] = {node: asked[f"ping {node}"] for node in cf.ping_nodes if asked.get(f"ping {node}")}
     return now
 
 
 class HaCf(NamedTuple):
-    """What of ha.cf is needed here."""
+    """The parts of ha.cf that this module needs."""
 
     way: str = ""
     peer: str = ""
@@ -318,7 +381,7 @@ class HaCf(NamedTuple):
 
 
 def _ha_cf() -> HaCf:
-    """The ha.cf that is in place, read again only when it is another."""
+    """The present ha.cf. It is read again only when the file has changed."""
     try:
         found = os.stat(READ[0])
     except OSError:
@@ -337,7 +400,7 @@ def _ha_cf() -> HaCf:
 
 
 def _runs() -> bool:
-    """Whether heartbeat's master process is there, by the number that it wrote down."""
+    """Whether heartbeat's master process exists: the one whose number is in its PID file."""
     try:
         pid = PID_FILE.read_text(encoding="ascii").strip()
         return pid.isdigit() and (PROC / pid / "comm").read_bytes().strip() == b"heartbeat"
@@ -346,11 +409,16 @@ def _runs() -> bool:
 
 
 def _ask_socket() -> dict | str:
-    """What the agent says of itself, asked on its socket (agent/control.py); `missing` or `silent` when it does not."""
-    deadline = time.monotonic() + _AT_ONCE
+    """
+    What the agent says of itself; `missing` when no agent runs, `silent` when it does not answer.
+
+    Asked on its socket (agent/control.py): its command line takes longer to start than :func:`glance` may take. Where
+    that ends with _NOT_RUNNING, this is `missing`; where it ends with another error, `silent`.
+    """
+    deadline = time.monotonic() + _GLANCE_SECONDS
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
-            client.settimeout(_AT_ONCE)
+            client.settimeout(_GLANCE_SECONDS)
             client.connect(str(AGENT_SOCKET))
             client.sendall(b'{"command": "status"}\n')
             data = b""
@@ -362,14 +430,14 @@ def _ask_socket() -> dict | str:
                 data += more
     except (FileNotFoundError, ConnectionError):
         return "missing"
-    except OSError:     # also a timeout, and EAGAIN: too many wait already
+    except OSError:     # also a timeout, and EAGAIN: too many clients wait already
         return "silent"
     answer = _json(data.decode("utf-8", "replace"))
     return answer if isinstance(answer, dict) and "role" in answer else "silent"
 
 
 def _is_here(address: str) -> bool:
-    """Whether this machine has an address: only then a socket can be bound to it (ip_nonlocal_bind is off)."""
+    """Whether this machine has the address: only then can a socket be bound to it (ip_nonlocal_bind is off)."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             one.bind((address, 0))
@@ -380,10 +448,10 @@ def _is_here(address: str) -> bool:
 
 def _ask_beside(cf: HaCf) -> dict[str, str]:
     """
-    What heartbeat's own scripts say, as of the last few seconds: `resources`, `peer`, `link NAME`, `ping NAME`.
+    What heartbeat says, as of the last few seconds: `resources`, `peer`, `link NAME`, `ping NAME`.
 
-    cl_status(1) hangs when heartbeat does. So it runs beside the minion, once in five seconds, and its answers are
-    fetched by a later call; what is not known is not in there.
+    cl_status(1) hangs when heartbeat does. So it runs beside the minion every five seconds, and a later call fetches
+    its answers. What is not known is left out.
     """
     asked = __context__.setdefault("heartbeat.asked", {"at": 0.0, "running": {}, "answers": {}})
     for key, job in list(asked["running"].items()):
@@ -392,31 +460,32 @@ def _ask_beside(cf: HaCf) -> dict[str, str]:
             continue
         del asked["running"][key]
         word = done["stdout"].strip()
-        # Of a dead one it says so and fails.
+        # For a dead node or link it prints `dead` and fails.
         known = done["retcode"] == 0 or word == "dead"
         if known and key.startswith(("link ", "ping ")):
             word = "dead" if word == "dead" else "up"
         asked["answers"][key] = word if known else ""
-    if not asked["running"] and time.monotonic() - asked["at"] >= _EVERY:
+    if not asked["running"] and time.monotonic() - asked["at"] >= _ASK_EVERY_SECONDS:
         questions = {"resources": ["rscstatus"], "peer": ["nodestatus", cf.peer],
                      **{f"link {link}": ["hblinkstatus", cf.peer, link] for link in cf.links},
                      **{f"ping {node}": ["nodestatus", node] for node in cf.ping_nodes}}
         asked["at"] = time.monotonic()
-        jobs = {key: __salt__["watching.start"](["cl_status", *words], _EVERY - 1) for key, words in questions.items()}
+        jobs = {key: __salt__["watching.start"](["cl_status", *words], _ASK_EVERY_SECONDS - 1)
+                for key, words in questions.items()}
         asked["running"] = {key: job for key, job in jobs.items() if job}
     return {key: word for key, word in asked["answers"].items() if word}
 
 
 def changes_since(mark: str = "") -> dict:
     """
-    The role changes in the agent's history after one that is known already. Empty without the agent.
+    The role changes in the agent's history since one that the caller knows already. Empty without the agent.
 
     Args:
-        mark: of the last one known, as this function gave it; empty: none is.
+        mark: the ``mark`` that an earlier call returned; empty: the caller knows none.
 
     Returns:
-        ``mark``, of the newest there is, and ``changes``, the oldest first: ``at`` (ISO 8601), ``role``, ``cause``,
-        ``epoch``.
+        ``mark``, which stands for the newest change, and ``changes``, the oldest first: ``at`` (ISO 8601), ``role``,
+        ``cause``, ``epoch``.
 
     CLI Example:
 
@@ -439,7 +508,7 @@ def changes_since(mark: str = "") -> dict:
         return {"mark": mark, "changes": []}
     entries = kept[1]
     marks = [f"{each['at']} {each['role']} {each.get('epoch')}" for each in entries]
-    # Where the known one has gone from the file, all are newer that say so.
+    # Where the known change is no longer in the file, the later ones are found by their time.
     known = max((number for number, each in enumerate(marks) if each == mark), default=None)
     if known is not None:
         new = entries[known + 1:]
@@ -463,16 +532,16 @@ def running() -> bool:
 
         salt 'gw*' heartbeat.running
     """
-    # `cl_status hbstatus` says stopped until heartbeat has heard the other node or given it up.
+    # Not `cl_status hbstatus`: it says stopped until heartbeat has heard the other node or called it dead.
     return _run("systemctl", "is-active", "heartbeat")["retcode"] == 0
 
 
 def addresses_held() -> list[dict]:
     """
-    The virtual addresses that this node holds, out of those in ``/etc/ha.d/gateway.conf``.
+    The virtual addresses (those in ``/etc/ha.d/gateway.conf``) that this node holds.
 
     Returns:
-        One mapping each, with ``address`` and ``interface``, in the order of that file.
+        One mapping for each, with ``address`` and ``interface``, in the order of that file.
 
     Raises:
         CommandExecutionError: ``ip`` fails.
@@ -491,7 +560,7 @@ def addresses_held() -> list[dict]:
     return [{"address": address, "interface": here[address]} for address, _interface in _virtual() if address in here]
 
 
-def wait_for_role(role: str, timeout: float = 60) -> dict:
+def wait_for_role(role: str, timeout: float = 60) -> Pair:
     """
     Wait until this node has a role.
 
@@ -503,7 +572,7 @@ def wait_for_role(role: str, timeout: float = 60) -> dict:
         :func:`status` at that moment.
 
     Raises:
-        CommandExecutionError: there is no such role, or it did not come in time.
+        CommandExecutionError: there is no such role, or the node did not get it in time.
 
     CLI Example:
 
@@ -524,19 +593,19 @@ def wait_for_role(role: str, timeout: float = 60) -> dict:
         time.sleep(0.2)
 
 
-def standby(force: bool = False, timeout: float = 30) -> dict:
+def standby(force: bool = False, timeout: float = 30) -> Pair:
     """
-    Hand the active role over to the other node. On a node that is standby already nothing is done.
+    Hand the active role over to the other node. Does nothing on a node that is standby already.
 
     Args:
         force: also when the other node is not ready to take over, or there is none.
-        timeout: seconds until this node has to be standby.
+        timeout: seconds within which this node must be standby.
 
     Returns:
         :func:`status` afterwards.
 
     Raises:
-        CommandExecutionError: the other node is not ready, or heartbeat or its agent does not do it in time.
+        CommandExecutionError: the other node is not ready, or the role did not move in time.
 
     CLI Example:
 
@@ -547,19 +616,19 @@ def standby(force: bool = False, timeout: float = 30) -> dict:
     return _move("standby", force, timeout)
 
 
-def takeover(force: bool = False, timeout: float = 30) -> dict:
+def takeover(force: bool = False, timeout: float = 30) -> Pair:
     """
-    Take the active role over from the other node. On a node that is active already nothing is done.
+    Take the active role over from the other node. Does nothing on a node that is active already.
 
     Args:
         force: also when this node is not ready.
-        timeout: seconds until this node has to be active.
+        timeout: seconds within which this node must be active.
 
     Returns:
         :func:`status` afterwards.
 
     Raises:
-        CommandExecutionError: this node is not ready, or heartbeat or its agent does not do it in time.
+        CommandExecutionError: this node is not ready, or the role did not move in time.
 
     CLI Example:
 
@@ -570,8 +639,8 @@ def takeover(force: bool = False, timeout: float = 30) -> dict:
     return _move("active", force, timeout)
 
 
-def _move(wanted: str, force: bool, timeout: float) -> dict:
-    """This node, in the role that is wanted."""
+def _move(wanted: str, force: bool, timeout: float) -> Pair:
+    """Move the role so that this node gets the wanted one. Returns :func:`status` afterwards."""
     now = _look()
     if now["role"] == wanted:
         return status()
@@ -587,7 +656,7 @@ def _move(wanted: str, force: bool, timeout: float) -> dict:
                                         f"{now['nodes'].get(peer) or 'not known'}: nobody would take over from here")
         done = _run(f"/usr/share/heartbeat/hb_{'takeover' if wanted == 'active' else 'standby'}")
         if done["retcode"]:
-            raise CommandExecutionError(f"heartbeat does not do it: {done['stderr'] or done['stdout']}")
+            raise CommandExecutionError(f"heartbeat does not move the role: {done['stderr'] or done['stdout']}")
     return wait_for_role(wanted, timeout)
 
 
@@ -599,8 +668,8 @@ def history(limit: int = 20) -> list[dict]:
         limit: how many.
 
     Returns:
-        One mapping each, with ``time`` (ISO 8601), ``role`` and ``cause``, and what else the agent wrote down. Without
-        the agent from the journal, which may not go back far.
+        One mapping for each, with ``time`` (ISO 8601), ``role`` and ``cause``, and what else the agent wrote down.
+        Without the agent they come from the journal, which may not go back far.
 
     CLI Example:
 
@@ -618,22 +687,21 @@ def history(limit: int = 20) -> list[dict]:
     found = []
     said = _run("journalctl", "--quiet", "--identifier=gateway", "--output=json", "--reverse", "--lines=1000")
     for entry in map(_json, said["stdout"].splitlines()):
-        match = _LOGGED.match(str(entry.get("MESSAGE"))) if isinstance(entry, dict) else None
-        if match:
+        if isinstance(entry, dict) and (match := _LOGGED.match(str(entry.get("MESSAGE")))):
             when = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6).astimezone()
             found.append({"time": when.isoformat(timespec="milliseconds"), "role": match[1].split()[1],
                           "cause": match[2]})
     return found[:limit]
 
 
-def healthy(role: str = "", timeout: float = 60) -> dict:
+def healthy(role: str = "", timeout: float = 60) -> Pair:
     """
     Wait until nothing is wrong with this node's part of the pair: it is active or standby, hears the other node on
     every path, reaches every ping node, its IPsec daemon has loaded all connections and serves them where this node is
     active, and its agent is ready.
 
     Args:
-        role: the role it has to have; left out, active or standby.
+        role: the role that it must have; left out: active or standby.
         timeout: seconds.
 
     Returns:
@@ -653,11 +721,11 @@ def healthy(role: str = "", timeout: float = 60) -> dict:
 
 def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
     """
-    Wait until the IPsec daemon of this node does its part, whatever else may be wrong with the pair: before a
-    switch-over all connections are loaded, after it they are served.
+    Wait until the IPsec daemon of this node does its part, whatever else is wrong with the pair. For a standby it must
+    have loaded all connections (before a switch-over), for an active node it must serve them (after it).
 
     Args:
-        role: the role that the daemon has to be ready for: active or standby.
+        role: the role that the daemon must be ready for: active or standby.
         timeout: seconds.
 
     Returns:
@@ -677,8 +745,11 @@ def daemon_ready(role: str = "standby", timeout: float = 10) -> bool:
     return _until_well(lambda: (True, _wrong_with_the_daemon(role)), timeout, "ready")
 
 
-def _until_well(look: Callable[[], tuple[Any, list[str]]], timeout: float, well: str) -> Any:
-    """Look until nothing is wrong any more; returns what was seen then. Raises CommandExecutionError else."""
+def _until_well(look: Callable[[], tuple[T, list[str]]], timeout: float, well: str) -> T:
+    """Look until nothing is wrong any more; returns what `look` saw then.
+
+    Raises CommandExecutionError when something is still wrong after `timeout` seconds.
+    """
     begin = time.monotonic()
     while True:
         seen, wrong = look()
@@ -689,7 +760,7 @@ def _until_well(look: Callable[[], tuple[Any, list[str]]], timeout: float, well:
         time.sleep(0.5)
 
 
-def _with_what_is_wrong(now: dict, role: str) -> tuple[dict, list[str]]:
+def _with_what_is_wrong(now: Pair, role: str) -> tuple[Pair, list[str]]:
     return now, _wrong(now, role)
 
 
@@ -699,12 +770,12 @@ def _wrong_with_the_daemon(role: str) -> list[str]:
     return __salt__["ipsec.wrong"](role == "active")
 
 
-def _wrong(now: dict, role: str) -> list[str]:
-    """What is wrong, a line each."""
+def _wrong(now: Pair, role: str) -> list[str]:
+    """What is wrong with this node's part of the pair, one line each."""
     peer, agent = _peer(now), now["agent"]
     found = [now["disagree"]] if now["disagree"] else []
     if now["role"] not in ([role] if role else ["active", "standby"]):
-        found.append(f"this node is {now['role']}, and has to be {role or 'active or standby'}")
+        found.append(f"this node is {now['role']}, and must be {role or 'active or standby'}")
     if now["nodes"].get(peer) != "active":
         found.append(f"the heartbeat of {peer or 'the other node'} is {now['nodes'].get(peer) or 'not known'}")
     found += [f"{peer} is not heard on {link}" for link, state in now["links"].items() if state != "up"]
@@ -714,21 +785,21 @@ def _wrong(now: dict, role: str) -> list[str]:
     return found + _wrong_with_the_daemon(now["role"])
 
 
-def wait_until_settled(timeout: float = 180) -> dict:
+def wait_until_settled(timeout: float = 180) -> Pair:
     """
     Wait until this node has a role.
 
-    A node that hears the other one's heartbeats signed with another key would wait for ``initdead``, take it for dead
-    and become active as well. It is stopped before that.
+    A node that hears the other node's heartbeats signed with another key would wait for ``initdead``, take the other
+    for dead and become active as well. This function stops its heartbeat before that.
 
     Args:
         timeout: seconds. Longer than ``initdead`` plus 15 s where the other node may be down.
 
     Returns:
-        :func:`status`, the last one when there was no role in time. Ends early when heartbeat does not stay up.
+        :func:`status`; the last one where the node got no role in time. Returns early when heartbeat does not stay up.
 
     Raises:
-        CommandExecutionError: the other node has another key; heartbeat is stopped here.
+        CommandExecutionError: the other node has another key; heartbeat was stopped on this node.
 
     CLI Example:
 
@@ -739,11 +810,11 @@ def wait_until_settled(timeout: float = 180) -> dict:
     begin = time.monotonic()
     while True:
         now, passed = _look(), time.monotonic() - begin
-        # A heartbeat that does not like what it finds ends within a second or two.
+        # A heartbeat that refuses its files ends within a second or two.
         if now["role"] in ("active", "standby") or passed > timeout or (now["role"] == "stopped" and passed > 5):
             return now
         if not now["nodes"] and not now["held"] and passed > 5 and _hears_another_key():
-            # It has nothing to give up, and would put off an orderly end until initdead is over.
+            # KILL: it has nothing to give up, and would delay an orderly end until initdead is over.
             _run("systemctl", "kill", "--signal=KILL", "heartbeat")
             raise CommandExecutionError(
                 "heartbeat hears the other node's messages signed with another key and would have become active beside "
@@ -753,7 +824,7 @@ def wait_until_settled(timeout: float = 180) -> dict:
 
 def unread() -> list[str]:
     """
-    The files that changed since the running heartbeat and its agent read them; empty when heartbeat does not run.
+    The files that have changed since the running heartbeat and its agent read them. Empty when heartbeat does not run.
 
     CLI Example:
 
@@ -775,7 +846,7 @@ def unread() -> list[str]:
 
 
 def _unread_by_agent() -> list[str]:
-    """agent.json, and the agent's folder, if they changed after the worker was started."""
+    """agent.json and the agent's folder, where they have changed since the worker started."""
     worker = _processes()[1]
     if worker is None:
         return []
@@ -786,10 +857,10 @@ def _unread_by_agent() -> list[str]:
 
 def waits() -> str:
     """
-    Why what :func:`unread` names can not be read now without moving the addresses; empty when it can.
+    Why the files that :func:`unread` names can not be read now without moving the addresses. Empty when they can.
 
-    Under the agent heartbeat is never told to read a changed ha.cf again: for that it starts itself anew, without the
-    option that keeps its own resource management out. It is restarted instead, which only the standby can afford.
+    With the agent, heartbeat is never told to read a changed ha.cf again: it would restart itself without the option
+    that switches its own resource management off. Salt restarts it instead, which only the standby can afford.
 
     CLI Example:
 
@@ -802,28 +873,28 @@ def waits() -> str:
     now = role()
     if now == "standby":
         return ""
-    return (f"heartbeat has to be restarted for a changed ha.cf, and this node is {now}: apply this state on the "
+    return (f"heartbeat must be restarted for a changed ha.cf, and this node is {now}: apply this state on the "
             f"standby, switch over (`salt-run state.orch orch.switch_over`, docs/takeover.md), then apply it here")
 
 
-def reload(timeout: float = 60) -> dict:
+def reload(timeout: float = 60) -> Pair:
     """
-    Let heartbeat and its agent read again what has changed. The addresses stay where they are.
+    Let heartbeat and its agent read their changed files again. The addresses stay where they are.
 
-    By heartbeat's scripts: a changed ha.cf makes heartbeat start itself anew and keep its resources, in about two
-    seconds, during which the other node waits 30 s longer than its deadtime for it; a changed authkeys is just read.
-    With the agent: for ha.cf heartbeat is restarted, on the standby only; the agent's worker starts anew with changed
-    settings or code and goes on with the addresses that it finds.
+    With heartbeat's scripts: for a changed ha.cf heartbeat restarts itself in about two seconds and keeps its
+    resources; meanwhile the other node waits 30 s longer than its deadtime for it. A changed authkeys is just read.
+    With the agent: for a changed ha.cf heartbeat is restarted, on the standby only. For changed settings or code the
+    agent's worker restarts and goes on with the addresses that it finds.
 
     Args:
-        timeout: seconds until the node has to have its role again.
+        timeout: seconds within which the node must have its role again.
 
     Returns:
         :func:`status` afterwards.
 
     Raises:
-        CommandExecutionError: heartbeat refuses the files (it goes on with what it had), or the role is not as
-            before.
+        CommandExecutionError: heartbeat refuses the files (it goes on with the old ones), or the node has another role
+            than before.
 
     CLI Example:
 
@@ -845,26 +916,26 @@ def reload(timeout: float = 60) -> dict:
         if done["retcode"]:
             raise CommandExecutionError(f"heartbeat refuses to reload and goes on with what it had: {done['stderr']}; "
                                         f"see `journalctl -u heartbeat`")
-        # The signal is handled a moment later; a role seen before that is the old one.
+        # heartbeat handles the signal a moment later. Before that it still has its old role.
         time.sleep(3)
     if by_agent:
         reload_agent()
     after = wait_until_settled(timeout)
     if after["role"] != before["role"]:
-        raise CommandExecutionError(f"heartbeat reloaded and this node, {before['role']} before, is {after['role']}; "
-                                    f"{after['disagree'] or 'see its log'}")
+        raise CommandExecutionError(f"heartbeat was reloaded, and this node, {before['role']} before, is now "
+                                    f"{after['role']}; {after['disagree'] or 'see its log'}")
     return after
 
 
 def reload_agent(timeout: float = 10) -> bool:
     """
-    Let the agent take up changed settings and code: its supervisor starts the worker anew. No address moves.
+    Let the agent take up changed settings and code: its supervisor restarts the worker. No address moves.
 
     Args:
-        timeout: seconds until the new worker has to answer.
+        timeout: seconds within which the new worker must answer.
 
     Returns:
-        Whether there was anything to take up.
+        Whether anything had changed.
 
     Raises:
         CommandExecutionError: no new worker came, or it does not answer.
@@ -877,7 +948,9 @@ def reload_agent(timeout: float = 10) -> bool:
     """
     if not _unread_by_agent():
         return False
-    os.kill(_processes()[0].pid, signal.SIGHUP)
+    supervisor = _processes()[0]
+    if supervisor:      # else it has just ended, and no new worker comes
+        os.kill(supervisor.pid, signal.SIGHUP)
     begin = time.monotonic()
     while time.monotonic() - begin < timeout:
         time.sleep(0.2)
@@ -887,10 +960,10 @@ def reload_agent(timeout: float = 10) -> bool:
                                 f"`journalctl -t gateway-agent`")
 
 
-def _restart(before: dict) -> None:
+def _restart(before: Pair) -> None:
     """
-    Restart heartbeat on the standby. A node that no longer hears the other one, for a path that only one of them has,
-    would become active beside it after initdead: it is stopped before that.
+    Restart heartbeat on the standby. Where this node then no longer hears the other one, because a path is on one of
+    them only, it would become active beside it after initdead: heartbeat is stopped before that.
     """
     peer = _peer(before)
     done = _run("systemctl", "restart", "heartbeat", timeout=70)
@@ -911,8 +984,8 @@ def _restart(before: dict) -> None:
 
 def hears_agent(port: int = 694, seconds: float = 3) -> bool:
     """
-    Whether the other node's role agent is heard, on a node whose own heartbeat does not run. Agents speak once a
-    second; not over a serial line or to a multicast group, which this does not listen to.
+    Whether this node hears the other node's role agent, while its own heartbeat does not run. Agents send once a
+    second. This does not listen to serial lines and multicast groups.
 
     Args:
         port: heartbeat's UDP port.
@@ -934,7 +1007,7 @@ def hears_agent(port: int = 694, seconds: float = 3) -> bool:
         while (left := deadline - time.monotonic()) > 0:
             ear.settimeout(left)
             with contextlib.suppress(TimeoutError):
-                # The type of the agents' messages, in clear text as all that heartbeat sends.
+                # The type of the agents' messages. heartbeat sends everything in clear text.
                 if b"gwagent" in ear.recv(65535):
                     return True
     return False
@@ -942,10 +1015,11 @@ def hears_agent(port: int = 694, seconds: float = 3) -> bool:
 
 def haresources(settings: dict) -> str:
     """
-    The text of haresources: the preferred node owns the one resource; none where the role agent decides.
+    The text of haresources. The preferred node owns the one resource; where the role agent decides there is no
+    resource.
 
     Args:
-        settings: what ``gateway.settings`` gives.
+        settings: what ``gateway.settings`` returns.
 
     CLI Example:
 
@@ -962,11 +1036,11 @@ def haresources(settings: dict) -> str:
 
 def agent_json(settings: dict, tunnels: list[dict]) -> str:
     """
-    The text of agent.json, what the role agent is told.
+    The text of agent.json, the role agent's settings.
 
     Args:
-        settings: what ``gateway.settings`` gives.
-        tunnels: what ``ipsec.tunnels`` gives for them.
+        settings: what ``gateway.settings`` returns.
+        tunnels: what ``ipsec.tunnels`` returns for them.
 
     CLI Example:
 
@@ -990,7 +1064,7 @@ def _virtual() -> list[tuple[str, str]]:
 
 
 def _owner() -> str:
-    """The node that haresources prefers, as heartbeat has it: in lower case."""
+    """The node that owns the resource in haresources, in lower case as heartbeat has it."""
     try:
         lines = HARESOURCES.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -999,7 +1073,7 @@ def _owner() -> str:
 
 
 def _hears_another_key() -> bool:
-    """Whether the running heartbeat has logged a message that is not signed with its key."""
+    """Whether the running heartbeat has logged that it received a message not signed with its key."""
     run = _run("systemctl", "show", "--property=InvocationID", "--value", "heartbeat")["stdout"].strip()
     said = _run("journalctl", "--quiet", "--lines=1", "--output=cat", "--grep=authtoken does not match",
                 f"_SYSTEMD_INVOCATION_ID={run}")
@@ -1007,13 +1081,13 @@ def _hears_another_key() -> bool:
 
 
 def _cl_status(*words: str) -> str:
-    """What cl_status prints; empty when heartbeat does not listen to clients (yet)."""
+    """What cl_status prints; empty when heartbeat does not answer its clients (yet)."""
     done = _run("cl_status", *words)
     return done["stdout"].strip() if done["retcode"] == 0 else ""
 
 
-def _peer(now: dict) -> str:
-    """The other node's name as heartbeat has it, empty where it does not say."""
+def _peer(now: Pair) -> str:
+    """The other node's name as heartbeat has it, empty where heartbeat does not say."""
     return next((node for node in now["nodes"] if node != __grains__["nodename"].lower()), "")
 
 
@@ -1023,11 +1097,13 @@ def _said(nodes: dict[str, str]) -> str:
 
 def _agent(*words: str) -> dict | None:
     """
-    What the agent answers to a verb; None when no agent runs.
+    What the agent answers to a verb of its command line; None when no agent runs, or its program is not there.
 
     Raises:
         CommandExecutionError: it refuses, with its own reason, or does not answer.
     """
+    if not (AGENT / "run").exists():
+        return None
     done = _run(str(AGENT / "run"), *words, timeout=15)
     if done["retcode"] == _NOT_RUNNING:
         return None
@@ -1045,12 +1121,13 @@ def _processes() -> tuple[Process | None, Process | None]:
     program = str(AGENT / "run").encode()
     booted = time.time() - float((PROC / "uptime").read_text(encoding="ascii").split()[0])
     for entry in PROC.iterdir():
-        # It may end while it is looked at.
+        # The process may end while this reads it.
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if words[1:2] != [program] or words[2:3] and words[2].decode(errors="replace") in _VERBS:
+            # The agent itself is started without a word. A verb is a command that ends by itself.
+            if words[1:] != [program, b""]:
                 continue
-            # The command's name, the second field, may have blanks and brackets of its own.
+            # The command's name, the second field, may contain blanks and parentheses.
             fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
             found[int(entry.name)] = Process(int(entry.name), int(fields[1]), started)
@@ -1060,7 +1137,7 @@ def _processes() -> tuple[Process | None, Process | None]:
 
 
 def _json(text: str) -> object:
-    """A JSON text's value, None where it is none."""
+    """The value of a JSON text, None where the text is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -1068,7 +1145,10 @@ def _json(text: str) -> object:
 
 
 def _run(*command: str, timeout: float = 10) -> dict:
-    """A command's retcode, stdout and stderr. A hung heartbeat holds its callers: none waits for ever."""
+    """Run a command; returns its retcode, stdout and stderr.
+
+    A hung heartbeat holds its callers, so each has a timeout (seconds). Raises CommandExecutionError when it is over.
+    """
     done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True, timeout=timeout,
                                    output_loglevel="quiet")
     if done["retcode"] and "Timed out" in done["stdout"]:

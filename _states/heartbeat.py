@@ -1,9 +1,9 @@
 """
-heartbeat under Salt: change what can be changed under a running pair, wait with the rest
-=========================================================================================
+heartbeat under Salt: apply what can be changed on a running pair, leave the rest to a person
+=============================================================================================
 
-No state here moves the addresses, except ``heartbeat.role`` where it is told to. Where a change would, the state says
-which commands a person has to give.
+No state here moves the addresses, except ``heartbeat.role`` with ``move: True``. Where a change would move them, the
+state leaves it out and says which commands a person must give.
 """
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ CHECK = "/usr/local/sbin/heartbeat-check"
 def __virtual__() -> str | tuple[bool, str]:
     if "heartbeat.status" in __salt__:
         return "heartbeat"
-    return False, "heartbeat: the execution module heartbeat is not there"
+    return False, "heartbeat: the execution module heartbeat is missing"
 
 
 def way(name: str, port: int = 694) -> dict:
     """
-    Who decides on this node may become what ``name`` says. It does not change under a running heartbeat, and
-    heartbeat's scripts, which know of no agent and never come to a role beside one, are not started there.
+    Whether ``name`` may decide on this node from now on. The decider never changes under a running heartbeat.
+    heartbeat's scripts know of no agent and never get a role beside one, so this state fails where the other node's
+    agent still runs.
 
     name
         ``agent`` or ``scripts``.
@@ -43,8 +44,8 @@ def way(name: str, port: int = 694) -> dict:
     there = __salt__["heartbeat.way"]()
     if there in ("", name):
         return ret | {"comment": f"decided by: {name}"}
-    # A node that comes with the agent stays standby beside one whose heartbeat has none: one after the other will do.
-    # The other way round heartbeat's scripts would wait for the other node's for ever, without a role.
+    # Towards the agent one node after the other will do: a node with the agent stays standby beside one without.
+    # Towards the scripts both must stop: they would wait for the other node's scripts for ever, without a role.
     wait = {"agent": "on the standby first, then on the other node: `systemctl stop heartbeat`, then apply this there",
             "scripts": "`systemctl stop heartbeat` on both nodes, then apply this on both"}[name]
     if __salt__["heartbeat.running"]():
@@ -62,14 +63,14 @@ def way(name: str, port: int = 694) -> dict:
 
 def haresources(name: str, contents: str) -> dict:
     """
-    The file haresources. It is written whenever its owner stays, which needs no reload: heartbeat's scripts read it
-    each time. A new owner waits until heartbeat is stopped here, because a running heartbeat would no longer find
-    the resource on takeover.
+    The file haresources. It is written at once if the resource's owner stays the same: heartbeat's scripts read the
+    file each time, so no reload is necessary. A new owner waits until heartbeat is stopped on this node, because a
+    running heartbeat would no longer find the resource on takeover.
 
     name
         The path, ``/etc/ha.d/haresources``.
     contents
-        What it has to be, from ``heartbeat.haresources``.
+        Its text, from ``heartbeat.haresources``.
     """
     def owner(text: str) -> list[str]:
         return [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -84,14 +85,14 @@ def haresources(name: str, contents: str) -> dict:
 
 def authkeys(name: str, key_pillar: str, method: str, peer: str) -> dict:
     """
-    The file authkeys, mode 0600. A node hears only what is signed with its own key (heartbeat 3.0.6 knows several
-    keys and still takes the active one only), so a new key between two living nodes would make both active: it
-    waits until heartbeat is stopped here or the other node's is.
+    The file authkeys, mode 0600. A node accepts only messages signed with its own key (heartbeat 3.0.6 reads several
+    keys and still accepts the active one only). A new key on one of two living nodes would make both active, so it
+    waits until heartbeat is stopped on this node or on the other.
 
     name
         The path, ``/etc/ha.d/authkeys``.
     key_pillar
-        Where in pillar the key is. It is never shown.
+        The pillar key under which the signing key is stored. The signing key is never shown.
     method
         ``sha1`` or ``md5``.
     peer
@@ -114,12 +115,11 @@ def authkeys(name: str, key_pillar: str, method: str, peer: str) -> dict:
 
 def current(name: str) -> dict:
     """
-    The running heartbeat and its agent have read their files as they are now. If not they are told to, which leaves
-    the addresses where they are; what can not be read without moving them waits. A heartbeat that does not run is left
-    alone.
+    The running heartbeat and its agent have read the present state of their files. If not, this state makes them read
+    what they can read without moving the addresses; the rest waits. A heartbeat that does not run is left alone.
 
     name
-        Any; ``heartbeat``.
+        Any text, for instance ``heartbeat``.
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "heartbeat has read its files"}
     unread = __salt__["heartbeat.unread"]()
@@ -139,7 +139,7 @@ def current(name: str) -> dict:
 
 
 def _agent_only(ret: dict, unread: list[str], waits: str) -> dict:
-    """heartbeat's own files wait; the agent takes up its own."""
+    """heartbeat's own files wait for a person; the agent reads its own."""
     ret |= {"comment": f"not read: {waits}", "warnings": [f"heartbeat waits for you: {waits}"]}
     if __opts__["test"]:
         return ret
@@ -156,9 +156,9 @@ def settled(name: str, timeout: float = 180) -> dict:
     This node has a role. Right after its start heartbeat waits for the other node (``initdead``) and then 10 s more.
 
     name
-        Any; ``role``.
+        Any text, for instance ``role``.
     timeout
-        Seconds to wait for it.
+        Seconds to wait for the role.
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if __opts__["test"]:
@@ -178,7 +178,8 @@ def settled(name: str, timeout: float = 180) -> dict:
 
 def role(name: str, move: bool = False, force: bool = False, timeout: float = 60) -> dict:
     """
-    This node has a role, for other states to require. It is waited for; only with ``move`` it is brought about.
+    This node has the role ``name``, for other states to require. The state waits for it, and moves it only with
+    ``move``.
 
     .. code-block:: yaml
 
@@ -191,9 +192,9 @@ def role(name: str, move: bool = False, force: bool = False, timeout: float = 60
     move
         Whether to switch over when this node has the other role.
     force
-        With ``move``: also when the node that has to take over is not ready.
+        With ``move``: also when the node that must take over is not ready.
     timeout
-        Seconds to wait for it.
+        Seconds to wait for the role.
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": f"this node is {name}"}
     moves = {"active": "heartbeat.takeover", "standby": "heartbeat.standby"}
@@ -224,17 +225,20 @@ def _read(name: str) -> str:
 
 
 def _placed(name: str, old: str, new: str, mode: int, waits: str) -> dict:
-    """The state return of a file that gets its contents, or has to wait for the reason given."""
+    """Write a file, after heartbeat's own parser has accepted it. Returns the state's return.
+
+    `mode`: its permissions. `waits`: why it must not be written now, empty when it may.
+    """
     ret = {"name": name, "result": True, "changes": {}, "comment": f"{name} is as it should be"}
     right_mode = bool(old) and os.stat(name).st_mode & 0o7777 == mode
     if old == new and right_mode:
         return ret
     if waits:
-        return ret | {"comment": f"left as it is: {waits}", "warnings": [f"{name} waits for you: {waits}"]}
+        return ret | {"comment": f"not changed: {waits}", "warnings": [f"{name} waits for you: {waits}"]}
     ret["changes"] = {name: "new" if not old else "updated" if old != new else f"mode {mode:04o}"}
     if __opts__["test"]:
         return ret | {"result": None, "comment": f"{name} would be written"}
-    # A temporary file of mkstemp is 0600 from its first moment.
+    # mkstemp makes the file with mode 0600, so the key is never readable for others.
     handle, draft = tempfile.mkstemp(dir=Path(name).parent, prefix=f".{Path(name).name}.")
     try:
         with open(handle, "w", encoding="utf-8") as file:
@@ -244,7 +248,7 @@ def _placed(name: str, old: str, new: str, mode: int, waits: str) -> dict:
                                           output_loglevel="quiet")
         if checked["retcode"]:
             return ret | {"result": False, "changes": {},
-                          "comment": f"{name} is left as it is: {checked['stdout'] or checked['stderr']}"}
+                          "comment": f"{name} is not changed: {checked['stdout'] or checked['stderr']}"}
         os.replace(draft, name)
     finally:
         with contextlib.suppress(FileNotFoundError):

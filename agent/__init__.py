@@ -1,1 +1,1 @@
-"""The role agent: holds the virtual IPs when heartbeat's word on the two nodes says so."""
+"""The role agent: decides, from what heartbeat reports of both nodes, whether this node holds the virtual IPs."""

@@ -8,24 +8,27 @@ from pathlib import Path
 
 from agent import control, settings
 
-WAIT = 10.0
+ANSWER_SECONDS = 10.0  # the agent must answer a command within that
 
 
 def main(words: list[str]) -> int:
-    """Exit codes: 0 done, 1 refused or wrong settings, 2 wrong use, 3 no agent runs."""
+    """Runs one command, or the agent itself where `words` is empty.
+
+    Returns the exit code: 0 done, 1 refused or wrong settings, 2 wrong use, 3 no agent runs.
+    """
     if not words:
-        from agent import supervisor  # people's commands need nothing of it
+        from agent import supervisor  # imported here only: the commands below do not need it
         return supervisor.main()
     parser = argparse.ArgumentParser(prog="run", description="The role agent. Without a command: started by heartbeat.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("status", help="this node's role and all that it depends on, as JSON")
+    commands.add_parser("status", help="print this node's role and all that it depends on, as JSON")
     for name, what in (("standby", "give the addresses to"), ("takeover", "take the addresses from")):
         command = commands.add_parser(name, help=f"{what} the other node")
-        command.add_argument("--force", action="store_true", help="also where it is refused otherwise")
-    commands.add_parser("check", help="read a settings file and name every mistake").add_argument("file", type=Path)
-    commands.add_parser("opening", help="note the interfaces on which heartbeat is about to open its paths (its unit)")
-    commands.add_parser("store", help="bring what the agent keeps to the disk (the agent does)")
-    commands.add_parser("release", help="give up all addresses without asking anybody (heartbeat has ended)")
+        command.add_argument("--force", action="store_true", help="move the role even where the agent would refuse")
+    commands.add_parser("check", help="read a settings file and list every mistake").add_argument("file", type=Path)
+    commands.add_parser("opening", help="(called by heartbeat's unit) note the interfaces that heartbeat's paths use")
+    commands.add_parser("store", help="(called by the agent) write its epochs and history to the disk")
+    commands.add_parser("release", help="give up all virtual IPs without asking the other node (heartbeat has ended)")
     arguments = parser.parse_args(words)
     if arguments.command == "check":
         return check(arguments.file)
@@ -38,7 +41,8 @@ def main(words: list[str]) -> int:
     if arguments.command == "store":
         return store()
     try:
-        answer = control.ask({"command": arguments.command, "force": getattr(arguments, "force", False)}, WAIT)
+        question = {"command": arguments.command, "force": getattr(arguments, "force", False)}
+        answer = control.ask(question, ANSWER_SECONDS)
     except control.NotRunning as error:
         print(f"no agent runs here ({error}); heartbeat starts it: `systemctl status heartbeat`", file=sys.stderr)
         return 3
@@ -54,6 +58,7 @@ def main(words: list[str]) -> int:
 
 
 def check(path: Path) -> int:
+    """`run check FILE`: prints every mistake in a settings file. Exit code 1 if there is one."""
     try:
         settings.load(path)
     except settings.Mistakes as error:
@@ -63,26 +68,28 @@ def check(path: Path) -> int:
 
 
 def release() -> int:
+    """`run release`: gives up all virtual IPs. Exit code 1 if the kernel refuses."""
     from agent import worker
     try:
         wanted = settings.load()
     except settings.Mistakes:
-        wanted = None  # what was held is noted elsewhere, too
+        wanted = None  # the addresses that this node held last are noted in worker.HELD_FILE, too
     try:
         worker.release(wanted)
     except OSError as error:
-        print(f"can not give the addresses up: {error}", file=sys.stderr)
+        print(f"can not give up the addresses: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def store() -> int:
+    """`run store`: writes the epochs and the history to the disk. Exit code 1 if that fails."""
     from agent import history
     from agent.system import log
     try:
         history.store()
     except OSError as error:
-        log("err", f"what the agent keeps for the next boot is not on the disk: {error}")
+        log("err", f"the epochs and the history, kept for the next boot, are not on the disk: {error}")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Tells the neighbours who has a virtual IP: gratuitous ARP and unsolicited neighbour advertisements."""
+"""Tells the neighbours which node has a virtual IP: gratuitous ARP and unsolicited neighbour advertisements."""
 from __future__ import annotations
 
 import ipaddress
@@ -12,14 +12,14 @@ from agent.settings import Address
 BROADCAST = b"\xff" * 6
 ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
 ALL_NODES_MAC = bytes.fromhex("333300000001")  # RFC 2464, section 7
-# At once, then while switches and neighbours may still have been busy.
-TIMES = (0.0, 0.05, 0.25, 0.75, 1.5, 2.5)
+# Seconds after the takeover. Repeated, because switches and neighbours may be busy at first.
+ANNOUNCE_AT_SECONDS = (0.0, 0.05, 0.25, 0.75, 1.5, 2.5)
 
 
 def gratuitous_arp(mac: bytes, address: bytes, operation: int) -> bytes:
     """An Ethernet frame that says that `address` (4 bytes) is at `mac`.
 
-    operation 1 (request) is what RFC 5227 calls an announcement, 2 (reply) is there for those who take only replies.
+    operation 1 (request) is what RFC 5227 calls an announcement; 2 (reply) is for neighbours that accept only replies.
     """
     target = b"\0" * 6 if operation == 1 else BROADCAST
     return (BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
@@ -31,25 +31,28 @@ ETH_P_IPV6 = 0x86DD
 
 
 def advertisement(mac: bytes, address: bytes) -> bytes:
-    """An unsolicited neighbour advertisement to all nodes (RFC 4861, sections 4.4 and 7.2.6), override flag set."""
+    """An Ethernet frame with an unsolicited neighbour advertisement: `address` (16 bytes) is at `mac`.
+
+    To all nodes, with the override flag set (RFC 4861, sections 4.4 and 7.2.6).
+    """
     body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + address + struct.pack("!BB", 2, 1) + mac
     pseudo = address + ALL_NODES + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6)
     body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
-    # Hop limit 255, or it is dropped
+    # Receivers drop it unless the hop limit is 255
     header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255) + address + ALL_NODES
     return ALL_NODES_MAC + mac + struct.pack("!H", ETH_P_IPV6) + header + body
 
 
 def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    """The Internet checksum (RFC 1071) of `data`."""
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
 
 
 def frames(address: Address, mac: bytes) -> list[bytes]:
-    """What is sent for one virtual IP."""
+    """The frames that announce one virtual IP at `mac`."""
     packed = ipaddress.ip_address(address.address).packed
     if len(packed) == 4:
         return [gratuitous_arp(mac, packed, 1), gratuitous_arp(mac, packed, 2)]
@@ -57,12 +60,12 @@ def frames(address: Address, mac: bytes) -> list[bytes]:
 
 
 def send(addresses: Iterable[Address]) -> list[str]:
-    """All of them once. Returns what went wrong, one line an address; it is repeated anyway."""
+    """Announces all addresses once. Returns one line for each that failed; the caller repeats it anyway."""
     wrong = []
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
         for each in addresses:
             try:
-                # Read each time: a bond takes its first member's address when that one comes.
+                # Read each time: a bond without members takes the MAC address of the first one that it gets.
                 text = Path(f"/sys/class/net/{each.interface}/address").read_text()
                 mac = bytes.fromhex(text.strip().replace(":", ""))
                 for frame in frames(each, mac):

@@ -4,20 +4,59 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
 
-PATH = "/run/gateway-agent.sock"
-LARGEST = 4096
-CLIENTS = 16
+SOCKET_PATH = "/run/gateway-agent.sock"
+MAX_QUESTION_BYTES = 4096
+MAX_CLIENTS = 16  # connected at the same time; a further one is closed
+
+
+class PeerStatus(TypedDict):
+    """The other node in Status, as this node knows it."""
+    node: str
+    heartbeat: str  # init, up, active, dead; unknown while this node's heartbeat does not answer
+    agent: str  # there, silent, none
+    role: str  # standby, active, transition, unknown
+    ready: bool
+    not_ready_because: str
+    epoch: int | None
+    clock_offset: float | None  # seconds that its clock is ahead
+
+
+class Status(TypedDict):
+    """The answer to `status`: what `run status` prints."""
+    role: str  # standby, active, transition
+    epoch: int
+    since: str  # ISO 8601
+    cause: str
+    node: str
+    muted: bool
+    heartbeat: str  # alive, dead
+    peer: PeerStatus
+    ready: bool
+    not_ready_because: str
+    held: list[str]
+    missing: list[str]
+    intruder: str
+    links: dict[str, str]  # interface: up, dead
+    ping_nodes: dict[str, str]  # address: up, dead
+    daemon: str  # alive, hung, dead, unknown, none
+    starved: bool
 
 
 class NotRunning(Exception):
-    """Nobody listens."""
+    """No agent runs: no socket, nobody listens on it, or the connection ends before an answer.
+
+    `heartbeat.glance` asks the same socket itself and calls this `missing` (_modules/heartbeat.py).
+    """
 
 
-def ask(question: dict[str, Any], timeout: float, path: str = PATH) -> dict[str, Any]:
-    """One question. Raises NotRunning, TimeoutError, ValueError (an answer that makes no sense)."""
+def ask(question: Mapping[str, object], timeout: float, path: str = SOCKET_PATH) -> dict[str, Any]:
+    """Asks the agent one question; returns its answer. `timeout`: seconds for each step (connect, send, read).
+
+    Raises NotRunning, TimeoutError and other OSErrors, ValueError (the answer is not a JSON mapping).
+    """
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(timeout)
         try:
@@ -38,10 +77,13 @@ def ask(question: dict[str, Any], timeout: float, path: str = PATH) -> dict[str,
 
 
 class Server:
-    """Reads questions without waiting. `question(number, mapping)` is called for each; answer() may come later."""
+    """The agent's end of the socket. It never waits.
 
-    def __init__(self, question: Callable[[int, dict[str, Any]], None], path: str = PATH) -> None:
-        """Takes the place of a socket that was left. Raises OSError."""
+    `question(number, mapping)` is called for each question. answer(number, ...) may be called later.
+    """
+
+    def __init__(self, question: Callable[[int, dict[str, object]], None], path: str = SOCKET_PATH) -> None:
+        """Replaces a socket that an earlier agent has left at `path`. Raises OSError."""
         self.question = question
         self.clients: dict[int, tuple[socket.socket, bytes]] = {}
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -53,16 +95,16 @@ class Server:
             self.socket.bind(new)
         finally:
             os.umask(before)
-        self.socket.listen(CLIENTS)
+        self.socket.listen(MAX_CLIENTS)
         os.replace(new, path)
 
     def accept(self) -> int | None:
-        """A new client's descriptor, to be polled; None when there is none or too many."""
+        """A new client's descriptor, for the caller to poll. None when no client waits or too many are connected."""
         try:
             client, _ = self.socket.accept()
         except OSError:
             return None
-        if len(self.clients) >= CLIENTS:
+        if len(self.clients) >= MAX_CLIENTS:
             client.close()
             return None
         client.setblocking(False)
@@ -70,11 +112,11 @@ class Server:
         return client.fileno()
 
     def read(self, number: int) -> bool:
-        """False when the client is gone or talks nonsense; its descriptor is closed then."""
+        """Reads from a client. False when it is gone or sends no valid question; its descriptor is closed then."""
         client, data = self.clients[number]
         try:
-            more = client.recv(LARGEST)
-            if not more or len(data) + len(more) > LARGEST:
+            more = client.recv(MAX_QUESTION_BYTES)
+            if not more or len(data) + len(more) > MAX_QUESTION_BYTES:
                 raise ValueError("no question")
             self.clients[number] = client, data + more
             if not (data + more).endswith(b"\n"):
@@ -91,8 +133,8 @@ class Server:
         self.question(number, question)
         return number in self.clients
 
-    def answer(self, number: int, answer: dict[str, Any]) -> None:
-        """Small enough for the socket's buffer; whoever does not read it gets nothing."""
+    def answer(self, number: int, answer: Mapping[str, object]) -> None:
+        """Sends an answer. It fits into the socket's buffer; a client that does not read it gets nothing."""
         if number in self.clients:
             try:
                 self.clients[number][0].send(json.dumps(answer).encode() + b"\n")
@@ -100,4 +142,5 @@ class Server:
                 pass
 
     def close(self, number: int) -> None:
+        """Ends a client's connection."""
         self.clients.pop(number)[0].close()

@@ -1,6 +1,7 @@
-"""The IPsec daemon, Libreswan's pluto: alive, hung or dead; listen, call, end, restart. Nothing else knows whack.
+"""The IPsec daemon, Libreswan's pluto: is it alive, hung or dead; let it listen, call, end tunnels, restart.
 
-Every command runs beside the loop: a hung daemon must not keep the addresses here.
+This is the only file of the agent that knows whack. Every command runs beside the loop, as a process of its own: a hung
+daemon must not keep the addresses on this node.
 """
 from __future__ import annotations
 
@@ -16,28 +17,33 @@ from agent.settings import DaemonSettings
 
 WHACK = "/usr/libexec/ipsec/whack"
 PIDFILE = Path("/run/pluto/pluto.pid")  # ipsec.conf(5): --rundir
-PROBE = "--fipsstatus"  # one line, from the daemon's own loop: the cheapest of its questions (ipsec_whack(8))
-EVERY = 1.0  # between two questions
-# For the answer, then for the second one's: two misses in a row are a hang, noticed within 2.2 s.
-PATIENCE, HURRY = 0.8, 0.4
-# That long when it works, or waits for the processor, instead of answering: a hundred clients that call at once after a
-# takeover, or a machine that is busy, are no reason to move everything once more.
-STARVED = 15.0
-NO_TURN = ", mostly without the processor"
-LISTEN = 2.0
-IKE = 500
-SOCKETS = Path("/proc/net")
-RESTART = 30.0
+PROBE_OPTION = "--fipsstatus"  # the cheapest question: pluto's loop answers with one line (ipsec_whack(8))
+PROBE_EVERY_SECONDS = 1.0  # between two questions
+# The time for the answer to the first question, and to the second one after a miss. Two misses in a row count as a
+# hang, which is noticed within 2.2 s.
+ANSWER_SECONDS, SECOND_ANSWER_SECONDS = 0.8, 0.4
+# A daemon that works or waits for the processor instead of answering gets this long. A hundred clients that call at
+# once after a takeover, or a busy machine, are no reason to move the role once more.
+BUSY_ANSWER_SECONDS = 15.0
+NO_PROCESSOR = ", mostly without the processor"
+LISTEN_SECONDS = 2.0
+IKE_PORT = 500
+PROC_NET = Path("/proc/net")
+RESTART_SECONDS = 30.0
 
 
 def stat(folder: Path) -> list[str]:
-    """proc_pid_stat(5), from the state on: the name before it is in parentheses, and may hold some. Raises OSError."""
+    """The fields of proc_pid_stat(5) from the state on. Raises OSError.
+
+    The field before, the name, stands in parentheses and may contain parentheses itself.
+    """
     return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
 def progress(pid: int) -> tuple[str, str]:
-    """State and times of a process's first thread; the same twice when it has neither worked nor wanted to.
+    """State and times of a process's first thread; empty when there is no such process.
 
+    Two equal results in a row mean that the thread has neither worked nor waited for the processor in between.
     proc(5): the state is the field behind the name in parentheses, R for running or waiting for the processor.
     schedstat (Documentation/scheduler/sched-stats.rst): ns on the processor, ns of waiting for it, turns.
     """
@@ -48,25 +54,25 @@ def progress(pid: int) -> tuple[str, str]:
         return "", ""
     try:
         return fields[0], (task / "schedstat").read_text()
-    except OSError:  # a kernel without; in clock ticks then
+    except OSError:  # a kernel without schedstat: user and system time, in clock ticks
         return fields[0], " ".join(fields[11:13])
 
 
 def has_child(pid: int) -> bool:
-    """Whether a child of the process has not ended yet (proc_pid_stat(5): the state is Z or X then)."""
+    """Whether the process has a child that still runs (proc_pid_stat(5): one that has ended is in state Z or X)."""
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
             state, parent = stat(folder)[:2]
             if parent == str(pid) and state not in "ZX":
                 return True
     return False
 
 
-def listening(port: int, sockets: Path = SOCKETS) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The addresses on which somebody has a UDP socket with this port.
+def listening(port: int, sockets: Path = PROC_NET) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses on which any process has a UDP socket with this port. Raises OSError.
 
-    proc_pid_net(5), udp: a line a socket, the second field address and port, the address in words as the machine has
-    them. Raises OSError.
+    proc_pid_net(5), udp: one line for each socket. The second field is address and port, the address as 32-bit words in
+    the machine's byte order.
     """
     found = set()
     for name in ("udp", "udp6") if (sockets / "udp6").exists() else ("udp",):
@@ -79,10 +85,10 @@ def listening(port: int, sockets: Path = SOCKETS) -> set[ipaddress.IPv4Address |
 
 
 class Job:
-    """A command that runs beside the loop. `done(ok, why)` is called once."""
+    """A command that runs beside the loop. `done(ok, why)` is called once, when it ends or is killed."""
 
     def __init__(self, command: Sequence[str], timeout: float, now: float, done: Callable[[bool, str], None]) -> None:
-        """Raises OSError when it can not be started."""
+        """Starts it. `timeout`: seconds. Raises OSError when it can not be started."""
         self.name = os.path.basename(command[0])
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL, start_new_session=True)
@@ -90,23 +96,28 @@ class Job:
         self.timeout, self.deadline, self.done = timeout, now + timeout, done
 
     def ended(self) -> None:
-        """The descriptor became readable."""
+        """The process has ended: its descriptor became readable."""
         code = self.process.wait()
         os.close(self.fd)
         self.done(code == 0, "" if code == 0 else f"{self.name} ended with {code}")
 
     def kill(self) -> None:
-        """Took too long."""
+        """It took too long."""
         waits = progress(self.process.pid)[0] == "S"
         self.process.kill()
-        # Not wait(): one that waits for a disk ends when that goes on. Popen looks after it, with the next command.
+        # Not wait(): a process that waits for a disk ends only when the disk goes on. Popen reaps it when the next
+        # command is started.
         self.process.poll()
         os.close(self.fd)
-        self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_TURN}")
+        self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_PROCESSOR}")
 
 
 class Daemon:
-    """One node's daemon. `start(command, timeout, done)` runs a command; `changed(state)` is told alive, hung, dead."""
+    """This node's IPsec daemon.
+
+    `start(command, timeout, done)` runs a command beside the loop. `changed(state)` is called when the state becomes
+    alive, hung or dead.
+    """
 
     def __init__(self, settings: DaemonSettings | None,
                  start: Callable[[Sequence[str], float, Callable[[bool, str], None]], None],
@@ -119,29 +130,30 @@ class Daemon:
         self.asked = self.answer_due = 0.0
         self.before = ("", "")
         self.next = 0.0
-        self.looking = 0  # --listen that it has not answered yet
+        self.looking = 0  # how many `--listen` it has not answered yet
         self.waiting: list[Callable[[], None]] = []
 
     def set(self, state: str) -> None:
+        """Notes the state, and reports it where it changed."""
         if state != self.state:
             self.state = state
             self.changed(state)
 
     def tick(self, now: float) -> None:
-        """Once a second: is it there, does it answer?"""
+        """Once a second: does its process exist, does it answer?"""
         if not self.settings or self.asking or now < self.next:
             return
-        self.next = now + EVERY
+        self.next = now + PROBE_EVERY_SECONDS
         if not self.find():
             self.misses, self.answer_due = 0, 0.0
             self.set("dead")
             return
         self.asking, self.asked = True, now
         self.before = progress(self.pid)
-        self.start([WHACK, PROBE], HURRY if self.misses == 1 else PATIENCE, self.answered)
+        self.start([WHACK, PROBE_OPTION], SECOND_ANSWER_SECONDS if self.misses == 1 else ANSWER_SECONDS, self.answered)
 
     def find(self) -> bool:
-        """Whether the process is there; from then on its end is noticed at once."""
+        """Whether its process exists. Opens a descriptor for it, so that its end is noticed at once."""
         if self.pidfd >= 0:
             return True
         try:
@@ -152,44 +164,49 @@ class Daemon:
         return True
 
     def died(self) -> None:
-        """Its descriptor became readable."""
+        """Its process has ended: the descriptor became readable."""
         os.close(self.pidfd)
         self.pid, self.pidfd, self.next = 0, -1, 0.0
         self.set("dead")
 
     def answered(self, ok: bool, why: str) -> None:
+        """The question of tick() was answered, or was not in time. Decides between alive and hung."""
         self.asking = False
         if self.pidfd < 0:
-            return  # died meanwhile
+            return  # it has died meanwhile
         if ok:
             self.misses, self.answer_due = 0, 0.0
             self.set("alive")
             return
         self.next = 0.0
-        self.answer_due = self.answer_due or self.asked + STARVED
+        self.answer_due = self.answer_due or self.asked + BUSY_ANSWER_SECONDS
         after = progress(self.pid)
-        # Its loop stands still while a script that it has called (updown) runs.
-        works = why.endswith(NO_TURN) or after[0] == "R" or after != self.before or has_child(self.pid)
+        # Its loop stands still while a script that it has called (updown) runs: that is no hang.
+        works = why.endswith(NO_PROCESSOR) or after[0] == "R" or after != self.before or has_child(self.pid)
         self.misses = 0 if works else self.misses + 1
         if self.misses >= 2 or self.asked >= self.answer_due:
             self.set("hung")
 
     def listen(self, done: Callable[[bool], None], call: bool = True) -> None:
-        """Take note of the addresses as they are, then (`call`) call those peers that this side calls."""
+        """Lets it read this node's addresses again, then call the peers that this side calls.
+
+        Without `call` it calls nobody. `done(ok)`: whether it has answered.
+        """
         if not self.settings:
             done(True)
             return
 
         def listened(ok: bool, _why: str) -> None:
             for name in self.settings.initiate if ok and call and self.settings else ():
-                # Refused for one that the daemon has called by itself: no error.
-                self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN, lambda _ok, _why: None)
+                # The daemon refuses where it has already called that peer by itself: no error.
+                self.start([WHACK, "--asynchronous", "--initiate", "--name", name], LISTEN_SECONDS,
+                           lambda _ok, _why: None)
             done(ok)
 
         self.look(listened)
 
     def look(self, done: Callable[[bool, str], None]) -> None:
-        """Let it look at this machine's addresses; who waits for that goes on afterwards."""
+        """Lets it read this machine's addresses again. Afterwards the functions in `waiting` are called."""
         def looked(ok: bool, why: str) -> None:
             self.looking -= 1
             done(ok, why)
@@ -197,27 +214,29 @@ class Daemon:
                 self.waiting.pop(0)()
 
         self.looking += 1
-        self.start([WHACK, "--listen"], LISTEN, looked)
+        self.start([WHACK, "--listen"], LISTEN_SECONDS, looked)
 
-    def hears(self, addresses: Iterable[str], sockets: Path = SOCKETS) -> bool:
-        """Whether anybody listens for IKE on one of these. Yes, where the kernel does not tell.
+    def hears(self, addresses: Iterable[str], sockets: Path = PROC_NET) -> bool:
+        """Whether any process listens for IKE on one of these addresses. True where the kernel does not say.
 
-        One is enough: with `listen=` it is the only one that the daemon opens (ipsec.conf(5)).
+        One is enough: with `listen=` the daemon opens only that one (ipsec.conf(5)).
         """
         wanted = {ipaddress.ip_address(each) for each in addresses}
         try:
-            return not self.settings or not wanted or bool(wanted & listening(IKE, sockets))
+            return not self.settings or not wanted or bool(wanted & listening(IKE_PORT, sockets))
         except (OSError, ValueError, IndexError, struct.error):
             return True
 
     def forget(self, done: Callable[[], None] = lambda: None, addresses: Sequence[str] = ()) -> None:
-        """Take note of `addresses` that are gone: what stands on them ends, with a delete that is sent at once.
+        """Lets it notice that `addresses` are gone. It ends the tunnels on them and sends each peer a delete at once.
 
-        While they are parked it goes out, and so the peers are told. Trap: --terminate waits for the answer to whatever
-        the daemon has asked last before it says anything, and to a parked address no answer comes. A client that was
-        just being asked whether it is alive heard nothing then, and strongSwan's tries for 165 s.
-        One that hangs is told too: it takes note when it goes on. One that has none of them (any more: it was looking
-        anyway) is not: a look at parked addresses that ends nothing is remembered (agent/addresses.py: PARKED).
+        While the addresses are parked the delete leaves this node, so the peers know that their tunnels end.
+        Trap: --terminate sends nothing before the daemon's last question is answered, and to a parked address no
+        answer comes. A client whom the daemon was just asking whether it is alive heard nothing then, and strongSwan's
+        tries for 165 s.
+        A daemon that hangs gets the command too: it notices when it goes on. A daemon that has none of the addresses
+        (any more: it was looking anyway) does not: when a look at parked addresses ends nothing, the daemon remembers
+        them (agent/addresses.py: PARKED_LABEL).
         """
         def now() -> None:
             if self.hears(addresses):
@@ -233,6 +252,6 @@ class Daemon:
             now()
 
     def restart(self, done: Callable[[bool, str], None]) -> None:
-        """Start it anew, however it is."""
+        """Restarts it, whatever its state."""
         if self.settings:
-            self.start(["/usr/bin/systemctl", "restart", "ipsec.service"], RESTART, done)
+            self.start(["/usr/bin/systemctl", "restart", "ipsec.service"], RESTART_SECONDS, done)

@@ -1,8 +1,8 @@
-"""What is kept: both epochs, and the last role changes.
+"""What the agent keeps: both epochs, and the last role changes (the history).
 
-Two copies. One in memory (/run), which counts for as long as the machine is up: who writes there never waits. One on
-the disk for the next boot, written by a process of its own, store(). A disk may stand still for minutes: one that
-fails, a storage that moves, a backup that freezes the file system. Who waits for it then takes nothing over, gives
+There are two copies. The one in memory (/run) counts for as long as the machine is up; writing it never waits. The one
+on the disk is for the next boot; a process of its own writes it (store()). A disk may stand still for minutes: it
+fails, the storage moves, a backup freezes the file system. A process that waits for it then takes nothing over, gives
 nothing away, and can not even be killed.
 """
 from __future__ import annotations
@@ -15,17 +15,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path("/run/gateway-agent")
+RUN_FOLDER = Path("/run/gateway-agent")
 DISK = Path("/var/lib/gateway-agent")
 LOCK = ".storing"
 EPOCH, CHANGES = "epoch", "history"
-LAST = 200
+MAX_CHANGES = 200  # role changes in the history
 
 
 def replace(path: Path, text: str, disk: bool = False) -> None:
-    """All of the new text or all of the old one. `disk`: also after a crash of the machine. Raises OSError."""
+    """Replaces a file: a reader gets all of the old text or all of the new one. Raises OSError.
+
+    `disk`: waits until the new text is on the disk, so that this also holds after a crash of the machine.
+    """
     if not path.parent.is_dir():
-        # Trap: to make /run, which is there, the kernel asks for a turn at writing to the disk under / first.
+        # Trap: mkdir() of /run, though it exists, first makes the kernel wait for permission to write to the disk under
+        # /. So mkdir() is called only where the folder is missing.
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, "utf-8")
@@ -33,10 +37,11 @@ def replace(path: Path, text: str, disk: bool = False) -> None:
         _to_the_disk(new)
     os.replace(new, path)
     if disk:
-        _to_the_disk(path.parent)  # else the name may be missing (fsync(2))
+        _to_the_disk(path.parent)  # else the new name may be missing after a crash (fsync(2))
 
 
 def _to_the_disk(path: Path) -> None:
+    """Waits until a file's content, or a folder's names, are on the disk. Raises OSError."""
     number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(number)
@@ -44,18 +49,19 @@ def _to_the_disk(path: Path) -> None:
         os.close(number)
 
 
-def fetch(disk: Path = DISK, folder: Path = FOLDER) -> None:
-    """The first agent since the machine has booted takes what the boot before has left. Raises OSError."""
+def fetch(disk: Path = DISK, folder: Path = RUN_FOLDER) -> None:
+    """Copies what the boot before has left from the disk into memory, where nothing is there yet. Raises OSError."""
     for name in (EPOCH, CHANGES):
         if not (folder / name).exists():
             with contextlib.suppress(FileNotFoundError):
                 replace(folder / name, (disk / name).read_text("utf-8", "replace"))
 
 
-def store(disk: Path = DISK, folder: Path = FOLDER) -> None:
-    """Brings it to the disk, and waits until it is there. Raises OSError.
+def store(disk: Path = DISK, folder: Path = RUN_FOLDER) -> None:
+    """Copies what is in memory to the disk, and waits until it is there. Raises OSError.
 
-    One after the other: one that had to wait for the disk would put something old over what a later one wrote.
+    A lock lets only one process do so at a time: otherwise one that had to wait for the disk could overwrite what a
+    later one wrote with something older.
     """
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -67,8 +73,11 @@ def store(disk: Path = DISK, folder: Path = FOLDER) -> None:
         os.close(lock)
 
 
-def epochs(folder: Path = FOLDER) -> tuple[int, int]:
-    """This node's epoch and the highest one heard of; 0 where nothing is kept. Raises ValueError for a damaged file."""
+def epochs(folder: Path = RUN_FOLDER) -> tuple[int, int]:
+    """This node's epoch and the highest one that it knows of; 0, 0 where nothing is kept.
+
+    Raises ValueError for a damaged file.
+    """
     try:
         numbers = (folder / EPOCH).read_text("utf-8").split()
     except FileNotFoundError:
@@ -78,13 +87,13 @@ def epochs(folder: Path = FOLDER) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
-def keep(own: int, highest: int, folder: Path = FOLDER) -> None:
+def keep(own: int, highest: int, folder: Path = RUN_FOLDER) -> None:
     """Writes both epochs. Raises OSError."""
     replace(folder / EPOCH, f"{own} {highest}\n")
 
 
-def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The role changes, oldest first; damaged lines are left out."""
+def read(folder: Path = RUN_FOLDER) -> list[dict[str, Any]]:
+    """The role changes, the oldest first. Damaged lines are left out."""
     try:
         lines = (folder / CHANGES).read_text("utf-8").splitlines()
     except (OSError, ValueError):
@@ -100,17 +109,18 @@ def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
     return found
 
 
-def note(role: str, cause: str, epoch: int, folder: Path = FOLDER) -> None:
-    """One role change more. Raises OSError."""
+def note(role: str, cause: str, epoch: int, folder: Path = RUN_FOLDER) -> None:
+    """Adds a role change to the history. Raises OSError."""
     entry = {"at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "role": role, "epoch": epoch,
              "cause": cause}
-    entries = [*read(folder)[-(LAST - 1):], entry]
+    entries = [*read(folder)[-(MAX_CHANGES - 1):], entry]
     replace(folder / CHANGES, "".join(json.dumps(each) + "\n" for each in entries))
 
 
-def failbacks(folder: Path = FOLDER) -> list[float]:
-    """How many seconds ago this node failed back, within the last hour."""
-    now, ages = datetime.now().astimezone(), []
+def failbacks(folder: Path = RUN_FOLDER) -> list[float]:
+    """How many seconds ago this node has failed back: one number for each failback of the last hour."""
+    ages: list[float] = []
+    now = datetime.now().astimezone()
     for entry in read(folder):
         try:
             age = now - datetime.fromisoformat(entry["at"])

@@ -1,10 +1,10 @@
-"""heartbeat's paths to the other node, and the interfaces they were opened on.
+"""heartbeat's paths to the other node, and the interfaces on which heartbeat opened them.
 
-heartbeat binds its sockets to an interface when it opens a path. The kernel binds by number (SO_BINDTODEVICE,
-socket(7)), and an interface that is deleted and made anew (`ifdown bond0; ifup bond0`, a restarted networking.service)
-gets another: nothing is heard or sent there until heartbeat opens the path anew. By itself it does so after some
-hundred packets that can not be sent, 90 s with the profile `default` (measured, 3.0.6), and at once when the process
-that sends on a path has ended.
+heartbeat binds its sockets to an interface when it opens a path. The kernel binds by the interface's number
+(SO_BINDTODEVICE, socket(7)). An interface that is deleted and recreated (`ifdown bond0; ifup bond0`, a restarted
+networking.service) gets another number: heartbeat neither hears nor sends there until it opens the path again. By
+itself it does so after some hundred packets that it could not send, 90 s with the profile `default` (measured, 3.0.6),
+and at once when the process that sends on the path has ended.
 """
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from pathlib import Path
 
 from agent import history
 
-OPENED = Path("/run/gateway-heartbeat-interfaces")  # begun by `run opening`, before heartbeat starts
+OPENED_FILE = Path("/run/gateway-heartbeat-interfaces")  # written by `run opening`, before heartbeat starts
 PROC = Path("/proc")
-WRITER = re.compile(r"heartbeat: write: \w+ (\S+)")  # how heartbeat calls its children
+WRITER_TITLE = re.compile(r"heartbeat: write: \w+ (\S+)")  # the title that heartbeat gives its writing children
 
 
-def opened(path: Path = OPENED) -> dict[str, int]:
-    """Interface: its number when heartbeat opened its paths. Empty where nobody wrote it down."""
+def opened(path: Path = OPENED_FILE) -> dict[str, int]:
+    """Each interface's number when heartbeat opened its paths. Empty where note() has written nothing."""
     try:
         return {str(name): int(number) for name, number in json.loads(path.read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def note(numbers: dict[str, int], path: Path = OPENED) -> None:
+def note(numbers: dict[str, int], path: Path = OPENED_FILE) -> None:
     """Writes down what opened() reads. Raises OSError."""
     history.replace(path, json.dumps(numbers))
 
 
-def opening(path: Path = OPENED) -> None:
-    """heartbeat is about to open its paths, on the interfaces as they are now. Raises OSError."""
+def opening(path: Path = OPENED_FILE) -> None:
+    """Notes the interfaces as they are now: heartbeat is about to open its paths on them. Raises OSError."""
     note({name: number for number, name in socket.if_nameindex()}, path)
 
 
 def number(interface: str) -> int:
-    """Its number now, 0 when it is not there."""
+    """The interface's number now, 0 when it does not exist."""
     try:
         return socket.if_nametoindex(interface)
     except OSError:
@@ -50,7 +50,11 @@ def number(interface: str) -> int:
 
 
 def deaf(paths: Iterable[str], then: dict[str, int]) -> tuple[tuple[str, ...], bool, bool]:
-    """Of heartbeat's paths, which are serial devices too: the deaf ones, whether all are, whether all are there."""
+    """Which of heartbeat's paths are deaf: on an interface with another number than `then`, or a missing one.
+
+    `paths` may contain serial devices, which are never deaf. Returns the deaf paths, whether all paths are deaf, and
+    whether all interfaces exist.
+    """
     paths = tuple(paths)
     now = {each: number(each) for each in paths if each in then}
     found = tuple(sorted(each for each in now if now[each] != then[each]))
@@ -58,24 +62,26 @@ def deaf(paths: Iterable[str], then: dict[str, int]) -> tuple[tuple[str, ...], b
 
 
 def writers(heartbeat: int, paths: Iterable[str], proc: Path = PROC) -> list[int]:
-    """The processes by which heartbeat, process number `heartbeat`, sends on these paths."""
+    """The processes through which heartbeat (its process number is `heartbeat`) sends on these paths."""
     found = []
     for each in proc.iterdir():
         if each.name.isdigit():
             try:
                 parent = int((each / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
-                title = WRITER.match((each / "cmdline").read_text("utf-8", "replace")) if parent == heartbeat else None
+                if parent != heartbeat:
+                    continue
+                title = WRITER_TITLE.match((each / "cmdline").read_text("utf-8", "replace"))
             except (OSError, ValueError, IndexError):
-                continue  # it has just ended
+                continue  # the process has just ended
             if title and title[1].rstrip("\0") in paths:
                 found.append(int(each.name))
     return sorted(found)
 
 
 def reopen(heartbeat: int, paths: tuple[str, ...], up: Iterable[str]) -> None:
-    """Has heartbeat open these paths anew, but for those that are `up`: it has done so itself. Raises OSError.
+    """Makes heartbeat open these paths again, except those that are `up`: there it has done so itself. Raises OSError.
 
-    Trap: where the interface is not there heartbeat ends, and is not started again before it is.
+    Trap: where the interface does not exist heartbeat ends, and can not start again before the interface is back.
     """
     left = sorted(set(paths) - set(up))
     found = writers(heartbeat, left)

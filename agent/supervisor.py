@@ -1,7 +1,8 @@
-"""Keeps the worker alive: heartbeat starts this, this forks the worker and feels its pulse.
+"""Keeps the worker alive: heartbeat starts this process, which forks the worker and watches its pulse.
 
-The worker dies or hangs: a new one at once, the addresses stay where they are. Three times within a minute: something
-is wrong with this node. The addresses are given up and heartbeat is stopped, so that the other node takes over.
+When the worker dies or hangs, the supervisor starts a new one at once, and the addresses stay where they are. At the
+third time within a minute something is wrong with this node: the supervisor gives up the addresses and stops heartbeat,
+so that the other node takes over.
 """
 from __future__ import annotations
 
@@ -21,32 +22,37 @@ from agent import worker
 from agent.daemon import progress
 from agent.system import clock, die_with, drain, in_time, log, wake_on
 
-LOCK = Path("/run/gateway-agent.lock")
-BEAT = 0.1  # how often is looked
-HANG = 10  # that many looks without a pulse. Looks, not seconds: this process may have stood still itself
-STARVED = 30  # the same for one that works or waits for the processor, and where looks come late: killing costs more
-LATE, LATELY = 3.0, 10.0  # a look that took that many times as long, within so many seconds
-FIRST = 100  # the same for the first pulse
-LIMIT, WITHIN = 3, 60.0
-LEAVING = 8.0  # a planned leave takes that long at most
-KILLED = 2.0  # a killed process has ended by then, unless it waits for a disk
-HEARTBEAT = "/usr/libexec/heartbeat/heartbeat"
+LOCK_FILE = Path("/run/gateway-agent.lock")
+LOOK_SECONDS = 0.1  # between two looks at the worker
+# A worker hangs after this many looks without a pulse. Looks, not seconds: this process may have stood still itself.
+HANG_LOOKS = 10
+# The same for a worker that works or waits for the processor, and while looks come late: there killing costs more.
+BUSY_HANG_LOOKS = 30
+# A look is late when it took so many times as long as planned; this counts for so many seconds.
+LATE_FACTOR, LATE_MEMORY_SECONDS = 3.0, 10.0
+FIRST_PULSE_LOOKS = 100  # as HANG_LOOKS, for the first pulse of a new worker
+MAX_FAILURES, FAILURE_WINDOW_SECONDS = 3, 60.0  # so many failures within so many seconds: give up
+LEAVE_SECONDS = 8.0  # the worker must have left within that
+KILL_SECONDS = 2.0  # a killed process ends within that, unless it waits for a disk
 
 
 class Failures:
-    """How often within a minute."""
+    """Counts the worker's failures within a minute."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def another(self, now: float) -> bool:
-        """True when it was one too many."""
-        self.times = [at for at in self.times if now - at < WITHIN] + [now]
-        return len(self.times) >= LIMIT
+        """Notes a failure at `now` (seconds). True when it is one too many."""
+        self.times = [at for at in self.times if now - at < FAILURE_WINDOW_SECONDS] + [now]
+        return len(self.times) >= MAX_FAILURES
 
 
-def only_one(path: Path = LOCK) -> int:
-    """The lock of the one agent. One that was left by a heartbeat that died is killed; its addresses stay."""
+def only_one(path: Path = LOCK_FILE) -> int:
+    """Takes the lock that only one agent can hold; returns its descriptor. Raises OSError.
+
+    Kills an agent that a dead heartbeat has left behind. The addresses that it holds stay.
+    """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for attempt in range(40):
         try:
@@ -56,7 +62,7 @@ def only_one(path: Path = LOCK) -> int:
             if attempt == 0:
                 with contextlib.suppress(OSError, ValueError):
                     pid = int(os.pread(lock, 20, 0))
-                    log("notice", f"another agent runs (process {pid}): ending it, going on from where it is")
+                    log("notice", f"another agent runs (process {pid}): killing it, the addresses stay")
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
     else:
@@ -67,10 +73,13 @@ def only_one(path: Path = LOCK) -> int:
 
 
 class Supervisor:
-    """One agent's keeper. `work(pulse)` is the worker's whole life, in a process of its own."""
+    """Watches one worker. `work(pulse)` is the worker's whole life, in a process of its own.
+
+    `pulse`: the descriptor to which the worker writes while it lives. `give_up()` gives up all addresses.
+    """
 
     def __init__(self, work: Callable[[int], None], give_up: Callable[[], None], parent: int = 0) -> None:
-        """`parent`: heartbeat's process, where it may have gone since that was asked."""
+        """`parent`: heartbeat's process number, read early, since heartbeat may end; 0: this process's parent."""
         self.work, self.give_up = work, give_up
         self.failures = Failures()
         self.signals, wakeup = socket.socketpair()
@@ -82,7 +91,7 @@ class Supervisor:
         self.pulse = -1
 
     def fork(self) -> None:
-        """A new worker. Raises OSError."""
+        """Starts a new worker. Raises OSError."""
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         me = os.getpid()
         pid = os.fork()
@@ -96,7 +105,7 @@ class Supervisor:
                 os.close(reading)
                 self.work(writing)
                 code = 0
-            except BaseException as error:  # whatever it is: said once, and a new worker begins
+            except BaseException as error:  # any error is logged once; the supervisor starts a new worker
                 where = error.__traceback__
                 while where and where.tb_next:
                     where = where.tb_next
@@ -108,49 +117,52 @@ class Supervisor:
         self.pid, self.pulse = pid, reading
 
     def watch(self) -> str:
-        """Until the worker ends. Why: ended (as it was told), died, hung, stuck (and does not end), reload."""
+        """Watches the worker until it ends. Returns why: ended (as it was told), died, hung, reload, or stuck.
+
+        hung: it hung and was killed. stuck: it hangs and does not end when killed. reload: it still runs.
+        """
         poll = select.poll()
         poll.register(self.pulse, select.POLLIN)
         poll.register(self.signals.fileno(), select.POLLIN)
-        silent, limit, told, orphan = 0, FIRST, 0.0, 0.0
-        before = "", ""  # what it had worked when it had been silent for half of that
+        silent, limit, told, orphan = 0, FIRST_PULSE_LOOKS, 0.0, 0.0
+        before = "", ""  # its progress() when half of the looks without a pulse were over
         late, looked = 0.0, clock()
         try:
             while True:
-                poll.poll(BEAT * 1000)
+                poll.poll(LOOK_SECONDS * 1000)
                 numbers = drain(self.signals.fileno())
                 try:
                     beat = drain(self.pulse)
                 except OSError:
                     beat = b""
-                silent, limit = (0, HANG) if beat else (silent + 1, limit)
+                silent, limit = (0, HANG_LOOKS) if beat else (silent + 1, limit)
                 done, status = os.waitpid(self.pid, os.WNOHANG)
                 if done:
                     return "ended" if os.waitstatus_to_exitcode(status) == 0 else "died"
-                if silent == limit - HANG // 2:
+                if silent == limit - HANG_LOOKS // 2:
                     before = progress(self.pid)
                 elif silent >= limit and not told:
                     now_at = progress(self.pid)
-                    starved = now_at[0] == "R" or now_at != before or late and clock() - late < LATELY
-                    if silent >= STARVED or not starved:
+                    starved = now_at[0] == "R" or now_at != before or late and clock() - late < LATE_MEMORY_SECONDS
+                    if silent >= BUSY_HANG_LOOKS or not starved:
                         return "hung" if self.kill() else "stuck"
-                    limit += HANG // 2
+                    limit += HANG_LOOKS // 2
                     before = now_at
                 if not beat and not numbers:
-                    # A closed pulse is readable for ever; waitpid() will tell.
+                    # A closed pulse stays readable: poll() returns at once until waitpid() sees the worker's end.
                     time.sleep(0.01)
                 now = clock()
-                if now - looked > LATE * BEAT:
+                if now - looked > LATE_FACTOR * LOOK_SECONDS:
                     late = now
                 looked = now
                 if signal.SIGHUP in numbers:
                     return "reload"
                 orphan = orphan or (now if os.getppid() != self.parent else 0.0)
                 asked = {signal.SIGTERM, signal.SIGINT} & set(numbers)
-                if not told and (asked or orphan and now - orphan > LEAVING):
+                if not told and (asked or orphan and now - orphan > LEAVE_SECONDS):
                     told = now
                     os.kill(self.pid, signal.SIGTERM)
-                if told and now - told > LEAVING:
+                if told and now - told > LEAVE_SECONDS:
                     self.kill()
                     log("err", "the agent did not leave in time: giving the addresses up")
                     self.give_up()
@@ -159,9 +171,9 @@ class Supervisor:
             os.close(self.pulse)
 
     def kill(self) -> bool:
-        """False: it does not end, and can not be helped."""
+        """Kills the worker. False when it does not end within KILL_SECONDS."""
         os.kill(self.pid, signal.SIGKILL)
-        until = clock() + KILLED
+        until = clock() + KILL_SECONDS
         while not os.waitpid(self.pid, os.WNOHANG)[0]:
             if clock() >= until:
                 return False
@@ -169,7 +181,7 @@ class Supervisor:
         return True
 
     def run(self) -> str:
-        """Until it is over: ended, reload, or failed (too often)."""
+        """Keeps a worker running. Returns when that is over: ended, reload, or failed (no worker lives here)."""
         while True:
             try:
                 self.fork()
@@ -180,7 +192,7 @@ class Supervisor:
             if why in ("ended", "reload"):
                 return why
             if why == "stuck":
-                # A second one beside it, and it goes on later: never two.
+                # No new worker: the old one may go on later, and there must never be two.
                 log("err", "the agent hangs and can not be killed: it waits for something that does not come, a disk "
                            "perhaps (`dmesg`)")
                 return "failed"
@@ -191,18 +203,18 @@ class Supervisor:
 
 
 def stop_heartbeat(parent: int) -> None:
-    """So that the other node takes over. It ends this process, too."""
+    """Stops heartbeat (process number `parent`), so that the other node takes over. This ends this process, too."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # heartbeat waits for its clients to end
     log("err", "the agent does not live on this node: addresses given up, stopping heartbeat, so that the other node "
                "takes over. When the reason is gone: `systemctl start heartbeat`")
     if os.path.isdir("/run/systemd/system"):
-        if os.fork() == 0:  # not subprocess, which waits until the disk has given the program
+        if os.fork() == 0:  # not subprocess: that waits until the program is read from the disk
             try:
                 os.execv("/usr/bin/systemctl", ["systemctl", "stop", "--no-block", "heartbeat.service"])
             finally:
                 os._exit(1)
         time.sleep(10)
-    # The second one for a heartbeat that waits for a script of its own: to the other node it still lives.
+    # SIGKILL is for a heartbeat that waits for a script of its own: the other node still takes it for alive.
     for number in (signal.SIGTERM, signal.SIGKILL):
         if os.getppid() == parent and parent > 1:
             os.kill(parent, number)
@@ -210,10 +222,10 @@ def stop_heartbeat(parent: int) -> None:
 
 
 def main() -> int:
-    """heartbeat's child. Ends when heartbeat says so."""
+    """The agent, as heartbeat's child. Returns its exit code when heartbeat ends it or it has given up."""
     heartbeat = os.getppid()
     if heartbeat == 1:
-        # Whoever is asked for it later would take that process for heartbeat, and stay.
+        # Process 1 has adopted this one. The agent would take process 1 for heartbeat, and never end.
         log("err", "heartbeat ended while its agent started: ending, too")
         return 1
     try:
@@ -221,7 +233,7 @@ def main() -> int:
     except configuration.Mistakes as error:
         for line in error.args:
             log("err", f"agent.json: {line}")
-        time.sleep(5)  # heartbeat tries again, and gives up on a client that ends too fast
+        time.sleep(5)  # heartbeat starts it again, but gives up on a client that ends too fast
         return 1
     lock = only_one()
     in_time()
@@ -245,10 +257,10 @@ def main() -> int:
             try:
                 configuration.load()
             except configuration.Mistakes as error:
-                log("err", f"agent.json: {'; '.join(error.args)}: the agent goes on as it was")
+                log("err", f"agent.json: {'; '.join(error.args)}: the agent goes on with its old settings")
                 continue
-            # The new code and the new settings, in the same process: for heartbeat nothing happened.
-            log("info", "starting anew, the addresses stay")
+            # Load the new code and settings in the same process, so that heartbeat does not notice.
+            log("info", "restarting, the addresses stay")
             os.close(lock)
             os.execv(sys.executable, [sys.executable, *sys.argv])
         if why == "failed":

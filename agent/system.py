@@ -1,4 +1,4 @@
-"""What the processes of the agent need of the system."""
+"""What the agent's processes need from the operating system: clock, log, priority, signals."""
 from __future__ import annotations
 
 import collections
@@ -19,12 +19,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def clock() -> float:
-    """Steady, and goes on while the machine sleeps."""
+    """Seconds, from a clock that never jumps and goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Log:
-    """The system's log. Never waits: syslog(3) would, while the log's daemon hangs or is flooded."""
+    """The system's log. It never waits; syslog(3) would, while the log's daemon hangs or is flooded."""
 
     def __init__(self) -> None:
         self.socket: socket.socket | None = None
@@ -35,7 +35,7 @@ class Log:
         self.flush()
 
     def flush(self) -> None:
-        """Sends what waits; what is not taken stays for the next time."""
+        """Sends the waiting lines. What the log's daemon does not take stays for the next call."""
         while self.waiting:
             try:
                 if self.socket is None:
@@ -46,7 +46,7 @@ class Log:
                 self.waiting.popleft()
             except BlockingIOError:
                 return
-            except OSError:  # its daemon was restarted
+            except OSError:  # the log's daemon was restarted
                 if self.socket:
                     self.socket.close()
                 self.socket = None
@@ -57,12 +57,15 @@ log = Log()
 
 
 def in_time() -> str:
-    """Real-time priority (low, as heartbeat's own), memory that stays, no pauses for garbage. What was refused."""
+    """Gives this process real-time priority (low, as heartbeat's), locked memory, no garbage collection pauses.
+
+    Returns what the kernel refused, empty when nothing.
+    """
     refused = []
     gc.collect()
     gc.freeze()
     try:
-        # Commands that are started do not inherit it.
+        # RESET_ON_FORK: the commands that the agent starts do not inherit the priority.
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError as error:
         refused.append(f"real-time priority ({error.strerror})")
@@ -72,14 +75,14 @@ def in_time() -> str:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the parent ends."""
+    """Makes the kernel kill this process when its parent, process number `parent`, ends."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def wake_on(signals: tuple[int, ...], wakeup: socket.socket) -> None:
-    """Signals arrive as bytes in `wakeup`, which is polled."""
+    """Makes each of these signals arrive as a byte in `wakeup`, which the loop polls."""
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     for each in signals:
@@ -87,7 +90,7 @@ def wake_on(signals: tuple[int, ...], wakeup: socket.socket) -> None:
 
 
 def drain(fd: int) -> bytes:
-    """All that is in a descriptor that does not wait."""
+    """All bytes that a non-blocking descriptor holds now."""
     data = b""
     with contextlib.suppress(BlockingIOError, InterruptedError):
         while more := os.read(fd, 4096):

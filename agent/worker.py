@@ -1,7 +1,12 @@
-"""The one loop: events to decide.py, its actions to the kernel, heartbeat, the daemon, the log."""
+"""The agent's one loop: it gives events to decide.py, and carries out the actions that come back.
+
+Events come from heartbeat, the kernel, the IPsec daemon and the control socket. Actions go to the kernel, heartbeat,
+the daemon and the log.
+"""
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -10,34 +15,34 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from agent import announce, control, decide, history, paths
 from agent.addresses import Addresses, Refused, Watch
-from agent.daemon import LISTEN, Daemon, Job, progress
+from agent.daemon import LISTEN_SECONDS, Daemon, Job, progress
 from agent.heartbeat import Gone, Heartbeat
-from agent.offset import FIELD, Offset
+from agent.offset import CLOCK_FIELD, Offset
 from agent.probe import Probe
 from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
-TICK = 0.05
-GLANCE = 0.1  # heartbeat's turns on the processor are looked at this often
-ECHO, ECHO_EVERY = 0.5, 2.0  # a message to itself is back by then; one is sent this often
-# What is kept is brought to the disk by a process of its own (agent/history.py). Not at once: a take-over comes first.
-LATER, STORE = 1.0, ("/usr/local/lib/gateway/agent/run", "store")
-LAST = 1.0  # this process ends, perhaps because the machine does: so long it waits for that
-PAUSED = 45.0  # heartbeat reads nothing of its clients for 30 s and the deadtime at most, if it lives
-# Salt makes it when all of this node is as the master wants it (drift.compared); a boot takes it away.
-COMPARED = Path("/run/gateway/current")
-FORMER = Path("/run/gateway-agent.addresses")  # what is held, for whoever comes after with other settings
+TICK_SECONDS = 0.05
+TURNS_EVERY_SECONDS = 0.1  # between two looks at heartbeat's turns on the processor
+# The agent sends a message to itself through heartbeat every ECHO_EVERY_SECONDS; it should be back after ECHO_SECONDS.
+ECHO_SECONDS, ECHO_EVERY_SECONDS = 0.5, 2.0
+# A process of its own writes epochs and history to the disk (agent/history.py). Not at once: a takeover comes first.
+STORE_DELAY_SECONDS, STORE_COMMAND = 1.0, ("/usr/local/lib/gateway/agent/run", "store")
+LAST_STORE_SECONDS = 1.0  # when the agent ends, perhaps because the machine does, it waits this long for that process
+CLIENTS_PAUSED_SECONDS = 45.0  # a living heartbeat reads nothing from its clients for 30 s and the deadtime at most
+# Salt makes this file when all of this node is as the master wants it (drift.compared). A boot removes it.
+COMPARED_MARK = Path("/run/gateway/current")
+HELD_FILE = Path("/run/gateway-agent.addresses")  # the addresses held here, for a later agent with other settings
 
 
-def former(path: Path = FORMER) -> list[Address]:
-    """What this node held last."""
+def former(path: Path = HELD_FILE) -> list[Address]:
+    """The addresses that this node held last, from HELD_FILE."""
     try:
         return [Address(*each) for each in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):
@@ -45,14 +50,14 @@ def former(path: Path = FORMER) -> list[Address]:
 
 
 def release(settings: Settings | None) -> None:
-    """Gives up all addresses, whoever holds them for whatever reason. Raises OSError."""
+    """Takes all virtual IPs off this node, those of former settings too. Raises OSError."""
     wanted = {*former(), *(settings.addresses if settings else ())}
     Addresses(wanted).leave()
-    FORMER.unlink(missing_ok=True)
+    HELD_FILE.unlink(missing_ok=True)
 
 
 def reloading() -> bool:
-    """heartbeat ends its clients also when it only reads ha.cf again (`heartbeat -r`, ExecReload of the unit)."""
+    """Whether heartbeat ends the agent only because it reads ha.cf again (`heartbeat -r`, ExecReload of the unit)."""
     if not os.path.isdir("/run/systemd/system"):
         return False
     try:
@@ -64,37 +69,38 @@ def reloading() -> bool:
 
 
 class Worker:
-    """One life of the agent. run() returns when it is over."""
+    """The agent from its start to its end. run() returns when it has ended."""
 
     def __init__(self, settings: Settings, pulse: int, parent: int) -> None:
-        """`pulse`: where to say that it lives; `parent`: heartbeat's process."""
+        """`pulse`: the descriptor that shows the supervisor that this process lives. `parent`: heartbeat's process."""
         self.settings, self.pulse, self.parent = settings, pulse, parent
         self.poll = select.poll()
         self.ready: dict[int, Callable[[], None]] = {}
         self.jobs: list[Job] = []
         self.heartbeat: Heartbeat | None = None
         self.heartbeat_fd = -1
-        self.echo_sent = self.waits = 0.0  # when it was sent; since when one is waited for
+        self.echo_sent = self.waits = 0.0  # when the last echo was sent; since when one is awaited (0: none is)
         self.echoes = 0
-        self.unread = False  # what it says is not read
-        self.turns, self.turned, self.glanced = "", 0.0, 0.0  # heartbeat's on the processor; the last; when looked at
+        self.unread = False  # heartbeat does not read this agent's messages now
+        # heartbeat's turns on the processor; when they last changed; when they were last read
+        self.turns, self.turned, self.glanced = "", 0.0, 0.0
         self.next_try = self.next_look = self.before = 0.0
-        self.listen_at = 0.0  # when the daemon is told once more to look at its addresses, if it has to be
-        # When what is kept has to be brought to the disk, if it has: an agent that was killed may have left that.
-        self.store_at = clock() + LATER
-        self.storing = False  # one at a time, however long it takes
+        self.listen_at = 0.0  # when to tell the daemon once more to read its addresses; 0: not necessary
+        # When to write epochs and history to the disk; 0: not necessary. An agent that was killed may not have done so.
+        self.store_at = clock() + STORE_DELAY_SECONDS
+        self.storing = False  # such a process runs; one at a time, however long it takes
         self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
         self.probe: Probe | None = None
-        self.clients: dict[int, int] = {}  # number of a command: its client
+        self.clients: dict[int, int] = {}  # number of a command: the client that sent it
         self.ended = False
-        self.queue: list[Any] = []
+        self.queue: list[decide.Event] = []
 
         gone = set(former()) - set(settings.addresses)
         if gone:
             Addresses(gone).leave()
-            log("notice", f"{', '.join(each.address for each in gone)}: no virtual IP any more, given up")
+            log("notice", f"{', '.join(each.address for each in gone)}: no virtual IP any more, taken off")
         self.addresses = Addresses(settings.addresses)
         self.links = Watch()
         self.add(self.links.socket.fileno(), self.on_link)
@@ -113,11 +119,11 @@ class Worker:
         try:
             history.fetch()
         except OSError as error:
-            log("err", f"what was kept is not to be had: {error}")
+            log("err", f"the kept epochs and history are not available: {error}")
         try:
             own, highest = history.epochs()
         except ValueError as error:
-            log("err", f"{error}: begins at 0")
+            log("err", f"{error}: the epochs begin at 0")
             own = highest = 0
         now = clock()
         site = decide.Site(
@@ -125,21 +131,23 @@ class Worker:
             settings.deadping, settings.failback == "auto", settings.failback_delay, fence=settings.fence is not None,
             daemon=settings.daemon is not None, compare=settings.compare)
         self.now = now
-        self.machine = decide.Machine(site, now, own, highest, state, [now - age for age in history.failbacks()])
-        self.machine.compared = self.machine.compared or COMPARED.exists()
+        self.machine = decide.RoleMachine(site, now, own, highest, state, [now - age for age in history.failbacks()])
+        self.machine.compared = self.machine.compared or COMPARED_MARK.exists()
 
     # The loop
 
     def add(self, fd: int, call: Callable[[], None]) -> None:
+        """From now on `call` is called when the descriptor is readable."""
         self.ready[fd] = call
         self.poll.register(fd, select.POLLIN)
 
     def remove(self, fd: int) -> None:
+        """Ends add()."""
         del self.ready[fd]
         self.poll.unregister(fd)
 
     def run(self) -> None:
-        """Until it is over."""
+        """Runs the loop until the agent ends."""
         refused = in_time()
         log("info", f"started on {self.settings.node}, addresses {self.held_before}"
                     + (f", without {refused}" if refused else ""))
@@ -150,12 +158,12 @@ class Worker:
             self.handle(decide.Missing(self.missing))
         self.before = clock()
         while not self.ended:
-            found = self.poll.poll(TICK * 1000)
+            found = self.poll.poll(TICK_SECONDS * 1000)
             self.now = now = clock()
             gap = now - self.before
             if gap > self.settings.deadtime:
-                self.handle(decide.Gap(gap))  # before anything that came meanwhile is read
-            if gap > 2 * TICK:
+                self.handle(decide.Gap(gap))  # before the loop reads anything that came meanwhile
+            if gap > 2 * TICK_SECONDS:
                 self.turned += gap  # heartbeat may have stood still as well
                 self.waits += gap if self.waits else 0.0
                 for job in self.jobs:
@@ -169,11 +177,12 @@ class Worker:
         self.store_last()
 
     def beat(self) -> None:
-        """For the supervisor: not hung."""
+        """Shows the supervisor that this process does not hang."""
         with contextlib.suppress(BlockingIOError):
             os.write(self.pulse, b".")
 
     def tick(self, now: float) -> None:
+        """Everything that is due by time."""
         log.flush()
         self.keep_heartbeat(now)
         for job in [each for each in self.jobs if now >= each.deadline]:
@@ -197,11 +206,11 @@ class Worker:
             self.look()
         self.handle(decide.Tick())
 
-    def handle(self, event: Any, more: bool = False) -> None:
-        """One event, and what came up while it was handled. `more`: others of the same moment follow.
+    def handle(self, event: decide.Event, more: bool = False) -> None:
+        """Handles one event, and the events that arise meanwhile. `more`: others of the same moment follow.
 
-        For the machine it is the time of the loop's last look at the clock: when this process stands still between
-        two lines, no deadline has passed before the loop has noticed, and has read what came meanwhile.
+        The state machine gets the time at which the loop last read the clock. When this process stands still between
+        two lines, no deadline passes before the loop has noticed it and has read what came meanwhile.
         """
         self.queue.append(event)
         while self.queue and not self.ended:
@@ -216,18 +225,19 @@ class Worker:
     # Where events come from
 
     def keep_heartbeat(self, now: float) -> None:
+        """Signs on to heartbeat where necessary, reads from it, and decides whether it is alive."""
         deadtime = self.settings.deadtime
         if not self.heartbeat:
             if now < self.next_try:
                 return
-            self.next_try = now + 2 * TICK
+            self.next_try = now + 2 * TICK_SECONDS
             try:
                 self.heartbeat = Heartbeat(self.settings.node, self.settings.peer, self.settings.ping_nodes,
                                            self.beat)
             except Gone as error:
                 if self.refusal != str(error):
                     self.refusal = str(error)
-                    log("warning", f"heartbeat: {error}; trying on")
+                    log("warning", f"heartbeat: {error}; trying again")
                 return
             self.refusal = ""
             self.heartbeat_fd = self.heartbeat.fileno()
@@ -239,26 +249,28 @@ class Worker:
             self.handle(decide.Connected(True))
             self.on_heartbeat()
             return
-        # A heartbeat that hangs keeps the connection, and is dead for the peer: it has no more turns on the processor
-        # (4 a second at least while it lives: POLL_INTERVAL in heartbeat.c). One that has them and is of no use does
-        # not return a message to itself; such a message costs heartbeat much on both nodes, and is sent seldom.
-        # Trap: while the peer's starts itself anew and acknowledges nothing, heartbeat reads nothing of its clients
-        # ("all clients are now paused"), for half a minute, and is alive all the same.
+        # A heartbeat that hangs keeps the connection, but the peer takes it for dead. It gets no more turns on the
+        # processor (a living one gets 4 a second at least: POLL_INTERVAL in heartbeat.c). A heartbeat that has turns
+        # and still does not work does not return a message that the agent sends to itself. Such a message costs
+        # heartbeat much on both nodes, so the agent sends few.
+        # Trap: while the peer's heartbeat restarts itself and acknowledges nothing, this node's heartbeat reads nothing
+        # from its clients ("all clients are now paused") for half a minute. It is alive all the same.
         patience = max(1.0, deadtime)
-        if now - self.glanced >= GLANCE:
+        if now - self.glanced >= TURNS_EVERY_SECONDS:
             self.glanced = now
             turns = progress(self.parent)[1]
             if turns and turns != self.turns:
                 self.turns, self.turned = turns, now
-        self.unread = self.waits > 0.0 and now - self.waits > ECHO
-        silent = now - self.turned > patience or (self.waits > 0.0 and now - self.waits > PAUSED + deadtime)
-        if now - self.echo_sent >= (patience if self.unread else ECHO_EVERY):
+        self.unread = self.waits > 0.0 and now - self.waits > ECHO_SECONDS
+        waits_long = self.waits > 0.0 and now - self.waits > CLIENTS_PAUSED_SECONDS + deadtime
+        silent = now - self.turned > patience or waits_long
+        if now - self.echo_sent >= (patience if self.unread else ECHO_EVERY_SECONDS):
             self.echo_sent = now
             self.waits = self.waits or now
             self.post({"kind": "echo"}, self.settings.node)
         if self.heartbeat and silent == self.machine.connected:
             self.handle(decide.Connected(not silent))
-        self.on_heartbeat()  # the library may hold messages that poll() does not know of
+        self.on_heartbeat()  # the library may hold messages that poll() does not see
 
     def on_heartbeat(self) -> None:
         if not self.heartbeat:
@@ -274,14 +286,14 @@ class Worker:
             if not self.machine.connected:
                 self.handle(decide.Connected(True))
         if events:
-            self.turned = clock()  # it says something, so it lives, however late it is with the rest
+            self.turned = clock()  # heartbeat reports something, so it lives, however late the echo is
         for number, event in enumerate(events, 1):
             if isinstance(event, decide.Received):
                 self.offset.heard(event.message, time.time())
             self.handle(event, number < len(events))
 
     def lost(self, why: str) -> None:
-        """heartbeat has gone; it is tried again at every second tick."""
+        """The connection to heartbeat has ended. keep_heartbeat() tries again at every second tick."""
         if self.heartbeat:
             self.remove(self.heartbeat_fd)
             self.heartbeat.close()
@@ -289,7 +301,8 @@ class Worker:
             log("warning", f"heartbeat: {why}")
             self.handle(decide.Connected(False))
 
-    def post(self, message: dict[str, Any], node: str = "") -> None:
+    def post(self, message: Mapping[str, object], node: str = "") -> None:
+        """Sends a message to the peer's agent, or to the agent on `node`."""
         if self.heartbeat:
             try:
                 self.heartbeat.send(message, node)
@@ -306,6 +319,7 @@ class Worker:
             self.handle(decide.Uplink(name, up))
 
     def look(self) -> None:
+        """Once a second: the addresses, heartbeat's paths, and whether this node was compared with the master."""
         self.next_look = clock() + 1.0
         state, held, missing = self.addresses.look()
         if missing or self.machine.missing:
@@ -314,8 +328,8 @@ class Worker:
             self.handle(decide.Found(held, state == "parked"))
         if self.heartbeat:
             self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
-        if COMPARED.exists() != self.machine.compared:
-            self.handle(decide.Compared(COMPARED.exists()))
+        if COMPARED_MARK.exists() != self.machine.compared:
+            self.handle(decide.Compared(COMPARED_MARK.exists()))
 
     def on_probe(self) -> None:
         for each in self.probe.heard() if self.probe else ():
@@ -326,15 +340,15 @@ class Worker:
             self.handle(decide.Terminate(reloading()))
 
     def outside(self) -> list[str]:
-        """The virtual IPs that clients call."""
+        """The virtual IPs on the uplinks: those that clients call."""
         return [each.address for each in self.settings.addresses if each.interface in self.settings.uplinks]
 
     def on_listened(self, ok: bool) -> None:
         hears = self.daemon.hears(self.outside())
         if ok or hears:
             self.queue.append(decide.Listened(hears))
-        else:  # dead or hung, which is noticed by itself, or only late: told once more
-            self.listen_at = clock() + LISTEN
+        else:  # it is dead or hung, which tick() notices, or only late: tell it once more
+            self.listen_at = clock() + LISTEN_SECONDS
 
     def on_daemon_died(self) -> None:
         self.remove(self.daemon_fd)
@@ -344,21 +358,25 @@ class Worker:
     def on_client(self) -> None:
         number = self.server.accept()
         if number is not None:
-            self.add(number, lambda: self.server.read(number) or self.remove(number))
+            self.add(number, functools.partial(self.on_readable, number))
 
-    def on_question(self, client: int, question: dict[str, Any]) -> None:
+    def on_readable(self, client: int) -> None:
+        if not self.server.read(client):
+            self.remove(client)
+
+    def on_question(self, client: int, question: dict[str, object]) -> None:
         name = question.get("command")
         if name == "status":
             self.server.answer(client, self.status())
-        elif name in ("standby", "takeover"):
+        elif isinstance(name, str) and name in ("standby", "takeover"):
             number = max(self.clients, default=0) + 1
             self.clients[number] = client
             self.handle(decide.Command(name, question.get("force") is True, number))
         else:
             self.server.answer(client, {"error": f"unknown command {name!r}"[:200]})
 
-    def status(self) -> dict[str, Any]:
-        """What `run status` prints."""
+    def status(self) -> control.Status:
+        """The answer to `run status`."""
         machine, peer = self.machine, self.machine.fresh()
         if not peer:
             self.offset.forget()
@@ -381,47 +399,53 @@ class Worker:
         }
 
     def start(self, command: Sequence[str], timeout: float, done: Callable[[bool, str], None]) -> None:
-        """A command beside the loop."""
+        """Runs a command beside the loop. `timeout`: seconds. `done(ok, why)` is called when it ends."""
         try:
             job = Job(command, timeout, clock(), done)
         except OSError as error:
             done(False, f"{command[0]}: {error.strerror}")
             return
         self.jobs.append(job)
-        self.add(job.fd, lambda: (self.drop(job), job.ended(), None)[-1])
+
+        def over() -> None:
+            self.drop(job)
+            job.ended()
+
+        self.add(job.fd, over)
 
     def store(self) -> None:
-        """What is kept, to the disk."""
-        def stored(_ok: bool, _why: str) -> None:  # it has said itself what was wrong
+        """Starts the process that writes epochs and history to the disk."""
+        def stored(_ok: bool, _why: str) -> None:  # the process has logged itself what was wrong
             self.storing = False
 
         self.store_at, self.storing = 0.0, True
-        self.start(STORE, math.inf, stored)
+        self.start(STORE_COMMAND, math.inf, stored)
 
     def store_last(self) -> None:
-        """The same as the last thing that this process does, and for a moment it waits for that."""
-        until = clock() + LAST
+        """Does what is left of store() when the agent ends, and waits for it, LAST_STORE_SECONDS at most."""
+        until = clock() + LAST_STORE_SECONDS
         while (self.store_at or self.storing) and clock() < until:
             if not self.storing:
                 self.store()
             self.beat()
-            time.sleep(TICK)
+            time.sleep(TICK_SECONDS)
             for job in [each for each in self.jobs if each.process.poll() is not None]:
                 self.drop(job)
                 job.ended()
 
     def drop(self, job: Job) -> None:
+        """The loop no longer waits for this command."""
         self.jobs.remove(job)
         self.remove(job.fd)
 
-    # Actions
+    # Actions: do_NAME carries out decide.NAME
 
     def do_hold(self, _action: decide.Hold) -> None:
         try:
             self.addresses.hold()
         finally:
             self.do_announce(decide.Announce())
-            history.replace(FORMER, json.dumps(self.settings.addresses))
+            history.replace(HELD_FILE, json.dumps(self.settings.addresses))
             self.daemon.listen(self.on_listened)
 
     def do_restore(self, _action: decide.Restore) -> None:
@@ -432,7 +456,7 @@ class Worker:
 
     def do_announce(self, _action: decide.Announce) -> None:
         now = clock()
-        self.announcing = [now + each for each in announce.TIMES[1:]]
+        self.announcing = [now + each for each in announce.ANNOUNCE_AT_SECONDS[1:]]
         for wrong in announce.send(self.settings.addresses):
             log("warning", wrong)
 
@@ -443,8 +467,9 @@ class Worker:
     def do_unmute(self, _action: decide.Unmute) -> None:
         self.addresses.unmute()
         self.do_announce(decide.Announce())
-        # Who knows what it was told meanwhile. Trap: one that looks while they are silenced can not have them, and does
-        # not try again when it looks once more (5.2): that takes a restart. One that is only busy is told once more.
+        # The daemon may have been told to look at its addresses meanwhile. Trap: a daemon that looks while they are
+        # muted can not bind them, and does not try again when it looks once more (5.2): it must be restarted. A daemon
+        # that is only busy is told once more.
         self.daemon.listen(self.on_listened, call=False)
 
     def do_park(self, _action: decide.Park) -> None:
@@ -457,7 +482,7 @@ class Worker:
     def do_leave(self, _action: decide.Leave) -> None:
         self.announcing.clear()
         self.addresses.leave()
-        FORMER.unlink(missing_ok=True)
+        HELD_FILE.unlink(missing_ok=True)
         self.daemon.forget()
 
     def do_restart(self, _action: decide.Restart) -> None:
@@ -479,7 +504,7 @@ class Worker:
             self.add(self.probe.socket.fileno(), self.on_probe)
         wrong = self.probe.ask()
         if wrong and self.probe.asked == 1:
-            log("warning", f"ping nodes are asked: {'; '.join(wrong)}")
+            log("warning", f"the ping nodes can not be asked: {'; '.join(wrong)}")
 
     def do_trust(self, _action: decide.Trust) -> None:
         if self.probe:
@@ -494,16 +519,16 @@ class Worker:
 
     def do_send(self, action: decide.Send) -> None:
         if self.unread and action.message["kind"] == "state" and not {"ask", "re"} & set(action.message):
-            return  # it would only wait in a queue, and there is a newer one a second later
-        self.post(action.message | {FIELD: round(time.time(), 3)})
+            return  # it would only wait in a queue, and a newer one follows a second later
+        self.post(action.message | {CLOCK_FIELD: round(time.time(), 3)})
 
     def do_keep(self, action: decide.Keep) -> None:
         history.keep(action.own, action.highest)
-        self.store_at = clock() + LATER
+        self.store_at = clock() + STORE_DELAY_SECONDS
 
     def do_note(self, action: decide.Note) -> None:
         history.note(action.role, action.cause, action.epoch)
-        self.store_at = clock() + LATER
+        self.store_at = clock() + STORE_DELAY_SECONDS
 
     def do_log(self, action: decide.Log) -> None:
         log(action.priority, action.text)

@@ -1,5 +1,5 @@
 {%- set gateway = salt['gateway.settings']() %}
-# The role agent (docs/takeover.md), which heartbeat starts. A change here moves nothing: see heartbeat_current.
+# The role agent (docs/takeover.md), which heartbeat starts. A change of its files moves no role: see heartbeat_current.
 heartbeat_agent:
   file.recurse:
     - name: /usr/local/lib/gateway/agent
@@ -7,7 +7,7 @@ heartbeat_agent:
     - file_mode: '0644'
     - dir_mode: '0755'
     - clean: True
-    # Python's own, on either side; and the one program, which has a mode of its own.
+    # Python's cache, on the master and the node; and the program `run`, which has its own mode (below).
     - exclude_pat: E@__pycache__|^run$
     - require:
       - pkg: heartbeat_packages
@@ -29,7 +29,7 @@ heartbeat_agent:
     - require:
       - file: /usr/local/lib/gateway/agent/run
 
-# What heartbeat leaves behind when it ends, whatever became of the agent.
+# Cleans up when heartbeat has ended, whatever became of the agent.
 /usr/local/sbin/heartbeat-ended:
   file.managed:
     - source: salt://heartbeat/files/heartbeat-ended

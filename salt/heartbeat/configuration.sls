@@ -1,5 +1,5 @@
 {%- set gateway = salt['gateway.settings']() %}
-# Each file is read by heartbeat itself before it gets its name.
+# heartbeat's own parser reads each file before it is put in place.
 /etc/ha.d/ha.cf:
   file.managed:
     - source: salt://heartbeat/files/ha.cf.jinja
@@ -16,7 +16,7 @@
       - file: /etc/ha.d/agent.json
       {%- endif %}
 
-# Who owns the resource, and with what key the nodes talk: under a running pair these two wait for a person.
+# The resource's owner and the key between the nodes: while the pair runs, a change of these two waits for a person.
 /etc/ha.d/haresources:
   heartbeat.haresources:
     - contents: {{ salt['heartbeat.haresources'](gateway) | json }}

@@ -1,6 +1,6 @@
 {%- set gateway = salt['gateway.settings']() %}
-# The two nodes as one: chapter 4.6 of the paper. What is reloaded when, and what waits for a person, is in
-# docs/heartbeat.md; who decides which node is active, in docs/takeover.md.
+# heartbeat on both nodes: chapter 4.6 of the paper. docs/heartbeat.md says what is reloaded when and what waits for a
+# person, docs/takeover.md who decides which node is active.
 include:
   - .install
   {%- if gateway.heartbeat.agent %}
@@ -10,7 +10,7 @@ include:
   - .configuration
   - .service
 
-# What it manages is written down, for the drift beacon.
+# Records what this formula manages, for the drift beacon.
 heartbeat-recorded:
   drift.recorded:
     - name: heartbeat

@@ -1,11 +1,11 @@
 {%- set gateway = salt['gateway.settings']() %}
-# The package starts the daemon at once; without ha.cf it only says so and ends.
+# The package starts the daemon at once. Without ha.cf it only reports that, and ends.
 heartbeat_packages:
   pkg.installed:
     - pkgs: {{ gateway.packages.heartbeat | json }}
     - install_recommends: False
 
-# Who decides does not change under a running heartbeat: what is written waits for this.
+# The decider must not change under a running heartbeat, so the files that depend on it require this state.
 heartbeat_way:
   heartbeat.way:
     - name: {{ 'agent' if gateway.heartbeat.agent else 'scripts' }}

@@ -18,7 +18,7 @@
       - pkg: heartbeat_packages
 {%- if not gateway.heartbeat.agent %}
 
-# On the active node a changed address or tunnel counts at once; on the standby this does nothing.
+# On the active node a changed address or tunnel takes effect at once. On the standby this does nothing.
 heartbeat_resource_reload:
   cmd.run:
     - name: /etc/ha.d/resource.d/gateway reload 'Salt changed gateway.conf'

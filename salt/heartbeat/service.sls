@@ -1,5 +1,5 @@
 {%- set gateway = salt['gateway.settings']() %}
-# A node that is not complete must not become active.
+# A node must not become active before all its formulas are applied.
 include:
   - .resource
 {%- for formula in ('kernel', 'bonding', 'firewall', 'openswan') if gateway.features[formula] %}
@@ -23,7 +23,7 @@ heartbeat_compared:
       - sls: {{ formula }}
       {%- endfor %}
 
-# Nothing here restarts heartbeat: that would move the addresses.
+# No state here restarts heartbeat: that would move the addresses.
 heartbeat_service:
   service.running:
     - name: heartbeat

@@ -32,13 +32,13 @@ def at(address: str) -> list[str]:
 
 
 def inside() -> None:
-    """Runs in the namespace: every way from one state to another."""
+    """Runs in the namespace: every change from one state to another."""
     ip(*VETH[1:])
     for each in ("lo", "outer", "far"):
         ip("link", "set", each, "up")
     ip("address", "add", "192.0.2.11/24", "dev", "outer")
     ip("address", "add", "2001:db8::11/64", "dev", "outer", "nodad")
-    for _ in range(500):  # the kernel makes an address's local route a moment later, on a busy machine much later
+    for _ in range(500):  # the kernel adds an address's local route a moment later, on a busy machine much later
         if answers("192.0.2.11") and answers("2001:db8::11"):
             break
         time.sleep(0.01)
@@ -46,14 +46,14 @@ def inside() -> None:
     quiet = [FOUR.address, SIX.address]
 
     def expect(way: str, *wanted: object) -> None:
-        # the kernel's own work takes its time, on a busy machine longer
+        # the kernel finishes its own work a moment later, on a busy machine later still
         for _ in range(200):
             found = (both.look()[0], [answers(each) for each in quiet], [at(each) for each in quiet])
             if found == wanted:
                 break
             time.sleep(0.01)
         assert found == wanted, way
-        # What is not ours is never touched
+        # The agent never touches an address that is not its own
         assert answers("192.0.2.11") and answers("2001:db8::11"), way
 
     steps = {"hold": ("held", True, ["outer"]), "unmute": ("held", True, ["outer"]),
@@ -65,7 +65,7 @@ def inside() -> None:
             getattr(both, step)()
         state, answered, where = steps[way.split()[-1]]
         expect(way, state, [answered] * 2, [where] * 2)
-    # By hand, with prefix lengths that are not ours
+    # A person has added them, with other prefix lengths than the agent's
     for step in ("leave", "park"):
         both.hold()
         ip("address", "add", f"{FOUR.address}/26", "dev", "outer")
@@ -79,12 +79,12 @@ def inside() -> None:
     watch, carriers = Watch(), {}
     both.hold()
     watch.read(carriers.__setitem__)
-    assert "deprecated" in ip("-6", "address", "show", "dev", "outer", "to", SIX.address)  # never a source by itself
+    assert "deprecated" in ip("-6", "address", "show", "dev", "outer", "to", SIX.address)  # never a source address
     ip("address", "delete", "192.0.2.10/32", "dev", "outer")
     assert watch.read(carriers.__setitem__) and both.look()[2] == ("192.0.2.10",)
 
     def heard_of(carrier: bool) -> None:
-        # the kernel tells of a carrier in its own time (linkwatch), up to a second later
+        # the kernel reports a carrier up to a second later (linkwatch)
         for _ in range(300):
             watch.read(carriers.__setitem__)
             if carriers.get("outer") is carrier:
@@ -100,7 +100,7 @@ def inside() -> None:
     both.hold()
     assert both.look()[0] == "held" and not both.look()[2]
 
-    # The daemon looks with SIOCGIFCONF and ignores a name that is no interface's (see the trap at PARKED).
+    # The daemon reads with SIOCGIFCONF and ignores a label that is no interface's name (the trap at PARKED_LABEL).
     both.park()
     assert f"inet {FOUR.address}/32 scope global parked" in ip("address", "show", "lo")
     both.hold()

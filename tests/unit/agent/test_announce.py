@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import struct
 
-from agent.announce import TIMES, checksum, frames
+from agent.announce import ANNOUNCE_AT_SECONDS, checksum, frames
 from agent.settings import Address
 
 MAC = bytes.fromhex("020000001100")
@@ -33,4 +33,4 @@ def test_unsolicited_advertisement():
 
 
 def test_repeated():
-    assert TIMES[0] == 0 and len(TIMES) >= 5 and TIMES[-1] >= 2
+    assert ANNOUNCE_AT_SECONDS[0] == 0 and len(ANNOUNCE_AT_SECONDS) >= 5 and ANNOUNCE_AT_SECONDS[-1] >= 2

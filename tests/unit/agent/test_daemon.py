@@ -16,7 +16,7 @@ from agent.settings import DaemonSettings
 
 
 class World:
-    """Commands are written down; the test answers them."""
+    """Records the commands; the test answers them."""
 
     def __init__(self, tmp_path, monkeypatch):
         monkeypatch.setattr(daemon, "PIDFILE", tmp_path / "pluto.pid")
@@ -34,7 +34,7 @@ class World:
 
 
 def comes_to(pid, state):
-    """Wait for a process's state."""
+    """Wait until a process has this state."""
     while daemon.progress(pid)[0] != state:
         time.sleep(0.005)
 
@@ -79,7 +79,7 @@ def silent(world, now, why="whack took longer than 0.8 s"):
 
 
 def test_a_daemon_that_works_is_given_time(world, pluto, monkeypatch):
-    """After a takeover a hundred clients call at once: a hand-over for that would go on for ever."""
+    """After a takeover a hundred clients call at once. A hand-over for that reason would never end."""
     worked = iter(range(1000))
     monkeypatch.setattr(daemon, "progress", lambda _pid: ("S", str(next(worked))))
     world.daemon.tick(0.0)
@@ -100,7 +100,7 @@ def test_it_waits_for_the_processor(world, pluto, monkeypatch):
 
 def test_the_question_itself_got_no_processor(world, pluto):
     for second in range(3):
-        silent(world, float(second), f"whack took longer than 0.8 s{daemon.NO_TURN}")
+        silent(world, float(second), f"whack took longer than 0.8 s{daemon.NO_PROCESSOR}")
     assert world.states == []
     silent(world, 3.0)
     silent(world, 4.0)
@@ -108,7 +108,7 @@ def test_the_question_itself_got_no_processor(world, pluto):
 
 
 def test_a_daemon_that_waits_for_a_script_is_given_time(world):
-    """Libreswan's loop stands still while an updown script runs. One that has ended counts no more."""
+    """Libreswan's loop stands still while an updown script runs. A script that has ended no longer counts."""
     process = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     try:
@@ -148,7 +148,7 @@ def test_progress_of_real_processes(pluto):
         before = [daemon.progress(each.pid) for each in (busy, stopped, pluto)]
         while daemon.progress(busy.pid)[1] == before[0][1]:
             time.sleep(0.005)
-        comes_to(busy.pid, "R")         # for a moment it may be "D", a page of it being read
+        comes_to(busy.pid, "R")         # it may be "D" for a moment, while a page of it is read
         assert daemon.progress(stopped.pid) == before[1] and before[1][0] == "T"
         assert daemon.progress(pluto.pid) == before[2] and before[2][0] == "S"
     finally:
@@ -158,7 +158,7 @@ def test_progress_of_real_processes(pluto):
     assert daemon.progress(busy.pid) == ("", "")
 
 
-def test_death_is_noticed_at_once(world, pluto):
+def test_the_end_of_the_daemon_is_noticed_at_once(world, pluto):
     world.daemon.tick(0.0)
     world.answer()
     pluto.kill()
@@ -195,8 +195,8 @@ def test_tunnels_end_with_a_look_at_the_parked_addresses(world, state):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_look_that_is_under_way_is_waited_for_and_may_have_been_enough(world, monkeypatch, there):
-    """Told to look for another reason just before its node left, it looked twice, and knew the address twice then."""
+def test_it_waits_for_a_look_that_is_under_way_which_may_be_enough(world, monkeypatch, there):
+    """Told to look just before its node gave up the role, it looked twice, and then had the address twice."""
     has, ended = [True], []
     monkeypatch.setattr(world.daemon, "hears", lambda addresses: addresses == ["192.0.2.10"] and has[0])
     world.daemon.listen(lambda _ok: None, call=False)
@@ -209,7 +209,7 @@ def test_a_look_that_is_under_way_is_waited_for_and_may_have_been_enough(world, 
         assert world.answer() == ["--listen"] and ended == [1]
 
 
-def test_one_that_has_no_address_is_not_told_that_it_is_gone(world, monkeypatch):
+def test_a_daemon_without_the_address_is_not_told_that_it_is_gone(world, monkeypatch):
     ended = []
     monkeypatch.setattr(world.daemon, "hears", lambda _addresses: False)
     world.daemon.forget(lambda: ended.append(1), ["192.0.2.10"])
@@ -238,7 +238,7 @@ def test_job():
     comes_to(job.process.pid, "R")
     job.kill()
     assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s"),
-                    (False, f"sh took longer than 0.1 s{daemon.NO_TURN}")]
+                    (False, f"sh took longer than 0.1 s{daemon.NO_PROCESSOR}")]
     assert not os.path.exists(f"/proc/self/fd/{job.fd}")
 
 
@@ -253,7 +253,7 @@ def test_a_killed_command_is_not_waited_for_and_leaves_no_zombie():
     assert not os.path.exists(f"/proc/{pid}")
 
 
-# Recorded of sockets in a network namespace, kernel 6.1; UDP6's columns of zeros are cut
+# Recorded from sockets in a network namespace, kernel 6.1; UDP6 is without the columns of zeros
 UDP = """\
    sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
  3420: 0A0200C0:01F4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 366522 2 000000007043e62f 0
@@ -267,19 +267,19 @@ UDP6 = """\
 
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="recorded on a machine of the other order")
-def test_whether_it_hears_is_what_the_kernel_says(world, tmp_path):
+def test_the_kernel_says_whether_the_daemon_listens(world, tmp_path):
     (tmp_path / "udp").write_text(UDP)
     assert world.daemon.hears(["192.0.2.10"], tmp_path)
     assert world.daemon.hears(["192.0.2.74", "192.0.2.10"], tmp_path)  # listen= names one
     assert not world.daemon.hears(["192.0.2.74", "2001:db8:be::a"], tmp_path)
-    assert not world.daemon.hears(["0.0.0.0"], tmp_path)  # there, on another port
+    assert not world.daemon.hears(["0.0.0.0"], tmp_path)  # listens, but on another port
     (tmp_path / "udp6").write_text(UDP6)
     assert world.daemon.hears(["2001:db8:be::a"], tmp_path)
     assert world.daemon.hears([], tmp_path)
 
 
 @pytest.mark.parametrize("text", [None, "sl\n\n", "sl\n 1: 0A0200C0\n", "sl\n 1: zz:01F4\n"])
-def test_where_the_kernel_does_not_tell_no_daemon_is_restarted_for_it(world, tmp_path, text):
+def test_no_daemon_is_restarted_where_the_kernel_does_not_say(world, tmp_path, text):
     if text is not None:
         (tmp_path / "udp").write_text(text)
     assert world.daemon.hears(["192.0.2.10"], tmp_path)

@@ -1,4 +1,4 @@
-"""Decisions as tables: what happened, what is done about it."""
+"""Decisions as tables: what happens, and what the agent does then."""
 from __future__ import annotations
 
 from typing import Any
@@ -22,7 +22,6 @@ from agent.decide import (
     Hold,
     Leave,
     Listened,
-    Machine,
     Missing,
     Mute,
     Park,
@@ -37,6 +36,7 @@ from agent.decide import (
     Reopen,
     Restart,
     Restore,
+    RoleMachine,
     Send,
     Site,
     Terminate,
@@ -55,13 +55,13 @@ def state(role: str = "standby", epoch: int = 0, **more: Any) -> Received:
 
 
 class Node:
-    """A machine, its clock, and what it last did."""
+    """A state machine, its clock, and its last actions."""
 
     def __init__(self, site: Site = SITE, **more: Any) -> None:
         self.now = 100.0
-        self.machine = Machine(site, self.now, **more)
+        self.machine = RoleMachine(site, self.now, **more)
         self.done: list[Any] = []
-        self.hears = True  # ping nodes answer its own questions
+        self.hears = True  # whether ping nodes answer this agent's own questions
         self.tell(Connected(True), Peer("active"), PeerAgent(True), Daemon("alive"), Uplink("bond0", True),
                   *(Ping(each, True) for each in site.ping_nodes))
 
@@ -79,7 +79,7 @@ class Node:
         return done
 
     def wait(self, seconds: float, *each: Any) -> list[str]:
-        """In steps of 50 ms; the peer's state comes in every second where it is given."""
+        """Time passes in steps of 50 ms. `state`, where given, comes from the peer every second."""
         done, until, step = [], self.now + seconds, 0
         while self.now < until:
             self.now += 0.05
@@ -130,7 +130,7 @@ def test_the_other_takes_over_when_the_preferred_is_not_ready():
     assert "Hold" in node.wait(1.2, unready)
 
 
-def test_peer_dead_means_at_once():
+def test_a_standby_takes_over_from_a_dead_peer_at_once():
     node = Node()
     node.tell(state("active", 7))
     assert node.tell(Peer("dead"))[0] == "Hold"
@@ -153,19 +153,19 @@ def test_cut_off_node_does_not_take_over(together):
     if together:
         node.tell(*lost, Peer("dead"))
         assert node.role == "standby" and "cut off" in node.said()
-    else:  # heartbeat says it in the other order, and one has answered just before it fell silent: back again
+    else:  # heartbeat reports in the other order, and a ping node answered just before it fell silent: step back
         node.tell(Peer("dead"))
         assert node.role == "active"
         assert "Park" in node.tell(*lost, after=0.5)
     assert "Hold" not in node.wait(20)
-    # It hears again, the ping node first: the other one may be heard next.
+    # It hears again, and the ping node first: it may hear the other node next.
     assert "Hold" not in node.tell(Ping("192.0.2.2", True))
     assert "Hold" not in node.wait(1.2)
     assert "Hold" in node.wait(0.1)
 
 
-def test_ping_nodes_that_were_silent_long_before_do_not_keep_it_from_taking_over():
-    """Else a ping node that somebody switched off would be a failover that does not happen."""
+def test_ping_nodes_silent_long_before_do_not_prevent_a_takeover():
+    """Otherwise a ping node that somebody switched off would prevent a failover."""
     node = Node()
     node.tell(state("active", 7))
     node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False))
@@ -175,7 +175,7 @@ def test_ping_nodes_that_were_silent_long_before_do_not_keep_it_from_taking_over
 
 
 def deaf(site: Site = SITE) -> Node:
-    """A standby that heartbeat has just told that the active node is dead, and that hears nobody itself."""
+    """heartbeat has just told this standby that the active node is dead, and the standby hears nobody itself."""
     node = Node(site)
     node.tell(state("active", 7))
     node.hears = False
@@ -185,7 +185,7 @@ def deaf(site: Site = SITE) -> Node:
 
 @pytest.mark.parametrize("fence", [False, True])
 def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_before_heartbeat_says_so(fence):
-    """A standby that went deaf took the role, with the higher epoch, and both were active for a moment."""
+    """A standby that went deaf took the role with the higher epoch, and both nodes were active for a moment."""
     node = deaf(SITE._replace(fence=fence))
     assert Probe() in node.done
     assert not {"Hold", "Fence", "Send"} & set(node.wait(0.9))
@@ -202,7 +202,7 @@ def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_be
 def test_one_ping_node_that_answers_proves_that_the_node_hears():
     node = deaf()
     assert "Hold" not in node.wait(0.1)
-    assert node.tell(Reached("192.0.2.77")) == []  # who is that?
+    assert node.tell(Reached("192.0.2.77")) == []  # no ping node of this site
     assert node.tell(Reached("192.0.2.2"))[0] == "Hold"
     assert Trust() in node.done
 
@@ -213,7 +213,7 @@ def test_a_node_that_was_deaf_for_a_moment_gives_the_other_one_the_time_to_be_he
     assert "Hold" not in node.tell(Reached("192.0.2.1")) and Trust() in node.done
     node.hears = True
     assert "Hold" not in node.wait(1.2)
-    assert "Hold" in node.wait(0.1)  # nothing of it: dead
+    assert "Hold" in node.wait(0.1)  # it did not come back: dead
 
 
 def test_an_answer_of_before_the_silence_proves_nothing():
@@ -226,16 +226,16 @@ def test_an_answer_of_before_the_silence_proves_nothing():
 
 
 def test_heartbeat_is_believed_where_it_hears_ping_nodes_that_answer_only_heartbeat():
-    """Else a router that answers little would be a failover that does not happen."""
+    """Otherwise a router that answers few questions would prevent a failover."""
     node = deaf()
     assert "Hold" not in node.wait(1.9)
     assert "Hold" in node.wait(0.2) and "it is believed" in node.said()
 
 
-def test_the_doubt_begins_anew_after_something_else_came_between():
+def test_an_interrupted_series_of_questions_starts_again():
     node = deaf()
     node.tell(Gap(5.0), after=5.0)
-    assert "Hold" not in node.wait(2.9)  # careful for a second, then the time in which heartbeat would say so
+    assert "Hold" not in node.wait(2.9)  # careful for a second, then deadping, in which heartbeat would notice
     assert "Hold" in node.wait(0.3)
 
 
@@ -268,7 +268,7 @@ def test_switch_over_in_order():
     assert node.role == "standby"
 
 
-def test_switch_over_that_nobody_answers_is_taken_back():
+def test_a_switch_over_without_an_answer_is_taken_back():
     node = active()
     node.tell(Command("standby", False, 1))
     assert "Hold" not in node.wait(0.9)
@@ -291,7 +291,7 @@ def test_switch_over_is_refused(peer, why):
     assert node.role == "active"
 
 
-def test_yield_is_taken_at_once_or_refused():
+def test_a_standby_accepts_or_refuses_the_role_at_once():
     node = Node(SITE._replace(preferred=False))
     node.tell(state("active", 7))
     wanted = state("transition", 7, kind="yield", cause="switch-over")
@@ -355,14 +355,14 @@ def test_a_daemon_that_does_not_listen_is_restarted_before_anything_is_given_up(
 
 
 def test_a_daemon_that_looked_while_the_addresses_were_silenced_is_restarted():
-    """It was deaf on the active node for ever: what it can not have when it looks, it does not try again."""
+    """Such a daemon stayed deaf on the active node: it does not try again to bind an address that it could not bind."""
     node = active()
     node.tell(Gap(2.0))
     assert "Restart" not in node.tell(Listened(False)) and node.machine.muted
     node.wait(1.1)
     assert not node.machine.muted and "Restart" not in node.names()
     assert "Restart" in node.tell(Listened(False))
-    # deaf again, as where it was started while they were silenced: once more, and not all the time
+    # deaf again, as a daemon that started while they were muted: restarted once more, but not all the time
     assert "Restart" not in node.tell(Listened(False))
     assert "Restart" not in node.wait(29, state())
     assert node.wait(2, state()).count("Restart") == 1
@@ -393,7 +393,7 @@ def test_not_ready_for_5_s_after_giving_up():
     (5, state("active", 4), True),
     (4, state("active", 4, pings=1), True),
     (4, state("active", 4), True),  # the preferred one
-    (4, state("active", 4, preferred=True), False),  # wrong settings; gw2 is behind gw1
+    (4, state("active", 4, preferred=True), False),  # wrong settings: both preferred; gw2 comes after gw1
 ])
 def test_split_heals(own, peer, stays):
     node = Node(own=own, highest=own, held="held")
@@ -401,16 +401,16 @@ def test_split_heals(own, peer, stays):
     assert ("Park" in done) is not stays
 
 
-def test_survivor_of_a_split_is_announced_again():
+def test_after_a_split_the_remaining_active_node_announces_again():
     node = active()
     node.tell(Peer("dead"))
     node.tell(Peer("active"))
     assert "Announce" in node.tell(state())
 
 
-def test_who_took_over_says_so_at_once_to_neighbours_that_heard_the_other():
-    """The kernel of a machine that stood still answers what has waited there, before its agent is silent: clients were
-    out for a second, until that agent had stepped back."""
+def test_the_node_that_took_over_announces_when_the_peer_is_back():
+    """The kernel of a machine that stood still answers what has waited there before its agent mutes it. Clients were
+    cut off for a second, until that agent had stepped back."""
     node = Node()
     node.tell(state("active", 3))
     node.tell(Peer("dead"))
@@ -420,10 +420,10 @@ def test_who_took_over_says_so_at_once_to_neighbours_that_heard_the_other():
     assert node.role == "active"
 
 
-def test_an_agent_is_missed_only_when_it_had_the_time_to_answer():
-    """heartbeat called the other node dead for a moment, on a busy machine: its agent was there all along."""
+def test_an_agent_counts_as_missing_only_after_it_had_time_to_answer():
+    """On a busy machine heartbeat called the other node dead for a moment, while its agent ran all along."""
     node = Node()
-    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False), after=60.0)  # cut off: nothing is taken
+    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False), after=60.0)  # cut off: it takes nothing over
     node.tell(Peer("dead"))
     node.tell(Peer("active"), Tick(), after=0.1)
     assert "no agent answers there" not in node.said()
@@ -431,14 +431,14 @@ def test_an_agent_is_missed_only_when_it_had_the_time_to_answer():
     assert "no agent answers there" in node.said()
 
 
-def test_who_served_all_along_leaves_that_to_the_other():
-    """After a split it may have to step back, and its announcement would be the wrong one."""
+def test_a_node_that_was_active_before_the_peer_died_does_not_announce():
+    """After a split this node may have to step back: its announcement would be wrong."""
     node = active()
     node.tell(Peer("dead"), after=10.0)
     assert "Announce" not in node.tell(Peer("active"))
 
 
-def test_who_is_silent_itself_announces_nothing():
+def test_a_muted_node_announces_nothing():
     node = Node()
     node.tell(state("active", 3))
     node.tell(Peer("dead"))
@@ -450,7 +450,7 @@ def test_standstill_mutes_first_and_asks():
     node = active()
     assert node.tell(Gap(3.0), after=3.0)[:2] == ["Mute", "Send"]
     ask = node.sent("state")[0]["ask"]
-    assert "Unmute" not in node.tell(state())  # may be from before
+    assert "Unmute" not in node.tell(state())  # may be from before the standstill
     assert "Unmute" in node.tell(state(re=ask))
     node.tell(Gap(3.0), after=3.0)
     assert "Park" in node.tell(state("active", 5))
@@ -471,7 +471,7 @@ def test_standstill_alone():
     assert "Unmute" in node.wait(0.4)
 
 
-def test_after_a_standstill_heartbeats_word_may_be_old():
+def test_after_a_standstill_heartbeats_report_may_be_old():
     node = Node()
     node.tell(state("active", 7))
     assert "Hold" not in node.tell(Gap(3.0), Peer("dead"), after=3.0)
@@ -507,9 +507,9 @@ def test_agent_started_again(held, own, peer, does):
 
 
 def test_an_agent_that_finds_parked_addresses_asks_the_other_node_before_it_takes_them_back():
-    """It had stood still for a minute while it gave them away, and the other node served: it took them back for 5 ms,
-    and told the neighbours."""
-    machine, done = Machine(SITE, 100.0, own=4, highest=4, held="parked"), []
+    """A node had stood still for a minute while it gave them away, and the other node served. It took them back for
+    5 ms, and announced them to the neighbours."""
+    machine, done = RoleMachine(SITE, 100.0, own=4, highest=4, held="parked"), []
     for at, event in ((100.1, Tick()), (101.2, Connected(True)), (101.25, Peer("active")), (101.3, Tick())):
         done += machine.handle(event, at)
     assert any("ask" in each.message for each in done if isinstance(each, Send)) and machine.role == "leaving", done
@@ -518,7 +518,7 @@ def test_an_agent_that_finds_parked_addresses_asks_the_other_node_before_it_take
 
 
 def test_a_node_that_loses_its_heartbeat_while_it_gives_the_role_away_does_not_take_it_back():
-    """The other node calls it dead meanwhile, and serves."""
+    """The other node calls this one dead meanwhile, and serves."""
     node = active()
     node.tell(Command("standby", False, 1))
     assert node.role == "leaving"
@@ -538,7 +538,7 @@ def test_an_address_that_somebody_gave_the_standby_is_taken_away_and_the_active_
     assert node.tell(Found(("192.0.2.10",)))[0] == "Remove" and node.sent("intruder")
     assert "192.0.2.10: given to this node by somebody" in node.said()
     assert node.machine.intruder() == "192.0.2.10"
-    # without end: taken away each time, and told once a second
+    # it never ends: taken away each time, reported to the other node once a second
     again = [(node.tell(Found(("192.0.2.10",)), after=0.02), bool(node.sent("intruder"))) for _ in range(100)]
     assert all(did[0] == "Remove" for did, _told in again) and 1 <= sum(told for _did, told in again) <= 3
     node.wait(31, state("active", 7))
@@ -547,7 +547,7 @@ def test_an_address_that_somebody_gave_the_standby_is_taken_away_and_the_active_
     assert "Announce" not in active().tell(state())
 
 
-def test_parked_addresses_that_were_left_behind_are_nobody_elses_doing():
+def test_parked_addresses_left_behind_are_no_intruder():
     node = Node()
     assert node.tell(Found((), parked=True)) == ["Remove"] and "left behind" in node.said()
     assert node.machine.intruder() == "" and not node.sent("intruder")
@@ -578,7 +578,7 @@ def test_end_of_heartbeat():
 
 @pytest.mark.parametrize("answer", [state("standby", 4), state(kind="refuse", cause="it is not ready")])
 def test_when_heartbeat_ends_and_nobody_takes_over_the_clients_are_told_before_the_addresses_go(answer):
-    """On a busy machine the word that it takes over came 40 ms too late: strongSwan's client waited for 187 s."""
+    """On a busy machine the other node took over 40 ms too late, and strongSwan's client waited for 187 s."""
     node = active()
     node.tell(Terminate())
     names = node.wait(1.9, answer) + node.wait(0.2)
@@ -598,7 +598,7 @@ def test_when_the_daemon_does_not_say_that_the_clients_are_told_the_addresses_go
 
 
 @pytest.mark.parametrize("daemon", ["dead", "hung"])
-def test_who_has_no_daemon_that_could_tell_anybody_leaves_at_once(daemon):
+def test_a_node_without_a_living_daemon_leaves_at_once(daemon):
     node = active()
     node.tell(PeerAgent(False), state("active", 3))
     node.tell(Daemon(daemon))
@@ -607,8 +607,8 @@ def test_who_has_no_daemon_that_could_tell_anybody_leaves_at_once(daemon):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_heartbeat_that_ends_while_the_clients_are_told_leaves_no_address_behind(keep):
-    """Parked ones would be taken back by the agent that comes next."""
+def test_no_address_stays_when_heartbeat_ends_while_clients_are_told(keep):
+    """The next agent would take parked addresses back."""
     node = active()
     node.tell(state("active", 5))
     assert node.role == "parting"
@@ -616,7 +616,7 @@ def test_heartbeat_that_ends_while_the_clients_are_told_leaves_no_address_behind
     assert names.index("Leave") < names.index("End")
 
 
-def test_a_node_that_parts_is_standby_for_everybody_else():
+def test_a_parting_node_reports_itself_as_standby():
     node = active()
     node.tell(state("active", 5))
     assert node.sent("state")[-1]["role"] == "standby" and node.machine.role == "parting"
@@ -638,7 +638,7 @@ def test_failback_waits_and_is_damped():
     assert len(node.machine.failbacks) == 1
 
 
-def test_no_failback_without_being_asked():
+def test_no_failback_unless_configured():
     node = Node()
     node.tell(state("active", 7))
     node.wait(400, state("active", 7))
@@ -661,11 +661,11 @@ def test_one_command_at_a_time():
     node = active()
     node.tell(Command("standby", False, 1))
     node.tell(Command("standby", False, 2))
-    assert "something is going on" in node.done[0].refused
+    assert "a role change is under way" in node.done[0].refused
 
 
 def test_no_deadline_passes_while_the_process_stands_still_between_two_lines(monkeypatch):
-    """Woken after a standstill, and put aside again before it has read what the peer says: it stays silent."""
+    """It wakes after a standstill, and stands still again before it has read the peer's message: it stays muted."""
     from agent import worker
     node = active()
     node.tell(decide.Gap(6.0))
@@ -674,10 +674,10 @@ def test_no_deadline_passes_while_the_process_stands_still_between_two_lines(mon
     its.machine, its.queue, its.ended, its.heartbeat, its.now = node.machine, [], False, None, node.now
     monkeypatch.setattr(worker, "clock", lambda: node.now + 5)
     its.handle(Tick())
-    assert node.machine.muted, "it answers again, and the other node may be active"
+    assert node.machine.muted, "it answered again, while the other node may be active"
 
 
-# Interfaces that were made anew under heartbeat
+# Interfaces that were recreated under heartbeat
 
 ACTIVE = state("active", 1)
 BOTH = ("bond0", "bond1")
@@ -692,7 +692,7 @@ def looks(node: Node, event: Deaf, times: int, *more: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ["standby", "active"])
-def test_a_deaf_path_is_opened_anew_when_its_interface_is_back_and_left_alone(role):
+def test_a_deaf_path_is_opened_again_when_its_interface_is_back_and_left_alone(role):
     node = active() if role == "active" else Node()
     peer = state() if role == "active" else ACTIVE
     assert "Reopen" not in looks(node, Deaf(("bond0",), there=False), 10, peer)
@@ -700,12 +700,12 @@ def test_a_deaf_path_is_opened_anew_when_its_interface_is_back_and_left_alone(ro
     assert "Reopen" not in looks(node, Deaf(), 10, peer) and node.role == role
 
 
-def test_a_path_that_stays_deaf_is_tried_on():
+def test_a_path_that_stays_deaf_is_opened_again():
     node = Node()
     assert looks(node, Deaf(("bond0",)), 9, ACTIVE).count("Reopen") == 4
 
 
-def test_a_standby_that_hears_nothing_by_its_own_fault_does_not_take_over():
+def test_a_deaf_standby_does_not_take_over():
     node = Node()
     node.tell(ACTIVE, Deaf(BOTH, True, False))
     node.tell(Peer("dead"), after=1.2)
@@ -713,7 +713,7 @@ def test_a_standby_that_hears_nothing_by_its_own_fault_does_not_take_over():
     assert "heartbeat hears nothing: bond0, bond1" in node.machine.not_able()
     assert looks(node, Deaf(BOTH, True), 4).count("Reopen") == 1
     node.tell(Deaf())
-    assert "Hold" not in node.wait(1.5), "the first packet is still on its way"
+    assert "Hold" not in node.wait(1.5), "the first packet is still on the way"
     assert "Hold" not in node.tell(Peer("active"), PeerAgent(True), ACTIVE)
     assert "Hold" not in node.wait(10.0, ACTIVE)
 
@@ -735,14 +735,14 @@ def test_an_active_node_that_heard_nothing_gives_up_when_it_hears_who_took_over(
     assert node.machine.public_role() == "standby"
 
 
-# A machine without time to spare
+# A starved machine: it stands still again and again
 
 FAST = SITE._replace(deadtime=0.3)
 SERVES = state("active", 7)
 
 
 def fast(*stalls: float, every: float = 5.0, **more: Any) -> Node:
-    """A standby that has stood still for so long each time, and hears an active node."""
+    """A standby that stood still for so many seconds each time, and hears an active node."""
     node = Node(FAST._replace(**more))
     node.tell(SERVES)
     for seconds in stalls:
@@ -761,14 +761,14 @@ def taken_after(node: Node) -> float:
     return round(node.now - began, 2)
 
 
-def test_with_time_to_spare_a_dead_peer_is_dead():
+def test_without_standstills_a_dead_peer_is_dead():
     node = fast(0.4, 6.0)
     assert not node.machine.starved() and taken_after(node) <= 0.1
 
 
 @pytest.mark.parametrize(("stalls", "silent"), [
     ((0.4, 0.4, 0.4), 1.0),
-    ((0.4, 9.0, 9.0), 1.0),         # two that are much longer may be accidents
+    ((0.4, 9.0, 9.0), 1.0),         # two much longer ones may be accidents
     ((0.4, 1.2, 0.8, 1.3), 1.2),
     ((9.0, 9.5, 9.0), 10.0),
 ])
@@ -779,10 +779,10 @@ def test_a_machine_that_stands_still_again_and_again_gives_a_silent_peer_longer(
     assert silent - 0.3 <= taken_after(node) <= silent - 0.2
 
 
-def test_a_peer_that_is_only_late_again_and_again_counts_like_that():
+def test_a_peer_that_is_late_again_and_again_makes_the_pair_starved():
     node = fast(fence=True)
     for _ in range(3):
-        node.machine.try_again = node.now + 6.0  # only the counting matters here
+        node.machine.try_again = node.now + 6.0  # this test is only about the count
         node.tell(Peer("dead"), after=5.0)
         node.tell(Peer("active"), SERVES, after=0.9)
     node.wait(1.0, SERVES)
@@ -791,7 +791,7 @@ def test_a_peer_that_is_only_late_again_and_again_counts_like_that():
     assert "Fence" not in node.wait(1.4) and "Fence" in node.wait(0.2)
 
 
-def test_a_peer_that_was_dead_for_longer_was_dead():
+def test_a_longer_silence_of_the_peer_is_no_standstill():
     node = fast()
     for _ in range(4):
         node.machine.try_again = node.now + 9.0
@@ -801,7 +801,7 @@ def test_a_peer_that_was_dead_for_longer_was_dead():
 
 
 @pytest.mark.parametrize("first", [Ping("192.0.2.1", True), Peer("active")])
-def test_a_peer_that_was_not_heard_by_this_nodes_own_fault_was_not_late(first):
+def test_a_silence_through_this_nodes_own_fault_is_no_standstill_of_the_peer(first):
     node = fast()
     for _ in range(4):
         node.tell(Peer("dead"), *(Ping(each, False) for each in SITE.ping_nodes), after=5.0)
@@ -809,7 +809,7 @@ def test_a_peer_that_was_not_heard_by_this_nodes_own_fault_was_not_late(first):
     assert node.machine.stalls == []
 
 
-def test_standstills_far_apart_or_of_one_moment_are_no_starvation():
+def test_standstills_far_apart_or_at_one_moment_are_no_starvation():
     node = fast()
     for after in (21, 40, 21, 40, 0.5, 0.4):
         node.tell(Gap(0.4), after=after)
@@ -818,8 +818,8 @@ def test_standstills_far_apart_or_of_one_moment_are_no_starvation():
     assert node.machine.starved()
 
 
-def test_what_follows_a_long_standstill_belongs_to_it():
-    """As recorded: a host stopped for five seconds, twice within a minute, stood still a second time each time."""
+def test_a_short_standstill_after_a_long_one_is_not_counted():
+    """As recorded: a host that was stopped twice within a minute, for five seconds, stood still once more each time."""
     node = fast()
     for after, seconds in ((38.0, 4.77), (0.58, 0.58), (38.0, 4.81), (1.07, 0.81)):
         node.tell(Gap(seconds), after=after)
@@ -828,14 +828,14 @@ def test_what_follows_a_long_standstill_belongs_to_it():
     assert node.machine.starved()
 
 
-def test_a_machine_that_slept_for_long_is_watched_again_right_after():
+def test_after_a_long_sleep_standstills_count_again_at_once():
     node = fast()
     for after, seconds in ((1800.0, 1800.0), (12.0, 0.4), (12.0, 0.4)):
         node.tell(Gap(seconds), after=after)
     assert node.machine.starved()
 
 
-def test_an_active_node_without_time_to_spare_waits_as_long_for_its_own_heartbeat():
+def test_a_starved_active_node_waits_as_long_for_its_own_heartbeat():
     node = Node(FAST, own=4, highest=4, held="held")
     node.tell(state())
     for _ in range(3):
@@ -847,7 +847,7 @@ def test_an_active_node_without_time_to_spare_waits_as_long_for_its_own_heartbea
     assert "did not answer here for 1.8 s" in node.machine.cause
 
 
-def test_it_lasts_five_minutes():
+def test_starvation_lasts_five_minutes():
     node = fast(0.4, 0.4, 0.4)
     node.wait(290, SERVES)
     assert node.machine.starved() and node.machine.stall() == 0.4
@@ -857,27 +857,27 @@ def test_it_lasts_five_minutes():
 
 
 @pytest.mark.parametrize("then", [Gap(0.5), Tick()])
-def test_where_its_standstills_are_old_and_starvation_is_not_over_yet_nothing_raises(then):
+def test_old_standstills_during_starvation_raise_nothing(then):
     node = fast(0.4, 0.4, 0.4, every=25.0)
     node.now += 297.5
     node.tell(then)
     assert node.machine.starved() and node.machine.stall() == 0.4
 
 
-def test_a_peer_that_says_so_of_itself_is_given_longer_too():
+def test_a_peer_that_reports_itself_starved_gets_longer_too():
     node = fast()
     node.tell(state("active", 7, stall=1.4))
     assert not node.machine.starved() and 1.8 <= taken_after(node) <= 1.9
 
 
-def test_a_deadtime_that_is_longer_is_enough():
+def test_a_longer_deadtime_is_enough():
     node = Node(SITE._replace(deadtime=3.0))
     node.tell(state("active", 7, stall=1.4))
     assert taken_after(node) <= 0.1
 
 
 @pytest.mark.parametrize("stall", ["1", True, -0.1, float("nan"), float("inf"), 1e9, None])
-def test_no_peer_holds_this_node_with_a_stall_that_is_none(stall):
+def test_a_wrong_stall_in_a_message_does_not_delay_this_node(stall):
     node = fast()
     node.tell(state("active", 7, stall=stall))
     assert node.machine.peer_stall == 0.0
@@ -928,7 +928,7 @@ def test_a_fault_moves_the_role_to_a_node_that_was_not_compared(fault):
     assert "Park" in done
 
 
-def test_a_person_does_not_move_it_there_unless_by_force():
+def test_a_person_moves_the_role_there_only_by_force():
     node = active()
     node.tell(state(**STALE))
     node.tell(Command("standby", False, 1))
@@ -953,10 +953,10 @@ def test_after_a_power_cut_without_a_master_the_preferred_one_serves_at_once():
     assert "Hold" in other.wait(1, state(preferred=True, **STALE))
 
 
-def test_of_two_the_one_that_was_compared_serves():
+def test_of_two_nodes_the_compared_one_serves():
     node = Node(GATED)
     assert "Hold" not in node.tell(state()) + node.wait(4.5, state())
-    assert "Hold" in node.wait(1, state())  # it does not: never nobody
+    assert "Hold" in node.wait(1, state())  # the preferred node does not: some node must serve
     other = Node(SITE._replace(preferred=False))
     assert "Hold" in other.tell(state(preferred=True, **STALE)) + other.wait(1.2, state(preferred=True, **STALE))
 
@@ -967,7 +967,7 @@ def test_a_site_that_does_not_compare_is_not_kept_waiting():
     assert node.machine.not_ready() == ""
 
 
-def test_an_older_agent_says_nothing_of_being_able():
+def test_an_older_agent_does_not_report_whether_it_is_able():
     node = active()
     node.tell(state(ready=False, why="IPsec daemon dead"))
     assert node.machine.peer_unready(need=True)

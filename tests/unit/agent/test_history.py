@@ -1,4 +1,4 @@
-"""What the agent keeps on the disk."""
+"""What the agent keeps, in memory and on the disk."""
 from __future__ import annotations
 
 import fcntl
@@ -10,7 +10,7 @@ from agent import __main__ as program
 from agent import history
 
 
-def test_epochs_come_back_as_they_were_kept(tmp_path):
+def test_kept_epochs_are_read_back(tmp_path):
     assert history.epochs(tmp_path) == (0, 0)
     history.keep(4, 6, tmp_path)
     assert history.epochs(tmp_path) == (4, 6)
@@ -23,7 +23,7 @@ def test_a_damaged_file_is_named(tmp_path, left):
         history.epochs(tmp_path)
 
 
-def test_the_next_boot_goes_on_with_what_was_brought_to_the_disk(tmp_path):
+def test_the_next_boot_continues_from_the_disk(tmp_path):
     disk, folder, next_boot = tmp_path / "disk", tmp_path / "run", tmp_path / "next"
     history.fetch(disk, folder)
     assert history.epochs(folder) == (0, 0) and history.read(folder) == []
@@ -36,7 +36,7 @@ def test_the_next_boot_goes_on_with_what_was_brought_to_the_disk(tmp_path):
 
 
 def test_what_is_in_memory_counts_for_as_long_as_the_machine_is_up(tmp_path):
-    """The disk stood still, or is full: an agent that is started again must not begin with what was before."""
+    """The disk stood still, or is full: a restarted agent must not start from the older copy on it."""
     disk, folder = tmp_path / "disk", tmp_path / "run"
     history.keep(4, 6, folder)
     history.store(disk, folder)
@@ -45,10 +45,10 @@ def test_what_is_in_memory_counts_for_as_long_as_the_machine_is_up(tmp_path):
     assert history.epochs(folder) == (7, 7)
 
 
-def test_one_that_had_to_wait_for_the_disk_puts_nothing_old_over_what_is_newer(tmp_path):
+def test_a_process_that_had_to_wait_does_not_overwrite_newer_data(tmp_path):
     disk, folder = tmp_path / "disk", tmp_path / "run"
     history.keep(4, 6, folder)
-    with open(folder / history.LOCK, "w") as first:       # one that waits for the disk
+    with open(folder / history.LOCK, "w") as first:       # an earlier process waits for the disk
         fcntl.flock(first, fcntl.LOCK_EX)
         waits = threading.Thread(target=history.store, args=(disk, folder))
         waits.start()
@@ -59,14 +59,14 @@ def test_one_that_had_to_wait_for_the_disk_puts_nothing_old_over_what_is_newer(t
     assert history.epochs(disk) == (7, 7)
 
 
-def test_a_folder_that_is_there_is_not_made(tmp_path, monkeypatch):
-    """To make /run the kernel waits for the disk under /: a standby whose disk stood still stood still as well."""
+def test_an_existing_folder_is_not_made_again(tmp_path, monkeypatch):
+    """For a mkdir of /run the kernel waits for the disk under /: a standby whose disk stood still did so as well."""
     monkeypatch.setattr("pathlib.Path.mkdir", lambda *_, **__: pytest.fail("made"))
     history.replace(tmp_path / "file", "text")
     assert (tmp_path / "file").read_text() == "text"
 
 
-def test_a_disk_that_takes_nothing_is_said(tmp_path, monkeypatch):
+def test_a_disk_that_refuses_is_logged(tmp_path, monkeypatch):
     history.keep(4, 6, tmp_path / "run")
     (tmp_path / "disk").write_text("no folder")
     with pytest.raises(OSError):

@@ -1,4 +1,4 @@
-"""Two machines, a network that loses and delays, and whatever else may happen: at the end one serves."""
+"""Two state machines, a network that loses and delays messages, and random faults: in the end one node serves."""
 from __future__ import annotations
 
 import random
@@ -14,13 +14,13 @@ from agent.decide import (
     Daemon,
     Fenced,
     Gap,
-    Machine,
     Peer,
     PeerAgent,
     Ping,
     Reached,
     Received,
     Released,
+    RoleMachine,
     Site,
     Terminate,
     Tick,
@@ -28,14 +28,14 @@ from agent.decide import (
 )
 
 STEP = 0.05
-DEAD = 1.2  # heartbeat's deadtime and its round
-# Both hear each other and both answer for the addresses, or nobody does although both are ready: at most that long.
+DEAD = 1.2  # heartbeat's deadtime, and the time between two of its checks
+# At most so long may both nodes answer for the addresses while they hear each other, or neither though both are ready.
 BOTH, NOBODY = 1.5, 12.0
 PINGS = ("192.0.2.1", "192.0.2.2")
 
 
 class Node:
-    """A machine with what it moves and what it sees."""
+    """A state machine with the addresses that it moves and what it sees."""
 
     def __init__(self, name: str, peer: str, now: float) -> None:
         self.site = Site(name, peer, name == "gw1", ("bond0",), PINGS, 1.0, failback=name == "gw1", failback_delay=5.0,
@@ -48,7 +48,7 @@ class Node:
         self.boot(now)
 
     def boot(self, now: float) -> None:
-        self.machine = Machine(self.site, now, *self.kept, self.kernel)
+        self.machine = RoleMachine(self.site, now, *self.kept, self.kernel)
         self.last = now
         self.inbox: list[tuple[float, Any]] = []
         self.soon: list[tuple[float, Any]] = []
@@ -68,7 +68,7 @@ class Node:
 
 
 class Pair:
-    """The world, 50 ms at a time."""
+    """Both nodes and all around them, in steps of 50 ms."""
 
     def __init__(self, seed: int) -> None:
         self.now = 1000.0
@@ -229,7 +229,7 @@ EVENT = st.one_of(
 @given(st.lists(st.tuples(EVENT, st.floats(0, 40)), max_size=60), st.sampled_from(["none", "held", "muted", "parked"]))
 def test_nothing_raises(events, held):
     site = Site("gw1", "gw2", True, ("bond0",), PINGS, failback=True, fence=True, compare=True)
-    machine, now = Machine(site, 0.0, 1, 1, held), 0.0
+    machine, now = RoleMachine(site, 0.0, 1, 1, held), 0.0
     for event, then in events:
         machine.handle(event, now)
         now += then

@@ -1,4 +1,4 @@
-"""heartbeat's paths: which interfaces are no longer those it started on."""
+"""heartbeat's paths: which interfaces are no longer those that it opened them on."""
 from __future__ import annotations
 
 import os
@@ -13,7 +13,7 @@ from agent import paths
 THEN = {"bond0": 5, "bond1": 6, "lo": 1}
 
 
-def test_what_is_noted_before_the_start_is_read_and_kept_up(tmp_path):
+def test_what_is_noted_before_the_start_is_read_and_updated(tmp_path):
     file = tmp_path / "interfaces"
     assert paths.opened(file) == {}
     paths.opening(file)
@@ -35,10 +35,10 @@ def test_a_damaged_note_makes_nothing_deaf(tmp_path, text):
     ({"bond0": 9, "bond1": 11}, ["bond1", "bond0"], (("bond0", "bond1"), True, True)),
     ({"bond0": 9}, ["bond0", "/dev/ttyS0"], (("bond0",), False, True)),
     ({"bond0": 9}, ["bond0"], (("bond0",), True, True)),
-    ({"eth7": 3}, ["eth7"], ((), False, True)),  # not known from the start
+    ({"eth7": 3}, ["eth7"], ((), False, True)),  # not noted at the start
     ({}, [], ((), False, True)),
 ])
-def test_deaf_are_those_with_another_number_or_none(monkeypatch, now, links, wanted):
+def test_paths_with_another_interface_number_or_none_are_deaf(monkeypatch, now, links, wanted):
     def number(interface: str) -> int:
         if interface not in now:
             raise OSError(19, "No such device")
@@ -57,7 +57,7 @@ def process(proc: Path, number: int, parent: int, title: str) -> None:
 
 @pytest.fixture
 def proc(tmp_path) -> Path:
-    """What `ps` showed on a gateway, and one that is not this heartbeat's."""
+    """What `ps` showed on a gateway, and a process of another heartbeat."""
     for number, parent, title in (
             (2949, 1, "heartbeat: master control process"), (2957, 2949, "heartbeat: FIFO reader"),
             (2958, 2949, "heartbeat: write: bcast bond1"), (2959, 2949, "heartbeat: read: bcast bond1"),
@@ -75,7 +75,7 @@ def test_the_processes_that_send_on_a_path(proc):
     assert paths.writers(2949, [], proc) == []
 
 
-def test_only_what_is_still_deaf_is_opened_anew_and_all_is_noted(proc, monkeypatch, tmp_path):
+def test_only_paths_that_are_still_deaf_are_opened_again_and_all_are_noted(proc, monkeypatch, tmp_path):
     killed: list[tuple[int, int]] = []
     kept: list[dict[str, int]] = []
     monkeypatch.setattr(os, "kill", lambda *what: killed.append(what))
@@ -87,7 +87,7 @@ def test_only_what_is_still_deaf_is_opened_anew_and_all_is_noted(proc, monkeypat
     assert killed == [(2960, signal.SIGKILL)] and kept == [{"bond0": 9, "bond1": 11, "lo": 1}]
 
 
-def test_a_path_that_nobody_sends_on_is_not_noted_as_opened(monkeypatch):
+def test_a_path_without_a_sending_process_is_not_noted_as_opened(monkeypatch):
     kept: list[dict[str, int]] = []
     monkeypatch.setattr(paths, "writers", lambda heartbeat, names: [])
     monkeypatch.setattr(paths, "note", kept.append)

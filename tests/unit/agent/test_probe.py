@@ -9,7 +9,7 @@ import pytest
 from agent import probe
 
 SECRET = b"\x12\x34abcdef"
-# What the loopback gave for question(7, SECRET), as a raw socket has it: recorded, 127.0.0.1
+# Recorded: the loopback's answer to question(7, SECRET) as a raw socket gives it, 127.0.0.1
 REPLY = bytes.fromhex("450000248d3900004001ef9d7f0000017f0000010000b163123400071234616263646566")
 
 
@@ -40,7 +40,7 @@ def doubt():
     made.close()
 
 
-def test_who_answers_is_heard_and_nobody_else(doubt):
+def test_only_nodes_that_answer_are_heard(doubt):
     other = probe.Probe(["127.0.0.1", "127.0.0.3"])
     assert (other.ask(), doubt.ask()) == ([], [])
     heard, until = set(), time.monotonic() + 5
@@ -52,7 +52,7 @@ def test_who_answers_is_heard_and_nobody_else(doubt):
     other.close()
 
 
-def test_where_nothing_can_be_sent_it_says_so(doubt):
+def test_it_says_where_nothing_can_be_sent(doubt):
     # lo's broadcast address is refused without SO_BROADCAST (ip(7)), on a host without any other route, too
     doubt.addresses = ("127.255.255.255", "127.0.0.1")
     assert doubt.ask() == ["127.255.255.255: Permission denied"]

@@ -1,4 +1,4 @@
-"""agent.json: what is read, and a line for every mistake."""
+"""agent.json: what the agent reads, and one line for every mistake."""
 from __future__ import annotations
 
 import copy
@@ -34,7 +34,7 @@ def test_good():
     (["addresses", 0, "address"], "192.0.2.300", "addresses[0]: address: '192.0.2.300' is no address"),
     (["addresses", 0, "prefix"], 33, "addresses[0]: prefix: 33 is not between 1 and 32"),
     (["addresses", 0, "interface"], "lo", "addresses[0]: interface: 'lo'"),
-    (["addresses", 1, "address"], "192.0.2.10", "stands there twice"),
+    (["addresses", 1, "address"], "192.0.2.10", "listed twice"),
     (["addresses", 0], "192.0.2.1", "is no mapping"),
     (["uplinks"], ["a/b"], "uplinks: 'a/b' is no name"),
     (["ping_nodes"], ["router"], "ping_nodes: 'router' is no address"),

@@ -13,8 +13,8 @@ from agent.supervisor import Failures, Supervisor, only_one
 
 @pytest.fixture
 def keeper(monkeypatch):
-    """A supervisor of a given worker; signals of the test's own process are put back."""
-    monkeypatch.setattr(supervisor, "BEAT", 0.02)
+    """A supervisor of a given worker. Afterwards the test's own process gets its signal handlers back."""
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)}
     made = []
 
@@ -76,7 +76,7 @@ def test_hang_is_killed(keeper, tmp_path):
     assert time.monotonic() - start < 5
 
 
-def test_one_that_can_not_be_killed_is_not_waited_for_and_gets_no_second_one_beside_it(keeper, tmp_path, monkeypatch):
+def test_a_worker_that_can_not_be_killed_gets_no_second_one_beside_it(keeper, tmp_path, monkeypatch):
     """It waits for a disk: the addresses go, and the other node takes over."""
     lives, kill = tmp_path / "lives", os.kill
 
@@ -88,7 +88,7 @@ def test_one_that_can_not_be_killed_is_not_waited_for_and_gets_no_second_one_bes
 
     one = keeper(work)
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    monkeypatch.setattr(supervisor, "KILLED", 0.2)
+    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.2)
     start = time.monotonic()
     try:
         assert one.run() == "failed"
@@ -99,8 +99,8 @@ def test_one_that_can_not_be_killed_is_not_waited_for_and_gets_no_second_one_bes
 
 
 @pytest.mark.parametrize(("seconds", "lives"), [(0.45, 1), (60, 2)])
-def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, lives):
-    """A machine without time to spare: three killed within a minute would cost it heartbeat."""
+def test_a_worker_that_works_gets_three_times_as_long(keeper, tmp_path, seconds, lives):
+    """On a busy machine: three killed workers within a minute would stop its heartbeat."""
     file = tmp_path / "lives"
 
     def work(pulse):
@@ -118,9 +118,9 @@ def test_one_that_works_is_given_three_times_as_long(keeper, tmp_path, seconds, 
 
 
 @pytest.mark.parametrize(("late", "seconds", "lives"), [(False, 5, 2), (True, 0.45, 1)])
-def test_where_the_looks_come_late_a_silent_one_is_given_as_long(keeper, tmp_path, monkeypatch, late, seconds, lives):
+def test_a_silent_worker_gets_as_long_while_looks_come_late(keeper, tmp_path, monkeypatch, late, seconds, lives):
     """It may wait for a heartbeat that gets no processor either."""
-    monkeypatch.setattr(supervisor, "LATE", 0.5 if late else 1000.0)
+    monkeypatch.setattr(supervisor, "LATE_FACTOR", 0.5 if late else 1000.0)
     file = tmp_path / "lives"
 
     def work(pulse):
@@ -134,7 +134,7 @@ def test_where_the_looks_come_late_a_silent_one_is_given_as_long(keeper, tmp_pat
 
 
 def beating(pulse, tell=None):
-    """A worker that ends as told. With `tell` it sends its supervisor that signal once it can."""
+    """A worker that ends as told. With `tell` it sends its supervisor that signal as soon as it can."""
     ended = []
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.append(1))
     if tell:
@@ -153,7 +153,7 @@ def test_signals(keeper, number, why):
 
 
 def test_worker_that_does_not_leave(keeper, monkeypatch):
-    monkeypatch.setattr(supervisor, "LEAVING", 0.1)
+    monkeypatch.setattr(supervisor, "LEAVE_SECONDS", 0.1)
 
     def work(pulse):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -167,16 +167,16 @@ def test_worker_that_does_not_leave(keeper, monkeypatch):
     assert keeper.made == [0, 1]  # the addresses were given up by the supervisor
 
 
-def test_one_whose_heartbeat_has_gone_before_it_was_there_leaves(keeper, monkeypatch):
-    monkeypatch.setattr(supervisor, "LEAVING", 0.2)
+def test_a_supervisor_whose_heartbeat_has_ended_leaves(keeper, monkeypatch):
+    monkeypatch.setattr(supervisor, "LEAVE_SECONDS", 0.2)
     one = keeper(beating)
-    one.parent = os.getppid() + 100000  # who started it, and is no more
+    one.parent = os.getppid() + 100000  # the process that started it has ended
     start = time.monotonic()
     assert one.run() == "ended"
     assert time.monotonic() - start < 5
 
 
-def test_one_that_is_started_by_nobody_ends_before_it_touches_anything(monkeypatch):
+def test_an_agent_adopted_by_process_1_ends_before_it_touches_anything(monkeypatch):
     monkeypatch.setattr(os, "getppid", lambda: 1)
     monkeypatch.setattr(supervisor.configuration, "load", lambda: pytest.fail("it goes on"))
     assert supervisor.main() == 1

@@ -1,4 +1,4 @@
-"""The worker's view of heartbeat: alive, hung, or only not reading."""
+"""How the worker sees heartbeat: alive, hung, or alive without reading."""
 from __future__ import annotations
 
 from typing import Any
@@ -13,7 +13,7 @@ SETTINGS = Settings("gw1", "gw2", True, (Address("192.0.2.10", 32, "bond0"),), (
 
 
 class Library:
-    """A heartbeat that is there, and returns messages while it reads."""
+    """A heartbeat that runs, and returns messages while it reads."""
 
     def __init__(self) -> None:
         self.reads, self.echoes, self.links, self.sent = True, 0, {}, []
@@ -27,7 +27,7 @@ class Library:
 
 
 class Agent(worker.Worker):
-    """One whose loop the test turns, beside a heartbeat with `turns` on the processor."""
+    """A worker whose loop the test drives, beside a heartbeat with `turns` on the processor."""
 
     def __init__(self) -> None:
         self.settings, self.heartbeat, self.parent = SETTINGS, Library(), 2949
@@ -36,7 +36,7 @@ class Agent(worker.Worker):
         self.echoes, self.unread, self.turns = 0, False, ""
         self.queue, self.ended, self.jobs, self.storing = [], False, [], False
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
-        self.machine = decide.Machine(site, self.now, 4, 4, "held")
+        self.machine = decide.RoleMachine(site, self.now, 4, 4, "held")
         self.done: list[str] = []
         self.tell(decide.Connected(True), decide.Peer("active"), decide.PeerAgent(True))
 
@@ -64,19 +64,19 @@ def agent(monkeypatch) -> Agent:
 
 
 def wait(agent: Agent, seconds: float) -> None:
-    for _ in range(round(seconds / worker.TICK)):
-        agent.now += worker.TICK
+    for _ in range(round(seconds / worker.TICK_SECONDS)):
+        agent.now += worker.TICK_SECONDS
         agent.keep_heartbeat(agent.now)
         agent.handle(decide.Tick())
 
 
-def test_one_that_returns_messages_is_alive_and_has_little_work_with_it(agent):
+def test_a_heartbeat_that_returns_messages_is_alive_and_gets_few(agent):
     wait(agent, 10)
     assert agent.machine.connected and not agent.unread
     assert 4 <= agent.heartbeat.sent.count("echo") <= 6
 
 
-def test_one_that_hangs_is_noticed_after_a_second_and_the_addresses_go(agent):
+def test_a_hung_heartbeat_is_noticed_after_a_second_and_the_addresses_go(agent):
     agent.heartbeat.reads = agent.at_work = False
     wait(agent, 1.2)
     assert not agent.machine.connected and agent.machine.role == "active"
@@ -84,8 +84,8 @@ def test_one_that_hangs_is_noticed_after_a_second_and_the_addresses_go(agent):
     assert agent.done == ["Leave"] and agent.machine.role == "standby"
 
 
-def test_one_that_only_does_not_read_is_alive_and_is_not_flooded(agent):
-    """While the other node's starts itself anew: "all clients are now paused"."""
+def test_a_heartbeat_that_does_not_read_is_alive_and_is_not_flooded(agent):
+    """While the other node's heartbeat restarts itself: "all clients are now paused"."""
     agent.heartbeat.reads = False
     agent.heartbeat.sent.clear()
     wait(agent, 31)
@@ -96,8 +96,8 @@ def test_one_that_only_does_not_read_is_alive_and_is_not_flooded(agent):
     assert agent.machine.connected and not agent.unread
 
 
-def test_one_that_was_late_is_back_with_its_first_turn(agent):
-    """It has not returned the message yet: that waits in its queue, and the addresses need not go meanwhile."""
+def test_a_late_heartbeat_is_back_with_its_first_turn(agent):
+    """It has not returned the message yet: that waits in its queue, and the addresses stay meanwhile."""
     agent.heartbeat.reads = agent.at_work = False
     wait(agent, 1.5)
     assert not agent.machine.connected
@@ -108,21 +108,21 @@ def test_one_that_was_late_is_back_with_its_first_turn(agent):
     assert agent.done == []
 
 
-def test_one_that_says_something_lives(agent, monkeypatch):
+def test_a_heartbeat_that_reports_something_lives(agent, monkeypatch):
     agent.heartbeat.reads = agent.at_work = False
     monkeypatch.setattr(agent.heartbeat, "read", lambda: [decide.Ping("192.0.2.1", True)])
     wait(agent, 5)
     assert agent.machine.connected and agent.done == []
 
 
-def test_one_that_never_reads_again_is_no_use(agent):
+def test_a_heartbeat_that_never_reads_again_counts_as_dead(agent):
     agent.heartbeat.reads = False
     wait(agent, 50)
     assert not agent.machine.connected and agent.machine.role == "standby"
 
 
 class Late:
-    """A daemon that leaves the first question without an answer for two seconds."""
+    """A daemon that does not answer the first question for two seconds."""
 
     def __init__(self) -> None:
         self.told, self.pidfd = 0, -1
@@ -145,14 +145,14 @@ def test_a_daemon_that_is_only_late_is_not_restarted_but_told_once_more(agent, m
     agent.daemon.listen(agent.on_listened)
     assert agent.queue == []
     for _ in range(60):
-        agent.now += worker.TICK
+        agent.now += worker.TICK_SECONDS
         agent.tick(agent.now)
     assert agent.daemon.told == (2 if role == "active" else 1)
     assert not agent.machine.unheard
 
 
 def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
-    """One that looked while they were away would be deaf on the active node until somebody comes."""
+    """A daemon that looked while they were muted would stay deaf on the active node until a person comes."""
     class There:
         def unmute(self) -> None:
             told.append("unmute")
@@ -172,14 +172,14 @@ def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
     monkeypatch.setattr(worker.announce, "send", lambda addresses: [])
     agent.do_unmute(decide.Unmute())
     assert told == ["unmute", "listens", "192.0.2.10", "192.0.2.10"]
-    assert agent.queue == [decide.Listened(False)]  # of the two: that it is only busy is no news
-    assert agent.listen_at > agent.now, "it is told once more"
+    assert agent.queue == [decide.Listened(False)]  # one of the two answers: a busy daemon is no event
+    assert agent.listen_at > agent.now, "it must be told once more"
 
 
 @pytest.mark.parametrize(("role", "state", "left"), [
     ("standby", "parked", ["leave"]), ("standby", "none", []), ("leaving", "parked", []), ("parting", "parked", [])])
-def test_a_standby_takes_away_what_it_could_not_when_it_left(agent, monkeypatch, role, state, left):
-    """The kernel did not answer in time, say: nothing else would come back to it."""
+def test_a_standby_removes_addresses_that_it_could_not_remove_when_it_left(agent, monkeypatch, role, state, left):
+    """For instance, the kernel did not answer in time. Nothing else would remove them."""
     class Parked:
         def __init__(self) -> None:
             self.done: list[str] = []
@@ -199,7 +199,7 @@ def test_a_standby_takes_away_what_it_could_not_when_it_left(agent, monkeypatch,
 
 @pytest.fixture
 def storing(agent, monkeypatch) -> list[Any]:
-    """What was started, each with what it is told when it ends; the epochs have just changed."""
+    """The started commands, each with its callback. The epochs have just changed."""
     started: list[Any] = []
     kept: list[Any] = []
     monkeypatch.setattr(worker.history, "keep", lambda *epochs: kept.append(epochs))
@@ -210,34 +210,34 @@ def storing(agent, monkeypatch) -> list[Any]:
     return started
 
 
-def test_the_epochs_are_brought_to_the_disk_a_moment_later_and_nobody_waits_for_it(agent, storing):
-    """A crash seconds after the first take-over left an empty file, and the node began at 0."""
+def test_the_epochs_are_written_to_the_disk_later_and_nothing_waits_for_it(agent, storing):
+    """A crash seconds after the first takeover left an empty file, and the epochs began at 0."""
     agent.tick(agent.now)
-    assert storing == [], "a take-over comes first"
-    agent.now += worker.LATER
+    assert storing == [], "a takeover comes first"
+    agent.now += worker.STORE_DELAY_SECONDS
     agent.tick(agent.now)
     agent.tick(agent.now)
-    assert [command for command, _timeout, _done in storing] == [worker.STORE]
+    assert [command for command, _timeout, _done in storing] == [worker.STORE_COMMAND]
 
 
-def test_while_the_disk_stands_still_only_one_waits_for_it_and_what_came_meanwhile_follows(agent, storing):
+def test_while_the_disk_stands_still_one_process_waits_and_later_changes_follow(agent, storing):
     for _ in range(60):
-        agent.now += worker.LATER
+        agent.now += worker.STORE_DELAY_SECONDS
         agent.tick(agent.now)
         worker.Worker.do_keep(agent, decide.Keep(7, 7))
     assert len(storing) == 1
     command, timeout, done = storing[0]
-    assert agent.now < timeout, "it is not ended: nobody else would bring it there"
+    assert agent.now < timeout, "it is not killed: nothing else would write that to the disk"
     done(True, "")
-    agent.now += worker.LATER
+    agent.now += worker.STORE_DELAY_SECONDS
     agent.tick(agent.now)
     assert len(storing) == 2
 
 
-def test_the_last_change_is_brought_to_the_disk_before_the_agent_ends(agent, monkeypatch, tmp_path):
-    """Its machine may be about to go down."""
+def test_the_last_change_is_written_to_the_disk_before_the_agent_ends(agent, monkeypatch, tmp_path):
+    """Its machine may be shutting down."""
     target = tmp_path / "stored"
-    monkeypatch.setattr(worker, "STORE", ("/usr/bin/touch", str(target)))
+    monkeypatch.setattr(worker, "STORE_COMMAND", ("/usr/bin/touch", str(target)))
     agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
     monkeypatch.setattr(worker, "clock", worker.time.monotonic)
     agent.store_at = 1.0
@@ -246,12 +246,12 @@ def test_the_last_change_is_brought_to_the_disk_before_the_agent_ends(agent, mon
 
 
 def test_an_agent_that_ends_does_not_wait_for_a_disk_that_stands_still(agent, monkeypatch):
-    monkeypatch.setattr(worker, "STORE", ("/bin/sleep", "60"))
+    monkeypatch.setattr(worker, "STORE_COMMAND", ("/bin/sleep", "60"))
     agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
     monkeypatch.setattr(worker, "clock", worker.time.monotonic)
     agent.store_at, begun = 1.0, worker.time.monotonic()
     agent.store_last()
     try:
-        assert worker.time.monotonic() - begun < worker.LAST + 1
+        assert worker.time.monotonic() - begun < worker.LAST_STORE_SECONDS + 1
     finally:
         agent.jobs[0].kill()

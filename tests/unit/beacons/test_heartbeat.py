@@ -1,4 +1,4 @@
-"""_beacons/heartbeat.py: what is told of the pair, when, and how grave it is."""
+"""_beacons/heartbeat.py: what it reports of the pair, when, and with which severity."""
 from __future__ import annotations
 
 import copy
@@ -16,7 +16,7 @@ QUIET = {
 
 
 class Node:
-    """What the beacon hands over on a node that looks like this."""
+    """The beacon on a node that looks like this, and what it reports."""
 
     def __init__(self, settings: dict) -> None:
         self.module: ModuleType = load_module("_beacons/heartbeat.py")
@@ -40,7 +40,7 @@ class Node:
         return ["the events"]
 
     def look(self, **now: object) -> dict[str, str]:
-        """By key what is said of it, of a node that differs so from a quiet one."""
+        """The conditions by key, on a node with these differences from a healthy one."""
         self.now = copy.deepcopy(QUIET)
         for key, value in now.items():
             if isinstance(value, dict):
@@ -56,7 +56,7 @@ def node(settings) -> Node:
     return Node(settings("winterthur", "gw1"))
 
 
-def test_a_quiet_pair_has_nothing_to_tell(node: Node) -> None:
+def test_a_healthy_pair_reports_nothing(node: Node) -> None:
     assert node.look() == {} and node.once == [] and node.unknown == set()
     assert node.look(role="active", held=["192.0.2.10"], missing=[], peer={"role": "standby"}) == {}
 
@@ -76,7 +76,7 @@ def test_a_quiet_pair_has_nothing_to_tell(node: Node) -> None:
     ({"peer": {"role": "standby"}}, "none_active:winterthur", "nobody active"),
     ({"peer": {"role": "transition"}}, "none_active:winterthur", "nobody active"),
 ])
-def test_each_trouble_alone(node: Node, now: dict, key: str, word: str) -> None:
+def test_each_condition_alone(node: Node, now: dict, key: str, word: str) -> None:
     assert node.look(**now) == {key: word}
 
 
@@ -87,7 +87,7 @@ def test_a_dead_peer_is_not_blamed_on_the_paths(node: Node) -> None:
 
 
 def test_a_path_on_which_nothing_has_come_yet_is_given_a_moment(node: Node) -> None:
-    """A heartbeat that has just started hears its peer on one path before the other."""
+    """A heartbeat that has just started hears its peer first on one path, then on the other."""
     node.look(links={"bond1": "dead"})
     assert node.told["link_dead:bond1"]["after"] == 2
 
@@ -100,7 +100,7 @@ def test_a_standby_that_does_not_take_over_from_a_dead_peer(node: Node) -> None:
     assert node.told["none_active:winterthur"]["after"] == 2
 
 
-def test_what_a_silent_agent_or_heartbeat_leaves_unknown_stays_as_it_was_told(node: Node) -> None:
+def test_a_silent_agent_or_heartbeat_leaves_the_reported_state(node: Node) -> None:
     node.look(agent="silent")
     assert node.unknown >= {"peer_dead", "link_dead", "ping_node_dead", "none_active", "split", "not_ready"}
     node.look(running=False, agent="")
@@ -120,7 +120,7 @@ def test_each_role_change_in_the_history_is_told_with_its_cause(node: Node) -> N
     assert node.memory["history"] == "m1"
 
 
-def test_the_history_of_before_the_first_look_is_no_news(node: Node) -> None:
+def test_changes_before_the_first_look_are_not_reported(node: Node) -> None:
     node.memory = {}
     node.changes = [{"at": "2026-03-01T00:00:00.000+00:00", "role": "active", "cause": "nobody is active", "epoch": 1}]
     node.look()
@@ -138,7 +138,7 @@ def test_the_history_of_before_the_first_look_is_no_news(node: Node) -> None:
     ("1 ping nodes answer on gw1, 2 on gw2", "critical"), ("the IPsec daemon of gw1 is hung", "critical"),
     ("heartbeat did not answer here for 1 s", "critical"), ("something new", "critical"), ("", "critical"),
 ])
-def test_how_grave_a_role_change_is(node: Node, cause: str, severity: str) -> None:
+def test_the_severity_of_a_role_change(node: Node, cause: str, severity: str) -> None:
     assert node.module.severity(cause) == severity
 
 

@@ -12,7 +12,7 @@ from tests.conftest import TREE
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    """The script, with stand-ins that write down how they were called. `there`: how often pgrep finds the agent."""
+    """The script, with stand-ins that record how they were called. `there`: how often pgrep finds the agent."""
     calls = tmp_path / "calls"
     text = (TREE / "salt/heartbeat/files/heartbeat-ended").read_text()
     for program in ("/etc/ha.d/resource.d/gateway stop", "/usr/local/lib/gateway/agent/run release"):
@@ -23,7 +23,7 @@ def script(tmp_path: Path) -> Path:
     place = tmp_path / "heartbeat-ended"
     place.write_text(text)
     (tmp_path / "cgroup").write_text("0::/system.slice/heartbeat.service\n")
-    # of heartbeat's processes a line each time, of the agent as often as `there` says
+    # it finds heartbeat's processes each time, the agent as often as `there` says
     gone = (f'[ "$1" = -x ] && {{ sed 1q {tmp_path}/heartbeats; sed -i 1d {tmp_path}/heartbeats; exit; }}\n'
             f'read -r n <{tmp_path}/there; [ "$n" -gt 0 ] && echo $((n - 1)) >{tmp_path}/there')
     (tmp_path / "heartbeats").write_text("")
@@ -45,7 +45,7 @@ def test_nothing_is_left(script: Path, there: int, killed: bool) -> None:
 
 
 def test_processes_that_heartbeat_makes_meanwhile_end_too(script: Path) -> None:
-    """It had started itself anew: a process that came after the list was made kept systemd from starting it."""
+    """heartbeat had restarted itself: a process that came after the list was made stopped systemd from starting it."""
     (script.parent / "there").write_text("0\n")
     found, came = (subprocess.Popen(["/usr/bin/sleep", "60"]) for _ in range(2))
     (script.parent / "heartbeats").write_text(f"{found.pid}\n{came.pid}\n")

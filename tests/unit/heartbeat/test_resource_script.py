@@ -58,20 +58,20 @@ class Script:
             self.stand_in(name, f'echo "{name} $*" >>{self.calls}')
 
     def stand_in(self, name: str, does: str) -> None:
-        """Let a command do this."""
+        """Replace a command by one that does this."""
         path = self.folder / "stand-ins" / name
         path.write_text(f"#!/bin/sh\n{does}\n")
         path.chmod(0o755)
 
     def __call__(self, *steps: str, **environment: str) -> list[str]:
-        """Run steps on a node that has its own addresses and give the lines they print. `gateway` is the script."""
+        """Run steps on a node with its own addresses; returns the lines that they print. `gateway` is the script."""
         words = "".join(f"export {key}='{value}'\n" for key, value in environment.items())
         program = SETUP + words + "\n".join(steps).replace("gateway ", f"{self.path} ")
         done = subprocess.run([*UNSHARE, "sh", "-c", program], capture_output=True, text=True, timeout=30, check=False)
         return done.stdout.splitlines()
 
     def called(self, what: str = "") -> list[str]:
-        """How the stand-ins were called; none still runs, they ended with their namespace."""
+        """How the stand-ins were called. None still runs: they ended with their namespace."""
         lines = self.calls.read_text().splitlines() if self.calls.exists() else []
         return [line for line in lines if line.startswith(what)]
 
@@ -173,12 +173,12 @@ def test_without_a_daemon_start_fails_and_stop_does_not(script: Script) -> None:
 
 def test_a_hung_daemon_does_not_keep_the_addresses(script: Script) -> None:
     script.stand_in("whack", "case $1 in --terminate) exec sleep 60 ;; esac")
-    # a tenth of the time it is given
+    # a tenth of the timeout that it asks for
     script.stand_in("timeout", f"""echo "timeout $*" >>{script.calls}; seconds=$1; shift
         PATH=${{PATH#*:}} exec timeout 0.$seconds "$@\"""")
     assert script("gateway start", "gateway stop; echo $?", "held") == ["0", "HELD "]
     stopping = [line.split("/whack ")[1] for line in script.called("timeout 2 ") if "--terminate" in line]
-    assert stopping == ["--terminate --name roadwarrior"]          # one call of 2 s, not one a tunnel
+    assert stopping == ["--terminate --name roadwarrior"]          # one call of 2 s, not one for each tunnel
     assert any("hangs" in line for line in script.called("logger"))
 
 

@@ -1,4 +1,4 @@
-"""_modules/heartbeat.py on what heartbeat 3.0.6's tools and iproute2 print on a real pair."""
+"""_modules/heartbeat.py with the output of heartbeat 3.0.6's tools and iproute2, recorded on a real pair."""
 from __future__ import annotations
 
 import json
@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from agent import __main__ as program
 from tests.conftest import give_time, load_module
 
 RECORDED = Path(__file__).parent.parent / "recorded/heartbeat"
@@ -24,7 +25,7 @@ tunnel bern
 
 
 class Node:
-    """Answers commands as a node does in one situation."""
+    """Answers commands as a node in one situation does."""
 
     def __init__(self, resources: str | None, addresses: str, nodes: dict[str, str] | None = None) -> None:
         self.resources, self.addresses = resources, addresses
@@ -42,7 +43,7 @@ class Node:
                 answer["stdout"] = (RECORDED / f"addresses-{self.addresses}.json").read_text()
             case ["systemctl", "is-active", "heartbeat"] if self.resources is None:
                 answer |= {"retcode": 3, "stdout": "inactive"}
-            case ["cl_status", "rscstatus"] if not self.resources:      # running, and not yet listening to clients
+            case ["cl_status", "rscstatus"] if not self.resources:      # it runs, and does not answer its clients yet
                 answer |= {"retcode": 1, "stderr": "ERROR: Cannot signon with heartbeat"}
             case ["cl_status", "rscstatus"]:
                 answer["stdout"] = self.resources
@@ -83,7 +84,7 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     ("all", "active", "gw1", "active"),
     ("none", "standby", "gw1", "standby"),
     ("local", "active", "gw1", "active"),
-    ("local", "standby", "gw2", "standby"),        # it has local resources, and haresources gives it none
+    ("local", "standby", "gw2", "standby"),        # it has its local resources, but owns none in haresources
     ("foreign", "active", "gw2", "active"),
     ("foreign", "standby", "gw1", "standby"),
     ("transition", "active", "gw1", "transition"),
@@ -162,7 +163,7 @@ def test_reload_that_changes_the_role_is_an_error(on, monkeypatch: pytest.Monkey
     node = Node("all", "active")
     module = on(node)
     monkeypatch.setattr(module, "wait_until_settled", lambda timeout: {"role": "standby", "disagree": ""})
-    with pytest.raises(CommandExecutionError, match="active before, is standby"):
+    with pytest.raises(CommandExecutionError, match="active before, is now standby"):
         module.reload()
 
 
@@ -230,7 +231,7 @@ AGENT_SAYS = {
 
 
 class AgentNode(Node):
-    """A node whose agent says something, or nothing; `does` is what its verbs lead to."""
+    """A node whose agent says something; None: no agent runs. Its verbs move the role."""
 
     def __init__(self, says: dict | None, addresses: str, **more: object) -> None:
         super().__init__("all", addresses, **more)
@@ -260,12 +261,14 @@ def agent_on(on, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
                                ("AGENT_HISTORY_KEPT", "kept"), ("PROC", "proc")):
             monkeypatch.setattr(module, constant, tmp_path / path)
         (tmp_path / "ha.cf").write_text(f"node gw1\nrespawn root {tmp_path}/agent/run\n")
+        (tmp_path / "agent").mkdir(exist_ok=True)
+        (tmp_path / "agent/run").touch()
         return module
     return place
 
 
 def says(**changes: object) -> dict:
-    """What the agent says, changed; `peer_role` is in its peer."""
+    """What the agent says, with changes; `peer_role` changes its peer's role."""
     peer = AGENT_SAYS["peer"] | {"role": changes.pop("peer_role", "standby")}
     return {**AGENT_SAYS, "peer": peer, **changes}
 
@@ -274,7 +277,7 @@ def says(**changes: object) -> dict:
     (says(), "active", "active"),
     (says(role="standby", peer_role="active"), "standby", "standby"),
     (says(role="transition"), "active", "transition"),
-    (says(), "standby", "transition"),                          # its word and the kernel do not agree
+    (says(), "standby", "transition"),                          # the agent and the kernel do not agree
     (says(role="standby"), "active", "transition"),
     (says(peer_role="active"), "active", "split"),
     (None, "standby", "transition"),                            # no agent runs
@@ -303,6 +306,12 @@ def test_a_node_without_its_agent_says_so(agent_on) -> None:
     assert "its role agent does not; held: 192.0.2.10" in agent_on(AgentNode(None, "active")).status()["disagree"]
 
 
+def test_a_node_without_the_agents_program_has_no_agent(agent_on, tmp_path: Path) -> None:
+    module = agent_on(AgentNode(says(), "active"))
+    (tmp_path / "agent/run").unlink()
+    assert module.role() == "transition" and "its role agent does not; held: " in module.status()["disagree"]
+
+
 @pytest.mark.parametrize("answer", ["", "[]", "{}", "Traceback"])
 def test_an_answer_that_makes_no_sense(agent_on, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     module = agent_on(AgentNode(says(), "active"))
@@ -320,7 +329,7 @@ def test_the_agent_moves_the_role(agent_on) -> None:
         ["standby"], ["takeover", "--force"]]
 
 
-def test_nothing_is_moved_where_it_is_already(agent_on) -> None:
+def test_a_role_that_is_there_already_is_not_moved(agent_on) -> None:
     node = AgentNode(says(), "active")
     assert agent_on(node).takeover()["role"] == "active"
     assert not [command for command in node.asked if "takeover" in command]
@@ -344,7 +353,7 @@ def test_heartbeat_s_scripts_move_the_role(on) -> None:
     assert module.standby()["role"] == "standby" and module.takeover()["role"] == "active"
 
 
-def test_nobody_to_hand_over_to(on) -> None:
+def test_the_role_is_not_handed_to_a_dead_node(on) -> None:
     with pytest.raises(CommandExecutionError, match="the heartbeat of gw2 is dead: nobody would take over"):
         on(Node("all", "active", {"gw1": "active", "gw2": "dead"})).standby()
 
@@ -386,7 +395,7 @@ def test_history_with_the_agent(agent_on, tmp_path: Path) -> None:
     module = agent_on(AgentNode(says(), "active"))
     assert module.history() == []
     (tmp_path / "kept").write_text('{"at": "2026-11-23T01:00:00+00:00", "role": "standby", "cause": "before"}\n')
-    assert [entry["cause"] for entry in module.history()] == ["before"], "no agent has run since the machine has booted"
+    assert [entry["cause"] for entry in module.history()] == ["before"], "no agent has run since the boot"
     (tmp_path / "history").write_text(
         '{"at": "2026-11-24T01:00:00+00:00", "role": "standby", "cause": "start"}\nbroken\n'
         '{"at": "2026-11-24T02:00:00+00:00", "role": "active", "cause": "gw2 is dead"}\n')
@@ -415,7 +424,7 @@ def test_history_of_the_scripts(on) -> None:
     ({"links": {}}, ["the IPsec daemon takes bern for nobody's"], "takes bern for nobody's"),
     ({"links": {}, "ping_nodes": {"192.0.2.1": "dead"}}, [], "the ping node 192.0.2.1 is not reached"),
     ({"links": {}, "ready": False, "not_ready_because": "bond0 has no carrier"}, [], "bond0 has no carrier"),
-    ({"links": {}, "role": "transition"}, [], "this node is transition, and has to be active or standby"),
+    ({"links": {}, "role": "transition"}, [], "this node is transition, and must be active or standby"),
     ({"links": {}}, [], ""),
 ])
 def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec: list[str], wrong: str) -> None:
@@ -432,7 +441,7 @@ def test_health(agent_on, monkeypatch: pytest.MonkeyPatch, changes: dict, ipsec:
             module.healthy(timeout=3)
     else:
         assert module.healthy("active")["role"] == "active"
-        with pytest.raises(CommandExecutionError, match="has to be standby"):
+        with pytest.raises(CommandExecutionError, match="must be standby"):
             module.healthy("standby", timeout=3)
 
 
@@ -458,7 +467,7 @@ def test_a_daemon_is_waited_for_until_it_does_its_part(on, monkeypatch: pytest.M
 
 
 def process(proc: Path, pid: int, parent: int, age: float, *words: str) -> None:
-    """One process, that old."""
+    """A process that is `age` seconds old."""
     (proc / str(pid)).mkdir(parents=True, exist_ok=True)
     (proc / "uptime").write_text("1000.00 0\n")
     (proc / str(pid) / "cmdline").write_text("\0".join(words) + "\0")
@@ -474,8 +483,7 @@ def agent_runs(agent_on, tmp_path: Path):
     module.node = node
     for name in ("ha.cf", "authkeys", "agent.json"):
         (tmp_path / name).touch()
-    (tmp_path / "agent/__pycache__").mkdir(parents=True)
-    (tmp_path / "agent/run").touch()
+    (tmp_path / "agent/__pycache__").mkdir()
     (tmp_path / "ha.cf").write_text(f"respawn root {tmp_path}/agent/run\n")
     (tmp_path / "loaded").write_text("\n".join(str(int((tmp_path / name).stat().st_mtime))
                                                for name in ("ha.cf", "authkeys")))
@@ -485,14 +493,15 @@ def agent_runs(agent_on, tmp_path: Path):
     process(tmp_path / "proc", 1, 0, 999, "/sbin/init")
     process(tmp_path / "proc", 50, 1, 200, *program)
     process(tmp_path / "proc", 51, 50, 100, *program)
-    process(tmp_path / "proc", 60, 1, 1, *program, "status")
+    for number, verb in enumerate(("status", "standby", "takeover", "check", "opening", "store", "release", "later")):
+        process(tmp_path / "proc", 40 + number, 1, 1, *program, verb)
     return module
 
 
 def test_a_worker_that_is_older_than_its_files(agent_runs, tmp_path: Path) -> None:
     assert [each.pid for each in agent_runs._processes()] == [50, 51]
     assert agent_runs.unread() == []
-    (tmp_path / "agent/__pycache__/run.pyc").touch()            # Python's own
+    (tmp_path / "agent/__pycache__/run.pyc").touch()            # Python's cache
     assert agent_runs.unread() == []
     (tmp_path / "agent/run").touch()
     assert agent_runs.unread() == [str(tmp_path / "agent")]
@@ -569,7 +578,7 @@ def test_a_new_key_is_just_read(agent_runs, monkeypatch: pytest.MonkeyPatch, tmp
     assert ["systemctl", "reload", "heartbeat"] in agent_runs.node.asked
 
 
-def test_who_decides_stands_in_ha_cf(on, tmp_path: Path) -> None:
+def test_ha_cf_says_who_decides(on, tmp_path: Path) -> None:
     module = on(Node("all", "active"))
     assert module.way() == ""
     (tmp_path / "ha.cf").write_text("respawn root /usr/libexec/heartbeat/ipfail\n")
@@ -601,7 +610,7 @@ def test_the_other_agent_is_heard(on, packet: bytes, heard: bool) -> None:
         speaker.join()
 
 
-# at a glance
+# glance()
 
 STATUS = {"role": "standby", "epoch": 4, "since": "2026-03-01T00:00:00.000+00:00", "cause": "gw2 is there",
           "node": "gw1", "muted": False, "heartbeat": "alive", "ready": True, "not_ready_because": "", "held": [],
@@ -612,7 +621,10 @@ STATUS = {"role": "standby", "epoch": 4, "since": "2026-03-01T00:00:00.000+00:00
 
 
 class Agent:
-    """Something that listens on the agent's socket and gives one answer; None: it takes the question and is silent."""
+    """Something that listens on the agent's socket and gives one answer.
+
+    None: it takes the question and is silent. An empty one: it takes the question and ends the connection.
+    """
 
     def __init__(self, path: Path, answer: bytes | None) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -626,8 +638,10 @@ class Agent:
             client = self.socket.accept()[0]
             self.clients.append(client)     # not closed: the other side would see an end
             self.questions.append(json.loads(client.recv(4096)))
-            if self.answer is not None:
+            if self.answer:
                 client.sendall(self.answer)
+            elif self.answer is not None:
+                client.close()
 
 
 @pytest.fixture
@@ -672,7 +686,7 @@ def test_at_a_glance_it_is_what_the_agent_says(looking) -> None:
     ({"role": "active"}, "transition", True),
     ({"role": "standby", "held": ["192.0.2.10"]}, "transition", True),
     ({"role": "transition"}, "transition", False),
-    ({"intruder": "192.0.2.10"}, "standby", True),      # taken away a moment ago
+    ({"intruder": "192.0.2.10"}, "standby", True),      # the agent took it away a moment ago
     ({"heartbeat": "dead"}, "standby", False),
     ({"peer": {}}, "standby", False),                   # an agent of an older release
     ({"peer": None}, "standby", False),
@@ -693,10 +707,25 @@ def test_an_agent_that_hangs_or_talks_nonsense_holds_nobody(looking, answer: byt
     assert (now["agent"], now["role"], now["connected"]) == ("silent", "unknown", False)
 
 
-def test_an_agent_that_is_not_there(looking) -> None:
+def test_a_missing_agent_at_a_glance(looking) -> None:
     module = looking(STATUS)
     module.AGENT_SOCKET.unlink()
     assert module.glance()["agent"] == "missing"
+
+
+@pytest.mark.parametrize(("answer", "code", "word"), [
+    ("no socket", 3, "missing"), ("nobody listens", 3, "missing"), (b"", 3, "missing"), (None, 1, "silent"),
+    (b"nonsense\n", 1, "silent"), (b"[]\n", 1, "silent"), (b'{"error": "busy"}\n', 1, "silent")])
+def test_a_missing_agent_is_the_same_to_its_command_line(looking, monkeypatch: pytest.MonkeyPatch,
+                                                         answer: bytes | str | None, code: int, word: str) -> None:
+    module = looking(None if isinstance(answer, str) else answer)
+    if isinstance(answer, str):
+        module.AGENT_SOCKET.unlink()
+    if answer == "nobody listens":
+        socket.socket(socket.AF_UNIX).bind(str(module.AGENT_SOCKET))
+    monkeypatch.setattr(program, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(program.control.ask, "__defaults__", (str(module.AGENT_SOCKET),))
+    assert program.main(["status"]) == code and module.glance()["agent"] == word
 
 
 def test_a_heartbeat_that_does_not_run_is_seen_at_a_glance(looking) -> None:
@@ -739,7 +768,7 @@ def test_in_the_profile_paper_heartbeat_is_asked_beside_the_caller(looking, tmp_
     hung = asked["ping 192.0.2.1"]
     clock[0] += 4
     module.glance()
-    assert hung.process.wait(10) == -9                        # one that hangs is ended before the next round
+    assert hung.process.wait(10) == -9                        # a hung one is killed before the next round
     monkeypatch.setattr(module, "_is_here", lambda address: True)
     clock[0] += 1
     assert module.glance()["disagree"].startswith("heartbeat says this node has none of the addresses; held: 192.0.")

@@ -1,4 +1,4 @@
-"""_states/heartbeat.py: what is changed, what waits, and that a key is never shown."""
+"""_states/heartbeat.py: what it changes, what waits, and that it never shows a key."""
 from __future__ import annotations
 
 import json
@@ -16,7 +16,7 @@ OLD = "auth 1\n1 sha1 s3cr3t.p4sswd\n"
 
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The states of a node whose heartbeat does not run; its situation is in `state.node`."""
+    """The states on a node whose heartbeat does not run. `state.node` is the node's situation."""
     module = load_module("_states/heartbeat.py")
     module.node = {"running": False, "peer": "active", "key": "n3w.k3y", "unread": [], "refuses": "", "role": "active",
                    "checked": [], "waits": "", "reloads_agent": False, "way": "scripts", "hears": False}
@@ -189,7 +189,7 @@ def test_who_decides_does_not_change_under_a_running_pair(state: ModuleType, the
 
 @pytest.fixture
 def moved(state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list:
-    """What was called to move the role or to wait for it."""
+    """The calls that move the role or wait for it."""
     calls = []
     for name in ("takeover", "standby", "wait_for_role"):
         monkeypatch.setitem(state.__salt__, f"heartbeat.{name}",
@@ -197,7 +197,7 @@ def moved(state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list:
     return calls
 
 
-def test_a_role_that_is_there(state: ModuleType, moved: list) -> None:
+def test_a_role_that_the_node_has(state: ModuleType, moved: list) -> None:
     assert state.role("active") == {"name": "active", "result": True, "changes": {}, "comment": "this node is active"}
     assert moved == []
 
