@@ -41,7 +41,7 @@ CONDITIONS = {
 _WORKS = {"miimon": ("up", "going down"), "arp": ("up",)}
 # Seconds. LACP takes a second or two when a link comes up; the bond goes back to its primary by itself, and a state run
 # takes slaves out and in again.
-_LACP_SETTLES, _BOND_SETTLES = 5, 3
+_LACP_SECONDS, _BOND_SECONDS = 5, 3
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -76,7 +76,7 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
     name = bond["name"]
     if now is None:
         return [(f"bond_missing:{name}", {"severity": "critical", "was": "there", "is": "missing",
-                                         "after": _BOND_SETTLES})]
+                                         "after": _BOND_SECONDS})]
     found = []
     works = [slave for slave, its in now["slaves"].items() if its and its["link"] in _WORKS[now["monitor"]]]
     facts = {"bond": name, "side": bond["side"], "active_slave": now["active_slave"], "up": works}
@@ -91,7 +91,7 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
     for slave, its in now["slaves"].items():
         subject = f"{name}/{slave}"
         if its is None:
-            add("slave_missing", subject, "warning", "in the bond", "not in the bond", _BOND_SETTLES)
+            add("slave_missing", subject, "warning", "in the bond", "not in the bond", _BOND_SECONDS)
             continue
         if slave not in works:
             why = {True: "", False: "no carrier", None: "the interface is off"}[its["carrier"]]
@@ -102,15 +102,15 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
             add("slave_down", subject, "warning", "up", "down", cause=why, failures=its["failures"])
         elif now["aggregator"]:
             if not its["partner"]:
-                add("lacp_partner_lost", subject, "warning", "there", "lost", _LACP_SETTLES, churn=its["churn"])
+                add("lacp_partner_lost", subject, "warning", "there", "lost", _LACP_SECONDS, churn=its["churn"])
             elif "churned" in its["churn"] or its["aggregator"] != now["aggregator"]["number"]:
                 why = "" if "churned" in its["churn"] else "it is in an aggregation of its own, which is not used"
-                add("lacp_churn", subject, "warning", "agreed", "churned", _LACP_SETTLES, cause=why,
+                add("lacp_churn", subject, "warning", "agreed", "churned", _LACP_SECONDS, cause=why,
                     churn=its["churn"], partner=its["partner"], aggregator=its["aggregator"],
                     aggregator_used=now["aggregator"]["number"])
     primary, active = bond["primary"], now["active_slave"]
     if primary and active and active != primary and primary in works:
-        add("not_on_primary", name, "info", primary, active, _BOND_SETTLES)
+        add("not_on_primary", name, "info", primary, active, _BOND_SECONDS)
     return found
 
 

@@ -11,10 +11,11 @@ What is seen comes from ``ipsec.glance``, which never waits; here it is judged. 
 the active node a site-to-site tunnel that was up here and is down is told at once, one that has not come up yet after
 the grace time. A roadwarrior comes and goes as it likes: that is told, and nothing is wrong with it.
 
-What is an error among the kernel's counters (Documentation/networking/xfrm_proc) is in ``_ERRORS``. Left out is what
-anybody on the internet can raise, or what a tunnel that is down raises by itself: packets without an SA, as a takeover
-and every scan bring (XfrmInNoStates, XfrmOutNoStates), broken headers, clear text where a tunnel should be
-(XfrmInTmplMismatch, XfrmInNoPols, XfrmInPolBlock, XfrmOutPolBlock), and SAs that end while packets are on their way
+``_ERROR_COUNTERS`` lists which of the kernel's counters (Documentation/networking/xfrm_proc) count as errors. It leaves
+out counters that anybody on the internet can raise, and those that a tunnel raises merely by being down: packets
+without an SA, which every takeover and every scan causes (XfrmInNoStates, XfrmOutNoStates), broken headers, clear text
+where a tunnel should be (XfrmInTmplMismatch, XfrmInNoPols, XfrmInPolBlock, XfrmOutPolBlock), and SAs that end while
+packets are on their way
 (...StateExpired, ...StateInvalid, XfrmOutPolDead, XfrmOutBundleCheckError, XfrmAcquireError).
 """
 from __future__ import annotations
@@ -49,32 +50,33 @@ CONDITIONS = {
     "address_of_node": "critical: the daemon serves on the node's own address",
 }
 
-GRACE = 30.0            # seconds
-_QUIET = 60.0           # seconds between two reports of the same counter
-_ONE_WAY = 60.0         # seconds in which nothing comes back
-_BOTH = 3               # samples in a row with bytes both ways: only then silence in one direction means something
-_LATE = 25.0            # seconds past the time at which keys are to be renewed
-_REPEATED = 10          # packets in a report; single ones are only late
-_LISTENS = 5.0          # seconds until the daemon has to listen after a takeover
-_STARTS = 20.0          # and until it has loaded its connections after its start
-_GONE = 5.0             # seconds until a roadwarrior that does not come back is gone
-_MANY = 10              # people who come or go at once and are told one by one
-_CERTIFICATE = (30, 7)  # days: warning, critical
-_LIST = (7, 2)          # a list is published every few weeks: 30 days before its end all would be late
-_ERRORS = re.compile(r"Xfrm(InError|InBufferError|InStateProtoError|InStateModeError|InStateMismatch|InPolError|"
-                     r"OutError|OutBundleGenError|OutStateProtoError|OutStateModeError|OutStateSeqError|OutPolError|"
-                     r"(In|Out)StateDirError|InIptfsError|OutNoQueueSpace)")
+GRACE_SECONDS = 30.0                    # in which a peer brings its tunnel back after a takeover
+_COUNTER_REPORT_SECONDS = 60.0          # between two reports of the same counter
+_ONE_WAY_SECONDS = 60.0                 # without a byte back: the tunnel carries one direction only
+_TWO_WAY_SAMPLES = 3                    # in a row with bytes both ways: only then silence in one direction counts
+_REKEY_LATE_SECONDS = 25.0              # after the time at which the keys should have been renewed
+_REPLAY_PACKETS = 10                    # that make a report: single packets are only late
+_LISTEN_SECONDS = 5.0                   # after a takeover the daemon must listen
+_START_SECONDS = 20.0                   # after its start the daemon must have loaded its connections
+_GONE_SECONDS = 5.0                     # without an SA: the roadwarrior has left
+_REPORTED_SINGLY = 10                   # roadwarriors who come or leave at once get one event each; more share one
+_CERTIFICATE_DAYS = (30, 7)             # before the end: warning, critical
+_CRL_DAYS = (7, 2)                      # shorter: a list is published every few weeks, 30 days would always warn
+_ERROR_COUNTERS = re.compile(
+    r"Xfrm(InError|InBufferError|InStateProtoError|InStateModeError|InStateMismatch|InPolError|"
+    r"OutError|OutBundleGenError|OutStateProtoError|OutStateModeError|OutStateSeqError|OutPolError|"
+    r"(In|Out)StateDirError|InIptfsError|OutNoQueueSpace)")
 # pluto's words for a peer that does not answer any more: of 4.x and 5.x (retransmit.c, ikev2_liveness.c, ikev1_dpd.c).
 # One that has not answered the first message is not up yet, which is another matter.
-_SILENT = re.compile(
+_NO_ANSWER = re.compile(
     r'^"(?P<name>[^"]+)"(?:\[\d+\])?(?: (?P<peer>[0-9a-fA-F.:]+))? #\d+: '
     r"(?P<said>.*(?:second timeout exceeded after \d+ retransmits(?!.*our first)|liveness action - |DPD action - ).*)")
 # systemd's (service.c), in the daemon's journal
 _DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
 _BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "connection_unserved", "tunnel_down")
-_RELOADED = 10.0        # seconds in which a tunnel is back whose connection a state has loaded anew
-_WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
-_OF_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "connection_unserved",
+_RELOAD_SECONDS = 10.0        # seconds in which a tunnel is back whose connection a state has loaded anew
+_AGENT_WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
+_FROM_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "connection_unserved",
                "address_of_node")
 
 
@@ -88,14 +90,14 @@ def __virtual__() -> str | tuple[bool, str]:
 def validate(config: object) -> tuple[bool, str]:
     """`grace`, a number of seconds, and nothing else."""
     valid, said = __salt__["gateway_events.validate_config"](config, ["grace"])
-    grace = _grace(config) if valid else GRACE
+    grace = _grace(config) if valid and isinstance(config, list) else GRACE_SECONDS
     if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace <= 3600:
         return False, f"grace is {grace!r:.60}; give a number of seconds"
     return valid, said
 
 
 def _grace(config: list) -> Any:
-    return next((each["grace"] for each in config if "grace" in each), GRACE)
+    return next((each["grace"] for each in config if "grace" in each), GRACE_SECONDS)
 
 
 def beacon(config: list) -> list[dict]:
@@ -123,7 +125,7 @@ def _hold_back(told: dict, watch: Watch, now: float) -> None:
     doubtful = {key for key in told["conditions"] if key.partition(":")[0] in _BY_STATES}
     watch.doubtful = {key: watch.doubtful.get(key, now) for key in doubtful}
     new = {key for key in doubtful - watch.believed
-           if not key.startswith("tunnel_down:") or now - watch.doubtful[key] < _RELOADED}
+           if not key.startswith("tunnel_down:") or now - watch.doubtful[key] < _RELOAD_SECONDS}
     if new and __salt__["watching.states_run"]():
         for key in new:
             del told["conditions"][key]
@@ -153,13 +155,13 @@ class Watch:
         self.dead = float("-inf")               # when that was last told
         self.lived = False                      # by the agent's word: not one that boots
         self.late: dict[str, float] = {}
-        self.answer: dict | None = None
+        self.answer: dict = {}                  # the daemon's last one; {} until it has answered
         self.answered = 0.0
         self.traffic: dict[str, dict] = {}
         self.replays: dict[str, int] = {}
         self.counters: dict[str, int] | None = None
         self.counted: dict[str, float] = {}
-        self.dates: dict | None = None
+        self.dates: dict = {}
         self.believed: set[str] = set()         # told, of what a state run may bring about
         self.doubtful: dict[str, float] = {}    # and since when it is so
 
@@ -176,7 +178,7 @@ class Watch:
         self.lived = self.lived or bool(seen["process"]) and word == "alive"
         # The agent knows at once and says so until the next one answers; systemd has started that within half a second.
         dead = seen["process"] is False or bool(seen["process"]) and self.lived and word == "dead"
-        hung = bool(seen["process"]) and (word == "hung" or word not in _WORDS and seen["hung"])
+        hung = bool(seen["process"]) and (word == "hung" or word not in _AGENT_WORDS and seen["hung"])
         if seen["process"] is None:
             unknown.update(("daemon_dead", "daemon_hung"))
         elif dead:
@@ -191,8 +193,8 @@ class Watch:
         if seen["answer"]:
             self._take(seen, now)
         self.up -= set(seen["gone"])
-        if not seen["process"] or hung or self.answer is None:
-            unknown.update(_OF_ANSWERS)
+        if not seen["process"] or hung or not self.answer:
+            unknown.update(_FROM_ANSWERS)
         else:
             self._connections(seen, now, conditions)
             self._tunnels(seen, now, grace, conditions)
@@ -204,12 +206,12 @@ class Watch:
             conditions |= {f"rekey_failing:{name}": _condition(
                 "warning", "renewed in time", "not renewed", "the time to renew the keys has passed; the tunnel ends "
                 "when they do", {"peer": seen["tunnels"][name]["peer"]})
-                for name, when in self.late.items() if now - when >= _LATE and name in seen["tunnels"]}
+                for name, when in self.late.items() if now - when >= _REKEY_LATE_SECONDS and name in seen["tunnels"]}
         once += self._journal(seen, now)
         once += self._counters(seen, now)
         if seen["dates"] is not None:
             self.dates = seen["dates"]
-        if self.dates is None:
+        if not self.dates:
             unknown.update(("certificate_expiring", "crl_expiring"))
         else:
             conditions |= self._expiring(date)
@@ -229,7 +231,7 @@ class Watch:
             if self.pid is not None:
                 # It takes a while until all are back, which is told as the daemon's death.
                 self.was_up.clear()
-            self.pid, self.started, self.answer = seen["pid"], now, None
+            self.pid, self.started, self.answer = seen["pid"], now, {}
             self.up.clear()
             self.traffic.clear()
             self.replays.clear()
@@ -241,7 +243,7 @@ class Watch:
 
     def _connections(self, seen: dict, now: float, conditions: dict) -> None:
         missing = seen["tunnels"].keys() - self.answer["connections"].keys()
-        if now - self.started >= _STARTS:
+        if now - self.started >= _START_SECONDS:
             for name in missing:
                 conditions[f"connection_missing:{name}"] = _condition(
                     "warning", "loaded", "not loaded", "the configuration has it and the daemon has not",
@@ -264,7 +266,7 @@ class Watch:
         """Who has come and gone. One who calls again within a moment was never away."""
         if not seen["answer"] or not seen["serves"]:
             return
-        here = {}
+        here: dict[str, str] = {}
         for name, each in self.answer["connections"].items():
             if seen["tunnels"].get(name, {}).get("peer") == "%any":
                 here |= {f"{name}/{sa['peer_id'] or sa['peer']}": sa["peer"] for sa in each["sas"]}
@@ -277,7 +279,8 @@ class Watch:
             self.leaving.pop(key, None)
         for key in self.people.keys() - here.keys():
             self.leaving.setdefault(key, now)
-        left = sorted(key for key, when in self.leaving.items() if now - when >= _GONE or key not in self.people)
+        left = sorted(key for key, when in self.leaving.items()
+                      if now - when >= _GONE_SECONDS or key not in self.people)
         once += _of_people("tunnel_up", "away", "connected", {key: here[key] for key in come})
         once += _of_people("tunnel_down", "connected", "gone", {key: self.people.get(key, "") for key in left})
         for key in left:
@@ -287,7 +290,7 @@ class Watch:
     def _listens(self, seen: dict, now: float, conditions: dict) -> None:
         on = {each["address"] for each in self.answer["listening"]}
         unheard, unserved, fixed = (self.answer[key] for key in ("unheard", "unserved", "fixed"))
-        has_to = seen["serves"] and self.answered - max(self.since, self.started) >= _LISTENS
+        has_to = seen["serves"] and self.answered - max(self.since, self.started) >= _LISTEN_SECONDS
         if has_to and unheard:
             conditions["wrong_listen:pluto"] = _condition(
                 "critical", "listens on the virtual address", f"does not listen on {', '.join(unheard)}",
@@ -328,7 +331,7 @@ class Watch:
             old |= {"total": total, "at": now}
             if all(rose):
                 old |= {"both": old["both"] + 1, "silent": None}
-            elif any(rose) and old["both"] >= _BOTH:
+            elif any(rose) and old["both"] >= _TWO_WAY_SAMPLES:
                 way = "in" if rose[1] else "out"
                 if not old["silent"] or old["silent"][0] != way:
                     old["silent"] = (way, now)
@@ -338,7 +341,7 @@ class Watch:
     def _silences(self, now: float) -> dict[str, dict]:
         found = {}
         for name, each in self.traffic.items():
-            if each["silent"] and now - each["silent"][1] >= _ONE_WAY:
+            if each["silent"] and now - each["silent"][1] >= _ONE_WAY_SECONDS:
                 way = "in" if each["silent"][0] == "in" else "out"
                 other = {"in": "out", "out": "in"}[way]
                 found[f"one_way:{name}"] = _condition(
@@ -351,18 +354,18 @@ class Watch:
         found = {}
         for line in seen["journal"]:
             died = _DIED.search(line)
-            if died and now - self.dead > _STARTS:
+            if died and now - self.dead > _START_SECONDS:
                 # It was back before anybody looked.
                 self.dead = now
                 found["pluto"] = _condition("critical", "running", "died, and was started again",
                                             f"its process ended: {died['how']}", {"serves": seen["serves"]}) | {
                     "condition": "daemon_dead", "subject": "pluto"}
-            match = _SILENT.match(line)
+            match = _NO_ANSWER.match(line)
             if match:
                 subject = match["name"] + (f"/{match['peer']}" if match["peer"] else "")
                 found[subject] = _condition("warning", "answering", "silent", match["said"][:300], {}) | {
                     "condition": "liveness_timeout", "subject": subject}
-        return list(found.values())[:_MANY]
+        return list(found.values())[:_REPORTED_SINGLY]
 
     def _counters(self, seen: dict, now: float) -> list[dict]:
         found = []
@@ -371,9 +374,9 @@ class Watch:
             for name, value in seen["counters"].items():
                 rise = value - before.get(name, 0)
                 replay = name == "XfrmInStateSeqError"
-                if value < before.get(name, 0) or not (replay or _ERRORS.fullmatch(name)):
+                if value < before.get(name, 0) or not (replay or _ERROR_COUNTERS.fullmatch(name)):
                     self.counters[name] = value
-                elif rise >= (_REPEATED if replay else 1) and now - self.counted.get(name, -_QUIET) >= _QUIET:
+                elif rise >= (_REPLAY_PACKETS if replay else 1) and self._may_report(name, now):
                     self.counters[name], self.counted[name] = value, now
                     found.append(_condition("warning", str(before.get(name, 0)), str(value), "", {"rise": rise}) | {
                         "condition": "replay_drops" if replay else "xfrm_errors", "subject": name})
@@ -382,18 +385,22 @@ class Watch:
                 rise, key = value - self.replays.get(name, value), f"replay {name}"
                 if rise <= 0:
                     self.replays[name] = value
-                elif rise >= _REPEATED and now - self.counted.get(key, -_QUIET) >= _QUIET:
+                elif rise >= _REPLAY_PACKETS and self._may_report(key, now):
                     self.replays[name], self.counted[key] = value, now
                     found.append(_condition("warning", str(value - rise), str(value), "", {"rise": rise}) | {
                         "condition": "replay_drops", "subject": name})
         return found
 
+    def _may_report(self, counter: str, now: float) -> bool:
+        """Whether this counter's last report is long enough ago."""
+        return now - self.counted.get(counter, -_COUNTER_REPORT_SECONDS) >= _COUNTER_REPORT_SECONDS
+
     def _expiring(self, date: datetime.datetime) -> dict[str, dict]:
-        found = {}
+        found: dict[str, dict] = {}
         for name, text in self.dates["certificates"].items():
-            found |= _ending(f"certificate_expiring:{name}", text, date, _CERTIFICATE, "renew it")
+            found |= _ending(f"certificate_expiring:{name}", text, date, _CERTIFICATE_DAYS, "renew it")
         for name, each in self.dates["lists"].items():
-            found |= _ending(f"crl_expiring:{name}", each["next_update"], date, _LIST, "publish the next one")
+            found |= _ending(f"crl_expiring:{name}", each["next_update"], date, _CRL_DAYS, "publish the next one")
         return found
 
 
@@ -407,7 +414,7 @@ def _some(names: list[str]) -> str:
 
 def _of_people(condition: str, was: str, now: str, people: dict[str, str]) -> list[dict]:
     """One event a person; of many at once, as after a takeover, one for all."""
-    if len(people) > _MANY:
+    if len(people) > _REPORTED_SINGLY:
         text = f"{len(people)} roadwarriors"
         return [_condition("info", was, now, "", {"people": sorted(people)[:50]}) | {
             "condition": condition, "subject": text}]

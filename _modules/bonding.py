@@ -72,7 +72,7 @@ _ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_
 # Where this product differs from the kernel: one lost announcement after a failover would cost seconds.
 _PREFERRED = {"num_grat_arp": 3}
 
-_FOLDER = Path("/run/gateway/rollback/network")
+_ROLLBACK_FOLDER = Path("/run/gateway/rollback/network")
 _PROC = Path("/proc/net/bonding")
 _SYS = Path("/sys/class/net")
 _SLAVE = "\nSlave Interface: "
@@ -769,7 +769,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         if networkd:
             # Else it would put its old addresses back on the slaves as soon as those come up again.
             _systemctl("stop", *_NETWORKD_UNITS)
-        done = _run("ip", "-batch", str(_FOLDER / "forward"))
+        done = _run("ip", "-batch", str(_ROLLBACK_FOLDER / "forward"))
         if done["retcode"]:
             raise CommandExecutionError(f"iproute2 refused a step: {done['stderr']}")
 
@@ -813,7 +813,7 @@ def _systemctl(action: str, *units: str) -> None:
 
 def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> list[str]:
     """How to put the old network back; it needs a shell and iproute2, nothing else."""
-    commands = [["ip", "-force", "-batch", str(_FOLDER / "inverse")]]
+    commands = [["ip", "-force", "-batch", str(_ROLLBACK_FOLDER / "inverse")]]
     # iproute2 has no word for "no primary"
     commands += [["sh", "-c", 'echo > "$0"', f"/sys/class/net/{name}/bonding/primary"] for name, link in before.items()
                  if link["bond"] and not link["options"]["primary"]]
@@ -826,7 +826,7 @@ def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool)
 
 
 def _write_batch(name: str, lines: list[str]) -> None:
-    __salt__["commit_confirm.replace_file"](str(_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
+    __salt__["commit_confirm.replace_file"](str(_ROLLBACK_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
 
 
 def _write_files(files: dict) -> None:

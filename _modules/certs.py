@@ -69,6 +69,7 @@ try:
         load_pem_private_key,
         pkcs12,
     )
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     HAS_CRYPTOGRAPHY = True
 except ImportError:
@@ -81,7 +82,7 @@ STORES = ("nss", "swanctl")
 TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
 REPLACEMENT = ".replacement"
 # What NSS and OpenSSL of both Debian releases read and write; the bundle lives for milliseconds on a tmpfs.
-_ROUNDS = 20000
+_KDF_ROUNDS = 20000
 
 
 def __virtual__() -> bool | tuple[bool, str]:
@@ -441,7 +442,7 @@ def _usage(certificate: Any) -> str:
         # RFC 4945, 5.1.3.2: either will do for IKE
         words.append("signatures" if bits.digital_signature or bits.content_commitment else "not for signatures")
     with contextlib.suppress(x509.ExtensionNotFound):
-        known = {x509.ExtendedKeyUsageOID.SERVER_AUTH: "servers", x509.ExtendedKeyUsageOID.CLIENT_AUTH: "clients",
+        known = {ExtendedKeyUsageOID.SERVER_AUTH: "servers", ExtendedKeyUsageOID.CLIENT_AUTH: "clients",
                  x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"): "IPsec"}
         uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         words += [known.get(each, each.dotted_string) for each in uses]
@@ -849,7 +850,7 @@ def _superseded(entry: _Entry, wanted: _Identity) -> bool:
 
 
 def _import(nickname: str, wanted: _Identity) -> None:
-    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_ROUNDS)
+    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_KDF_ROUNDS)
                   .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256()))
     passphrase = base64.b32encode(os.urandom(20))
     bundle = pkcs12.serialize_key_and_certificates(

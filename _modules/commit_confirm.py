@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -33,11 +34,11 @@ log = logging.getLogger(__name__)
 __virtualname__ = "commit_confirm"
 
 # Gone after a reboot, as the timers are: a node that loses power in between boots its old files.
-_FOLDER = Path("/run/gateway/rollback")
-_ORIGINALS = "/var/backups/gateway"
+_ROLLBACK_FOLDER = Path("/run/gateway/rollback")
+_ORIGINALS_FOLDER = "/var/backups/gateway"
 _UNIT = "gateway-rollback-{}"
 # Seconds without the network that neither end of a connection to the master gives it up for.
-_SHORT = 25
+_SHORT_OUTAGE_SECONDS = 25
 # What the timer runs: leaves a mark first, so that a confirmation that comes too late is told so.
 _MARK_AND_RUN = 'echo fired > "$0"; exec "$@"'
 
@@ -81,7 +82,7 @@ def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
                 f"it is undone in {other['seconds_left']} s; undo it now with "
                 f"`salt-call --local commit_confirm.undo {other['name']}`")
         unit = _UNIT.format(name)
-        record, mark = _FOLDER / f"{name}.json", _FOLDER / f"{name}.fired"
+        record, mark = _ROLLBACK_FOLDER / f"{name}.json", _ROLLBACK_FOLDER / f"{name}.fired"
         mark.unlink(missing_ok=True)
         change = {"name": name, "deadline": _uptime() + seconds, "pid": os.getpid(), "undo": undo_argv}
         record.write_text(json.dumps(change))
@@ -112,8 +113,8 @@ def confirm(name: str) -> bool:
     with _lock():
         waiting = any(change["name"] == name for change in pending())
         _systemctl("stop", f"{unit}.timer")
-        fired = (_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
-        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        fired = (_ROLLBACK_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
+        (_ROLLBACK_FOLDER / f"{name}.json").unlink(missing_ok=True)
     return waiting and not fired
 
 
@@ -135,7 +136,7 @@ def undo(name: str) -> bool:
         # If the timer fires in this moment, both are the same start of the same unit.
         _systemctl("start", f"{unit}.service")
         _systemctl("stop", f"{unit}.timer")
-        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        (_ROLLBACK_FOLDER / f"{name}.json").unlink(missing_ok=True)
     return True
 
 
@@ -150,7 +151,7 @@ def pending() -> list[dict]:
         salt-call --local commit_confirm.pending
     """
     changes = []
-    for record in sorted(_FOLDER.glob("*.json")):
+    for record in sorted(_ROLLBACK_FOLDER.glob("*.json")):
         change = json.loads(record.read_text())
         unit = _UNIT.format(change["name"])
         # The record of a process that died stays; what counts is whether systemd still has the timer.
@@ -205,9 +206,9 @@ def reached(timeout: float = 30, confirm_with: list[str] | None = None) -> dict:
     masterless = __opts__.get("file_client") == "local" or __opts__.get("master_type") == "disable"
     tests: dict[str, Callable[[], bool]] = {}
     if masterless:
-        tests = {address: lambda address=address: _pings(address) for address in confirm_with or _default_gateways()}
+        tests = {address: functools.partial(_pings, address) for address in confirm_with or _default_gateways()}
     else:
-        tests = {f"{host} port {port}": lambda host=host, port=port: _connects(host, port) for host, port in _masters()}
+        tests = {f"{host} port {port}": functools.partial(_connects, host, port) for host, port in _masters()}
     deadline = time.monotonic() + timeout
     while tests:
         for target, answers in tests.items():
@@ -261,7 +262,7 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
     else:
         kept = confirm(name)
     finally:
-        if time.monotonic() - begun > _SHORT:
+        if time.monotonic() - begun > _SHORT_OUTAGE_SECONDS:
             _wait_for_publications(masters)
     return "" if kept else f"it took longer than {seconds} s, so the node's own timer has undone it"
 
@@ -285,7 +286,7 @@ def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]
 
         salt-call --local commit_confirm.prepare firewall '[/etc/nftables.conf]' '[[nft, flush, ruleset]]'
     """
-    folder = _FOLDER / name
+    folder = _ROLLBACK_FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     lines = [f"# Undoes the {name} change that waits for its confirmation."]
@@ -317,7 +318,7 @@ def keep_original(path: str, mark: str) -> None:
 
         salt-call --local commit_confirm.keep_original /etc/nftables.conf 'Written by Salt'
     """
-    source, copy = Path(path), Path(f"{_ORIGINALS}{path}")
+    source, copy = Path(path), Path(f"{_ORIGINALS_FOLDER}{path}")
     if source.exists() and not copy.exists() and mark not in source.read_text(errors="replace"):
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copy2(source, copy)
@@ -346,8 +347,8 @@ def replace_file(path: str, text: str, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    _FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(_FOLDER / "lock", "w", encoding="ascii") as handle:
+    _ROLLBACK_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(_ROLLBACK_FOLDER / "lock", "w", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

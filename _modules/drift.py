@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "drift"
 
-FOLDER = Path("/var/lib/gateway/drift")
+RECORD_FOLDER = Path("/var/lib/gateway/drift")
 CURRENT = Path("/run/gateway/current")
 PROC_SYS = Path("/proc/sys")
 UNITS = Path("/run/systemd/units")
@@ -62,14 +62,14 @@ NSS = "/var/lib/ipsec/nss"
 RULESET = "inet gateway"
 _NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
 
-_MODULES = (".py", ".pyx", ".so", ".zip")       # what Salt takes for a custom module (salt.utils.extmods)
-_DIFF = 2 * 1024        # bytes of a difference that is told
-_TEXT = 64 * 1024       # the largest file of which a copy is kept
-_LINES = 1500           # more than these are not compared line by line: that takes too long for a beacon
-_ASK = 5.0              # seconds that systemctl or nft may take
-_SYSCTLS = 5.0          # between two looks at a sysctl: nothing tells of a change, and each costs nine system calls
-_AGAIN = 10.0           # and after which systemd is asked once more about a service that is not as it should be
-_SETTLED = ("inactive", "failed", "active")     # its words for a unit that is not on its way to somewhere else
+_MODULE_SUFFIXES = (".py", ".pyx", ".so", ".zip")  # what Salt takes for a custom module (salt.utils.extmods)
+_DIFF_BYTES = 2 * 1024      # of a file's difference that an event carries
+_COPY_BYTES = 64 * 1024     # the largest file of which a copy is kept
+_DIFF_LINES = 1500          # in a longer file lines are not compared: that takes too long for a beacon
+_COMMAND_SECONDS = 5.0      # that systemctl or nft may take
+_SYSCTL_SECONDS = 5.0       # between two looks at a sysctl: the kernel reports no change, a look is nine system calls
+_SERVICE_SECONDS = 10.0     # after which systemd is asked again about a service that is not as it should be
+_SETTLED_STATES = ("inactive", "failed", "active")     # systemd's words for a unit that neither starts nor stops now
 
 
 def __virtual__() -> str:
@@ -137,7 +137,7 @@ def _firewall(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _sysctl(name: str, low: Mapping) -> dict[str, dict]:
-    config = {f"file:{low['config']}": {}} if low.get("config") else {}
+    config: dict[str, dict] = {f"file:{low['config']}": {}} if low.get("config") else {}
     return {f"sysctl:{name}": {"value": _words(low["value"])}} | config
 
 
@@ -185,7 +185,7 @@ def _digest(data: bytes) -> str:
 # the record
 
 
-def record(formula: str, applied: list[Mapping], others: list[Mapping] = ()) -> dict:
+def record(formula: str, applied: list[Mapping], others: Iterable[Mapping] = ()) -> dict:
     """
     Write down what a formula's states manage, as it is now. For the state ``drift.recorded``.
 
@@ -258,8 +258,8 @@ def compared(inputs: str | None, formulas: Iterable[str] = (), tree: str = "") -
         whole["formulas"] = {name: each for name, each in whole["formulas"].items() if name not in gone}
         _write(whole | {"inputs": inputs, "inputs_at": _now()}, {})
     noted = json.dumps({"tree": tree, "modules": _modules()})
-    if _text(FOLDER / "tree") != noted:
-        __salt__["commit_confirm.replace_file"](str(FOLDER / "tree"), noted, 0o600)
+    if _text(RECORD_FOLDER / "tree") != noted:
+        __salt__["commit_confirm.replace_file"](str(RECORD_FOLDER / "tree"), noted, 0o600)
 
 
 def overridden() -> bool:
@@ -306,7 +306,7 @@ def inputs() -> dict:
 def _tree() -> str:
     """The digest of the tree whose custom modules this minion has; empty when that is not known."""
     try:
-        noted = json.loads(_text(FOLDER / "tree"))
+        noted = json.loads(_text(RECORD_FOLDER / "tree"))
         return noted["tree"] if noted["modules"] == _modules() else ""
     except (ValueError, TypeError, KeyError):
         return ""
@@ -317,7 +317,7 @@ def _modules() -> str:
     found = hashlib.sha256()
     root = Path(__opts__["extension_modules"])
     for path in sorted(root.rglob("*")):
-        if path.suffix in _MODULES:
+        if path.suffix in _MODULE_SUFFIXES:
             with contextlib.suppress(OSError):
                 found.update(f"{path.relative_to(root)} {_digest(path.read_bytes())}\n".encode())
     return found.hexdigest()
@@ -370,13 +370,13 @@ def _read() -> dict:
     """The record; an empty one where there is none, or one that can not be read: the next state run makes it anew."""
     empty = {"formulas": {}, "inputs": "", "inputs_at": ""}
     try:
-        whole = json.loads((FOLDER / "record").read_bytes())
+        whole = json.loads((RECORD_FOLDER / "record").read_bytes())
     except FileNotFoundError:
         return empty
     except ValueError:
         whole = None
     if not _is_record(whole):
-        log.warning("%s/record is damaged; the next state run makes it anew", FOLDER)
+        log.warning("%s/record is damaged; the next state run makes it anew", RECORD_FOLDER)
         return empty
     return whole
 
@@ -389,13 +389,13 @@ def _is_record(whole: object) -> bool:
 
 
 def _write(whole: dict, copies: dict[str, bytes]) -> None:
-    folder = FOLDER / "copies"
+    folder = RECORD_FOLDER / "copies"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    FOLDER.chmod(0o700)
+    RECORD_FOLDER.chmod(0o700)
     for name, data in copies.items():
         if not (folder / name).exists():
             __salt__["commit_confirm.replace_file"](str(folder / name), data.decode(), 0o600)
-    __salt__["commit_confirm.replace_file"](str(FOLDER / "record"), json.dumps(whole, sort_keys=True), 0o600)
+    __salt__["commit_confirm.replace_file"](str(RECORD_FOLDER / "record"), json.dumps(whole, sort_keys=True), 0o600)
     needed = {thing.get("sha256") for _formula, _key, thing in _all(whole)}
     for path in folder.iterdir():
         if path.name not in needed:
@@ -470,7 +470,7 @@ class _Memory:
         self.whole = whole
         self.seen: dict[str, tuple] = {}            # file: its stat and what was wrong with it then
         self.missing: set[str] = set()              # once: an editor puts it back in a moment
-        self.said: dict[str, tuple[float, dict]] = {}   # by unit: when and what systemd said
+        self.said: dict[str, tuple[float, str]] = {}    # by unit: when and what systemd said
         self.values: dict[str, tuple[float, str | None]] = {}   # sysctl: when it was read, and what it was
         self.jobs: dict[str, Any] = {} if jobs is None else jobs
         self.ruleset: str | None = None             # as it was listed last; None: not listed yet
@@ -489,14 +489,15 @@ class _FileKind(_Kind):
             raise CommandExecutionError(f"drift: {subject} is no file any more; was it changed during this run?")
         data = Path(subject).read_bytes()
         secret = bool(told.get("hidden")) or not found.st_mode & stat.S_IROTH
-        thing = {"sha256": _digest(data), "size": len(data), "mode": stat.S_IMODE(found.st_mode),
+        digest = _digest(data)
+        thing: dict = {"sha256": digest, "size": len(data), "mode": stat.S_IMODE(found.st_mode),
                  "owner": [found.st_uid, found.st_gid], "secret": secret}
         text = data.decode("utf-8", "replace")
         thing["same"] = not told.get("own") and bool(
             told.get("static") or "made_of" in told or own and not own.search(text))
         thing |= {key: told[key] for key in ("made_of",) if key in told}
-        if not secret and len(data) <= _TEXT and _is_text(data):
-            copies[thing["sha256"]] = data
+        if not secret and len(data) <= _COPY_BYTES and _is_text(data):
+            copies[digest] = data
         return thing
 
     @staticmethod
@@ -522,14 +523,14 @@ def _file_difference(path: str, thing: dict, found: os.stat_result) -> _Differen
     if not stat.S_ISREG(found.st_mode):
         return _Difference("a file that Salt wrote", "a link" if stat.S_ISLNK(found.st_mode) else "no file any more")
     wrong, data, diff = [], b"", ""
-    if found.st_size == thing["size"] or found.st_size <= _TEXT:
+    if found.st_size == thing["size"] or found.st_size <= _COPY_BYTES:
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(handle, "rb") as file:
-                data = file.read(max(thing["size"], _TEXT) + 1)
+                data = file.read(max(thing["size"], _COPY_BYTES) + 1)
     if found.st_size != thing["size"] or _digest(data) != thing["sha256"]:
         wrong.append("other contents")
-        if not thing["secret"] and found.st_mode & stat.S_IROTH and found.st_size <= _TEXT and _is_text(data):
+        if not thing["secret"] and found.st_mode & stat.S_IROTH and found.st_size <= _COPY_BYTES and _is_text(data):
             diff = _diff(_copy(thing), data.decode())
     if stat.S_IMODE(found.st_mode) != thing["mode"]:
         wrong.append(f"mode {stat.S_IMODE(found.st_mode):04o}")
@@ -549,7 +550,7 @@ def _is_text(data: bytes) -> bool:
 def _copy(thing: dict) -> str | None:
     """The text as Salt wrote it, None where no copy is kept."""
     try:
-        return (FOLDER / "copies" / thing["sha256"]).read_text(encoding="utf-8")
+        return (RECORD_FOLDER / "copies" / thing["sha256"]).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
 
@@ -559,16 +560,17 @@ def _removed(thing: dict) -> str:
 
 
 def _diff(old: str | None, new: str) -> str:
-    """A unified difference of at most _DIFF bytes, cut at a line's end."""
+    """A unified difference of at most _DIFF_BYTES bytes, cut at a line's end."""
     if old is None:
         return ""
     lines = old.splitlines(), new.splitlines()
-    if max(map(len, lines)) > _LINES:
+    if max(map(len, lines)) > _DIFF_LINES:
         return f"too many lines to compare here ({len(lines[0])} before, {len(lines[1])} now)"
-    kept, size = [], 0
+    kept: list[str] = []
+    size = 0
     for line in list(difflib.unified_diff(*lines, lineterm="", n=1))[2:]:
         size += len(line.encode()) + 1
-        if size > _DIFF - 8:
+        if size > _DIFF_BYTES - 8:
             return "\n".join([*kept, "..."])
         kept.append(line)
     return "\n".join(kept)
@@ -618,7 +620,7 @@ class _SysctlKind(_Kind):
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
         read, now = memory.values.get(subject, (float("-inf"), None))
-        if time.monotonic() - read >= _SYSCTLS:
+        if time.monotonic() - read >= _SYSCTL_SECONDS:
             now = _sysctl_value(subject)
             memory.values[subject] = (time.monotonic(), now)
         if now == thing["value"]:
@@ -679,11 +681,11 @@ def _ask_systemd(unit: str, memory: _Memory) -> str:
     """
     argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
     if memory.wait:
-        done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_ASK)
+        done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
         return done["stdout"].strip()
     when, state = memory.said.get(unit, (0.0, ""))
     # Trap: asked while it stops, systemd says `deactivating`: no answer to keep.
-    if state not in _SETTLED or f"unit {unit}" in memory.jobs or time.monotonic() - when > _AGAIN:
+    if state not in _SETTLED_STATES or f"unit {unit}" in memory.jobs or time.monotonic() - when > _SERVICE_SECONDS:
         done = _answer(memory, f"unit {unit}", argv)
         if done and done["retcode"] == 0:
             state = done["stdout"].strip()
@@ -700,7 +702,7 @@ def _answer(memory: _Memory, name: str, argv: list[str]) -> dict | None:
             return None
         del memory.jobs[name]
         return done
-    job = __salt__["watching.start"](argv, _ASK)
+    job = __salt__["watching.start"](argv, _COMMAND_SECONDS)
     if job:
         memory.jobs[name] = job
     return None
@@ -835,7 +837,7 @@ def differences() -> list[dict]:
 
 def _memory() -> _Memory:
     """What was seen before, if the record is still the same one."""
-    sign = _sign(str(FOLDER / "record"))
+    sign = _sign(str(RECORD_FOLDER / "record"))
     kept = __context__.get("drift.memory")
     if kept is None or kept[0] != sign:
         jobs = kept[1].jobs if kept else {}

@@ -17,7 +17,8 @@ import copy
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 try:
     from salt.exceptions import CommandExecutionError
@@ -61,15 +62,15 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?")
 _NO_HOST = [ipaddress.ip_network(network) for network in (
     "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/127", "fe80::/10",
     "ff00::/8")]
-_SHOWN = 60
+_SHOWN_CHARACTERS = 60
 _ABSENT = object()
 _WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
 _WITHOUT_ARP = ("802.3ad", "balance-tlb", "balance-alb")
-_TIMES = ("keepalive", "warntime", "deadtime", "deadping", "initdead")
+_HA_CF_TIMES = ("keepalive", "warntime", "deadtime", "deadping", "initdead")
 # heartbeat.c, POLL_INTERVAL: how often it looks for dead nodes.
-_LOOKS = 250
+_POLL_MILLISECONDS = 250
 # Seconds; where a site that fails back by itself gives none.
-_FAILBACK_DELAY = 300
+_FAILBACK_DELAY_SECONDS = 300
 _PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
 
 
@@ -219,8 +220,7 @@ def _bond(full: dict, side: str, node: str, peer: str) -> dict:
         "primary": _primary(full, side, node) if bond["mode"] in _WITH_PRIMARY else "",
         "mode": bond["mode"],
         "monitor": monitor,
-        "addresses": [f"{address}/{_network_of(address, bond['networks']).prefixlen}"
-                      for address in full["nodes"][node][side]],
+        "addresses": [_with_prefix(address, bond["networks"]) for address in full["nodes"][node][side]],
         "networks": bond["networks"],
         "gateways": bond["gateway"],
         "peer_addresses": full["nodes"][peer][side],
@@ -299,7 +299,7 @@ def _timing(full: dict, schema: dict) -> dict:
     heartbeat = full["heartbeat"]
     profile = schema["heartbeat"]["keys"]["profile"]["choices"][heartbeat["profile"]]
     return {key: heartbeat[key] or (_duration(profile[key], {}) if key in profile else "")
-            for key in _TIMES}
+            for key in _HA_CF_TIMES}
 
 
 def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
@@ -343,7 +343,7 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
         "uplinks": [bond["name"] for side, bond in full["bonds"].items() if side == "external"],
         "ping_nodes": full["ping_nodes"],
         "failback": "auto" if its["auto_failback"] else "manual",
-        "failback_delay": its["failback_delay"] or _FAILBACK_DELAY,
+        "failback_delay": its["failback_delay"] or _FAILBACK_DELAY_SECONDS,
         "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
         "deadping": _milliseconds(heartbeat["deadping"] or heartbeat["deadtime"]) / 1000,
         "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
@@ -597,7 +597,7 @@ def _check_reach(path: str, networks: list[str]) -> Iterator[Mistake]:
         instead = "leave one IP version out, in pool and persons too"
     else:
         cover = found[0]
-        while not all(network.subnet_of(cover) for network in found):
+        while not all(network.subnet_of(cover) for network in found):  # type: ignore[arg-type]  # one IP version
             cover = cover.supernet()
         instead = f"give one that covers them, such as {cover}" + (
             ", all that a client sends" if not cover.prefixlen else "")
@@ -695,16 +695,17 @@ def _check_persons(full: dict) -> Iterator[Mistake]:
 def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
     """heartbeat's times in their order."""
     path = "gateway:heartbeat"
-    keepalive, warntime, deadtime, deadping, initdead = (_milliseconds(times[key]) for key in _TIMES)
+    keepalive, warntime, deadtime, deadping, initdead = (_milliseconds(times[key]) for key in _HA_CF_TIMES)
     if deadtime <= keepalive:
         yield f"{path}:deadtime", (f"{times['deadtime']} is not above the keepalive {times['keepalive']}, every "
                                    f"heartbeat would be late; give several times the keepalive")
     elif warntime and not keepalive < warntime < deadtime:
         yield f"{path}:warntime", (f"{times['warntime']} is not between the keepalive {times['keepalive']} and the "
                                    f"deadtime {times['deadtime']}; give a time between them")
-    if keepalive < deadtime < _LOOKS:
-        yield f"{path}:deadtime", (f"{times['deadtime']} is less than the {_LOOKS} ms after which heartbeat looks "
-                                   f"again for dead nodes, which makes nothing faster; give {_LOOKS}ms or more")
+    if keepalive < deadtime < _POLL_MILLISECONDS:
+        yield f"{path}:deadtime", (
+            f"{times['deadtime']} is less than the {_POLL_MILLISECONDS} ms after which heartbeat looks again for dead "
+            f"nodes, which makes nothing faster; give {_POLL_MILLISECONDS}ms or more")
     if deadping and deadping < 2 * keepalive:
         yield f"{path}:deadping", (f"{times['deadping']} is less than twice the keepalive {times['keepalive']}, one "
                                    f"lost ping would count; give several times the keepalive")
@@ -850,7 +851,7 @@ def _complete(site: object, schema: dict, found: list[Mistake] | None = None) ->
     return _fill(site, {"keys": schema, "required": True}, "gateway", [] if found is None else found)
 
 
-def _fill(value: object, rule: dict, path: str, found: list[Mistake]):
+def _fill(value: object, rule: dict, path: str, found: list[Mistake]) -> Any:
     """One value by its rule."""
     if value is _ABSENT and rule.get("required"):
         found.append((path, f"is missing; {rule.get('about', 'describe the site')}"))
@@ -875,12 +876,10 @@ def _fill(value: object, rule: dict, path: str, found: list[Mistake]):
 def _fill_keys(value: object, rule: dict, path: str, found: list[Mistake]) -> dict:
     """A mapping of known keys."""
     keys = rule["keys"]
-    given = value
-    if not isinstance(value, dict):
-        if value is not _ABSENT:
-            found.append((path, f"{_show(value)} {_kind(value)}; give a mapping with {_list(keys)}"))
-            found = []
-        given = {}
+    given: dict = value if isinstance(value, dict) else {}
+    if not isinstance(value, dict) and value is not _ABSENT:
+        found.append((path, f"{_show(value)} {_kind(value)}; give a mapping with {_list(keys)}"))
+        found = []
     for key in given:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1, 0.5)
@@ -939,7 +938,7 @@ def _rule(of: str | dict) -> dict:
     return {"type": of} if isinstance(of, str) else of
 
 
-def _scalar(value: object, rule: dict):
+def _scalar(value: object, rule: dict) -> Any:
     """
     One value in canonical form.
 
@@ -955,9 +954,10 @@ def _scalar(value: object, rule: dict):
 def _pattern(value: object, kind: str) -> str:
     """Text of a certain form."""
     pattern, right = _PATTERNS[kind]
-    if not re.fullmatch(pattern, _string(value)):
+    text = _string(value)
+    if not re.fullmatch(pattern, text):
         raise ValueError(f"does not fit; give {right}")
-    return value
+    return text
 
 
 def _string(value: object) -> str:
@@ -1033,9 +1033,10 @@ def _address(value: object, _rule: dict) -> str:
 
 
 def _group(value: object, _rule: dict) -> str:
+    text = _string(value)
     try:
-        if ipaddress.IPv4Address(_string(value)).is_multicast:
-            return value
+        if ipaddress.IPv4Address(text).is_multicast:
+            return text
     except ipaddress.AddressValueError:
         pass
     raise ValueError("is no IPv4 multicast group; give one such as 239.0.0.43")
@@ -1063,7 +1064,7 @@ def _pool(value: object, rule: dict) -> str:
     first, _, last = text.partition("-")
     try:
         ends = ipaddress.ip_address(first.strip()), ipaddress.ip_address(last.strip())
-        if ends[0].version == ends[1].version and ends[0] <= ends[1] and "%" not in text:
+        if ends[0].version == ends[1].version and int(ends[0]) <= int(ends[1]) and "%" not in text:
             return f"{ends[0]}-{ends[1]}"
     except ValueError:
         pass
@@ -1105,7 +1106,7 @@ def _show(value: object) -> str:
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) and value and value.isprintable() else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _kind(value: object) -> str:
@@ -1118,7 +1119,7 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), f"is a {type(value).__name__}")
 
 
-def _list(words) -> str:
+def _list(words: Iterable[object]) -> str:
     """Words in a sentence."""
     return ", ".join(_show(word) for word in words)
 
@@ -1135,9 +1136,17 @@ def _version(text: str) -> int:
     return 6 if ":" in text else 4
 
 
-def _network_of(address: str, networks: list[str]):
+def _network_of(address: str, networks: list[str]) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     """The network an address is in, None where there is none."""
     return next((net for net in map(ipaddress.ip_network, networks) if ipaddress.ip_address(address) in net), None)
+
+
+def _with_prefix(address: str, networks: list[str]) -> str:
+    """An address with the prefix length of its network, as ``ip address`` takes it."""
+    network = _network_of(address, networks)
+    if network is None:
+        raise ValueError(_outside(address, networks))
+    return f"{address}/{network.prefixlen}"
 
 
 def _outside(address: str, networks: list[str]) -> str:

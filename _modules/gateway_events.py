@@ -15,7 +15,7 @@ An event is one flat mapping, all of it JSON, 8 KiB at most::
     id, site, node
     role       of this node at that moment: active, standby, transition, stopped, split, unknown
     beacon, condition, subject
-    severity   critical, warning, info
+    severity   info, warning, critical
     was, is    a word or a few
     since      ISO 8601, UTC: since when it is so. In a recovery: when that began which is over now
     at         ISO 8601, UTC: when it was noticed
@@ -47,7 +47,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from salt.exceptions import CommandExecutionError
 
@@ -62,18 +62,19 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_events"
 
-FOLDER = Path("/var/lib/gateway/events")
+EVENTS_FOLDER = Path("/var/lib/gateway/events")
 # Which pillar the running beacons go by. Gone after a reboot, as they are.
 WATCHED = Path("/run/gateway/watched")
 VERSION = 1
-KEPT = 500  # events in the journal; it is cut when it has twice as many
-LARGEST = 8 * 1024  # bytes of an event as JSON
-SEVERITIES = ("critical", "warning", "info")
+JOURNAL_EVENTS_KEPT = 500  # events in the journal; it is cut when it has twice as many
+EVENT_BYTES_MAX = 8 * 1024  # bytes of an event as JSON
+# Least to most severe. Twin: alerts/authentic.py, on the master; the loader allows no import between the two.
+SEVERITIES = ("info", "warning", "critical")
 ROLES = ("active", "standby", "transition", "stopped", "split")
 # Bytes of one text as JSON.
-_TEXTS = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
-_DEEPEST, _MOST = 4, 200  # levels and values in facts
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_TEXT_BYTES = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
+_FACTS_LEVELS, _FACTS_VALUES = 4, 200  # levels and values in facts
+_CONDITION_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _KNOWN_TO_SALT = ("enabled", "interval", "disable_during_state_run", "run_once", "beacon_module", "_beacon_name")
 
 
@@ -215,7 +216,8 @@ def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (),
         its = _self()
         for key in list(_differ(told, conditions, unknown)):
             number += 1
-            event = _of_condition(key, told.conditions.get(key), conditions.get(key), now)
+            event = (_of_condition(key, told.conditions.get(key), conditions[key], now) if key in conditions
+                     else _of_recovery(key, told.conditions[key]))
             events.append(_fit({**its, "journal": journal.name, "n": number, "beacon": beacon, "at": now} | event))
             _apply(told.conditions, events[-1], (conditions.get(key) or {}).get("was", ""))
         for each in once:
@@ -292,7 +294,7 @@ def since(number: int = 0, journal: str = "") -> dict:
         salt 'gw1.*' gateway_events.since 120 3f2a90c1d5e84b67
     """
     found = _read_journal()
-    events = found.events[-KEPT:]
+    events = found.events[-JOURNAL_EVENTS_KEPT:]
     if journal == found.name:
         events = [event for event in events if event["n"] > int(number)]
     newest = max([0, *(event["n"] for event in found.events[-1:])])
@@ -393,17 +395,21 @@ def _differ(told: Told, conditions: dict[str, dict], unknown: set[str]) -> Itera
     for key in sorted(conditions):
         before = told.conditions.get(key)
         if before is None or (before["is"], before["severity"]) != (
-                _cut(_text(conditions[key].get("is", "")), _TEXTS["is"]), conditions[key].get("severity")):
+                _cut(_text(conditions[key].get("is", "")), _TEXT_BYTES["is"]), conditions[key].get("severity")):
             yield key
 
 
-def _of_condition(key: str, before: dict | None, now: dict | None, at: str) -> dict:
-    """What an event says of a condition that is new (`before` None), over (`now` None) or different."""
+def _of_recovery(key: str, before: dict) -> dict:
+    """What an event says of a condition that is over."""
     condition, _colon, subject = key.partition(":")
-    if now is None:
-        return {"condition": condition, "subject": subject, "severity": before["severity"], "was": before["is"],
-                "is": before["normal"], "since": before["since"], "recovered": True, "once": False,
-                "cause": before["cause"], "facts": before["facts"]}
+    return {"condition": condition, "subject": subject, "severity": before["severity"], "was": before["is"],
+            "is": before["normal"], "since": before["since"], "recovered": True, "once": False,
+            "cause": before["cause"], "facts": before["facts"]}
+
+
+def _of_condition(key: str, before: dict | None, now: dict, at: str) -> dict:
+    """What an event says of a condition that is new (`before` None) or different."""
+    condition, _colon, subject = key.partition(":")
     event = _checked(now, condition, subject)
     began = _when(now.get("since"), before["since"] if before else at)
     if before and before["is"] != event["is"]:
@@ -418,7 +424,7 @@ def _of_once(each: dict, at: str) -> dict:
 
 def _checked(given: dict, condition: str, subject: str) -> dict:
     """What a beacon said, complete. Raises CommandExecutionError where it makes no sense: a mistake of the beacon's."""
-    if not _NAME.fullmatch(_text(condition)) or given.get("severity") not in SEVERITIES:
+    if not _CONDITION_NAME.fullmatch(_text(condition)) or given.get("severity") not in SEVERITIES:
         raise CommandExecutionError(
             f"{condition!r:.60} with the severity {given.get('severity')!r:.60} is no condition: its name is of lower-"
             f"case letters, digits and _, its severity one of {', '.join(SEVERITIES)}")
@@ -454,11 +460,11 @@ def _self() -> dict:
 
 
 def _fit(event: dict) -> dict:
-    """The event in plain JSON that any transport takes, and no larger than LARGEST: facts give way."""
-    event = {key: _cut(_text(value), _TEXTS[key]) if key in _TEXTS else value for key, value in event.items()}
-    facts = event["facts"] = _plain(event["facts"], [_MOST]) if isinstance(event["facts"], dict) else {}
+    """The event in plain JSON that any transport takes, and no larger than EVENT_BYTES_MAX: facts give way."""
+    event = {key: _cut(_text(value), _TEXT_BYTES[key]) if key in _TEXT_BYTES else value for key, value in event.items()}
+    facts = event["facts"] = _plain(event["facts"], [_FACTS_VALUES]) if isinstance(event["facts"], dict) else {}
     # The signature and some room for what Salt adds.
-    room = LARGEST - 512
+    room = EVENT_BYTES_MAX - 512
     while _size(event) > room and facts.keys() - {"cut"}:
         largest = max(facts.keys() - {"cut"}, key=lambda key: (_size(key) + _size(facts[key]), key))
         spare = _size(facts[largest]) - (_size(event) - room)
@@ -471,7 +477,7 @@ def _fit(event: dict) -> dict:
 
 
 def _key(condition: str, subject: str) -> str:
-    return f"{condition}:{_cut(_text(subject), _TEXTS['subject'])}"
+    return f"{condition}:{_cut(_text(subject), _TEXT_BYTES['subject'])}"
 
 
 def _plain(value: object, left: list[int], depth: int = 0) -> Any:
@@ -483,7 +489,7 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
-    if isinstance(value, (dict, list, tuple)) and depth < _DEEPEST:
+    if isinstance(value, (dict, list, tuple)) and depth < _FACTS_LEVELS:
         if isinstance(value, dict):
             return {_text(key)[:200]: _plain(each, left, depth + 1) for key, each in value.items() if left[0] > 0}
         return [_plain(each, left, depth + 1) for each in value if left[0] > 0]
@@ -551,7 +557,7 @@ def _below_root(path: Path) -> Path:
 
 
 def _folder() -> Path:
-    return _below_root(FOLDER)
+    return _below_root(EVENTS_FOLDER)
 
 
 def _replace(name: str, text: str) -> None:
@@ -565,13 +571,13 @@ def _read_journal() -> Journal:
     except FileNotFoundError:
         return Journal(_new_name(), [])
     values = [_json(line) for line in lines]
-    name = values[0].get("journal") if values and isinstance(values[0], dict) else None
+    head = values[0].get("journal") if values and isinstance(values[0], dict) else None
+    name = head if isinstance(head, str) and re.fullmatch(r"[0-9a-f]{16}", head) else ""
     events = [value for value in values[1:] if _is_event(value)]
-    named = isinstance(name, str) and re.fullmatch(r"[0-9a-f]{16}", name)
-    damaged = not named or len(events) < len(values) - 1
+    damaged = not name or len(events) < len(values) - 1
     # Numbers only ever rise: an event out of order is damage, too.
     rising = [event for before, event in zip([{"n": 0}, *events], events, strict=False) if event["n"] > before["n"]]
-    return Journal(name if named else _new_name(), rising, damaged or len(rising) < len(events))
+    return Journal(name or _new_name(), rising, damaged or len(rising) < len(events))
 
 
 def _new_name() -> str:
@@ -579,7 +585,7 @@ def _new_name() -> str:
     return secrets.choice("abcdef") + secrets.token_hex(8)[1:]
 
 
-def _is_event(value: object) -> bool:
+def _is_event(value: object) -> TypeGuard[dict]:
     return (isinstance(value, dict) and type(value.get("n")) is int and value["n"] > 0
             and all(isinstance(value.get(key), str) for key in ("beacon", "condition", "subject", "severity", "is")))
 
@@ -588,10 +594,10 @@ def _write_journal(journal: Journal, events: list[dict]) -> None:
     """Add events. They are on the disk afterwards: a number that a power cut takes back would be given twice."""
     path = _folder() / "journal"
     lines = [json.dumps(event) + "\n" for event in events]
-    if journal.damaged or not path.exists() or len(journal.events) + len(events) > 2 * KEPT:
+    if journal.damaged or not path.exists() or len(journal.events) + len(events) > 2 * JOURNAL_EVENTS_KEPT:
         if journal.damaged:
             log.warning("%s was damaged: what can be read of it is kept", path)
-        kept = [json.dumps(event) + "\n" for event in [*journal.events, *events][-KEPT:]]
+        kept = [json.dumps(event) + "\n" for event in [*journal.events, *events][-JOURNAL_EVENTS_KEPT:]]
         _replace("journal", json.dumps({"journal": journal.name}) + "\n" + "".join(kept))
         return
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -610,7 +616,7 @@ def _beacons() -> list[str]:
 
 def _told(beacon: str) -> Told:
     """What was told of a beacon's subject, read again only when another process has written it."""
-    if not _NAME.fullmatch(beacon):
+    if not _CONDITION_NAME.fullmatch(beacon):
         raise CommandExecutionError(f"{beacon!r:.60} is no beacon's name")
     mark, kept = _mark(beacon), __context__.get(f"gateway_events.{beacon}")
     if kept is None or kept[0] != mark:
@@ -645,7 +651,7 @@ def _load(beacon: str, journal: Journal) -> Told:
     return told
 
 
-def _is_told(value: object) -> bool:
+def _is_told(value: object) -> TypeGuard[dict]:
     if not isinstance(value, dict) or type(value.get("newest")) is not int or not isinstance(value.get("memory"), dict):
         return False
     known = value.get("conditions")
@@ -660,7 +666,7 @@ def _apply(conditions: dict[str, dict], event: dict, normal: str) -> None:
     if event.get("recovered"):
         conditions.pop(key, None)
         return
-    before = conditions.get(key, {"normal": _cut(_text(normal), _TEXTS["was"])})
+    before = conditions.get(key, {"normal": _cut(_text(normal), _TEXT_BYTES["was"])})
     conditions[key] = {**event, "normal": before["normal"]}
 
 

@@ -1043,7 +1043,7 @@ def glance() -> dict[str, Any] | None:
     pid, serves = _pid(), any(map(_is_held, addresses))
     if serves and (not watch.serves or pid != watch.pid):
         # What it says in the first seconds is too early to blame it for, and in quiet the next question is far away.
-        watch.again = now + _AGAIN
+        watch.again = now + _ASK_AGAIN_SECONDS
     watch.serves = serves
     if pid != watch.pid:
         # Of another daemon nothing is known.
@@ -1056,9 +1056,10 @@ def glance() -> dict[str, Any] | None:
         watch.heard, answer = True, None
     if answer and ((answer["unheard"] or answer["unserved"]) and serves
                    or tunnels.keys() - answer["connections"].keys()):
-        watch.again = now + _AGAIN      # nothing tells of the moment in which it serves, or has loaded them all
+        # No event reports when the daemon serves, or when it has loaded all its connections.
+        watch.again = now + _ASK_AGAIN_SECONDS
     counters = None
-    if now - watch.counted >= _COUNT:
+    if now - watch.counted >= _COUNTERS_SECONDS:
         watch.counted, counters = now, _counters()
     return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": watch.silent >= 2,
             "serves": serves, "addresses": addresses, "tunnels": tunnels,
@@ -1066,9 +1067,12 @@ def glance() -> dict[str, Any] | None:
             "dates": _dates(watch, now)}
 
 
-_ASK, _PATIENCE, _COUNT, _DATES = 30.0, 5.0, 5.0, 3600.0     # seconds
-_AGAIN = 6.0        # seconds: the beacon blames a daemon that does not listen after 5
-_BOOT = 90.0        # seconds after which all services have been started
+_ASK_SECONDS = 30.0             # between two times the daemon is asked, when nothing happens
+_COMMAND_SECONDS = 5.0          # that a command may take
+_COUNTERS_SECONDS = 5.0         # between two looks at the kernel's counters
+_DATES_SECONDS = 3600.0         # between two looks at the dates of certificates
+_ASK_AGAIN_SECONDS = 6.0        # the beacon reports a daemon that does not listen after 5 s
+_BOOT_SECONDS = 90.0            # after the kernel's start, when all services have been started
 _STARTED_AT_BOOT = "/etc/systemd/system/multi-user.target.wants/ipsec.service"
 _PIDFILE = "/run/pluto/pluto.pid"
 _XFRM_STAT = "/proc/net/xfrm_stat"
@@ -1109,7 +1113,7 @@ def _pid() -> int:
 
 def _has_to_run(watch: _Watch) -> bool | None:
     """False where a daemon that is not there is dead; None during boot, and before Salt has started it."""
-    booting = time.clock_gettime(time.CLOCK_BOOTTIME) < _BOOT
+    booting = time.clock_gettime(time.CLOCK_BOOTTIME) < _BOOT_SECONDS
     return False if os.path.lexists(_STARTED_AT_BOOT) and (watch.started or not booting) else None
 
 
@@ -1159,14 +1163,14 @@ def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
     lines: list[str] = []
     if not watch.jobs:
         again = now >= watch.again
-        if again or now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
+        if again or now - watch.begun >= _ASK_SECONDS or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
             questions = dict(_QUESTIONS)
             if watch.heard:
                 questions["journal"] = [*_JOURNAL, f"--after-cursor={watch.cursor}"] if watch.cursor else \
                     [*_JOURNAL, "--lines=0"]
             watch.begun, watch.heard, watch.gone, watch.fresh = now, False, set(), set()
             watch.again = float("inf") if again else watch.again
-            started = {name: __salt__["watching.start"](argv, _PATIENCE) for name, argv in questions.items()}
+            started = {name: __salt__["watching.start"](argv, _COMMAND_SECONDS) for name, argv in questions.items()}
             watch.jobs = {name: (job, None) for name, job in started.items() if job}
         return None, lines
     for name, (job, said) in watch.jobs.items():
@@ -1183,7 +1187,7 @@ def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
         return None, lines
     watch.silent = 0
     if answers.get("status", {}).get("retcode") != 0:
-        watch.again = now + _AGAIN
+        watch.again = now + _ASK_AGAIN_SECONDS
         return None, lines      # it is just starting, or ending
     return _understood(watch, {name: each["stdout"].splitlines() for name, each in answers.items()}), lines
 
@@ -1320,7 +1324,7 @@ def _dates(watch: _Watch, now: float) -> dict[str, Any] | None:
     if watch.dated and now - watch.dated[0] < 60:
         return None
     sign = __salt__["certs.sign"]()
-    if watch.dated and sign == watch.dated[2] and now - watch.dated[1] < _DATES:
+    if watch.dated and sign == watch.dated[2] and now - watch.dated[1] < _DATES_SECONDS:
         watch.dated = (now, *watch.dated[1:])
         return None
     found = __salt__["certs.dates"]()

@@ -28,9 +28,9 @@ __virtualname__ = "watching"
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _HEADER = struct.Struct("=IHHII")    # nlmsghdr: length, type, flags, sequence, port
 # What is drained in one look at the most; more than that is as good as an overflow.
-_MOST = 4 * 1024 * 1024
+_DRAIN_BYTES_MAX = 4 * 1024 * 1024
 # Of a command's answer: a daemon with a thousand connections needs about one.
-_LARGEST = 16 * 1024 * 1024
+_ANSWER_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Job(NamedTuple):
@@ -83,7 +83,7 @@ def heard(listener: socket.socket) -> tuple[list[tuple[int, bytes]], bool]:
     """
     messages: list[tuple[int, bytes]] = []
     total = 0
-    while total < _MOST:
+    while total < _DRAIN_BYTES_MAX:
         try:
             data = listener.recv(65536)
         except BlockingIOError:
@@ -137,7 +137,7 @@ def answer(job: Job) -> dict | None:
         job.process.kill()
         job.process.poll()
     try:
-        text = "" if code is None else os.pread(job.output, _LARGEST, 0).decode(errors="replace")
+        text = "" if code is None else os.pread(job.output, _ANSWER_BYTES_MAX, 0).decode(errors="replace")
     finally:
         with contextlib.suppress(OSError):
             os.close(job.output)

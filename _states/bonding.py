@@ -49,14 +49,14 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
             - bonds: {{ gateway.bonds | tojson }}
             - seconds: {{ gateway.rollback.seconds }}
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "The bonds are as described."}
+    comment = "The bonds are as described."
+    ret: dict = {"name": name, "result": True, "changes": {}, "comment": comment}
     names = ", ".join(bond["name"] for bond in bonds)
     try:
         said = "" if __opts__["test"] else __salt__["commit_confirm.settle"]("network")
         todo = __salt__["bonding.plan"](bonds, manager)
         if not todo["changes"]:
-            ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
-            return ret
+            return ret | {"comment": " ".join(filter(None, [said, comment]))}
         if __opts__["test"]:
             comment = f"{names} would be changed (kept by {todo['manager']}), and back if the master were lost."
             return ret | {"result": None, "changes": todo["changes"], "comment": comment}

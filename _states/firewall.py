@@ -48,7 +48,8 @@ def applied(name: str, source: str, settings: dict, seconds: int = 60, confirm_w
             - source: salt://firewall/files/ruleset.nft.jinja
             - settings: {{ gateway | tojson }}
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "The ruleset is loaded as described."}
+    comment = "The ruleset is loaded as described."
+    ret: dict = {"name": name, "result": True, "changes": {}, "comment": comment}
     try:
         said = "" if __opts__["test"] else __salt__["commit_confirm.settle"]("firewall")
         ruleset = __salt__["firewall.render"](source, settings, __opts__.get("saltenv") or "base")
@@ -58,8 +59,7 @@ def applied(name: str, source: str, settings: dict, seconds: int = 60, confirm_w
                           "comment": "The ruleset would be loaded, once nftables is installed."}
         todo = __salt__["firewall.plan"](ruleset)
         if not todo["changes"]:
-            ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
-            return ret
+            return ret | {"comment": " ".join(filter(None, [said, comment]))}
         if __opts__["test"]:
             return ret | {"result": None, "changes": todo["changes"],
                           "comment": "The ruleset would be loaded, and the old one put back if the master were lost."}

@@ -25,7 +25,7 @@ class Node:
         self.runs: list[dict] = []
         self.told: list[tuple[int, bytes]] = []
         self.listed = 0
-        for name, path in {"FOLDER": "state", "CURRENT": "run/current", "PROC_SYS": "sys", "UNITS": "units",
+        for name, path in {"RECORD_FOLDER": "state", "CURRENT": "run/current", "PROC_SYS": "sys", "UNITS": "units",
                            "WANTED_BY": "systemd"}.items():
             monkeypatch.setattr(module, name, folder / path)
         monkeypatch.setattr(module, "NSS", str(folder / "nss"))

@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
+from alerts import authentic
 from tests.conftest import give_time, load_module
 
 KEY = "5f" * 32
@@ -32,7 +33,7 @@ def write(path: str, text: str, mode: int) -> None:
 def node(folder: Path, key: str = KEY, role: str = "standby") -> ModuleType:
     """The module in a minion that has just started, on a node with these files."""
     module = load_module("_modules/gateway_events.py")
-    module.FOLDER = folder
+    module.EVENTS_FOLDER = folder
     module.__salt__ = {
         "gateway.settings": lambda: {"site": "winterthur", "node": "gw1"}, "commit_confirm.replace_file": write,
         "heartbeat.glance": lambda: {"role": role},
@@ -201,7 +202,7 @@ def test_who_asks_gets_all_present_conditions(folder: Path) -> None:
 
 def test_the_journal_is_cut_and_numbers_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = node(folder)
-    monkeypatch.setattr(module, "KEPT", 5)
+    monkeypatch.setattr(module, "JOURNAL_EVENTS_KEPT", 5)
     for number in range(40):
         module.changed("bonding", DOWN if number % 2 == 0 else {})
         assert len((folder / "journal").read_text().splitlines()) <= 11
@@ -460,3 +461,12 @@ def test_a_long_text_is_cut_rather_than_left_out(folder: Path) -> None:
         "severity": "warning", "was": "a", "is": "b", "facts": facts}})
     assert event["facts"]["formula"] == "heartbeat"
     assert 6000 < len(event["facts"]["diff"]) < 8192 and event["facts"]["diff"].endswith("x…")
+
+
+def test_the_master_knows_the_same_severities_in_the_same_order() -> None:
+    """Two lists, as Salt's loader allows no import between them; the order is that of `alerts.incidents`."""
+    assert load_module("_modules/gateway_events.py").SEVERITIES == authentic.SEVERITIES
+
+
+def test_the_master_knows_the_same_roles() -> None:
+    assert {*load_module("_modules/gateway_events.py").ROLES, "unknown"} == set(authentic.ROLES)
