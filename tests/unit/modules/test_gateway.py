@@ -64,8 +64,8 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/port": "694"},
      "gateway:heartbeat:port: 694 is text; give a whole number, without quotes"),
     ("winterthur", {"heartbeat/port": True},
-     "gateway:heartbeat:port: true is a boolean (YAML reads on, off, yes and no so); give a whole number, "
-     "without quotes"),
+     "gateway:heartbeat:port: true is a boolean (YAML reads on, off, yes and no as true and false); give a "
+     "whole number, without quotes"),
     ("winterthur", {"heartbeat/port": 70000},
      "gateway:heartbeat:port: 70000 is outside 1 to 65535; give a number in between (YAML reads 0100 as 64 and "
      "1:20 as 80)"),
@@ -90,12 +90,12 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/deadtime": "10 seconds"},
      "gateway:heartbeat:deadtime: 10 seconds is no time; give seconds, or milliseconds such as 500ms"),
     ("winterthur", {"heartbeat/deadtime": True},
-     "gateway:heartbeat:deadtime: true is a boolean (YAML reads on, off, yes and no so); give seconds, or "
-     "milliseconds such as 500ms"),
+     "gateway:heartbeat:deadtime: true is a boolean (YAML reads on, off, yes and no as true and false); give "
+     "seconds, or milliseconds such as 500ms"),
     ("winterthur", {"heartbeat/initdead": 86400},
      "gateway:heartbeat:initdead: 86400 is outside 1 ms to one hour; give seconds, or milliseconds such as 500ms"),
     ("winterthur", {"ping_nodes": ["192.0.2.1", "198.51.100.2", "192.0.2.1"]},
-     "gateway:ping_nodes: 192.0.2.1 is there twice; leave one out"),
+     "gateway:ping_nodes: 192.0.2.1 occurs twice; leave one out"),
     # what has to be there
     ("winterthur", {"site": GONE},
      "gateway:site: is missing; The site's name, the SITE of the file's name and of the minion ids NODE.SITE."),
@@ -176,7 +176,7 @@ ONE_MISTAKE = [
     ("winterthur", {"nodes/gw2/primary": {"external": "eth2"}},
      "gateway:nodes:gw2:primary:external: eth2 is not a slave of bond0; give one of eth0, eth1"),
     ("winterthur", {"nodes/gw2/primary": {"external": "eth1"}, "bonds/external/mode": "802.3ad"},
-     "gateway:nodes:gw2:primary:external: eth1 would never be preferred, 802.3ad knows no primary; leave it out"),
+     "gateway:nodes:gw2:primary:external: eth1 has no effect, as 802.3ad has no primary; leave it out"),
     ("winterthur", {"bonds/external/monitor": {"updelay": 250}},
      "gateway:bonds:external:monitor:updelay: 250 is no multiple of miimon 100, the kernel would round it down; give "
      "a multiple"),
@@ -254,11 +254,11 @@ ONE_MISTAKE = [
      "gateway:ping_nodes: 198.51.100.10 is a virtual address, which answers whatever the network does; give a "
      "neighbour"),
     ("winterthur", {"ping_nodes": ["192.0.2.1"]},
-     "gateway:ping_nodes: 192.0.2.1: none is a neighbour on the internal side, whose loss would move nothing; add one "
-     "in 198.51.100.0/26"),
+     "gateway:ping_nodes: 192.0.2.1: none is a neighbour on the internal side, so a fault there would cause no "
+     "takeover; add one in 198.51.100.0/26"),
     ("winterthur", {"ping_nodes": ["198.51.100.2"]},
-     "gateway:ping_nodes: 198.51.100.2: none is a neighbour on the external side, whose loss would move nothing; add "
-     "one in 192.0.2.0/26"),
+     "gateway:ping_nodes: 198.51.100.2: none is a neighbour on the external side, so a fault there would cause no "
+     "takeover; add one in 192.0.2.0/26"),
     ("bern", {"ping_nodes": ["192.0.2.65", "198.51.100.66", "2001:db8:be::1"]},
      "gateway:ping_nodes: 2001:db8:be::1 is IPv6 and heartbeat pings IPv4; give an IPv4 address"),
     # connections
@@ -278,7 +278,8 @@ ONE_MISTAKE = [
     ("winterthur", {"connections/bern/subject": "OU=bern, CN=*"},
      "gateway:connections:bern:subject: OU=bern, CN=*: that is for roadwarriors; leave it out"),
     ("winterthur", {"connections/roadwarrior/subject": "OU=winterthur, CN=*", "connections/roadwarrior/auth": "psk"},
-     "gateway:connections:roadwarrior:subject: OU=winterthur, CN=*: that takes IKEv2 and certificates; leave it out"),
+     "gateway:connections:roadwarrior:subject: OU=winterthur, CN=*: that works only with IKEv2 and certificates; "
+     "leave it out"),
     ("winterthur", {"connections/roadwarrior/subject": 'OU=winterthur" rightca=%any'},
      'gateway:connections:roadwarrior:subject: OU=winterthur" rightca=%any does not fit; give a certificate\'s subject '
      "such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
@@ -392,16 +393,16 @@ ONE_MISTAKE = [
      "gateway:heartbeat:ipfail: false is for the profile paper; in default the agent compares ping nodes itself; leave "
      "it out"),
     ("winterthur", {"heartbeat/mail_to": "ops@winterthur.example"},
-     "gateway:heartbeat:mail_to: ops@winterthur.example: mails are heartbeat's scripts' and for the profile paper; "
-     "leave it out"),
+     "gateway:heartbeat:mail_to: ops@winterthur.example: only heartbeat's scripts send mails, in the profile "
+     "paper; leave it out"),
     ("winterthur", {"heartbeat/failback_delay": 60},
-     "gateway:heartbeat:failback_delay: 60 delays what auto_failback: false never does; leave one of them out"),
+     "gateway:heartbeat:failback_delay: 60 has no effect with auto_failback: false; leave one of them out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60},
-     "gateway:heartbeat:failback_delay: is done by the agent, which the profile paper has not; leave it out"),
+     "gateway:heartbeat:failback_delay: works only with the agent, and the profile paper has none; leave it out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/compare": True},
-     "gateway:heartbeat:compare: is done by the agent, which the profile paper has not; leave it out"),
+     "gateway:heartbeat:compare: works only with the agent, and the profile paper has none; leave it out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/fence": {"command": "/usr/local/sbin/fence"}},
-     "gateway:heartbeat:fence: is done by the agent, which the profile paper has not; leave it out"),
+     "gateway:heartbeat:fence: works only with the agent, and the profile paper has none; leave it out"),
     ("winterthur", {"heartbeat/fence": {}},
      "gateway:heartbeat:fence:command: is missing; The program, which has to be on both nodes."),
     ("winterthur", {"heartbeat/watchdog": "softdog"},
