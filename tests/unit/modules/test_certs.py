@@ -188,8 +188,8 @@ OTHER = ec.generate_private_key(ec.SECP256R1())
     ({"certificate": pem(leaf()), "key": pem(KEY)[:60]}, "is no readable PEM private key"),
     ({"certificate": pem(leaf()), "key": pem(KEY), "passphrase": "x"}, "encrypted and there is no passphrase, or"),
     (bundle(ed25519.Ed25519PrivateKey.generate()), "neither RSA nor EC"),
-    (bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak: its EC key has 192 bits, and 256 are the least"),
-    (bundle(rsa.generate_private_key(65537, 1024)), "is too weak: its RSA key has 1024 bits, and 2048 are the least"),
+    (bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak: its EC key has 192 bits; the minimum is 256"),
+    (bundle(rsa.generate_private_key(65537, 1024)), "is too weak: its RSA key has 1024 bits; the minimum is 2048"),
 ])
 def test_what_is_refused_is_told_in_one_line(certs, source, message):
     certs.pillar = {"gateway_secrets:certificates:gateway": source} if source is not None else {}
@@ -281,7 +281,7 @@ def test_a_database_with_something_unreadable_is_told_in_one_line(certs, monkeyp
     (tmp_path / "cert9.db").touch()
     answers = {("certutil", "-L"): "odd      ,,\n", ("certutil", "-L", "-a", "-n", "odd"): "-----BEGIN CERT"}
     monkeypatch.setattr(certs, "_nss", lambda command, **_kwargs: answers.get(tuple(command), ""))
-    with pytest.raises(CommandExecutionError, match="holds something as odd that is no readable certificate") as told:
+    with pytest.raises(CommandExecutionError, match="holds an unreadable certificate as odd") as told:
         certs.stored()
     assert "\n" not in str(told.value)
 
@@ -518,14 +518,14 @@ def test_the_report_says_it_in_words(certs, monkeypatch):
     found = certs.report()
     assert found["pillar"]["gateway"] == {
         "for": NAME, "valid": f"until {soon.not_valid_after_utc:%Y-%m-%d}, in 10 days",
-        "key": "ec 256 bits, signed with sha256, strong enough", "private key": "there, and belongs to it",
+        "key": "ec 256 bits, signed with sha256, strong enough", "private key": "present, and belongs to it",
         "chain": "issued by CN=Test CA, which is trusted", "usage": "anything"}
     assert found["lists"]["ca"] == {"issuer": "CN=Test CA", "number": 7, "revoked": 0, "next list": "due in 7 days"}
     assert set(found["installed"]) == {"Test CA", "orphan", "stranger"}
     problems = "\n".join(found["problems"])
     for expected in ("pillar: gateway ends in 10 days; renew it", "bad can not be opened: wrong passphrase",
-                     "gateway: what pillar has is not installed", "installed: orphan has no private key",
-                     "installed: stranger was issued by CN=Stranger, which is not there", "lists: ca: the next one"):
+                     "gateway: pillar's certificate is not installed", "installed: orphan has no private key",
+                     "installed: stranger was issued by CN=Stranger, which is missing", "lists: ca: the next one"):
         assert expected in problems
     assert "right" not in str(found) and "BEGIN" not in str(found)
 
