@@ -1,25 +1,26 @@
 """
-What Salt made of this node, and what somebody has changed of it since.
+What Salt set up on this node, and what somebody has changed since.
 
-At the end of each formula its states are looked at (state ``drift.recorded``): what they manage, and how it is now that
-they have succeeded, is written down. There is no second list of paths: what a state manages follows from its function
-and its arguments. The beacon then compares every second second (sysctls every fifth), without a process of its own
-while nothing happens.
+At the end of each formula, the state ``drift.recorded`` looks at the formula's states. It records what each of them
+manages, and how that looks after the states have succeeded. There is no separate list of paths: what a state manages
+follows from its function and its arguments. The beacon then compares the node with the record every second second
+(sysctls every fifth). It starts no process while nothing happens.
 
-The *record*, ``/var/lib/gateway/drift/record`` (JSON, root's alone)::
+The *record*, ``/var/lib/gateway/drift/record`` (JSON, readable by root only)::
 
     formulas
       openswan
         at             when, ISO 8601
         things         by KIND:SUBJECT, such as file:/etc/ipsec.conf
-    inputs, inputs_at  the master's digest of all that made this node what it is, and when the whole of it was applied
+    inputs, inputs_at  the master's digest of all inputs of this node, and when all of them were last applied
 
-Kinds of things: ``file``, ``folder`` (which has to hold these names only), ``sysctl``, ``service``, ``firewall`` and
-``identities`` (the IPsec daemon's certificates and keys). Beside the record, in ``copies``, are the texts of files that
-anybody may read, and of the ruleset, by their SHA-256: for showing what was changed. In ``tree`` (JSON) is the master's
-digest of the file tree at that whole run, and the digest of the custom modules that this minion had then.
+Kinds of things: ``file``, ``folder`` (which must hold only these names), ``sysctl``, ``service``, ``firewall`` and
+``identities`` (the IPsec daemon's certificates and keys). Beside the record, the folder ``copies`` has the texts of the
+ruleset and of files that anybody may read, by their SHA-256; they serve to show what was changed. The file ``tree``
+(JSON) has two digests from the last whole state run: the master's digest of the file tree, and the digest of the custom
+modules that this minion had then.
 
-Formats: proc(5), systemctl(1), ``linux/netfilter/nfnetlink.h``; ``/run/systemd/units/invocation:UNIT`` is there while a
+Formats: proc(5), systemctl(1), ``linux/netfilter/nfnetlink.h``. ``/run/systemd/units/invocation:UNIT`` exists while a
 unit is neither inactive nor failed (unit_notify() and unit_export_invocation_id() in systemd's src/core/unit.c).
 """
 from __future__ import annotations
@@ -80,7 +81,7 @@ def __virtual__() -> str:
 
 
 def _things_of(low: Mapping) -> dict[str, dict]:
-    """What a state manages, by KIND:SUBJECT; each with what only its arguments tell."""
+    """The things that a state manages, by KIND:SUBJECT, each with what only the state's arguments say about it."""
     function, name = f"{low['state']}.{low['fun']}", low["name"]
     manages = _MANAGES.get(function)
     return manages(name, low) if manages else {}
@@ -106,12 +107,12 @@ def _recursed(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _included(path: str, exclude: str) -> bool:
-    """As file.recurse decides it, by the path below the folder."""
+    """Whether file.recurse includes a file, by its path below the folder."""
     return salt.utils.stringutils.check_include_exclude(path, None, exclude or None)
 
 
 def _ipsec(name: str, low: Mapping) -> dict[str, dict]:
-    # The file is in the words of the daemon's version; what it was made of is the same on both nodes.
+    # The two nodes' files may be written for different versions of the daemon, but from the same connections.
     made_of = _digest(json.dumps(_plain(low["settings"]["connections"]), sort_keys=True).encode())
     return {f"file:{name}": {"made_of": made_of}}
 
@@ -127,7 +128,7 @@ def _identity(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _bonds(name: str, low: Mapping) -> dict[str, dict]:
-    # They hold hardware addresses, which are in no settings.
+    # The files hold hardware addresses, which are not in the settings.
     paths = __salt__["bonding.files"](_plain(low["bonds"]), low.get("manager", "auto"))
     return {f"file:{path}": {"own": True} for path in paths}
 
@@ -165,7 +166,7 @@ _MANAGES: dict[str, Callable[[str, Mapping], dict[str, dict]]] = {
 
 
 def _plain(value: Any) -> Any:
-    """What Salt has frozen, as JSON can write it."""
+    """A value that Salt has frozen, in a form that JSON can write."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
@@ -174,7 +175,7 @@ def _plain(value: Any) -> Any:
 
 
 def _words(value: object) -> str:
-    """A sysctl's value: the kernel separates by tabs what people separate by blanks, and YAML knows no 0 and 1."""
+    """A sysctl's value as text: the kernel separates with tabs, people with blanks; YAML's booleans become 0 and 1."""
     return " ".join(str(int(value) if isinstance(value, bool) else value).split())
 
 
@@ -187,15 +188,15 @@ def _digest(data: bytes) -> str:
 
 def record(formula: str, applied: list[Mapping], others: Iterable[Mapping] = ()) -> dict:
     """
-    Write down what a formula's states manage, as it is now. For the state ``drift.recorded``.
+    Record what a formula's states manage, and how it looks now. For the state ``drift.recorded``.
 
     Args:
-        formula: its name.
-        applied: the low data of its states that have succeeded.
-        others: of those that failed or did not run: of what they manage, what was written down before stays.
+        formula: the name of the formula.
+        applied: the low data of its states that succeeded.
+        others: the low data of its states that failed or did not run. What they manage keeps its earlier record.
 
     Returns:
-        ``things``, how many there are, and ``changed``, those that are new or different.
+        ``things``, the number of recorded things, and ``changed``, those that are new or different.
 
     CLI Example: none, as it takes a state run's low data.
     """
@@ -205,7 +206,7 @@ def record(formula: str, applied: list[Mapping], others: Iterable[Mapping] = ())
     for low in applied:
         for key, told in _things_of(low).items():
             things[key] = _merged(things.get(key), told)
-    # One that failed among those that share a file: its part may be missing in there.
+    # If one of several states that share a file failed, its part may be missing in the file.
     waits = {key for low in others for key in _kept_of(low)}
     copies: dict[str, bytes] = {}
     own = _own_words()
@@ -224,13 +225,13 @@ def record(formula: str, applied: list[Mapping], others: Iterable[Mapping] = ())
 
 
 def _kept_of(low: Mapping) -> Iterator[str]:
-    """What a state that did not succeed manages, as far as that can be told."""
+    """The things that a state which did not succeed manages, as far as they can be found."""
     with contextlib.suppress(CommandExecutionError, OSError, KeyError):
         yield from _things_of(low)
 
 
 def _merged(one: dict | None, other: dict) -> dict:
-    """What two states say of one thing: both their identities; otherwise the last one counts."""
+    """One thing from what two states say of it: the identities of both; for other things the last state counts."""
     if one and "wanted" in other:
         return {"wanted": sorted({*one["wanted"], *other["wanted"]})}
     return {**(one or {}), **other}
@@ -238,14 +239,14 @@ def _merged(one: dict | None, other: dict) -> dict:
 
 def compared(inputs: str | None, formulas: Iterable[str] = (), tree: str = "") -> None:
     """
-    Note that this node is as the master says, until its next boot. For the states.
+    Note that this node is as the master wants it. The mark lasts until the next boot. For the states.
 
     Args:
-        inputs: the master's digest of what the node was made of; None where only the mark is set.
-        formulas: those that belong to the node: what is written down of others is forgotten.
-        tree: the master's digest of the file tree that they came from.
+        inputs: the master's digest of the node's inputs; None to set only the mark.
+        formulas: the formulas of this node; the records of all others are deleted.
+        tree: the master's digest of the file tree that the formulas came from.
 
-    CLI Example: none, as only a whole state run can know it.
+    CLI Example: none, as only a whole state run can know this.
     """
     CURRENT.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not CURRENT.exists():
@@ -264,7 +265,7 @@ def compared(inputs: str | None, formulas: Iterable[str] = (), tree: str = "") -
 
 def overridden() -> bool:
     """
-    Whether the job in which this is called was given a pillar of its own, so that it says nothing about the master's.
+    Whether the job that calls this has a pillar of its own, so that it says nothing about the master's pillar.
 
     CLI Example:
 
@@ -272,7 +273,7 @@ def overridden() -> bool:
 
         salt 'gw*' drift.overridden pillar='{}'
     """
-    # salt.minion writes each job's order there, with the process that does it.
+    # salt.minion writes each job's order there, with the ID of the process that executes it.
     for path in Path(__opts__["cachedir"], "proc").glob("*"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             job = salt.payload.loads(path.read_bytes())
@@ -283,13 +284,13 @@ def overridden() -> bool:
 
 def inputs() -> dict:
     """
-    What this node was last made of, as a whole.
+    What the whole of this node was last made from.
 
     Returns:
-        ``inputs``: the master's digest (pillar key ``gateway_inputs``) at the last whole state run that succeeded,
-        empty when there was none; ``recorded_at``: when (ISO 8601); ``current``: whether this node was compared with
-        the master since it booted; ``tree``: the master's digest of the file tree of that run, empty when the custom
-        modules on this minion are not those of then; ``disabled``: whether somebody has disabled whole state runs here
+        ``inputs``: the master's digest (pillar key ``gateway_inputs``) at the last whole state run that succeeded, ""
+        without one; ``recorded_at``: when that was (ISO 8601); ``current``: whether this node was compared with the
+        master since it booted; ``tree``: the master's digest of the file tree of that run, "" when the custom modules
+        on this minion have changed since; ``disabled``: whether somebody has disabled whole state runs here
         (``state.disable highstate``).
 
     CLI Example:
@@ -304,7 +305,7 @@ def inputs() -> dict:
 
 
 def _tree() -> str:
-    """The digest of the tree whose custom modules this minion has; empty when that is not known."""
+    """The digest of the file tree that this minion's custom modules came from; "" when that is not known."""
     try:
         noted = json.loads(_text(RECORD_FOLDER / "tree"))
         return noted["tree"] if noted["modules"] == _modules() else ""
@@ -313,7 +314,7 @@ def _tree() -> str:
 
 
 def _modules() -> str:
-    """The digest of all custom modules of this minion, as Salt has put them there."""
+    """The digest of all custom modules that Salt has synced to this minion."""
     found = hashlib.sha256()
     root = Path(__opts__["extension_modules"])
     for path in sorted(root.rglob("*")):
@@ -324,7 +325,7 @@ def _modules() -> str:
 
 
 def _text(path: Path) -> str:
-    """What a file holds; empty when there is none."""
+    """A file's text; "" without the file."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
@@ -333,11 +334,11 @@ def _text(path: Path) -> str:
 
 def fingerprints() -> dict[str, str]:
     """
-    What has to be the same on both nodes of a site, each with its SHA-256: files that hold nothing of this very node,
-    by path, secrets among them; and the IPsec daemon's certificates (``certificate NICKNAME``, with "without its key"
-    behind the fingerprint where that is so) and authorities (``authority SUBJECT``).
+    What must be the same on both nodes of a site, each with its SHA-256. These are the files that hold nothing specific
+    to this node, by path, secrets among them; the IPsec daemon's certificates (``certificate NICKNAME``; the words
+    "without its key" follow the fingerprint if the key is missing); and authorities (``authority SUBJECT``).
 
-    Of ``/etc/ipsec.conf``, which is in the words of the daemon's version, it is what the file was made of.
+    For ``/etc/ipsec.conf``, which is written for the daemon's version, it is the digest of what the file was made from.
 
     CLI Example:
 
@@ -367,7 +368,7 @@ def _all(whole: dict) -> Iterator[tuple[str, str, dict]]:
 
 
 def _read() -> dict:
-    """The record; an empty one where there is none, or one that can not be read: the next state run makes it anew."""
+    """The record. If it is missing or unreadable, an empty one: the next state run writes it again."""
     empty = {"formulas": {}, "inputs": "", "inputs_at": ""}
     try:
         whole = json.loads((RECORD_FOLDER / "record").read_bytes())
@@ -376,7 +377,7 @@ def _read() -> dict:
     except ValueError:
         whole = None
     if not _is_record(whole):
-        log.warning("%s/record is damaged; the next state run makes it anew", RECORD_FOLDER)
+        log.warning("%s/record is damaged; the next state run writes it again", RECORD_FOLDER)
         return empty
     return whole
 
@@ -408,8 +409,8 @@ def _now() -> str:
 
 def _own_words() -> re.Pattern | None:
     """
-    What is in this node's settings and not at the same place in the other node's, or the other way round: a file in
-    which one of these words stands is this node's own. None when the settings can not be had: then each may be.
+    A pattern of the words in which this node's settings and the other node's differ. A file that has one of them is
+    specific to this node. None when the settings are not available: then any file may be specific to this node.
     """
     try:
         mine = __salt__["gateway.settings"]()
@@ -421,7 +422,7 @@ def _own_words() -> re.Pattern | None:
 
 
 def _differing(one: Any, other: Any) -> Iterator[str]:
-    """The single values in which two settings differ, of both."""
+    """The single values in which two settings differ, from both of them."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in one.keys() | other.keys():
             yield from _differing(one.get(key), other.get(key))
@@ -436,46 +437,46 @@ def _differing(one: Any, other: Any) -> Iterator[str]:
                 yield str(each)
 
 
-# kinds of things: how one is noted, and how it is looked at
+# kinds of things: how each is recorded, and how it is checked
 
 
 class _Difference(dict):
-    """What is wrong with a thing: ``was``, ``is`` and ``diff``, in words."""
+    """How a thing differs from its record: ``was``, ``is`` and ``diff``, in words."""
 
     def __init__(self, was: str, now: str, diff: str = "") -> None:
         super().__init__({"was": was, "is": now, "diff": diff})
 
 
 class _Kind:
-    """How things of one kind are noted and looked at."""
+    """How things of one kind are recorded and checked."""
 
     condition: str
 
     @staticmethod
     def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
              copies: dict[str, bytes]) -> dict:
-        """What the record keeps of it. `copies` takes what is kept beside the record."""
+        """What the record keeps of a thing. Texts to keep beside the record are added to `copies`."""
         raise NotImplementedError
 
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
-        """What is wrong with it now; None when nothing is."""
+        """How the thing differs from its record now; None when it does not."""
         raise NotImplementedError
 
 
 class _Memory:
-    """What was seen at the last looks, so that the next one has little to do."""
+    """What earlier looks have seen, so that the next look has little to do."""
 
     def __init__(self, whole: dict, jobs: dict[str, Any] | None = None) -> None:
         self.whole = whole
-        self.seen: dict[str, tuple] = {}            # file: its stat and what was wrong with it then
-        self.missing: set[str] = set()              # once: an editor puts it back in a moment
-        self.said: dict[str, tuple[float, str]] = {}    # by unit: when and what systemd said
-        self.values: dict[str, tuple[float, str | None]] = {}   # sysctl: when it was read, and what it was
+        self.seen: dict[str, tuple] = {}            # by file: its stat, and the difference found then
+        self.missing: set[str] = set()              # files missing at one look: an editor may be replacing them
+        self.said: dict[str, tuple[float, str]] = {}    # by unit: when systemd answered, and what
+        self.values: dict[str, tuple[float, str | None]] = {}   # by sysctl: when it was read, and its value
         self.jobs: dict[str, Any] = {} if jobs is None else jobs
-        self.ruleset: str | None = None             # as it was listed last; None: not listed yet
+        self.ruleset: str | None = None             # as last listed; None: not listed yet
         self.unknown: set[str] = set()              # conditions that this look can not judge
-        self.wait = jobs is None                    # whether commands may be waited for
+        self.wait = jobs is None                    # whether to wait for commands
 
 
 class _FileKind(_Kind):
@@ -486,7 +487,7 @@ class _FileKind(_Kind):
              copies: dict[str, bytes]) -> dict:
         found = os.lstat(subject)
         if not stat.S_ISREG(found.st_mode):
-            raise CommandExecutionError(f"drift: {subject} is no file any more; was it changed during this run?")
+            raise CommandExecutionError(f"drift: {subject} is no longer a file; was it changed during this run?")
         data = Path(subject).read_bytes()
         secret = bool(told.get("hidden")) or not found.st_mode & stat.S_IROTH
         digest = _digest(data)
@@ -521,7 +522,7 @@ class _FileKind(_Kind):
 
 def _file_difference(path: str, thing: dict, found: os.stat_result) -> _Difference | None:
     if not stat.S_ISREG(found.st_mode):
-        return _Difference("a file that Salt wrote", "a link" if stat.S_ISLNK(found.st_mode) else "no file any more")
+        return _Difference("a file that Salt wrote", "a link" if stat.S_ISLNK(found.st_mode) else "no longer a file")
     wrong, data, diff = [], b"", ""
     if found.st_size == thing["size"] or found.st_size <= _COPY_BYTES:
         with contextlib.suppress(OSError):
@@ -548,7 +549,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def _copy(thing: dict) -> str | None:
-    """The text as Salt wrote it, None where no copy is kept."""
+    """The text as Salt wrote it; None if no copy is kept."""
     try:
         return (RECORD_FOLDER / "copies" / thing["sha256"]).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -560,7 +561,7 @@ def _removed(thing: dict) -> str:
 
 
 def _diff(old: str | None, new: str) -> str:
-    """A unified difference of at most _DIFF_BYTES bytes, cut at a line's end."""
+    """A unified difference of at most _DIFF_BYTES bytes, cut at the end of a line."""
     if old is None:
         return ""
     lines = old.splitlines(), new.splitlines()
@@ -614,7 +615,7 @@ class _SysctlKind(_Kind):
     @staticmethod
     def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
              copies: dict[str, bytes]) -> dict:
-        # In the kernel's words: it may round, or know a name for a number.
+        # As the kernel prints it: the kernel may round a value, or replace a name by a number.
         return {"value": _sysctl_value(subject) or told["value"]}
 
     @staticmethod
@@ -629,7 +630,7 @@ class _SysctlKind(_Kind):
 
 
 def _sysctl_value(name: str) -> str | None:
-    """sysctl(8): a point in an interface's name is written as a slash, and the other way round."""
+    """A sysctl's value. sysctl(8): a point in an interface's name is written as a slash, and a slash as a point."""
     swapped = name.translate(str.maketrans("./", "/.")) if "." in name.split("/")[0] else name
     try:
         return _words((PROC_SYS / swapped).read_text(encoding="utf-8"))
@@ -676,15 +677,15 @@ class _ServiceKind(_Kind):
 
 def _ask_systemd(unit: str, memory: _Memory) -> str:
     """
-    systemd's own word for a unit's state; "" while it has not answered. By the time it has, another look has come: a
-    service that is only restarted is back.
+    systemd's word for the state of a unit; "" until it has answered. The answer comes at a later look; a service that
+    was only restarted runs again by then.
     """
     argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
     if memory.wait:
         done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
         return done["stdout"].strip()
     when, state = memory.said.get(unit, (0.0, ""))
-    # Trap: asked while it stops, systemd says `deactivating`: no answer to keep.
+    # Trap: asked while a unit stops, systemd says `deactivating`. Such an answer must not be kept.
     if state not in _SETTLED_STATES or f"unit {unit}" in memory.jobs or time.monotonic() - when > _SERVICE_SECONDS:
         done = _answer(memory, f"unit {unit}", argv)
         if done and done["retcode"] == 0:
@@ -694,7 +695,7 @@ def _ask_systemd(unit: str, memory: _Memory) -> str:
 
 
 def _answer(memory: _Memory, name: str, argv: list[str]) -> dict | None:
-    """What a command says that runs beside the minion; it is started when it does not run. None: nothing yet."""
+    """The answer of a command that runs beside the minion; None until it is there. Starts the command if needed."""
     done = None
     if name in memory.jobs:
         done = __salt__["watching.answer"](memory.jobs[name])
@@ -740,7 +741,7 @@ class _IdentitiesKind(_Kind):
         held = __salt__["certs.held"]()
         if held is None:
             raise CommandExecutionError(f"drift: {subject} can not be read now; apply again")
-        # What was there before the first record is taken as it is; later only what pillar brings belongs here.
+        # The first record accepts every certificate that is in the database. After that, only those of pillar belong.
         known = set(before["known"]) | set(told["wanted"]) if before else {*held["certificates"], *told["wanted"]}
         return {"certificates": told["wanted"], "keys": held["keys"], "known": sorted(known)}
 
@@ -779,7 +780,7 @@ _KINDS: dict[str, type[_Kind]] = {"file": _FileKind, "folder": _FolderKind, "sys
 
 
 def _units(names: list[str]) -> dict[str, dict]:
-    """By service, what systemd calls it (``Id``): `systemctl show` prints a block of KEY=VALUE for each, in order."""
+    """By service, the name that systemd has for it (``Id``): `systemctl show` prints a KEY=VALUE block for each."""
     if not names or not salt.utils.path.which("systemctl"):
         return {}
     done = __salt__["cmd.run_all"](["systemctl", "show", "--property=Id", *names], python_shell=False,
@@ -789,18 +790,18 @@ def _units(names: list[str]) -> dict[str, dict]:
     return dict(zip(names, blocks, strict=False)) if len(blocks) == len(names) else {}
 
 
-# looking
+# comparing
 
 
 def glance() -> dict | None:
     """
-    What is different now, for the beacon: quick, and without waiting for anything.
+    What differs from the record now, for the beacon: quick, never waits.
 
     Returns:
-        ``conditions`` and ``unknown`` for ``gateway_events.changed``; None while nothing is to be told: a state run is
-        at work on this node, and writes down at its end what is right.
+        ``conditions`` and ``unknown`` for ``gateway_events.changed``; None while a state run is active on this node:
+        nothing is to be reported then, and the run records the new state at its end.
 
-    CLI Example: none, as it goes by what the minion saw a second ago; see :func:`differences`.
+    CLI Example: none, as it depends on what the minion saw a second ago; see :func:`differences`.
     """
     memory = _memory()
     _hear_of_rules(memory)
@@ -819,10 +820,10 @@ def glance() -> dict | None:
 
 def differences() -> list[dict]:
     """
-    Everything that is different from what Salt made, looked at afresh.
+    Everything that differs from what Salt set up, checked again from the beginning.
 
     Returns:
-        One mapping each: ``condition``, ``subject``, ``formula``, ``was``, ``is``, ``diff`` (empty for secrets).
+        One mapping for each: ``condition``, ``subject``, ``formula``, ``was``, ``is``, ``diff`` (empty for secrets).
 
     CLI Example:
 
@@ -836,14 +837,14 @@ def differences() -> list[dict]:
 
 
 def _memory() -> _Memory:
-    """What was seen before, if the record is still the same one."""
+    """What earlier looks have seen, if the record has not changed since."""
     sign = _sign(str(RECORD_FOLDER / "record"))
     kept = __context__.get("drift.memory")
     if kept is None or kept[0] != sign:
         jobs = kept[1].jobs if kept else {}
         kept = (sign, _Memory(_read(), jobs))
         __context__["drift.memory"] = kept
-        __context__["drift.rules"] = True       # to be listed
+        __context__["drift.rules"] = True       # the ruleset must be listed
     return kept[1]
 
 
@@ -861,14 +862,14 @@ def _conditions(memory: _Memory) -> dict[str, dict]:
 
 
 def _hear_of_rules(memory: _Memory) -> None:
-    """Have the ruleset listed, beside the minion, when the kernel says that somebody changed one."""
+    """List the ruleset, with a command beside the minion, when the kernel reports that a rule was changed."""
     if not any(key.startswith("firewall:") for _formula, key, _thing in _all(memory.whole)):
         return
     if "drift.listener" not in __context__:
         try:
             __context__["drift.listener"] = __salt__["watching.listen"](_NETFILTER, _NFTABLES)
         except OSError as error:
-            log.warning("The kernel does not tell of changed firewall rules (%s): looked at once a minute", error)
+            log.warning("The kernel does not report changed firewall rules (%s): they are listed once a minute", error)
             __context__["drift.listener"] = None
     listener = __context__["drift.listener"]
     if listener is None:

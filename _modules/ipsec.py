@@ -287,7 +287,7 @@ def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
     if connection["kind"] == "roadwarrior":
         options["right"] = "%any"
         if certificate:
-            # In quotes, as it has blanks. The daemon compares the certificate's subject, whatever name the client gives.
+            # In quotes, as it has blanks. The daemon compares the certificate's subject, whatever the client's name.
             subject = connection["subject"]
             options |= {"rightid": f'"{subject}"' if subject else "%fromcert", "rightca": "%same"}
         if connection["pool"] or connection["persons"]:

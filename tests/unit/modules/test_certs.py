@@ -186,7 +186,7 @@ OTHER = ec.generate_private_key(ec.SECP256R1())
     ({"certificate": pem(leaf())}, "has a certificate but no key"),
     ({"certificate": pem(leaf())[:300], "key": pem(KEY)}, "is no readable PEM certificate"),
     ({"certificate": pem(leaf()), "key": pem(KEY)[:60]}, "is no readable PEM private key"),
-    ({"certificate": pem(leaf()), "key": pem(KEY), "passphrase": "x"}, "encrypted and there is no passphrase, or"),
+    ({"certificate": pem(leaf()), "key": pem(KEY), "passphrase": "x"}, "is encrypted but has no passphrase, or"),
     (bundle(ed25519.Ed25519PrivateKey.generate()), "neither RSA nor EC"),
     (bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak: its EC key has 192 bits; the minimum is 256"),
     (bundle(rsa.generate_private_key(65537, 1024)), "is too weak: its RSA key has 1024 bits; the minimum is 2048"),

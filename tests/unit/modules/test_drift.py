@@ -146,7 +146,7 @@ def test_mode_and_kind_are_looked_at(node):
     assert node.looks()[f"file_changed:{path}"]["is"] == "a link"
     os.unlink(path)
     os.mkfifo(path)
-    assert node.looks()[f"file_changed:{path}"]["is"] == "no file any more"
+    assert node.looks()[f"file_changed:{path}"]["is"] == "no longer a file"
 
 
 def test_a_file_that_is_gone_for_one_look_is_not_told(node):
