@@ -184,8 +184,8 @@ def test_all_that_is_in_the_way_is_said_at_once(bare):
         bare.way(wrong)
     said = str(error.value)
     assert "bond0: this machine has no interface eth8 (there are eth0, eth1, eth2, eth3)" in said
-    assert "bond0: no bond option 'speed'" in said
-    assert "eth3: there is an interface of this name that is no bond" in said
+    assert "bond0: unknown bond option 'speed'" in said
+    assert "eth3: an interface of this name exists and is not a bond" in said
 
 
 # files
