@@ -96,7 +96,7 @@ _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion,
                x509.UnsupportedGeneralNameType) if HAS_CRYPTOGRAPHY else ()
 
 
-# No dataclass: Salt's loader keeps an execution module out of sys.modules, where dataclasses look for it.
+# No dataclass: Salt's loader does not register an execution module in sys.modules, where dataclasses look for it.
 class _Identity(NamedTuple):
     """A private key with its certificate and the authorities' certificates above it."""
 

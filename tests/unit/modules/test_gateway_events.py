@@ -295,7 +295,7 @@ def test_a_lock_that_is_held_does_not_hold_the_minion(folder: Path, monkeypatch:
     module, other = node(folder), node(folder)
     times = iter(range(100))
     give_time(monkeypatch, module, monotonic=lambda: next(times))
-    with other._lock(), pytest.raises(CommandExecutionError, match="holds the lock"):
+    with other._lock(), pytest.raises(CommandExecutionError, match="has held the lock"):
         module.changed("bonding", DOWN)
     assert len(module.changed("bonding", DOWN)) == 1
 
@@ -388,8 +388,8 @@ def test_validate_config(folder: Path) -> None:
     module = node(folder)
     assert module.validate_config([]) == (True, "valid")
     assert module.validate_config([{"interval": 5}, {"limit": 3}, {"_beacon_name": "x"}], ["limit"]) == (True, "valid")
-    assert module.validate_config({})[1].startswith("the configuration has to be a list")
-    assert module.validate_config(["x"])[1] == "each entry of the configuration has to be a mapping, and 'x' is none"
+    assert module.validate_config({})[1].startswith("the configuration must be a list")
+    assert module.validate_config(["x"])[1] == "each entry of the configuration must be a mapping, and 'x' is none"
     assert module.validate_config([{"intervall": 5}])[1].startswith("no key 'intervall'; there are ")
 
 
