@@ -29,7 +29,7 @@ def place(monkeypatch: pytest.MonkeyPatch):
 def test_beacons_that_go_by_this_pillar_are_left_alone(place) -> None:
     module, asked = place("new" * 20, "new" * 20)
     assert module.watched("x") == {"name": "x", "result": True, "changes": {},
-                                   "comment": "the beacons go by this pillar"}
+                                   "comment": "the beacons use this pillar"}
     assert asked == []
 
 
