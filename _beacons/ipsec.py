@@ -1,22 +1,21 @@
 """
-Tells when the IPsec daemon, a tunnel, or a certificate is not as it should be.
+Reports when the IPsec daemon, a tunnel, or a certificate is not as it should be.
 
 .. code-block:: yaml
 
     beacons:
       ipsec:
-        - grace: 30        # seconds that a peer has to bring its tunnel back after a takeover
+        - grace: 30        # seconds in which a peer brings its tunnel back after a takeover
 
-What is seen comes from ``ipsec.glance``, which never waits; here it is judged. On the standby no tunnel is expected. On
-the active node a site-to-site tunnel that was up here and is down is told at once, one that has not come up yet after
-the grace time. A roadwarrior comes and goes as it likes: that is told, and nothing is wrong with it.
+``ipsec.glance`` looks at the daemon and never waits; this beacon judges what it returns. On the standby no tunnel is
+expected. On the active node, a site-to-site tunnel that was up here and goes down is reported at once; one that has not
+come up yet is reported after the grace time. Roadwarriors come and go as they like: that is reported as information.
 
 ``_ERROR_COUNTERS`` lists which of the kernel's counters (Documentation/networking/xfrm_proc) count as errors. It leaves
 out counters that anybody on the internet can raise, and those that a tunnel raises merely by being down: packets
 without an SA, which every takeover and every scan causes (XfrmInNoStates, XfrmOutNoStates), broken headers, clear text
 where a tunnel should be (XfrmInTmplMismatch, XfrmInNoPols, XfrmInPolBlock, XfrmOutPolBlock), and SAs that end while
-packets are on their way
-(...StateExpired, ...StateInvalid, XfrmOutPolDead, XfrmOutBundleCheckError, XfrmAcquireError).
+packets are on their way (...StateExpired, ...StateInvalid, XfrmOutPolDead, XfrmOutBundleCheckError, XfrmAcquireError).
 """
 from __future__ import annotations
 
@@ -35,18 +34,18 @@ __virtualname__ = "ipsec"
 CONDITIONS = {
     "daemon_dead": "critical: the daemon does not run; once, when it died and systemd started it again",
     "daemon_hung": "critical: the daemon does not answer",
-    "connection_missing": "warning: a connection of the configuration is not loaded",
+    "connection_missing": "warning: the daemon has not loaded a connection of its configuration",
     "tunnel_down": "critical: a site-to-site tunnel is down; info, once: a roadwarrior has gone",
     "tunnel_up": "info: a roadwarrior has come (once)",
-    "rekey_failing": "warning: the time to renew a tunnel's keys has passed, and they are the old ones",
-    "liveness_timeout": "warning: a peer did not answer, its tunnel was given up (once)",
-    "one_way": "warning: packets go one way only through a tunnel in which they went both ways",
+    "rekey_failing": "warning: the time to renew a tunnel's keys has passed, and it still has the old ones",
+    "liveness_timeout": "warning: a peer did not answer, and the daemon gave its tunnel up (once)",
+    "one_way": "warning: packets go only one way through a tunnel in which they went both ways before",
     "xfrm_errors": "warning: the kernel's error counters rise (once)",
-    "replay_drops": "warning: packets were dropped as repeated (once)",
+    "replay_drops": "warning: the kernel dropped packets as replayed (once)",
     "certificate_expiring": "warning, critical: a certificate ends soon, or has ended",
     "crl_expiring": "warning, critical: the next revocation list is due",
-    "wrong_listen": "critical: the active node's daemon does not listen on the virtual address",
-    "connection_unserved": "critical: the active node's daemon takes connections for nobody's",
+    "wrong_listen": "critical: the active node's daemon does not listen on the virtual IP",
+    "connection_unserved": "critical: the active node's daemon does not recognise connections as its own",
     "address_of_node": "critical: the daemon serves on the node's own address",
 }
 
@@ -66,16 +65,16 @@ _ERROR_COUNTERS = re.compile(
     r"Xfrm(InError|InBufferError|InStateProtoError|InStateModeError|InStateMismatch|InPolError|"
     r"OutError|OutBundleGenError|OutStateProtoError|OutStateModeError|OutStateSeqError|OutPolError|"
     r"(In|Out)StateDirError|InIptfsError|OutNoQueueSpace)")
-# pluto's words for a peer that does not answer any more: of 4.x and 5.x (retransmit.c, ikev2_liveness.c, ikev1_dpd.c).
-# One that has not answered the first message is not up yet, which is another matter.
+# pluto's messages about a peer that no longer answers, of 4.x and 5.x (retransmit.c, ikev2_liveness.c, ikev1_dpd.c).
+# A peer that has not answered the first message is another case: its tunnel is not up yet.
 _NO_ANSWER = re.compile(
     r'^"(?P<name>[^"]+)"(?:\[\d+\])?(?: (?P<peer>[0-9a-fA-F.:]+))? #\d+: '
     r"(?P<said>.*(?:second timeout exceeded after \d+ retransmits(?!.*our first)|liveness action - |DPD action - ).*)")
-# systemd's (service.c), in the daemon's journal
+# systemd's message (service.c), in the daemon's journal
 _DIED = re.compile(r"Main process exited, code=(?P<how>\w+, status=[\w/]+)")
 _BY_STATES = ("daemon_dead", "connection_missing", "wrong_listen", "connection_unserved", "tunnel_down")
-_RELOAD_SECONDS = 10.0        # seconds in which a tunnel is back whose connection a state has loaded anew
-_AGENT_WORDS = ("alive", "hung", "dead")      # the agent's on the daemon, when it knows
+_RELOAD_SECONDS = 10.0        # after a state has loaded its connection again, a tunnel is back
+_AGENT_WORDS = ("alive", "hung", "dead")      # what the agent says about the daemon, if it knows
 _FROM_ANSWERS = ("connection_missing", "tunnel_down", "rekey_failing", "one_way", "wrong_listen", "connection_unserved",
                "address_of_node")
 
@@ -88,7 +87,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def validate(config: object) -> tuple[bool, str]:
-    """`grace`, a number of seconds, and nothing else."""
+    """The configuration may have `grace`, a number of seconds, and nothing else."""
     valid, said = __salt__["gateway_events.validate_config"](config, ["grace"])
     grace = _grace(config) if valid and isinstance(config, list) else GRACE_SECONDS
     if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace <= 3600:
@@ -109,7 +108,7 @@ def beacon(config: list) -> list[dict]:
     if watch is None:
         watch = __context__["ipsec.beacon"] = Watch(__salt__["gateway_events.memory"]("ipsec"))
     if seen is None:
-        return []       # no configuration of ours yet: the first state.apply has not come that far
+        return []       # Salt has not written the configuration yet: the first state.apply has not come that far
     told = watch.judge(seen, _agents_word(), time.monotonic(), datetime.datetime.now(datetime.UTC), _grace(config))
     _hold_back(told, watch, time.monotonic())
     return __salt__["gateway_events.changed"]("ipsec", told["conditions"], told["once"], sorted(told["unknown"]),
@@ -118,9 +117,9 @@ def beacon(config: list) -> list[dict]:
 
 def _hold_back(told: dict, watch: Watch, now: float) -> None:
     """
-    A state run loads connections anew and restarts the standby's daemon: what it may have brought about is no news yet.
+    Hold new conditions back while states run: a state run loads connections again and restarts the standby's daemon.
 
-    A tunnel that is down for long is, whatever runs.
+    A tunnel that stays down is reported even while states run.
     """
     doubtful = {key for key in told["conditions"] if key.partition(":")[0] in _BY_STATES}
     watch.doubtful = {key: watch.doubtful.get(key, now) for key in doubtful}
@@ -135,25 +134,25 @@ def _hold_back(told: dict, watch: Watch, now: float) -> None:
 
 
 def _agents_word() -> str:
-    """On the daemon; "" where no agent says anything."""
+    """The agent's word about the daemon; "" without an agent."""
     found = __salt__["heartbeat.glance"]() if "heartbeat.glance" in __salt__ else {}
     return str(found.get("daemon") or "")
 
 
 class Watch:
-    """What is known of the daemon from one look to the next, and what follows from it."""
+    """What is remembered of the daemon from one look to the next, and the conclusions from it."""
 
     def __init__(self, memory: dict) -> None:
-        self.up: set[str] = set()               # site-to-site tunnels, as last heard
+        self.up: set[str] = set()               # tunnels that are up, by the daemon's last answer
         self.was_up = set(memory.get("up", []))
-        self.down = set(memory.get("down", []))     # told
+        self.down = set(memory.get("down", []))     # reported as down
         self.people: dict[str, str] | None = memory.get("people")
         self.leaving: dict[str, float] = {}
         self.serves: bool | None = None
-        self.since = self.started = float("-inf")       # active; the daemon runs
+        self.since = self.started = float("-inf")       # when this node became active; when the daemon started
         self.pid: int | None = None
-        self.dead = float("-inf")               # when that was last told
-        self.lived = False                      # by the agent's word: not one that boots
+        self.dead = float("-inf")               # when the daemon's death was last reported
+        self.lived = False                      # the agent has called it alive: it is not still starting at boot
         self.late: dict[str, float] = {}
         self.answer: dict = {}                  # the daemon's last one; {} until it has answered
         self.answered = 0.0
@@ -162,12 +161,12 @@ class Watch:
         self.counters: dict[str, int] | None = None
         self.counted: dict[str, float] = {}
         self.dates: dict = {}
-        self.believed: set[str] = set()         # told, of what a state run may bring about
-        self.doubtful: dict[str, float] = {}    # and since when it is so
+        self.believed: set[str] = set()         # reported conditions that a state run may cause
+        self.doubtful: dict[str, float] = {}    # such conditions, and when each began
 
     def judge(self, seen: dict, word: str, now: float, date: datetime.datetime, grace: float) -> dict:
         """
-        Args: what ``ipsec.glance`` gave; the agent's word on the daemon; seconds; the time of day; seconds of grace.
+        Args: what ``ipsec.glance`` returned; the agent's word about the daemon; seconds; the date; grace seconds.
 
         Returns ``conditions``, ``once``, ``unknown`` and ``memory`` for ``gateway_events.changed``.
         """
@@ -176,7 +175,7 @@ class Watch:
         unknown: set[str] = set()
         self._note_changes(seen, now)
         self.lived = self.lived or bool(seen["process"]) and word == "alive"
-        # The agent knows at once and says so until the next one answers; systemd has started that within half a second.
+        # The agent knows at once, and says "dead" until the next daemon answers; systemd starts that within 0.5 s.
         dead = seen["process"] is False or bool(seen["process"]) and self.lived and word == "dead"
         hung = bool(seen["process"]) and (word == "hung" or word not in _AGENT_WORDS and seen["hung"])
         if seen["process"] is None:
@@ -219,7 +218,7 @@ class Watch:
             "up": sorted(self.was_up), "down": sorted(self.down), "people": self.people}}
 
     def _note_changes(self, seen: dict, now: float) -> None:
-        """Another daemon, another role: what was known of tunnels counts no more."""
+        """After a change of the daemon or the role, what was known of the tunnels no longer holds."""
         if seen["serves"] != self.serves:
             if self.serves is not None:
                 self.was_up.clear()
@@ -229,7 +228,7 @@ class Watch:
             self.traffic.clear()
         if seen["pid"] != self.pid:
             if self.pid is not None:
-                # It takes a while until all are back, which is told as the daemon's death.
+                # It takes a while until all tunnels are back; the daemon's death is reported for this.
                 self.was_up.clear()
             self.pid, self.started, self.answer = seen["pid"], now, {}
             self.up.clear()
@@ -263,7 +262,7 @@ class Watch:
                 "critical", "up", "down", f"{cause}; {waits}", {"peer": each["peer"], "kind": "site-to-site"})
 
     def _people(self, seen: dict, now: float, once: list[dict]) -> None:
-        """Who has come and gone. One who calls again within a moment was never away."""
+        """Report who has come and gone. A roadwarrior who calls again within a moment was never away."""
         if not seen["answer"] or not seen["serves"]:
             return
         here: dict[str, str] = {}
@@ -271,7 +270,7 @@ class Watch:
             if seen["tunnels"].get(name, {}).get("peer") == "%any":
                 here |= {f"{name}/{sa['peer_id'] or sa['peer']}": sa["peer"] for sa in each["sas"]}
         if self.people is None:
-            # Taken over, or the first look: they are here, and did not just come.
+            # After a takeover, or at the first look: they are here already, and did not just come.
             self.people = here
             return
         come = sorted(here.keys() - self.people.keys())
@@ -310,8 +309,8 @@ class Watch:
         """
         Take a sample of each tunnel's bytes.
 
-        Silence in one direction is normal for some uses (logs, video). So it counts only where bytes went both ways in
-        three samples in a row before, and only as long as the other direction goes on.
+        Silence in one direction is normal for some uses (logs, video). So it counts only if bytes went both ways in
+        three samples in a row before, and only while the other direction continues.
         """
         for name, each in self.answer["connections"].items():
             total = [sum(sa[key] for sa in each["sas"]) for key in ("in_bytes", "out_bytes")]
@@ -321,7 +320,7 @@ class Watch:
                 self.traffic.pop(name, None)
                 continue
             if old is None or old["numbers"] != numbers:
-                # A new SA counts from 0; what was learned of the tunnel stays.
+                # A new SA counts from 0; what was learned about the tunnel stays.
                 self.traffic[name] = {"numbers": numbers, "total": total, "both": old["both"] if old else 0,
                                       "at": now, "silent": None}
                 continue
@@ -355,7 +354,7 @@ class Watch:
         for line in seen["journal"]:
             died = _DIED.search(line)
             if died and now - self.dead > _START_SECONDS:
-                # It was back before anybody looked.
+                # It had died and was running again before this beacon looked.
                 self.dead = now
                 found["pluto"] = _condition("critical", "running", "died, and was started again",
                                             f"its process ended: {died['how']}", {"serves": seen["serves"]}) | {
@@ -413,7 +412,7 @@ def _some(names: list[str]) -> str:
 
 
 def _of_people(condition: str, was: str, now: str, people: dict[str, str]) -> list[dict]:
-    """One event a person; of many at once, as after a takeover, one for all."""
+    """One event for each person; if there are many at once, as after a takeover, one for all of them."""
     if len(people) > _REPORTED_SINGLY:
         text = f"{len(people)} roadwarriors"
         return [_condition("info", was, now, "", {"people": sorted(people)[:50]}) | {
@@ -428,6 +427,6 @@ def _ending(key: str, text: str, now: datetime.datetime, days: tuple[int, int], 
     if left > datetime.timedelta(days=days[0]):
         return {}
     severity = "warning" if left > datetime.timedelta(days=days[1]) else "critical"
-    # The date, and not how long there is left: that would be another text every day.
+    # The date, not the remaining time: that would be a different text every day.
     words = f"{'ends' if left > datetime.timedelta(0) else 'ended'} on {end:%Y-%m-%d %H:%M} UTC"
     return {key: _condition(severity, "good for long", words, f"nobody has renewed it yet; {what}", {"end": text})}
