@@ -70,7 +70,7 @@ _OPTIONS = {
 # By option, the option without which the kernel ignores it; it then keeps its earlier value.
 _ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_interval",
               "arp_validate": "arp_interval", "arp_all_targets": "arp_interval"}
-# Where this product's default differs from the kernel's: one lost announcement after a takeover would cost seconds.
+# This product's defaults, where the kernel's differ: one lost announcement after a failover of a bond costs seconds.
 _OUR_DEFAULTS = {"num_grat_arp": 3}
 
 _ROLLBACK_FOLDER = Path("/run/gateway/rollback/network")
