@@ -67,7 +67,7 @@ def present(name: str, pillar: str, identity: str = "", store: str = "nss") -> d
         __salt__["certs.install"](name, pillar, identity, store)
         ret["comment"] = f"{name} was installed, valid until {found['wanted']['not_after']}"
         if damage:
-            ret["comment"] += "; a running daemon sees the new database only after its restart"
+            ret["comment"] += "; a daemon that runs sees the new database when it is restarted"
     except CommandExecutionError as err:
         ret.update(result=False, changes={}, comment=str(err))
     return ret

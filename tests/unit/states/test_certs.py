@@ -63,7 +63,7 @@ def test_a_damaged_database_is_told(state):
     state.damage = "key4.db is missing"
     ret = state.run("present", FOUND | {"current": "", "same": False})
     assert ret["changes"]["database"] == {"old": "key4.db is missing", "new": "made anew"}
-    assert "after its restart" in ret["comment"]
+    assert "when it is restarted" in ret["comment"]
 
 
 def test_a_list_is_brought_in(state):
