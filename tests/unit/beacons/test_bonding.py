@@ -1,4 +1,4 @@
-"""_beacons/bonding.py: what is told of a node's bonds."""
+"""_beacons/bonding.py: what is reported about a node's bonds."""
 from __future__ import annotations
 
 import copy
@@ -14,7 +14,7 @@ DOWN = {"link": "down", "failures": 1, "carrier": False}
 
 
 class Node:
-    """What the beacon hands over on gw1 of winterthur: bond0 of eth0 and eth1, bond1 of eth2."""
+    """What the beacon reports on winterthur's gw1: bond0 of eth0 and eth1, bond1 of eth2."""
 
     def __init__(self, settings: dict, folder: Path) -> None:
         self.module: ModuleType = load_module("_beacons/bonding.py")

@@ -1,4 +1,4 @@
-"""_modules/commit_confirm.py: what is armed, what counts as confirmed, in which order. systemd itself: tests/lab."""
+"""_modules/commit_confirm.py: what is armed, what counts as a confirmation, in which order. systemd: tests/lab."""
 from __future__ import annotations
 
 import json
@@ -15,7 +15,7 @@ from tests.conftest import load_module
 
 
 class Systemd:
-    """The units a node has, by what it is asked."""
+    """The units of a node, and systemd's answers about them."""
 
     def __init__(self) -> None:
         self.active: set[str] = set()
@@ -61,7 +61,7 @@ def module(systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def master(module: ModuleType):
-    """A TCP port that answers, as a master's request port."""
+    """A TCP port that answers, like a master's request port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         module.__opts__["master_port"] = server.getsockname()[1]
         yield server
@@ -196,7 +196,7 @@ def test_a_master_is_heard_when_data_came_over_its_publish_connection(module, sy
 
 
 class Clock:
-    """Time that only sleeping and an apply move."""
+    """A clock that only sleeping and an apply move."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -215,11 +215,11 @@ class Clock:
 @pytest.mark.parametrize(("lasted", "heard_at"), [(10, 110), (40, 157)])
 def test_no_word_of_the_outcome_before_jobs_reach_the_node_again(module, systemd, monkeypatch, answered, lasted,
                                                                  heard_at):
-    """What a master publishes while the minion connects anew is lost."""
+    """Jobs that a master publishes while the minion connects again are lost."""
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     clock.CLOCK_MONOTONIC = 0
-    # the old connection still looks well, but nothing new comes over it; it breaks, then there is a new one
+    # the old connection still looks fine, but no new data comes over it; it breaks, then there is a new one
     monkeypatch.setattr(module, "_publishers", lambda within=None: (
         {"192.0.2.9"} if within is None or clock.now >= 155 else set()))
     monkeypatch.setattr(module, "reached", lambda *_: {"reached": answered, "by": "", "tried": []})

@@ -1,4 +1,4 @@
-"""What Salt made of a node, written down and compared, in a folder of the test's own."""
+"""What Salt set up on a node is recorded and compared, in a folder of the test."""
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +15,7 @@ COMMIT = load_module("_modules/commit_confirm.py")
 
 
 class Node:
-    """The machine under the module: its folders, what other modules say of it."""
+    """The machine under the module: its folders, and what other modules say about it."""
 
     def __init__(self, module, folder, monkeypatch) -> None:
         self.module, self.folder, self.monkeypatch = module, folder, monkeypatch
@@ -89,7 +89,7 @@ class Node:
         return self.module.record(formula, [{"fun": "managed", "state": "file", **low} for low in lows], list(others))
 
     def later(self, seconds: float) -> None:
-        """The clock goes on."""
+        """Move the clock forward."""
         now = self.module.time.monotonic() + seconds
         give_time(self.monkeypatch, self.module, monotonic=lambda: now)
 

@@ -1,4 +1,4 @@
-"""A site's mistakes, each check by the line it gives; a node's settings; the schema itself."""
+"""A site's mistakes, each check with its message; a node's settings; the schema itself."""
 from __future__ import annotations
 
 import copy
@@ -28,7 +28,7 @@ SECRETS = {
 
 
 def changed(site: str, changes: dict[str, object]) -> dict:
-    """A shipped site with the values at some paths replaced, or gone."""
+    """A shipped site, with the values at some paths replaced or removed."""
     tree = copy.deepcopy(SITES[site])
     for path, value in changes.items():
         *way, last = path.split("/")
@@ -43,11 +43,11 @@ def changed(site: str, changes: dict[str, object]) -> dict:
 
 
 def mistakes(site: str, changes: dict[str, object], **more) -> list[str]:
-    """What is found in a shipped site that was changed."""
+    """The mistakes in a shipped site after a change."""
     return GATEWAY.find_mistakes(changed(site, changes), SCHEMA, **more)
 
 
-# Each line: the site, the change, and the one mistake it makes, whole.
+# Each line: the site, the change, and the whole message of the one mistake that it makes.
 ONE_MISTAKE = [
     # what YAML may bring
     ("winterthur", {"pingnodes": "192.0.2.1"}, "gateway:pingnodes: is no known key; did you mean ping_nodes?"),
@@ -96,7 +96,7 @@ ONE_MISTAKE = [
      "gateway:heartbeat:initdead: 86400 is outside 1 ms to one hour; give seconds, or milliseconds such as 500ms"),
     ("winterthur", {"ping_nodes": ["192.0.2.1", "198.51.100.2", "192.0.2.1"]},
      "gateway:ping_nodes: 192.0.2.1 occurs twice; leave one out"),
-    # what has to be there
+    # required keys
     ("winterthur", {"site": GONE},
      "gateway:site: is missing; The site's name, the SITE of the file's name and of the minion ids NODE.SITE."),
     ("winterthur", {"identity": GONE},
@@ -388,7 +388,7 @@ ONE_MISTAKE = [
      "something else, or one_path: true if there is nothing else"),
     ("winterthur", {"heartbeat/one_path": True},
      "gateway:heartbeat:one_path: true, and there are 2: bond0, bond1; leave it out"),
-    # what the agent does, and what heartbeat's scripts do
+    # keys for the agent, and keys for heartbeat's scripts
     ("winterthur", {"heartbeat/ipfail": False},
      "gateway:heartbeat:ipfail: false is for the profile paper; in default the agent compares ping nodes itself; leave "
      "it out"),
@@ -541,7 +541,7 @@ ODD = st.recursive(
 
 
 def _paths(tree: dict, path: tuple = ()) -> list[tuple]:
-    """Every path of a tree."""
+    """Every path in a tree."""
     found = []
     for key, value in tree.items():
         found.append((*path, key))
@@ -553,7 +553,7 @@ def _paths(tree: dict, path: tuple = ()) -> list[tuple]:
 @profile(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_whatever_yaml_brings_is_a_mistake_and_never_a_crash(data):
-    """Values anywhere in a site replaced by anything: lines come out, and no exception."""
+    """Any values anywhere in a site: the result is messages, never an exception."""
     site = copy.deepcopy(data.draw(st.sampled_from(list(SITES.values()))))
     for _ in range(data.draw(st.integers(1, 4))):
         *way, last = data.draw(st.sampled_from(_paths(site) or [("site",)]))
@@ -769,7 +769,7 @@ def test_derive_leaves_its_input_alone():
 
 @pytest.fixture
 def minion(monkeypatch):
-    """The module on gw1 of winterthur."""
+    """The module on winterthur's gw1."""
     module = load_module("_modules/gateway.py")
     for name, value in {
         "__pillar__": {"gateway": copy.deepcopy(SITES["winterthur"]), "gateway_schema": SCHEMA,

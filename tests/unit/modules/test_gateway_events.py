@@ -1,4 +1,4 @@
-"""_modules/gateway_events.py: told once, numbered, safe on the disk, signed."""
+"""_modules/gateway_events.py: every change is reported once, numbered, safe on the disk, signed."""
 from __future__ import annotations
 
 import hashlib
@@ -23,7 +23,7 @@ DOWN = {"slave_down:bond0/eth1": {"severity": "warning", "was": "up", "is": "dow
 
 
 def write(path: str, text: str, mode: int) -> None:
-    """commit_confirm.replace_file without waiting for a disk."""
+    """commit_confirm.replace_file, without the wait for a disk."""
     new = Path(f"{path}.new")
     new.touch(mode)
     new.write_text(text, "utf-8")
@@ -31,7 +31,7 @@ def write(path: str, text: str, mode: int) -> None:
 
 
 def node(folder: Path, key: str = KEY, role: str = "standby") -> ModuleType:
-    """The module in a minion that has just started, on a node with these files."""
+    """The module in a minion that has just started, on a node that has these files."""
     module = load_module("_modules/gateway_events.py")
     module.EVENTS_FOLDER = folder
     module.__salt__ = {
@@ -210,7 +210,7 @@ def test_the_journal_is_cut_and_numbers_go_on(folder: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("damage", [
-    lambda text: text[:-20],                                  # a torn last line
+    lambda text: text[:-20],                                  # an incomplete last line
     lambda text: b"\0" * len(text),                           # what ext4 may leave after a power cut
     lambda text: b"",
     lambda text: text.splitlines(keepends=True)[0],
@@ -229,7 +229,7 @@ def test_a_damaged_file_is_replaced_and_no_number_is_given_twice(folder: Path, d
     file = folder / name
     file.unlink() if damage is None else file.write_bytes(damage(file.read_bytes()))
     module = node(folder)
-    assert module.changed("bonding", DOWN) == []      # what was told is still known from the other file
+    assert module.changed("bonding", DOWN) == []      # the other file still knows what was reported
     over, = module.changed("bonding", {})
     assert over["n"] == 8 and over["recovered"]
     later, = node(folder).changed("bonding", DOWN)
@@ -328,14 +328,14 @@ def test_what_has_to_last_is_told_when_it_has(folder: Path, monkeypatch: pytest.
     assert module.changed("bonding", late) == []
     clock[0] += 4
     assert module.changed("bonding", late) == []
-    assert module.changed("bonding", {}) == []         # over: no event, and the time begins anew
+    assert module.changed("bonding", {}) == []         # over: no event, and the waiting time starts from 0
     assert module.changed("bonding", late) == []
     clock[0] += 4
     assert module.changed("bonding", {}, unknown=["lacp_churn"]) == []
     clock[0] += 1
     event, = module.changed("bonding", late)
     assert event["since"] <= event["at"]
-    assert node(folder).changed("bonding", late) == []  # told is told: a restarted minion does not wait again
+    assert node(folder).changed("bonding", late) == []  # it was reported: a restarted minion does not wait again
     assert len(module.changed("bonding", {})) == 1
 
 
@@ -393,7 +393,7 @@ def test_validate_config(folder: Path) -> None:
     assert module.validate_config([{"intervall": 5}])[1].startswith("no key 'intervall'; there are ")
 
 
-# for any conditions, in any order, over any restarts
+# any conditions, in any order, across any restarts
 
 TEXTS = st.text(max_size=6) | st.text(st.characters(categories=["Cs", "Lu", "Cc"]), max_size=400)
 CONDITION = st.fixed_dictionaries(
@@ -402,14 +402,14 @@ CONDITIONS = st.dictionaries(
     st.builds("{}:{}".format, st.sampled_from(["slave_down", "bond_down"]), st.sampled_from(["a", "b", "ä:" * 300])),
     CONDITION, max_size=4)
 LOOK = st.tuples(CONDITIONS, st.sampled_from(["goes on", "goes on", "restarted", "damaged"]))
-# A failure is shown as it was found: to make it smaller takes minutes.
+# A failure is shown as hypothesis found it: shrinking it takes minutes.
 QUICK = settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @QUICK
 @given(st.lists(LOOK, max_size=8), st.sampled_from(["journal", "bonding.told"]))
 def test_each_change_once_and_each_recovery_once(looks: list, file: str) -> None:
-    """Also over damage to one of the two files, again and again."""
+    """This holds across damage to one of the two files, again and again."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "events"
         module, open_now, newest = node(folder), {}, 0

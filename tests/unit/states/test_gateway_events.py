@@ -1,4 +1,4 @@
-"""_states/gateway_events.py: the running minion's beacons go by the pillar of the run."""
+"""_states/gateway_events.py: the running minion's beacons use the pillar of the run."""
 from __future__ import annotations
 
 from types import ModuleType
@@ -10,7 +10,7 @@ from tests.conftest import give_time, load_module
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch):
-    """The state on a node whose beacons go by a pillar, and by another once the minion was told to fetch it."""
+    """The state on a node whose beacons use a pillar, and another one after the minion has fetched it."""
     def make(now: str, then: str, test: bool = False) -> tuple[ModuleType, list[str]]:
         module, asked = load_module("_states/gateway_events.py"), []
 
