@@ -51,7 +51,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -74,6 +74,13 @@ try:
     HAS_CRYPTOGRAPHY = True
 except ImportError:
     HAS_CRYPTOGRAPHY = False
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+    _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+_Thing = TypeVar("_Thing", "x509.Certificate", "x509.CertificateRevocationList")
 
 DATABASE = "/var/lib/ipsec/nss"  # Libreswan 4.x and 5.x on Debian
 LISTS = "/var/lib/ipsec/gateway-lists"  # revocation lists, public, for the running daemon
@@ -100,9 +107,9 @@ _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion,
 class _Identity(NamedTuple):
     """A private key with its certificate and the authorities' certificates above it."""
 
-    key: Any
-    certificate: Any
-    authorities: tuple[Any, ...]
+    key: _PrivateKey
+    certificate: x509.Certificate
+    authorities: tuple[x509.Certificate, ...]
 
 
 # reading and checking what pillar holds
@@ -141,15 +148,15 @@ def _load(pillar: str, identity: str) -> _Identity:
         key, certificate, chain = _read_pem(pillar, source)
     else:
         raise _error(pillar, "has neither pkcs12 nor certificate")
-    _check(pillar, key, certificate, identity)
+    private_key = _check(pillar, key, certificate, identity)
     authorities = tuple(each for each in chain if _is_authority(each))
     if not authorities:
         raise _error(pillar, "holds no authority's certificate, so no peer could be verified; add the chain")
     _check_issuer(pillar, certificate, authorities)
-    return _Identity(key, certificate, authorities)
+    return _Identity(private_key, certificate, authorities)
 
 
-def _from_pillar(path: str) -> Any:
+def _from_pillar(path: str) -> object:
     # Since 3008 Salt masks what an execution module gets from pillar, unless it asks for the plain value.
     value = __salt__["pillar.get"](path, None, unmask=True)
     if value is None:
@@ -161,7 +168,7 @@ def _error(where: str, what: str) -> CommandExecutionError:
     return CommandExecutionError(f"certs: {where} {what}")
 
 
-def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[object, x509.Certificate, list[x509.Certificate]]:
     data = _decoded(f"{pillar}:pkcs12", source["pkcs12"])
     _check_complete(f"{pillar}:pkcs12", data)
     if "passphrase" not in source:
@@ -181,7 +188,7 @@ def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[An
     return key, certificate, list(chain)
 
 
-def _decoded(where: str, text: Any) -> bytes:
+def _decoded(where: str, text: object) -> bytes:
     try:
         return base64.b64decode("".join(str(text).split()), validate=True)
     except ValueError:          # binascii.Error, or text that is not ASCII
@@ -199,7 +206,7 @@ def _check_complete(where: str, data: bytes) -> None:
             raise _error(where, f"is truncated: {len(data)} of {told} bytes")
 
 
-def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[object, x509.Certificate, list[x509.Certificate]]:
     if "key" not in source:
         raise _error(pillar, "has a certificate but no key")
     passphrase = source.get("passphrase")
@@ -217,14 +224,14 @@ def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]
     return key, first, rest
 
 
-def _pem_certificates(where: str, text: Any) -> list[Any]:
+def _pem_certificates(where: str, text: object) -> list[x509.Certificate]:
     try:
         return [_whole(each) for each in x509.load_pem_x509_certificates(str(text).encode())]
     except _UNREADABLE:
         raise _error(where, "is no readable PEM certificate (truncated?)") from None
 
 
-def _whole(thing: Any) -> Any:
+def _whole(thing: _Thing) -> _Thing:
     """A certificate or list, once every field needed later proved readable. Raises one of _UNREADABLE if not."""
     _ = (thing.issuer.rfc4514_string(), list(thing.extensions), thing.signature_hash_algorithm)
     if isinstance(thing, x509.Certificate):
@@ -237,7 +244,8 @@ def _whole(thing: Any) -> Any:
     return thing
 
 
-def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
+def _check(pillar: str, key: object, certificate: x509.Certificate, identity: str) -> _PrivateKey:
+    """The key, if an identity can use it with this certificate. Raises CommandExecutionError if not."""
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
         raise _error(pillar, "has a key that is neither RSA nor EC; the IPsec daemon signs with nothing else")
     if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
@@ -254,9 +262,10 @@ def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
     if identity and identity not in _names(certificate):
         raise _error(pillar, f"is for {', '.join(_names(certificate)) or 'no name'}, not for {identity}: "
                              "its subjectAltName must hold the gateway's identity")
+    return key
 
 
-def _check_issuer(pillar: str, certificate: Any, authorities: tuple[Any, ...]) -> None:
+def _check_issuer(pillar: str, certificate: x509.Certificate, authorities: tuple[x509.Certificate, ...]) -> None:
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
@@ -266,18 +275,18 @@ def _check_issuer(pillar: str, certificate: Any, authorities: tuple[Any, ...]) -
     raise _error(pillar, f"was issued by \"{certificate.issuer.rfc4514_string()}\", which is not in its chain")
 
 
-def _public_bytes(key: Any) -> bytes:
+def _public_bytes(key: CertificatePublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _is_authority(certificate: Any) -> bool:
+def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
 
 
-def _names(certificate: Any) -> list[str]:
+def _names(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -285,7 +294,7 @@ def _names(certificate: Any) -> list[str]:
     return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress, x509.RFC822Name))]
 
 
-def _facts(certificate: Any) -> dict[str, Any]:
+def _facts(certificate: x509.Certificate) -> dict[str, Any]:
     key = certificate.public_key()
     kinds = {"rsa": rsa.RSAPublicKey, "ec": ec.EllipticCurvePublicKey}
     kind = next((name for name, of in kinds.items() if isinstance(key, of)), "other")
@@ -300,11 +309,11 @@ def _facts(certificate: Any) -> dict[str, Any]:
     }
 
 
-def _fingerprint(certificate: Any) -> str:
+def _fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def _key_id(public_key: Any) -> str:
+def _key_id(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
     """The CKAID under which NSS lists a key (PK11_MakeIDFromPubKey in NSS)."""
     if isinstance(public_key, rsa.RSAPublicKey):
         modulus = public_key.public_numbers().n
@@ -314,7 +323,7 @@ def _key_id(public_key: Any) -> str:
     return hashlib.sha1(data).hexdigest()  # an identifier, not a protection
 
 
-def _weakness(certificate: Any) -> str:
+def _weakness(certificate: x509.Certificate) -> str:
     """
     Why a certificate is too weak, in words; "" if it is not.
 
@@ -371,9 +380,9 @@ def report(days: int = 30) -> dict[str, Any]:
             found["problems"].append(str(error))
             continue
         found["lists"][name] = {"issuer": crl.issuer.rfc4514_string(), "number": _crl_number(crl),
-                                "revoked": len(crl), "next list": f"due {_in_words(crl.next_update_utc)}"}
-        if crl.next_update_utc - datetime.datetime.now(datetime.UTC) < datetime.timedelta(days=7):
-            found["problems"].append(f"certs: lists: {name}: the next one is due {_in_words(crl.next_update_utc)}; "
+                                "revoked": len(crl), "next list": f"due {_in_words(_due(crl))}"}
+        if _due(crl) - datetime.datetime.now(datetime.UTC) < datetime.timedelta(days=7):
+            found["problems"].append(f"certs: lists: {name}: the next one is due {_in_words(_due(crl))}; "
                                      "publish it")
     damage = damaged()
     if damage:
@@ -392,8 +401,8 @@ def report(days: int = 30) -> dict[str, Any]:
     return found
 
 
-def _describe(found: dict[str, Any], where: str, name: str, certificate: Any, authorities: tuple[Any, ...],
-              has_key: bool, days: int) -> None:
+def _describe(found: dict[str, Any], where: str, name: str, certificate: x509.Certificate,
+              authorities: tuple[x509.Certificate, ...], has_key: bool, days: int) -> None:
     """Add a certificate and its problems to a report."""
     authority = _is_authority(certificate)
     issuer = certificate.issuer.rfc4514_string()
@@ -424,7 +433,7 @@ def _describe(found: dict[str, Any], where: str, name: str, certificate: Any, au
     found["problems"] += [f"certs: {where}: {name} {problem}" for problem in problems if problem]
 
 
-def _issued_by(certificate: Any, authority: Any) -> bool:
+def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, *_UNREADABLE):
@@ -432,7 +441,7 @@ def _issued_by(certificate: Any, authority: Any) -> bool:
     return True
 
 
-def _usage(certificate: Any) -> str:
+def _usage(certificate: x509.Certificate) -> str:
     """What a certificate may be used for (RFC 5280, 4.2.1.3 and 4.2.1.12)."""
     words = []
     with contextlib.suppress(x509.ExtensionNotFound):
@@ -572,7 +581,7 @@ class _Entry(NamedTuple):
 
     nickname: str
     trust: str
-    certificate: Any
+    certificate: x509.Certificate
     has_key: bool
 
 
@@ -594,7 +603,7 @@ def _entries() -> list[_Entry]:
     return entries
 
 
-def _key_id_or_none(certificate: Any) -> str | None:
+def _key_id_or_none(certificate: x509.Certificate) -> str | None:
     key = certificate.public_key()
     return _key_id(key) if isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)) else None
 
@@ -788,7 +797,7 @@ def install(name: str, pillar: str, identity: str = "", store: str = "nss") -> d
     return before
 
 
-def _trust(authority: Any) -> None:
+def _trust(authority: x509.Certificate) -> None:
     for entry in _entries():
         if _fingerprint(entry.certificate) == _fingerprint(authority):
             _nss(["certutil", "-M", "-n", entry.nickname, "-t", TRUSTED_AUTHORITY])
@@ -798,7 +807,7 @@ def _trust(authority: Any) -> None:
         _nss(["certutil", "-A", "-a", "-n", _nickname_of(authority), "-t", TRUSTED_AUTHORITY, "-i", file])
 
 
-def _nickname_of(authority: Any) -> str:
+def _nickname_of(authority: x509.Certificate) -> str:
     """A nickname for it. NSS ends a token's name at a colon, and allows one nickname for one subject only."""
     common = authority.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     text = str(common[0].value) if common else authority.subject.rfc4514_string()
@@ -826,8 +835,9 @@ def _replace(name: str, wanted: _Identity) -> None:
     if here != name:
         _nss(["certutil", "--rename", "-n", here, "--new-n", name])
     for entry in others:
-        if entry.has_key and not _same_key(entry, wanted):
-            _nss(["certutil", "-F", "-k", _key_id(entry.certificate.public_key())])
+        key_id = _key_id_or_none(entry.certificate)
+        if key_id and entry.has_key and not _same_key(entry, wanted):
+            _nss(["certutil", "-F", "-k", key_id])
 
 
 def _same(entry: _Entry, wanted: _Identity) -> bool:
@@ -991,20 +1001,21 @@ def crl_state_of(pillar: str, store: str = "nss") -> dict[str, Any]:
         current, number = _crl_in_file(crl)
     else:
         current, number = _stored_crl(authority.nickname) if authority else ("", None)
+    wanted_number, this_update = _crl_number(crl), crl.last_update_utc.isoformat()
     wanted = {
         "issuer": crl.issuer.rfc4514_string(),
-        "number": _crl_number(crl),
+        "number": wanted_number,
         "entries": len(crl),
-        "this_update": crl.last_update_utc.isoformat(),
-        "next_update": crl.next_update_utc.isoformat(),
+        "this_update": this_update,
+        "next_update": _due(crl).isoformat(),
     }
-    older = number is not None and wanted["number"] is not None and wanted["number"] < number
-    if older or wanted["this_update"] < current:
-        told = f"number {wanted['number']} of " if older else ""
+    older = number is not None and wanted_number is not None and wanted_number < number
+    if older or this_update < current:
+        told = f"number {wanted_number} of " if older else ""
         there = f"number {number} of " if older else ""
-        raise _error(pillar, f"is {told}{wanted['this_update']}, and {there}{current} is in {_place(store)} already: "
+        raise _error(pillar, f"is {told}{this_update}, and {there}{current} is in {_place(store)} already: "
                      "with an older list, people who were revoked since could come back; publish a new one")
-    same = current == wanted["this_update"] and number == wanted["number"]
+    same = current == this_update and number == wanted_number
     return {"wanted": wanted, "current": current,
             "same": same and _as_wanted(_crl_file(crl, store), crl.public_bytes(Encoding.DER), 0o644)}
 
@@ -1052,12 +1063,12 @@ def list_file(pillar: str, store: str = "nss") -> str:
     return str(_crl_file(_load_crl(pillar), store))
 
 
-def _crl_file(crl: Any, store: str) -> Path:
+def _crl_file(crl: x509.CertificateRevocationList, store: str) -> Path:
     folder = LISTS if store == "nss" else f"{SWANCTL}/x509crl"
     return Path(folder, hashlib.sha256(crl.issuer.public_bytes()).hexdigest()[:16] + ".crl")
 
 
-def _crl_in_file(crl: Any) -> tuple[str, int | None]:
+def _crl_in_file(crl: x509.CertificateRevocationList) -> tuple[str, int | None]:
     """Date and number of the same issuer's list in strongSwan's folder; ("", None) if it is missing or unreadable."""
     try:
         found = _whole(x509.load_der_x509_crl(_read(_crl_file(crl, "swanctl"))))
@@ -1066,7 +1077,7 @@ def _crl_in_file(crl: Any) -> tuple[str, int | None]:
         return "", None
 
 
-def _crl_number(crl: Any) -> int | None:
+def _crl_number(crl: x509.CertificateRevocationList) -> int | None:
     try:
         return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
@@ -1126,7 +1137,7 @@ def _read(file: Path) -> bytes:
         return handle.read()
 
 
-def _load_crl(pillar: str) -> Any:
+def _load_crl(pillar: str) -> x509.CertificateRevocationList:
     text = str(_from_pillar(pillar))
     try:
         if "-----BEGIN" in text:
@@ -1142,13 +1153,19 @@ def _load_crl(pillar: str) -> Any:
     return crl
 
 
-def _issuer_of(pillar: str, crl: Any, store: str) -> _Entry | None:
+def _due(crl: x509.CertificateRevocationList) -> datetime.datetime:
+    """When the next list is due."""
+    assert crl.next_update_utc is not None          # _load_crl refuses a list without this date
+    return crl.next_update_utc
+
+
+def _issuer_of(pillar: str, crl: x509.CertificateRevocationList, store: str) -> _Entry | None:
     """The authority that signed the list. None if there is none of that name yet (test=True on a bare host)."""
     known = _known() if store == "nss" else _authorities_in_files()
     named = [entry for entry in known if entry.certificate.subject == crl.issuer]
     for entry in named:
         with contextlib.suppress(*_UNREADABLE, InvalidSignature):          # a signature of another kind than this key's
-            if crl.is_signature_valid(entry.certificate.public_key()):
+            if crl.is_signature_valid(entry.certificate.public_key()):  # type: ignore[arg-type]  # others raise TypeError
                 return entry
     if named:
         raise _error(pillar, f"is not signed by \"{crl.issuer.rfc4514_string()}\", in whose name it is")
