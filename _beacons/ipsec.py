@@ -26,6 +26,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from _modules.ipsec import Answer, Glance
+
     __salt__: dict[str, Callable]
     __context__: dict
 
@@ -154,17 +156,17 @@ class Watch:
         self.dead = float("-inf")               # when the daemon's death was last reported
         self.lived = False                      # the agent has called it alive: it is not still starting at boot
         self.late: dict[str, float] = {}
-        self.answer: dict = {}                  # the daemon's last one; {} until it has answered
+        self.answer: Answer | None = None       # the daemon's last one
         self.answered = 0.0
         self.traffic: dict[str, dict] = {}
         self.replays: dict[str, int] = {}
         self.counters: dict[str, int] | None = None
         self.counted: dict[str, float] = {}
-        self.dates: dict = {}
+        self.dates: dict[str, dict] | None = None
         self.believed: set[str] = set()         # reported conditions that a state run may cause
         self.doubtful: dict[str, float] = {}    # such conditions, and when each began
 
-    def judge(self, seen: dict, word: str, now: float, date: datetime.datetime, grace: float) -> dict:
+    def judge(self, seen: Glance, word: str, now: float, date: datetime.datetime, grace: float) -> dict:
         """
         Args: what ``ipsec.glance`` returned; the agent's word about the daemon; seconds; the date; grace seconds.
 
@@ -190,17 +192,18 @@ class Watch:
                 "critical", "answering", "does not answer", "its process is there and leaves questions unanswered",
                 {"pid": seen["pid"], "serves": seen["serves"]})
         if seen["answer"]:
-            self._take(seen, now)
+            self._take(seen["answer"], now)
         self.up -= set(seen["gone"])
-        if not seen["process"] or hung or not self.answer:
+        if not seen["process"] or hung or self.answer is None:
             unknown.update(_FROM_ANSWERS)
         else:
-            self._connections(seen, now, conditions)
+            self._connections(seen, self.answer, now, conditions)
             self._tunnels(seen, now, grace, conditions)
-            self._people(seen, now, once)
-            self._listens(seen, now, conditions)
+            if seen["answer"] and seen["serves"]:
+                self._people(seen, seen["answer"], now, once)
+            self._listens(seen, self.answer, now, conditions)
             if seen["answer"]:
-                self._one_way(now)
+                self._one_way(seen["answer"], now)
             conditions |= self._silences(now)
             conditions |= {f"rekey_failing:{name}": _condition(
                 "warning", "renewed in time", "not renewed", "the time to renew the keys has passed; the tunnel ends "
@@ -210,14 +213,14 @@ class Watch:
         once += self._counters(seen, now)
         if seen["dates"] is not None:
             self.dates = seen["dates"]
-        if not self.dates:
+        if self.dates is None:
             unknown.update(("certificate_expiring", "crl_expiring"))
         else:
-            conditions |= self._expiring(date)
+            conditions |= _expiring(self.dates, date)
         return {"conditions": conditions, "once": once, "unknown": unknown, "memory": {
             "up": sorted(self.was_up), "down": sorted(self.down), "people": self.people}}
 
-    def _note_changes(self, seen: dict, now: float) -> None:
+    def _note_changes(self, seen: Glance, now: float) -> None:
         """After a change of the daemon or the role, what was known of the tunnels no longer holds."""
         if seen["serves"] != self.serves:
             if self.serves is not None:
@@ -230,25 +233,25 @@ class Watch:
             if self.pid is not None:
                 # It takes a while until all tunnels are back; the daemon's death is reported for this.
                 self.was_up.clear()
-            self.pid, self.started, self.answer = seen["pid"], now, {}
+            self.pid, self.started, self.answer = seen["pid"], now, None
             self.up.clear()
             self.traffic.clear()
             self.replays.clear()
 
-    def _take(self, seen: dict, now: float) -> None:
-        self.answer, self.answered = seen["answer"], now
-        self.late = {name: self.late.get(name, now) for name in self.answer["late"]}
-        self.up = {name for name, each in self.answer["connections"].items() if each["up"]}
+    def _take(self, answer: Answer, now: float) -> None:
+        self.answer, self.answered = answer, now
+        self.late = {name: self.late.get(name, now) for name in answer["late"]}
+        self.up = {name for name, each in answer["connections"].items() if each["up"]}
 
-    def _connections(self, seen: dict, now: float, conditions: dict) -> None:
-        missing = seen["tunnels"].keys() - self.answer["connections"].keys()
+    def _connections(self, seen: Glance, answer: Answer, now: float, conditions: dict) -> None:
+        missing = seen["tunnels"].keys() - answer["connections"].keys()
         if now - self.started >= _START_SECONDS:
             for name in missing:
                 conditions[f"connection_missing:{name}"] = _condition(
                     "warning", "loaded", "not loaded", "the configuration has it and the daemon has not",
                     {"peer": seen["tunnels"][name]["peer"]})
 
-    def _tunnels(self, seen: dict, now: float, grace: float, conditions: dict) -> None:
+    def _tunnels(self, seen: Glance, now: float, grace: float, conditions: dict) -> None:
         expected = {name for name, each in seen["tunnels"].items() if seen["serves"] and each["peer"] != "%any"}
         self.was_up = (self.was_up | self.up) & expected
         self.down &= expected - self.up
@@ -261,13 +264,11 @@ class Watch:
             conditions[f"tunnel_down:{name}"] = _condition(
                 "critical", "up", "down", f"{cause}; {waits}", {"peer": each["peer"], "kind": "site-to-site"})
 
-    def _people(self, seen: dict, now: float, once: list[dict]) -> None:
+    def _people(self, seen: Glance, answer: Answer, now: float, once: list[dict]) -> None:
         """Report who has come and gone. A roadwarrior who calls again within a moment was never away."""
-        if not seen["answer"] or not seen["serves"]:
-            return
         here: dict[str, str] = {}
-        for name, each in self.answer["connections"].items():
-            if seen["tunnels"].get(name, {}).get("peer") == "%any":
+        for name, each in answer["connections"].items():
+            if name in seen["tunnels"] and seen["tunnels"][name]["peer"] == "%any":
                 here |= {f"{name}/{sa['peer_id'] or sa['peer']}": sa["peer"] for sa in each["sas"]}
         if self.people is None:
             # After a takeover, or at the first look: they are here already, and did not just come.
@@ -286,9 +287,9 @@ class Watch:
             del self.leaving[key]
         self.people = {**{key: peer for key, peer in self.people.items() if key in self.leaving}, **here}
 
-    def _listens(self, seen: dict, now: float, conditions: dict) -> None:
-        on = {each["address"] for each in self.answer["listening"]}
-        unheard, unserved, fixed = (self.answer[key] for key in ("unheard", "unserved", "fixed"))
+    def _listens(self, seen: Glance, answer: Answer, now: float, conditions: dict) -> None:
+        on = {each["address"] for each in answer["listening"]}
+        unheard, unserved, fixed = answer["unheard"], answer["unserved"], answer["fixed"]
         has_to = seen["serves"] and self.answered - max(self.since, self.started) >= _LISTEN_SECONDS
         if has_to and unheard:
             conditions["wrong_listen:pluto"] = _condition(
@@ -300,19 +301,19 @@ class Watch:
                 "it listens, and refuses whoever calls; its journal has \"connection matches both\" where it knows an "
                 "address twice", {"connections": unserved[:20]})
         own = on - {fixed} if fixed else set()
-        for address in sorted(own | set(self.answer["foreign"])):
+        for address in sorted(own | set(answer["foreign"])):
             conditions[f"address_of_node:{address}"] = _condition(
                 "critical", "the virtual address only", "listens there" if address in own else "a tunnel ends there",
                 "peers would stay with this node after a takeover", {})
 
-    def _one_way(self, now: float) -> None:
+    def _one_way(self, answer: Answer, now: float) -> None:
         """
         Take a sample of each tunnel's bytes.
 
         Silence in one direction is normal for some uses (logs, video). So it counts only if bytes went both ways in
         three samples in a row before, and only while the other direction continues.
         """
-        for name, each in self.answer["connections"].items():
+        for name, each in answer["connections"].items():
             total = [sum(sa[key] for sa in each["sas"]) for key in ("in_bytes", "out_bytes")]
             numbers = sorted(sa["number"] for sa in each["sas"])
             old = self.traffic.get(name)
@@ -349,7 +350,7 @@ class Watch:
                     {"in_bytes": each["total"][0], "out_bytes": each["total"][1]})
         return found
 
-    def _journal(self, seen: dict, now: float) -> list[dict]:
+    def _journal(self, seen: Glance, now: float) -> list[dict]:
         found = {}
         for line in seen["journal"]:
             died = _DIED.search(line)
@@ -366,7 +367,7 @@ class Watch:
                     "condition": "liveness_timeout", "subject": subject}
         return list(found.values())[:_REPORTED_SINGLY]
 
-    def _counters(self, seen: dict, now: float) -> list[dict]:
+    def _counters(self, seen: Glance, now: float) -> list[dict]:
         found = []
         if seen["counters"] is not None:
             before, self.counters = self.counters or seen["counters"], self.counters or dict(seen["counters"])
@@ -394,14 +395,6 @@ class Watch:
         """Whether this counter's last report is long enough ago."""
         return now - self.counted.get(counter, -_COUNTER_REPORT_SECONDS) >= _COUNTER_REPORT_SECONDS
 
-    def _expiring(self, date: datetime.datetime) -> dict[str, dict]:
-        found: dict[str, dict] = {}
-        for name, text in self.dates["certificates"].items():
-            found |= _ending(f"certificate_expiring:{name}", text, date, _CERTIFICATE_DAYS, "renew it")
-        for name, each in self.dates["lists"].items():
-            found |= _ending(f"crl_expiring:{name}", each["next_update"], date, _CRL_DAYS, "publish the next one")
-        return found
-
 
 def _condition(severity: str, was: str, now: str, cause: str, facts: dict) -> dict:
     return {"severity": severity, "was": was, "is": now, "cause": cause, "facts": facts}
@@ -419,6 +412,16 @@ def _of_people(condition: str, was: str, now: str, people: dict[str, str]) -> li
             "condition": condition, "subject": text}]
     return [_condition("info", was, now, "", {"peer": peer, "kind": "roadwarrior"}) | {
         "condition": condition, "subject": key} for key, peer in people.items()]
+
+
+def _expiring(dates: dict[str, dict], date: datetime.datetime) -> dict[str, dict]:
+    """The conditions of certificates and lists that end soon. `dates`: as from ``certs.dates``."""
+    found: dict[str, dict] = {}
+    for name, text in dates["certificates"].items():
+        found |= _ending(f"certificate_expiring:{name}", text, date, _CERTIFICATE_DAYS, "renew it")
+    for name, each in dates["lists"].items():
+        found |= _ending(f"crl_expiring:{name}", each["next_update"], date, _CRL_DAYS, "publish the next one")
+    return found
 
 
 def _ending(key: str, text: str, now: datetime.datetime, days: tuple[int, int], what: str) -> dict[str, dict]:

@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -746,7 +746,7 @@ def connections() -> list[str]:
     return sorted({_tunnel_of(name) for name in _loaded_names()})
 
 
-def listening() -> list[dict[str, Any]]:
+def listening() -> list[Listening]:
     """
     The addresses on which the daemon accepts IKE: a list of ``address``, ``port`` and ``interface``.
 
@@ -966,12 +966,12 @@ def _traffic(lines: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _sockets(lines: list[str]) -> list[dict[str, Any]]:
+def _sockets(lines: list[str]) -> list[Listening]:
     """
     From `whack --status`: "interface bond0 192.0.2.10:UDP/500" (5.x), "interface bond0 UDP 192.0.2.10:500" (4.x);
     IPv6 addresses are in brackets.
     """
-    found = []
+    found: list[Listening] = []
     for line in lines:
         match = re.match(r"interface (\S+) (?:UDP )?\[?([0-9a-fA-F.:]+?)\]?:(?:UDP/)?(\d+)(?: |$)", line)
         if match:
@@ -1006,7 +1006,51 @@ class _Watch:
         self.again = float("inf")                       # when the daemon is asked even if nothing happens
 
 
-def glance() -> dict[str, Any] | None:
+class Listening(TypedDict):
+    """An address on which the daemon accepts IKE."""
+
+    address: str
+    port: int
+    interface: str
+
+
+class Tunnel(TypedDict):
+    """What the configuration says about a tunnel."""
+
+    peer: str           # "%any" for roadwarriors
+    calls: bool         # whether this end calls
+
+
+class Answer(TypedDict):
+    """What the daemon has answered; see :func:`glance`."""
+
+    connections: dict[str, dict[str, Any]]
+    listening: list[Listening]
+    fixed: str
+    unheard: list[str]
+    unserved: list[str]
+    late: list[str]
+    replays: dict[str, int]
+    foreign: list[str]
+
+
+class Glance(TypedDict):
+    """What one look has seen; see :func:`glance`."""
+
+    process: bool | None
+    pid: int
+    hung: bool
+    serves: bool
+    addresses: list[str]
+    tunnels: dict[str, Tunnel]
+    gone: list[str]
+    answer: Answer | None
+    journal: list[str]
+    counters: dict[str, int] | None
+    dates: dict[str, dict[str, Any]] | None     # as from `certs.dates`
+
+
+def glance() -> Glance | None:
     """
     What the beacon needs each second. It never waits, and it starts no command while nothing happens.
 
@@ -1038,7 +1082,7 @@ def glance() -> dict[str, Any] | None:
     _read_configuration(watch)
     if not watch.configured:
         return None
-    tunnels = {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start"}
+    tunnels: dict[str, Tunnel] = {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start"}
                for name, options in watch.configured.items() if name != SETUP}
     addresses = sorted(_local_addresses(watch.configured))
     pid, serves = _pid(), any(map(_is_held, addresses))
@@ -1159,7 +1203,7 @@ def _hear(watch: _Watch) -> set[str]:
     return gone
 
 
-def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
+def _ask(watch: _Watch, now: float) -> tuple[Answer | None, list[str]]:
     """Start a round of questions, or collect its answers. Returns the daemon's answer and new lines of its journal."""
     lines: list[str] = []
     if not watch.jobs:
@@ -1202,7 +1246,7 @@ def _new_lines(watch: _Watch, text: str) -> list[str]:
     return []
 
 
-def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
+def _understood(watch: _Watch, said: dict[str, list[str]]) -> Answer:
     status, traffic = (_without_numbers(said.get(name, [])) for name in ("status", "traffic"))
     found = _connections(status)
     for sa in _traffic(traffic):
@@ -1233,7 +1277,7 @@ def _local_addresses(configured: dict[str, dict[str, str]]) -> set[str]:
     return {options["left"] for name, options in configured.items() if name != SETUP and "left" in options}
 
 
-def _unheard(configured: dict[str, dict[str, str]], listening: list[dict[str, Any]]) -> list[str]:
+def _unheard(configured: dict[str, dict[str, str]], listening: list[Listening]) -> list[str]:
     """The addresses that the daemon must listen on to serve, and does not; with `listen=` only that one."""
     fixed = configured.get(SETUP, {}).get("listen", "")
     return sorted(({fixed} if fixed else _local_addresses(configured)) - {each["address"] for each in listening})
@@ -1320,7 +1364,7 @@ def _counters() -> dict[str, int]:
     return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) == 2}
 
 
-def _dates(watch: _Watch, now: float) -> dict[str, Any] | None:
+def _dates(watch: _Watch, now: float) -> dict[str, dict[str, Any]] | None:
     """`certs.dates` when the database has changed, and once an hour; else None. Looks at most once a minute."""
     if watch.dated and now - watch.dated[0] < 60:
         return None
