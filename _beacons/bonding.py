@@ -98,7 +98,7 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
             why = {True: "", False: "no carrier", None: "the interface is off"}[its["carrier"]]
             if its["carrier"] and now["monitor"] == "arp":
                 targets = bond["monitor"].get("arp_targets", [])
-                why = f"carrier is there, and no ARP target answers ({', '.join(targets) or 'not in the site'})"
+                why = f"there is carrier, but no ARP target answers ({', '.join(targets) or 'not in the site'})"
                 add("arp_silent", subject, "warning", "answered", "silent", arp_targets=targets)
             add("slave_down", subject, "warning", "up", "down", cause=why, failures=its["failures"])
         elif now["aggregator"]:

@@ -298,7 +298,7 @@ class Watch:
         if has_to and unserved:
             conditions["connection_unserved:pluto"] = _condition(
                 "critical", "serves its connections", f"takes {_some(unserved)} for nobody's",
-                "it listens, and refuses whoever calls; its journal has \"connection matches both\" where it knows an "
+                "it listens, but refuses every peer; its journal has \"connection matches both\" if it knows an "
                 "address twice", {"connections": unserved[:20]})
         own = on - {fixed} if fixed else set()
         for address in sorted(own | set(answer["foreign"])):
@@ -432,4 +432,4 @@ def _ending(key: str, text: str, now: datetime.datetime, days: tuple[int, int], 
     severity = "warning" if left > datetime.timedelta(days=days[1]) else "critical"
     # The date, not the remaining time: that would be a different text every day.
     words = f"{'ends' if left > datetime.timedelta(0) else 'ended'} on {end:%Y-%m-%d %H:%M} UTC"
-    return {key: _condition(severity, "good for long", words, f"nobody has renewed it yet; {what}", {"end": text})}
+    return {key: _condition(severity, "valid for long", words, f"nobody has renewed it yet; {what}", {"end": text})}

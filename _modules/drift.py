@@ -45,6 +45,8 @@ import salt.utils.stringutils
 from salt.exceptions import CommandExecutionError
 
 if TYPE_CHECKING:
+    from _modules.watching import Job
+
     __salt__: dict[str, Callable]
     __opts__: dict
     __pillar__: dict
@@ -59,7 +61,7 @@ CURRENT = Path("/run/gateway/current")
 PROC_SYS = Path("/proc/sys")
 UNITS = Path("/run/systemd/units")
 WANTED_BY = Path("/etc/systemd/system")
-NSS = "/var/lib/ipsec/nss"
+NSS = "/var/lib/ipsec/nss"         # twin: DATABASE in _modules/certs.py
 RULESET = "inet gateway"
 _NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
 
@@ -467,13 +469,13 @@ class _Kind:
 class _Memory:
     """What earlier looks have seen, so that the next look has little to do."""
 
-    def __init__(self, whole: dict, jobs: dict[str, Any] | None = None) -> None:
+    def __init__(self, whole: dict, jobs: dict[str, Job] | None = None) -> None:
         self.whole = whole
         self.seen: dict[str, tuple] = {}            # by file: its stat, and the difference found then
         self.missing: set[str] = set()              # files missing at one look: an editor may be replacing them
         self.said: dict[str, tuple[float, str]] = {}    # by unit: when systemd answered, and what
         self.values: dict[str, tuple[float, str | None]] = {}   # by sysctl: when it was read, and its value
-        self.jobs: dict[str, Any] = {} if jobs is None else jobs
+        self.jobs: dict[str, Job] = {} if jobs is None else jobs
         self.ruleset: str | None = None             # as last listed; None: not listed yet
         self.unknown: set[str] = set()              # conditions that this look can not judge
         self.wait = jobs is None                    # whether to wait for commands

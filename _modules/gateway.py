@@ -583,7 +583,7 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
             if _version(pool) == _version(other):
                 yield f"{path}:pool", f"{pool} is a second IPv{_version(pool)} pool besides {other}; give one"
         if _version(pool) == 6 and len(list(ipaddress.summarize_address_range(*_ends(pool)))) > 1:
-            yield f"{path}:pool", f"{pool} is no prefix, as an IPv6 pool has to be; give one such as 2001:db8::/112"
+            yield f"{path}:pool", f"{pool} is no prefix, as an IPv6 pool must be; give one such as 2001:db8::/112"
 
 
 def _check_reach(path: str, networks: list[str]) -> Iterator[Mistake]:
@@ -677,7 +677,7 @@ def _check_persons(full: dict) -> Iterator[Mistake]:
     own = [(network, f"the {side} network {network}") for side, bond in full["bonds"].items()
            for network in bond["networks"]]
     for connection in full["connections"].values():
-        own += [(far, f"the pool {far}, which is for whoever comes") for far in connection["pool"]]
+        own += [(far, f"the pool {far}, which any roadwarrior may get") for far in connection["pool"]]
         own += [(far, f"the peer's network {far}") for far in connection["peer"]["subnets"]]
     for name, connection in full["connections"].items():
         for person, addresses in connection["persons"].items():

@@ -67,9 +67,10 @@ EVENTS_FOLDER = Path("/var/lib/gateway/events")
 WATCHED = Path("/run/gateway/watched")
 VERSION = 1
 JOURNAL_EVENTS_KEPT = 500  # the journal is cut to this number of events when it has twice as many
-EVENT_BYTES_MAX = 8 * 1024  # bytes of an event as JSON
+EVENT_BYTES_MAX = 8 * 1024  # of an event as JSON; alerts/authentic.py has the same limit
 # Least to most severe. Twin: alerts/authentic.py, on the master; the loader allows no import between the two.
 SEVERITIES = ("info", "warning", "critical")
+# Twins: _modules/heartbeat.py, and alerts/authentic.py, which also knows "unknown".
 ROLES = ("active", "standby", "transition", "stopped", "split")
 # The limit of each text in bytes, as JSON.
 _TEXT_BYTES = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
