@@ -291,7 +291,7 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior:dns: 198.51.100.2: name servers are given along with an address; add a pool"),
     ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.200"}},
      "gateway:connections:roadwarrior:persons:anna: 198.51.100.200 is in the pool 198.51.100.192-198.51.100.223, which "
-     "is for whoever comes; give an address outside"),
+     "any roadwarrior may get; give an address outside"),
     ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.20"}},
      "gateway:connections:roadwarrior:persons:anna: 198.51.100.20 is in the internal network 198.51.100.0/26; give an "
      "address outside"),
