@@ -311,7 +311,7 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior:pool: 198.51.100.208-198.51.100.223 is a second IPv4 pool besides "
      "198.51.100.192-198.51.100.207; give one"),
     ("bern", {"connections/roadwarrior/pool": "2001:db8:99::1-2001:db8:99::9"},
-     "gateway:connections:roadwarrior:pool: 2001:db8:99::1-2001:db8:99::9 is no prefix, as an IPv6 pool has to be; "
+     "gateway:connections:roadwarrior:pool: 2001:db8:99::1-2001:db8:99::9 is no prefix, as an IPv6 pool must be; "
      "give one such as 2001:db8::/112"),
     ("winterthur", {"connections/bern/local/address": "192.0.2.11"},
      "gateway:connections:bern:local:address: 192.0.2.11 is no external virtual address; give one of 192.0.2.10"),
