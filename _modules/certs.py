@@ -1165,7 +1165,7 @@ def _issuer_of(pillar: str, crl: x509.CertificateRevocationList, store: str) -> 
     named = [entry for entry in known if entry.certificate.subject == crl.issuer]
     for entry in named:
         with contextlib.suppress(*_UNREADABLE, InvalidSignature):          # a signature of another kind than this key's
-            if crl.is_signature_valid(entry.certificate.public_key()):  # type: ignore[arg-type]  # others raise TypeError
+            if crl.is_signature_valid(entry.certificate.public_key()):  # type: ignore[arg-type]  # others: TypeError
                 return entry
     if named:
         raise _error(pillar, f"is not signed by \"{crl.issuer.rfc4514_string()}\", in whose name it is")
