@@ -1,12 +1,12 @@
 """
-What happens to a gateway's bonds
-=================================
+Reports the faults of a gateway's bonds
+=======================================
 
-Each look reads the bonds of the node's site (``bonding.glance``: a few files below /proc and /sys) and hands what is
-wrong to ``gateway_events.changed``, which tells it once.
+Each look reads the bonds of the node's site (``bonding.glance``: a few files below /proc and /sys) and gives what is
+wrong to ``gateway_events.changed``, which reports it once.
 
-Without netlink on purpose: Salt calls a beacon once a second, however early a message came, and what is over by then
-is in the bond's own failure counter. A message would add nothing but the moment.
+It deliberately does not use netlink: Salt calls a beacon once a second, however early a message came, and what is over
+by then shows in the bond's own failure counter. A message would add only the exact moment.
 
 .. code-block:: yaml
 
@@ -29,19 +29,20 @@ CONDITIONS = {
     "bond_down": "critical: none of a bond's slaves is up",
     "slave_missing": "warning: an interface is not in its bond",
     "slave_down": "warning: a slave has no link, or fails the ARP monitor",
-    "arp_silent": "warning: a slave has carrier, and no ARP target answers over it",
-    "slave_flapped": "warning, once: a slave lost its link and has it again, between two looks",
-    "not_on_primary": "info: the primary slave is up, and the bond uses another",
+    "arp_silent": "warning: a slave has carrier, but no ARP target answers over it",
+    "slave_flapped": "warning, once: a slave lost its link and got it back, between two looks",
+    "not_on_primary": "info: the primary slave is up, but the bond uses another one",
     "active_slave_changed": "info, once: the bond uses another slave",
     "lacp_partner_lost": "warning: the switch does not speak LACP on a slave that is up",
     "lacp_churn": "warning: a slave and its switch do not agree on an aggregation",
 }
-# By the monitor. With MII a slave that is `going down` still works (downdelay); one that is `going back` does not yet
-# (updelay). With ARP both words come up again and again while the kernel tries a silent slave (measured, 7.2).
+# The words for a working slave, by the monitor. With MII a slave that is `going down` still works (downdelay); one that
+# is `going back` does not work yet (updelay). With ARP the kernel uses both words again and again while it tries a
+# silent slave (measured, 7.2).
 _WORKS = {"miimon": ("up", "going down"), "arp": ("up",)}
-# Seconds. LACP takes a second or two when a link comes up; the bond goes back to its primary by itself, and a state run
-# takes slaves out and in again.
-_LACP_SETTLES, _BOND_SETTLES = 5, 3
+# LACP needs a second or two when a link comes up. The bond returns to its primary by itself, and a state run takes
+# slaves out and puts them back.
+_LACP_SECONDS, _BOND_SECONDS = 5, 3
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -52,7 +53,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def validate(config: object) -> tuple[bool, str]:
-    """There is nothing to configure: what to watch is in the site."""
+    """There is nothing to configure: the site says what to watch."""
     return __salt__["gateway_events.validate_config"](config)
 
 
@@ -63,7 +64,7 @@ def beacon(config: list) -> list[dict]:
         return []
     memory = __salt__["gateway_events.memory"]("bonding")
     seen = __salt__["bonding.glance"](settings["bonds"])
-    # A bond that was never there is one that the first state.apply has still to make.
+    # A bond that was never there is still to be made by the first state.apply.
     conditions = {key: each for bond in settings["bonds"]
                   if seen[bond["name"]] is not None or bond["name"] in memory.get("bonds", [])
                   for key, each in _conditions(bond, seen[bond["name"]])}
@@ -72,11 +73,11 @@ def beacon(config: list) -> list[dict]:
 
 
 def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
-    """Key and condition of all that is wrong with one bond."""
+    """Key and condition of everything that is wrong with one bond."""
     name = bond["name"]
     if now is None:
         return [(f"bond_missing:{name}", {"severity": "critical", "was": "there", "is": "missing",
-                                         "after": _BOND_SETTLES})]
+                                         "after": _BOND_SECONDS})]
     found = []
     works = [slave for slave, its in now["slaves"].items() if its and its["link"] in _WORKS[now["monitor"]]]
     facts = {"bond": name, "side": bond["side"], "active_slave": now["active_slave"], "up": works}
@@ -91,33 +92,33 @@ def _conditions(bond: dict, now: dict | None) -> list[tuple[str, dict]]:
     for slave, its in now["slaves"].items():
         subject = f"{name}/{slave}"
         if its is None:
-            add("slave_missing", subject, "warning", "in the bond", "not in the bond", _BOND_SETTLES)
+            add("slave_missing", subject, "warning", "in the bond", "not in the bond", _BOND_SECONDS)
             continue
         if slave not in works:
             why = {True: "", False: "no carrier", None: "the interface is off"}[its["carrier"]]
             if its["carrier"] and now["monitor"] == "arp":
                 targets = bond["monitor"].get("arp_targets", [])
-                why = f"carrier is there, and no ARP target answers ({', '.join(targets) or 'not in the site'})"
+                why = f"there is carrier, but no ARP target answers ({', '.join(targets) or 'not in the site'})"
                 add("arp_silent", subject, "warning", "answered", "silent", arp_targets=targets)
             add("slave_down", subject, "warning", "up", "down", cause=why, failures=its["failures"])
         elif now["aggregator"]:
             if not its["partner"]:
-                add("lacp_partner_lost", subject, "warning", "there", "lost", _LACP_SETTLES, churn=its["churn"])
+                add("lacp_partner_lost", subject, "warning", "there", "lost", _LACP_SECONDS, churn=its["churn"])
             elif "churned" in its["churn"] or its["aggregator"] != now["aggregator"]["number"]:
                 why = "" if "churned" in its["churn"] else "it is in an aggregation of its own, which is not used"
-                add("lacp_churn", subject, "warning", "agreed", "churned", _LACP_SETTLES, cause=why,
+                add("lacp_churn", subject, "warning", "agreed", "churned", _LACP_SECONDS, cause=why,
                     churn=its["churn"], partner=its["partner"], aggregator=its["aggregator"],
                     aggregator_used=now["aggregator"]["number"])
     primary, active = bond["primary"], now["active_slave"]
     if primary and active and active != primary and primary in works:
-        add("not_on_primary", name, "info", primary, active, _BOND_SETTLES)
+        add("not_on_primary", name, "info", primary, active, _BOND_SECONDS)
     return found
 
 
 def _happened(seen: dict, memory: dict) -> tuple[list[dict], dict]:
-    """What has happened since the last look and is over, and what to remember for the next one."""
+    """What has happened since the last look and is over already, and what to remember for the next look."""
     boot = BOOT_ID.read_text(encoding="ascii").strip()
-    # Counters begin anew with the kernel.
+    # The kernel's counters start from 0 at each boot.
     before = memory if memory.get("boot") == boot else {}
     once: list[dict] = []
     there = [name for name, bond in seen.items() if bond is not None or name in memory.get("bonds", [])]
@@ -131,7 +132,7 @@ def _happened(seen: dict, memory: dict) -> tuple[list[dict], dict]:
                 continue
             subject = f"{name}/{slave}"
             if its["link"] not in _WORKS[bond["monitor"]]:
-                # Told as such, and a silent slave's counter rises with each try.
+                # Reported as a condition; and a silent slave's counter rises with each try.
                 now["failures"][subject] = None
                 continue
             now["failures"][subject] = its["failures"]

@@ -1,5 +1,5 @@
 """
-Tells when something that Salt made of this node is changed by hand: files, kernel parameters, the firewall, services.
+Reports when something that Salt set up on this node is changed by hand: files, sysctls, the firewall, services.
 
 .. code-block:: yaml
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __virtualname__ = "drift"
 
 CONDITIONS = {
-    "file_changed": "warning: a file, or a certificate or key of the IPsec daemon's, is not as Salt wrote it",
+    "file_changed": "warning: a file, or a certificate or key of the IPsec daemon, is not as Salt wrote it",
     "sysctl_changed": "warning: a kernel parameter has another value than Salt set",
     "firewall_changed": "warning: the loaded rules are not those that Salt loaded",
     "service_changed": "warning: a service was stopped, started, or switched on or off for the next boot",
-    "not_compared": "info: since its boot this node was not compared with the master",
+    "not_compared": "info: this node was not compared with the master since its boot",
 }
 
 
@@ -35,7 +35,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def validate(config: object) -> tuple[bool, str]:
-    """Nothing can be configured."""
+    """There is nothing to configure."""
     return __salt__["gateway_events.validate_config"](config)
 
 

@@ -1,10 +1,10 @@
 """
-Bonds: read them, say what has to change to make them as described, change them live, keep them over a reboot.
+Bonds: read them, compare them with their description, change them live, and keep them over a reboot.
 
-Live changes go through iproute2 in one batch whose inverse is made beforehand; ``apply`` hands the inverse to
-``commit_confirm``, so the node itself goes back unless the Salt master is reached again. Files are for ifupdown
-(interfaces(5)) or systemd-networkd (systemd.netdev(5), systemd.network(5)). Bond options carry their kernel names
-(Documentation/networking/bonding.rst).
+A live change is one batch of iproute2 commands, whose inverse is made beforehand. ``apply`` gives the inverse to
+``commit_confirm``, so the node itself rolls the change back unless the Salt master is reached again. Files are written
+for ifupdown (interfaces(5)) or systemd-networkd (systemd.netdev(5), systemd.network(5)). Bond options have their kernel
+names (Documentation/networking/bonding.rst).
 """
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ if TYPE_CHECKING:
 
 __virtualname__ = "bonding"
 
-_ALL = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
-_ARP = ("balance-rr", "active-backup", "balance-xor", "broadcast")
-_ONE_ACTIVE = ("active-backup", "balance-tlb", "balance-alb")
+# All modes, those with ARP monitoring, those with a primary. Twin: _WITHOUT_ARP, _WITH_PRIMARY in _modules/gateway.py.
+_ALL_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+_ARP_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast")
+_PRIMARY_MODES = ("active-backup", "balance-tlb", "balance-alb")
 
 
 class _Option(NamedTuple):
-    """A bond option: what the kernel has without it, and how each tool calls it."""
+    """A bond option: the kernel's default, and the name that each tool has for it."""
 
     default: object
-    networkd: str                  # key in [Bond] of a .netdev; {} takes the value
-    modes: tuple[str, ...] = _ALL  # the kernel refuses it in others
-    json: str = ""                 # in `ip -j -d link`, where that differs
-    locked: bool = False           # the kernel takes it only on a bond that is down and has no slaves (bond_options.c)
+    networkd: str                  # key in [Bond] of a .netdev; {} stands for the value
+    modes: tuple[str, ...] = _ALL_MODES  # the kernel refuses the option in other modes
+    json: str = ""                 # key in `ip -j -d link`, where it differs
+    locked: bool = False           # settable only while the bond is down and has no slaves (bond_options.c)
 
 
 _OPTIONS = {
@@ -46,12 +47,12 @@ _OPTIONS = {
     "miimon": _Option(0, "MIIMonitorSec={}ms"),
     "updelay": _Option(0, "UpDelaySec={}ms"),
     "downdelay": _Option(0, "DownDelaySec={}ms"),
-    "arp_interval": _Option(0, "ARPIntervalSec={}ms", _ARP),
-    "arp_ip_target": _Option("", "ARPIPTargets={}", _ARP),
-    "arp_validate": _Option("none", "ARPValidate={}", _ARP),
-    "arp_all_targets": _Option("any", "ARPAllTargets={}", _ARP),
-    "primary": _Option("", "", _ONE_ACTIVE),
-    "primary_reselect": _Option("always", "PrimaryReselectPolicy={}", _ONE_ACTIVE),
+    "arp_interval": _Option(0, "ARPIntervalSec={}ms", _ARP_MODES),
+    "arp_ip_target": _Option("", "ARPIPTargets={}", _ARP_MODES),
+    "arp_validate": _Option("none", "ARPValidate={}", _ARP_MODES),
+    "arp_all_targets": _Option("any", "ARPAllTargets={}", _ARP_MODES),
+    "primary": _Option("", "", _PRIMARY_MODES),
+    "primary_reselect": _Option("always", "PrimaryReselectPolicy={}", _PRIMARY_MODES),
     "fail_over_mac": _Option("none", "FailOverMACPolicy={}", ("active-backup",), locked=True),
     "num_grat_arp": _Option(1, "GratuitousARP={}", json="num_peer_notif"),
     "xmit_hash_policy": _Option("layer2", "TransmitHashPolicy={}", ("balance-xor", "802.3ad", "balance-tlb")),
@@ -66,16 +67,16 @@ _OPTIONS = {
     "ad_user_port_key": _Option(0, "AdUserPortKey={}", ("802.3ad",), locked=True),
     "ad_actor_sys_prio": _Option(65535, "AdActorSystemPriority={}", ("802.3ad",)),
 }
-# What the kernel ignores, and keeps from before, while the other way of monitoring is used.
+# By option, the option without which the kernel ignores it; it then keeps its earlier value.
 _ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_interval",
               "arp_validate": "arp_interval", "arp_all_targets": "arp_interval"}
-# Where this product differs from the kernel: one lost announcement after a failover would cost seconds.
-_PREFERRED = {"num_grat_arp": 3}
+# This product's defaults, where the kernel's differ: one lost announcement after a failover of a bond costs seconds.
+_OUR_DEFAULTS = {"num_grat_arp": 3}
 
-_FOLDER = Path("/run/gateway/rollback/network")
+_ROLLBACK_FOLDER = Path("/run/gateway/rollback/network")
 _PROC = Path("/proc/net/bonding")
 _SYS = Path("/sys/class/net")
-_SLAVE = "\nSlave Interface: "
+_SLAVE_HEADING = "\nSlave Interface: "
 # bond_3ad.c, LACP_STATE_DEFAULTED, LACP_STATE_EXPIRED
 _DEFAULTED, _EXPIRED = 0x40, 0x80
 _MARK = "Written by Salt (state bonding.applied); what is changed here is lost. See docs/network.md."
@@ -102,7 +103,7 @@ def _run(*argv: str) -> dict:
 
 def status(name: str = "") -> dict:
     """
-    The bonds of this node as the kernel sees them, or the one called ``name`` ({} when there is none).
+    The bonds of this node as the kernel has them, or only the bond ``name`` ({} if there is none).
 
     Each has ``mode``, ``up``, ``mii_status``, ``active_slave``, ``primary``, ``monitor`` (``miimon``, ``updelay``,
     ``downdelay`` or ``arp_interval``, ``arp_targets``, ``arp_validate``; ms), ``mac``, ``mtu``, ``addresses``, and
@@ -129,17 +130,17 @@ def status(name: str = "") -> dict:
 
 def glance(bonds: list[dict]) -> dict:
     """
-    The bonds that a site wants, as the kernel has them, read from files only: for whoever looks once a second.
+    The bonds that a site wants, as the kernel has them. Reads files only, so it may be called once a second.
 
     Args:
-        bonds: as ``gateway.settings`` has them; ``name`` and ``slaves`` are looked at.
+        bonds: as ``gateway.settings`` has them; only ``name`` and ``slaves`` are used.
 
     Returns:
-        By name; a bond that is not there is None. ``mii_status``; ``active_slave`` (empty: none); ``monitor``
+        By name; None for a missing bond. ``mii_status``; ``active_slave`` ("" without one); ``monitor``
         (``miimon``, ``arp``); ``aggregator`` (802.3ad: ``number`` and ``partner``, else empty); ``slaves``, by name:
         None for one that is not in the bond, else ``link`` (up, down, going back, going down), ``failures`` (since it
-        came into the bond), ``carrier`` (None: the interface is off; looked at only when the link is not up) and in
-        802.3ad ``aggregator``, ``partner`` (hardware address, empty for none or one that is no longer heard) and
+        joined the bond), ``carrier`` (None: the interface is off; read only when the link is not up) and in
+        802.3ad ``aggregator``, ``partner`` (hardware address; "" without a partner, or if it is no longer heard) and
         ``churn`` (the actor's and the partner's state: none, monitoring, churned).
 
     Source: /proc/net/bonding/NAME (bond_procfs.c), /sys/class/net/NAME/carrier.
@@ -157,14 +158,14 @@ def glance(bonds: list[dict]) -> dict:
         except OSError:
             found[bond["name"]] = None
             continue
-        head, *parts = proc.split(_SLAVE)
+        head, *parts = proc.split(_SLAVE_HEADING)
         its = {part.split("\n", 1)[0].strip(): part for part in parts}
         lacp = "\n802.3ad info" in head
         active = _field(head, "Currently Active Slave")
         found[bond["name"]] = {
             "mii_status": _field(head, "MII Status"),
             "active_slave": "" if active == "None" else active,
-            # the kernel leaves the interval out where there is none
+            # Without an interval the kernel leaves the line out.
             "monitor": "arp" if _field(head, "ARP Polling Interval (ms)") not in ("", "0") else "miimon",
             "aggregator": {"number": _field(head, "Aggregator ID"),
                            "partner": _partner(_field(head, "Partner Mac Address"))} if lacp else {},
@@ -180,7 +181,7 @@ def _slave_glance(slave: str, part: str, lacp: bool) -> dict:
     if lacp:
         ours, _words, theirs = part.partition("details actor lacp pdu:")[2].partition("details partner lacp pdu:")
         state = int(_field(ours, "port state") or 0)
-        # The partner's address stays for one more timeout after the last word from it.
+        # The kernel keeps the partner's address for one more timeout after its last message.
         partner = "" if state & (_DEFAULTED | _EXPIRED) else _partner(_field(theirs, "system mac address"))
         its |= {"aggregator": _field(part, "Aggregator ID"), "partner": partner,
                 "churn": [_field(part, f"{who} Churn State") for who in ("Actor", "Partner")]}
@@ -199,14 +200,14 @@ def _partner(mac: str) -> str:
 
 
 def _field(text: str, key: str) -> str:
-    """A field of a /proc/net/bonding file, the first of that name; some are indented."""
+    """A field of a /proc/net/bonding file, the first of that name; some fields are indented."""
     found = re.search(rf"^[ \t]*{re.escape(key)}: (.*)$", text, re.MULTILINE)
     return found.group(1).strip() if found else ""
 
 
 def _bond_status(proc: str, link: dict) -> dict:
-    """One bond from the text of its /proc/net/bonding file and its entry of `ip -j -d addr`."""
-    head, *parts = proc.split(_SLAVE)
+    """One bond, from the text of its /proc/net/bonding file and its entry in `ip -j -d addr`."""
+    head, *parts = proc.split(_SLAVE_HEADING)
     data = _options_of(link)
     monitor = {key: data[key] for key in ("miimon", "updelay", "downdelay")}
     if data["arp_interval"]:
@@ -228,7 +229,7 @@ def _bond_status(proc: str, link: dict) -> dict:
 
 
 def _ip(*arguments: str) -> list[dict]:
-    """What iproute2 shows, as JSON. Its entries can be empty dictionaries (links a filter left out)."""
+    """The JSON output of iproute2, without the empty entries that it prints for links that a filter left out."""
     done = _run("ip", "-j", *arguments)
     if done["retcode"]:
         raise CommandExecutionError(f"ip -j {' '.join(arguments)}: {done['stderr']}")
@@ -236,27 +237,27 @@ def _ip(*arguments: str) -> list[dict]:
 
 
 def _options_of(link: dict) -> dict:
-    """A bond's options by their kernel names, from its entry of `ip -j -d link`."""
+    """A bond's options by their kernel names, from its entry in `ip -j -d link`."""
     data = link["linkinfo"]["info_data"]
     options = {}
     for name, option in _OPTIONS.items():
         value = data.get(option.json or name)
         if isinstance(value, list):
             value = ",".join(value)
-        # iproute2 6.15 writes null for a value 0 that has a name (arp_validate none)
+        # iproute2 6.15 prints null for a value 0 that has a name (arp_validate none)
         options[name] = option.default if value is None else value
     return options
 
 
-# the network as a value: what is, what is wanted, and the way from one to the other
+# the network as a value: the live one, the wanted one, and the commands that lead from one to the other
 
 
 def _live() -> dict:
     """
     The links of this node and the addresses and routes on them, as ``_batch`` compares them.
 
-    Left out: link-local addresses and what the kernel or a router advertisement made. ``held`` are addresses of a
-    single host (/32, /128), above all the virtual IPs: heartbeat's, never compared.
+    Left out: link-local addresses, and what the kernel or a router advertisement made. ``held`` has the addresses of
+    single hosts (/32, /128), above all the virtual IPs. They belong to heartbeat and are never compared.
     """
     links = {}
     for link in _ip("-d", "addr", "show"):
@@ -266,7 +267,7 @@ def _live() -> dict:
         entry = {
             "bond": bond, "up": "UP" in link["flags"], "mtu": link["mtu"], "master": link.get("master", ""),
             "mac": permanent or link.get("address", ""),
-            # a veth names its peer there
+            # `link` of a veth names its peer
             "over": link.get("link", "") if info.get("info_kind") != "veth" else "",
             "options": _options_of(link) if bond else {},
             "addresses": {}, "held": {}, "routes": {},
@@ -286,7 +287,7 @@ def _live() -> dict:
 
 
 def _address_words(address: dict) -> str:
-    """What follows the address itself in `ip address add` to have the very same one again."""
+    """The words that follow the address in `ip address add`, to make the same address again."""
     words = [f"brd {address['broadcast']}"] if "broadcast" in address else []
     words += [flag for flag in ("nodad", "noprefixroute") if address.get(flag)]
     if address["scope"] != "global":
@@ -297,7 +298,7 @@ def _address_words(address: dict) -> str:
 
 
 def _route_words(route: dict, family: str) -> str:
-    # ::/0 rather than default: a batch has no -6, the family is seen from the prefix
+    # ::/0 rather than default: a batch has no -6, so the family must be visible in the prefix
     words = ["::/0" if family == "-6" and route["dst"] == "default" else route["dst"]]
     if "gateway" in route:
         words.append(f"via {route['gateway']}")
@@ -313,12 +314,12 @@ def _route_words(route: dict, family: str) -> str:
 
 
 def _route_key(words: str) -> str:
-    """Where to and which way; how it got there (protocol, metric) does not make it another route."""
+    """A route's destination and way; another origin (protocol) or metric does not make it another route."""
     return re.split(r" (?:proto|scope|src|metric|onlink)\b", words)[0]
 
 
 def _wanted(live: dict, bonds: list[dict]) -> dict:
-    """``live`` as it should be. Raises CommandExecutionError with all that is in the way, before anything changes."""
+    """The network as it should be. Raises CommandExecutionError with all obstacles, before anything changes."""
     then = {name: {**link} for name, link in live.items()}
     problems = []
     ours = {bond["name"] for bond in bonds}
@@ -329,10 +330,10 @@ def _wanted(live: dict, bonds: list[dict]) -> dict:
     for bond in bonds:
         name = bond["name"]
         if name in live and not live[name]["bond"]:
-            problems.append(f"{name}: there is an interface of this name that is no bond")
+            problems.append(f"{name}: an interface of this name exists and is not a bond")
         for option in bond["options"]:
             if option not in _OPTIONS:
-                problems.append(f"{name}: no bond option '{option}'; there are {', '.join(_OPTIONS)}")
+                problems.append(f"{name}: unknown bond option '{option}'; known are {', '.join(_OPTIONS)}")
     if problems:
         raise CommandExecutionError("; ".join(problems))
 
@@ -343,9 +344,9 @@ def _wanted(live: dict, bonds: list[dict]) -> dict:
         elif name not in ours:
             if link["master"] in ours:
                 link |= {"master": "", "up": False}     # no longer a slave
-            # an address that now belongs to a bond is nowhere else
+            # An address that now belongs to a bond must not be on another interface.
             link["addresses"] = {a: words for a, words in link["addresses"].items() if a.split("/")[0] not in moving}
-    # a bond under another name, all of whose slaves go into ours, was that bond before
+    # A bond with another name, whose slaves all go into one of ours, is the same bond under its old name.
     for name, link in live.items():
         slaves = [slave for slave, its in live.items() if its["master"] == name]
         if link["bond"] and name not in ours and slaves and all(slave in claimed for slave in slaves):
@@ -359,7 +360,7 @@ def _wanted(live: dict, bonds: list[dict]) -> dict:
         then[bond["name"]] = {**old, "bond": True, "up": True, "mtu": bond["mtu"], "master": "", "routes": routes,
                               "mac": old["mac"] or _mac(live, bond), "options": _bond_options(bond),
                               "addresses": {address: _new_address_words(address) for address in bond["addresses"]}}
-    # one default route a family: another one on any interface would compete with it (unless it has a metric of its own)
+    # One default route for each IP version: a second one on any interface would compete, unless its metric is higher.
     for family in {_family(gateway) for bond in bonds for gateway in bond["gateways"]}:
         for name, link in then.items():
             if name not in ours:
@@ -374,36 +375,36 @@ def _slave_problems(live: dict, slave: str, bond: str) -> list[str]:
         return [f"{bond}: this machine has no interface {slave} (there are {', '.join(sorted(cards)) or 'none'})"]
     master = live[slave]["master"]
     if master and not live.get(master, {}).get("bond"):
-        return [f"{bond}: {slave} already belongs to {master}; take it out there first"]
+        return [f"{bond}: {slave} already belongs to {master}; remove it there first"]
     stacked = [name for name, link in live.items() if link["over"] == slave]
-    return [f"{bond}: {', '.join(stacked)} is made on top of {slave}; make it on {bond} instead"] if stacked else []
+    return [f"{bond}: {', '.join(stacked)} is based on {slave}; base it on {bond} instead"] if stacked else []
 
 
 def _bond_options(bond: dict) -> dict:
-    """All options of a bond: what its description says, this product's preference, the kernel's default."""
+    """All options of a bond: from its description, else this product's default, else the kernel's default."""
     monitor = bond["monitor"]
-    said = {"mode": bond["mode"], "primary": bond.get("primary") or "", **_PREFERRED, **bond["options"]}
+    said = {"mode": bond["mode"], "primary": bond.get("primary") or "", **_OUR_DEFAULTS, **bond["options"]}
     if monitor.get("arp_interval"):
         said |= {"miimon": 0, "arp_ip_target": ",".join(monitor["arp_targets"]),
                  **{key: monitor[key] for key in ("arp_interval", "arp_validate") if key in monitor}}
     else:
         said |= {"miimon": monitor["miimon"], "arp_interval": 0}
-        # the kernel counts delays in whole rounds of monitoring
+        # The kernel rounds delays down to multiples of miimon.
         said |= {key: monitor.get(key, 0) // monitor["miimon"] * monitor["miimon"] for key in ("updelay", "downdelay")}
     return {name: said.get(name, option.default) for name, option in _OPTIONS.items()}
 
 
 def _options_in_force(options: dict) -> dict:
-    """Those that mean something in this mode and with this monitoring, as texts."""
+    """The options that have an effect in this mode and with this monitoring, as texts."""
     return {name: str(value) for name, value in options.items()
             if options["mode"] in _OPTIONS[name].modes and options.get(_ONLY_WITH.get(name, "mode"))}
 
 
 def _mac(live: dict, bond: dict) -> str:
     """
-    A new bond's hardware address: the permanent one of its first slave, so neighbours keep what they know of a node.
+    A new bond's hardware address: the permanent one of its first slave, so that neighbours need not learn a new one.
 
-    Trap: left to itself, udev gives a bond an invented one (MACAddressPolicy=persistent), some time after it was made.
+    Trap: without it, udev gives the bond an invented address (MACAddressPolicy=persistent), some time after its start.
     """
     return "" if _bond_options(bond)["fail_over_mac"] == "active" else live[bond["slaves"][0]]["mac"]
 
@@ -424,7 +425,7 @@ def _bond_routes(bond: dict) -> list[str]:
 
 
 def _our_route(words: str) -> bool:
-    """Default routes and static ones are the description's; others on a bond may be the IPsec daemon's (proto boot)."""
+    """Whether the description decides on a route: default and static ones. Others may be the IPsec daemon's (boot)."""
     return words.startswith(("default ", "::/0 ")) or " proto static" in words
 
 
@@ -439,10 +440,10 @@ def _competes(words: str, family: int) -> bool:
 
 def _batch(now: dict, then: dict) -> list[str]:
     """
-    The lines for `ip -batch` that lead from one network to the other.
+    The lines for `ip -batch` that lead from one network to another.
 
-    Called with both swapped it gives the way back, which holds from any point on the way: each line says what is to be,
-    not what to change, and `ip -force` passes over those that already are.
+    With the arguments swapped it gives the way back, which works from any point on the way: each line says what must
+    be, not what must change, and `ip -force` skips the lines that already hold.
     """
     def changed_options(bond: str) -> dict:
         old, new = _options_in_force(now[bond]["options"]), _options_in_force(then[bond]["options"])
@@ -455,7 +456,7 @@ def _batch(now: dict, then: dict) -> list[str]:
     moved = [n for n in both if now[n]["master"] != then[n]["master"] or now[n]["master"] in rebuilt]
     leaving = [name for name in moved if now[name]["master"]]
     joining = [name for name in moved if then[name]["master"]]
-    # interfaces on the way out of use first, so the one that carries the traffic is off for the shortest time
+    # Slaves without addresses join first, so the interface that carries the traffic is down for the shortest time.
     joining.sort(key=lambda name: bool(now[name]["addresses"]))
     lines = [f"link set dev {name} nomaster" for name in leaving]
     lines += [f"link del dev {name}" for name in gone]
@@ -469,14 +470,14 @@ def _batch(now: dict, then: dict) -> list[str]:
         mac = f"address {then[name]['mac']} " if then[name]["mac"] else ""
         options = {k: v for k, v in _options_in_force(then[name]["options"]).items() if v != str(_OPTIONS[k].default)}
         lines.append(f"link add dev {name} {mac}mtu {then[name]['mtu']} type bond {_option_words(options)}")
-    lost = {*gone, *rebuilt, *leaving, *joining}      # down on the way: their routes and IPv6 addresses are gone
+    lost = {*gone, *rebuilt, *leaving, *joining}      # they go down meanwhile: their routes and IPv6 addresses are lost
     for name in then:
         lines += _link_lines(name, now.get(name), then[name], name in rebuilt, name in leaving, name in joining)
     for name in joining:
         lines += [f"addr del {address} dev {name}" for address in now[name]["addresses"]]
-        # the kernel enslaves only what is down
+        # The kernel enslaves only an interface that is down.
         lines += [f"link set dev {name} {word}" for word in ("down", f"master {then[name]['master']}", "up")]
-    # without an address the routes that lead over its network are gone too
+    # An address that is removed takes the routes over its network with it.
     lost |= {name for name in both if set(now[name]["addresses"]) - set(then[name]["addresses"])}
     for name in both:
         if name not in lost:
@@ -488,34 +489,34 @@ def _batch(now: dict, then: dict) -> list[str]:
 
 
 def _link_lines(name: str, old: dict | None, new: dict, rebuilt: bool, left: bool, joins: bool) -> list[str]:
-    """Size, addresses and up or down of one link; a slave's are its bond's business."""
+    """The lines for one link's MTU, addresses, up and down. A slave has none: its bond decides all of these."""
     if new["master"]:
         return []
     lines = []
     if old and (old["mtu"] != new["mtu"] or left):
         lines.append(f"link set dev {name} mtu {new['mtu']}")
-    # Old ones first: with the first address of a network the kernel may drop its others (promote_secondaries).
+    # Old addresses first: with the first address of a network the kernel may drop the others (promote_secondaries).
     lines += [f"addr del {a} dev {name}" for a in (old or new)["addresses"] if a not in new["addresses"]]
     addresses = {a: w for a, w in new["addresses"].items() if not old or a not in old["addresses"] or left}
     if new["up"]:
         if not old or not old["up"] or rebuilt or left:
             lines.append(f"link set dev {name} up")
-        if rebuilt or left:      # IPv6 addresses go when a link goes down
+        if rebuilt or left:      # a link that goes down loses its IPv6 addresses
             addresses |= {a: w for a, w in {**new["addresses"], **new["held"]}.items() if _family(a) == 6}
     return lines + [f"addr replace {a} {words} dev {name}".replace("  ", " ") for a, words in addresses.items()]
 
 
 def _option_words(options: dict) -> str:
-    # iproute2 has no word for "no primary"; the way back to that is in _prepare_undo
+    # iproute2 has no word for "no primary"; _prepare_undo restores that
     return " ".join(f"{name} " + (value or '""') for name, value in options.items() if value or name != "primary")
 
 
 def _differences(now: dict, then: dict) -> dict:
-    """What changes, interface by interface, for people: {interface: {what: {old, new}}}."""
+    """What changes, by interface, for people: {interface: {what: {old, new}}}."""
     changes: dict = {}
     for name in sorted({*now, *then}):
         old, new = _described(now.get(name)), _described(then.get(name))
-        if "master" in {*old, *new}:     # up, down and size of a slave are its bond's
+        if "master" in {*old, *new}:     # whether a slave is up, and its MTU, depend on its bond
             old, new = ({key: value for key, value in side.items() if key not in ("up", "mtu")} for side in (old, new))
         differ = {key: {"old": old.get(key, ""), "new": new.get(key, "")}
                   for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
@@ -537,19 +538,19 @@ def _described(link: dict | None) -> dict:
 
 def plan(bonds: list[dict], manager: str = "auto") -> dict:
     """
-    What has to change on this node so that its bonds are as described, now and after a reboot.
+    The changes after which this node's bonds are as described, now and after a reboot.
 
     bonds
         As ``gateway.settings`` has them: ``name``, ``slaves``, ``mode``, ``monitor``, ``primary``, ``mtu``,
         ``options``, ``addresses``, ``gateways``, ``routes``.
     manager
-        ``ifupdown``, ``networkd``, or ``auto``: what manages the network here.
+        ``ifupdown``, ``networkd``, or ``auto`` for the one that manages the network here.
 
-    Returns ``changes`` (for people; {} when all is as described), ``forward`` and ``inverse`` (lines for `ip -batch`),
-    ``files`` (path: text, or None for a file that has to go; only those that differ) and ``manager``.
+    Returns ``changes`` (for people; {} when nothing changes), ``forward`` and ``inverse`` (lines for `ip -batch`),
+    ``files`` (path: text, or None for a file to be deleted; only files that change) and ``manager``.
 
     Raises:
-        CommandExecutionError: a slave is missing or belongs to something else, a name is taken, an option is unknown.
+        CommandExecutionError: a slave is missing or in use elsewhere, a bond's name is taken, an option is unknown.
 
     CLI Example:
 
@@ -574,13 +575,13 @@ def plan(bonds: list[dict], manager: str = "auto") -> dict:
 
 
 def _manager() -> str:
-    """What manages this node's network: systemd-networkd if it runs and has something to do, else ifupdown."""
+    """What manages this node's network: systemd-networkd if it is enabled and has configuration, else ifupdown."""
     def is_on(question: str, unit: str) -> bool:
         return _run("systemctl", question, "--quiet", unit)["retcode"] == 0
 
     if is_on("is-active", "NetworkManager.service"):
         raise CommandExecutionError(
-            "NetworkManager manages this node's network, and bonds are kept with ifupdown or systemd-networkd; "
+            "NetworkManager manages this node's network, but bonds are kept by ifupdown or systemd-networkd; "
             "configure the network with one of these and `apt purge network-manager`")
     networkd = is_on("is-active", "systemd-networkd.service") or is_on("is-enabled", "systemd-networkd.service")
     described = any(path for folder in ("/etc", "/run") for path in Path(folder, "systemd/network").glob("*.network"))
@@ -589,7 +590,7 @@ def _manager() -> str:
     if salt.utils.path.which("ifup"):
         return "ifupdown"
     raise CommandExecutionError(
-        "nothing manages this node's network: neither ifupdown is installed nor is systemd-networkd enabled; "
+        "nothing manages this node's network: ifupdown is not installed, and systemd-networkd is not enabled; "
         "`apt install ifupdown` or `systemctl enable systemd-networkd`")
 
 
@@ -619,16 +620,16 @@ def files(bonds: list[dict], manager: str = "auto") -> list[str]:
 
 
 def _stale(folder: str, pattern: str) -> dict[str, str | None]:
-    """Files of ours from before; those still wanted are laid over them."""
+    """Files that an earlier run wrote, marked for deletion; the caller replaces the entries of those still wanted."""
     return {str(path): None for path in Path(folder).glob(pattern)}
 
 
 def _ifupdown_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
     """
-    One file a bond, and without the slaves' own stanzas what an installer or a person wrote.
+    One file for each bond, and the existing files without the stanzas of bonds and slaves.
 
-    Trap: a stanza that gives a slave an address would give it that at every boot, beside the bond's.
-    The bond is made by iproute2, with the very words of the live change; Debian's ifenslave package is not needed.
+    Trap: a stanza that gives a slave an address would do so at every boot, in addition to the bond's address.
+    iproute2 makes the bond, with the same words as the live change; Debian's package ifenslave is not needed.
     """
     files = _stale(_INTERFACES_D, "gateway-*")
     names = {name for bond in bonds for name in (bond["name"], *bond["slaves"])}
@@ -646,7 +647,7 @@ def _ifupdown_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
 
 
 def _without_stanzas(text: str, names: set[str]) -> str:
-    """An interfaces(5) file without what it says about these interfaces; all else stays as it is, comments included."""
+    """An interfaces(5) file without what it says about these interfaces; everything else stays, comments included."""
     kept, skipping = [], False
     for line in text.splitlines():
         words = line.split()
@@ -676,7 +677,7 @@ def _stanzas(bond: dict, live: dict) -> str:
     given = {k: v for k, v in _options_in_force(options).items() if v != str(_OPTIONS[k].default)}
     make = [f"pre-up [ -e /sys/class/net/{name} ] || ip link add dev {name} {f'address {mac} ' if mac else ''}"
             f"mtu {bond['mtu']} type bond {_option_words(given)}"]
-    # a card that is missing one day must not take the bond down with it
+    # A missing card must not keep the bond down.
     for slave in bond["slaves"]:
         enslave = f"ip link set dev {slave} down && ip link set dev {slave} master {name}"
         make.append(f"pre-up [ -e /sys/class/net/{name}/lower_{slave} ] || {{ {enslave}; }} || true")
@@ -689,7 +690,7 @@ def _stanzas(bond: dict, live: dict) -> str:
         body = list(make) if number == 0 else []
         body += [f"address {address}"] if address else [f"up ip link set dev {name} up"]
         if family == "inet6":
-            # a router's advertisement must not give a gateway another way out
+            # A router advertisement must not give a gateway another default route.
             body += ["accept_ra 0", "autoconf 0"]
         if number == len(bond["addresses"] or [""]) - 1:
             body += [f"up ip route replace {words}" for words in _bond_routes(bond)]
@@ -700,10 +701,11 @@ def _stanzas(bond: dict, live: dict) -> str:
 
 def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
     """
-    A .netdev and a .network for each bond, a .network for each slave; a low number, as the first that matches counts.
+    A .netdev and a .network for each bond, a .network for each slave. Low numbers, as the first matching file counts.
 
-    Traps: networkd drops addresses that it did not set, the virtual IPs, whenever it configures a link anew
-    (KeepConfiguration=static), and takes a bond's addresses away when both cables are out (ConfigureWithoutCarrier).
+    Traps: whenever networkd configures a link again, it drops addresses that it did not set, such as the virtual IPs
+    (hence KeepConfiguration=static); and it removes a bond's addresses when both cables are out (hence
+    ConfigureWithoutCarrier).
     """
     files = _stale(_NETWORKD_D, "05-gateway-*")
     for bond in bonds:
@@ -730,8 +732,8 @@ def _networkd_files(bonds: list[dict], live: dict) -> dict[str, str | None]:
 
 
 def _network_head(interface: str, online: str) -> list[str]:
-    # A cable that is out must not hold up the boot (network-online.target). Trap: with `no` on all of them
-    # systemd-networkd-wait-online waits for its whole two minutes.
+    # A cable that is out must not delay the boot (network-online.target). Trap: with `no` on all interfaces,
+    # systemd-networkd-wait-online waits for its full two minutes.
     return [f"# {_MARK}", "[Match]", f"Name={interface}", "", "[Link]", f"RequiredForOnline={online}", "", "[Network]"]
 
 
@@ -740,14 +742,14 @@ def _network_head(interface: str, online: str) -> list[str]:
 
 def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_with: list[str] | None = None) -> dict:
     """
-    Make the bonds as described; undone by the node itself unless the master is reached afterwards.
+    Make the bonds as described. The node itself rolls the change back unless the master is reached afterwards.
 
     bonds, manager
         As for ``plan``.
     seconds, confirm_with
         As for ``commit_confirm.guarded``.
 
-    Returns ``changes`` (as ``plan``; {} when nothing is changed in the end) and ``problem`` ("" when all went well).
+    Returns ``changes`` (as ``plan``; {} when nothing changed in the end) and ``problem`` ("" when all went well).
 
     Raises:
         CommandExecutionError: nothing was changed; see ``plan`` and ``commit_confirm.arm``.
@@ -767,9 +769,9 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
 
     def change() -> None:
         if networkd:
-            # Else it would put its old addresses back on the slaves as soon as those come up again.
+            # A running networkd would put its old addresses back on the slaves as soon as these are up again.
             _systemctl("stop", *_NETWORKD_UNITS)
-        done = _run("ip", "-batch", str(_FOLDER / "forward"))
+        done = _run("ip", "-batch", str(_ROLLBACK_FOLDER / "forward"))
         if done["retcode"]:
             raise CommandExecutionError(f"iproute2 refused a step: {done['stderr']}")
 
@@ -783,7 +785,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         _stop_dhcp_clients({slave for bond in bonds for slave in bond["slaves"]})
         left = _settled(lambda: not _batch(live := _live(), _wanted(live, bonds)))
         if not left:
-            raise CommandExecutionError(f"with its new files {todo['manager']} makes another network than described")
+            raise CommandExecutionError(f"with its new files {todo['manager']} makes a network other than described")
 
     _write_batch("forward", todo["forward"])
     problem = __salt__["commit_confirm.guarded"]("network", undo_argv, change, keep, seconds, confirm_with)
@@ -796,7 +798,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
 
 
 def _settled(check: Callable[[], bool], timeout: float = 10) -> bool:
-    """Whether `check` comes true; what starts in the background needs a moment."""
+    """Whether `check` becomes true within the timeout (seconds); what starts in the background needs a moment."""
     deadline = time.monotonic() + timeout
     while not check():
         if time.monotonic() > deadline:
@@ -812,8 +814,8 @@ def _systemctl(action: str, *units: str) -> None:
 
 
 def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> list[str]:
-    """How to put the old network back; it needs a shell and iproute2, nothing else."""
-    commands = [["ip", "-force", "-batch", str(_FOLDER / "inverse")]]
+    """Prepare the command that restores the old network. It needs only a shell and iproute2."""
+    commands = [["ip", "-force", "-batch", str(_ROLLBACK_FOLDER / "inverse")]]
     # iproute2 has no word for "no primary"
     commands += [["sh", "-c", 'echo > "$0"', f"/sys/class/net/{name}/bonding/primary"] for name, link in before.items()
                  if link["bond"] and not link["options"]["primary"]]
@@ -826,12 +828,12 @@ def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool)
 
 
 def _write_batch(name: str, lines: list[str]) -> None:
-    __salt__["commit_confirm.replace_file"](str(_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
+    __salt__["commit_confirm.replace_file"](str(_ROLLBACK_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
 
 
 def _write_files(files: dict) -> None:
     for path, text in files.items():
-        # Kept elsewhere than beside it: ifupdown reads all there is in a folder.
+        # The copy is kept in another folder: ifupdown reads every file in this one.
         __salt__["commit_confirm.keep_original"](path, _MARK)
         if text is None:
             Path(path).unlink(missing_ok=True)
@@ -841,8 +843,8 @@ def _write_files(files: dict) -> None:
 
 def _tell_ifupdown(bonds: list[dict]) -> None:
     """
-    Have `ifdown bond0`, `ifdown -a` and `ifquery --state` know what is up. ifupdown (0.8) writes that down twice: in
-    `ifstate`, one INTERFACE=STANZA a line, and in `ifstate.INTERFACE`, the stanza or nothing, which is what it goes by.
+    Tell ifupdown what is up, for `ifdown bond0`, `ifdown -a` and `ifquery --state`. ifupdown (0.8) records this twice:
+    in `ifstate`, one INTERFACE=STANZA a line, and in `ifstate.INTERFACE`, the stanza or nothing, which it goes by.
     """
     record = Path(_IFSTATE)
     if record.exists():
@@ -859,7 +861,7 @@ def _tell_ifupdown(bonds: list[dict]) -> None:
 
 
 def _stop_dhcp_clients(slaves: set[str]) -> None:
-    """A client that still runs on a slave would give it its address again at the next renewal."""
+    """Stop DHCP clients on slaves: at the next renewal they would give the slave its address again."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             argv = (process / "cmdline").read_text().split("\0")

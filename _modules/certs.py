@@ -1,12 +1,12 @@
 """
-Identities of a gateway: from pillar to where the IPsec daemon reads them.
+Identities of a gateway: brought from pillar to the place where the IPsec daemon reads them.
 
 :depends: cryptography (comes with Salt); for Libreswan certutil, pk12util, crlutil (Debian: libnss3-tools)
 
 That place is a *store*: ``nss``, the database that Libreswan reads, or ``swanctl``, the folders that strongSwan reads
 (swanctl.conf(5): x509, private, x509ca, x509crl below /etc/swanctl).
 
-An identity in pillar is either of ::
+An identity in pillar has one of two forms::
 
     gateway_secrets:
       certificates:
@@ -20,21 +20,21 @@ An identity in pillar is either of ::
             -----BEGIN PRIVATE KEY-----
           chain: [PEM, ...]
 
-Functions take the *pillar path* of an identity, never its content, so that no secret is ever
-an argument, a return or a log line. Everything is read and checked before anything is written.
+Functions take the *pillar path* of an identity, never its content. So no secret is ever an argument, a return value or
+part of a log line. Everything is read and checked before anything is written.
 
-What NSS does unasked, seen with 3.87 (Debian 12) and 3.110 (Debian 13), both alike:
+What NSS does without being asked (seen with 3.87, Debian 12, and 3.110, Debian 13, which behave alike):
 
-- A certificate whose subject is already in the database gets the nickname it has there,
-  whatever the PKCS#12 file says. So a renewed certificate shares the nickname of the old one.
-- Every look-up by nickname finds all certificates of that subject and takes the newest valid one,
-  the daemon's included. So ``certutil -D``, meant for the old one, deletes the new one.
-  A key is deleted by its id (``-F -k``), which hits the right one.
+- A certificate whose subject is already in the database gets the nickname that this subject has there, whatever the
+  PKCS#12 file says. So a renewed certificate shares the nickname of the old one.
+- Every look-up by nickname, the daemon's included, finds all certificates of that subject and takes the newest valid
+  one. So ``certutil -D``, meant for the old one, deletes the new one. A key is deleted by its id (``-F -k``); this
+  deletes the right one.
 - A private key is listed by its CKAID: SHA-1 over the modulus (RSA) or the point (EC) of its public key.
 
-Certificates are read with ``cryptography`` and not with Salt's x509_v2, which reads them with the same library: that
-wants a private key, or its passphrase, as an argument or in a file in clear, and knows no NSS. What it does on a
-minion, make keys, certificates and lists, no gateway has to do here: that is the runner authority's, on the master.
+Certificates are read with ``cryptography``. Salt's x509_v2 reads them with the same library, but needs a private key,
+or its passphrase, as an argument or in an unencrypted file, and cannot use NSS. What x509_v2 does on a minion (make
+keys, certificates and lists) is not the gateway's task: the runner ``authority`` does that, on the master.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
@@ -69,10 +69,18 @@ try:
         load_pem_private_key,
         pkcs12,
     )
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     HAS_CRYPTOGRAPHY = True
 except ImportError:
     HAS_CRYPTOGRAPHY = False
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+    _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+_Thing = TypeVar("_Thing", "x509.Certificate", "x509.CertificateRevocationList")
 
 DATABASE = "/var/lib/ipsec/nss"  # Libreswan 4.x and 5.x on Debian
 LISTS = "/var/lib/ipsec/gateway-lists"  # revocation lists, public, for the running daemon
@@ -80,8 +88,8 @@ SWANCTL = "/etc/swanctl"  # strongSwan's, on Debian
 STORES = ("nss", "swanctl")
 TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
 REPLACEMENT = ".replacement"
-# What NSS and OpenSSL of both Debian releases read and write; the bundle lives for milliseconds on a tmpfs.
-_ROUNDS = 20000
+# NSS and OpenSSL of both Debian releases can read and write this. The bundle exists for milliseconds, on a tmpfs.
+_KDF_ROUNDS = 20000
 
 
 def __virtual__() -> bool | tuple[bool, str]:
@@ -90,18 +98,18 @@ def __virtual__() -> bool | tuple[bool, str]:
     return True
 
 
-# What cryptography raises for what it can not read: most as it opens it, some only as a field is looked at.
+# What cryptography raises for what it can not read: mostly as it loads an object, sometimes only as a field is read.
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
                x509.UnsupportedGeneralNameType) if HAS_CRYPTOGRAPHY else ()
 
 
-# No dataclass: Salt's loader keeps an execution module out of sys.modules, where dataclasses look for it.
+# No dataclass: Salt's loader does not register an execution module in sys.modules, where dataclasses look for it.
 class _Identity(NamedTuple):
-    """A private key with its certificate and the authorities above it."""
+    """A private key with its certificate and the authorities' certificates above it."""
 
-    key: Any
-    certificate: Any
-    authorities: tuple[Any, ...]
+    key: _PrivateKey
+    certificate: x509.Certificate
+    authorities: tuple[x509.Certificate, ...]
 
 
 # reading and checking what pillar holds
@@ -114,11 +122,11 @@ def inspect(pillar: str, identity: str = "") -> dict[str, Any]:
     pillar
         The path of the identity in pillar, such as ``gateway_secrets:certificates:gateway``.
     identity
-        The DNS name (or address) peers will know the holder by; it must stand in the certificate.
+        The DNS name (or address) by which peers know the holder; it must be in the certificate.
 
     Returns the public facts: ``fingerprint`` (SHA-256, hex), ``subject``, ``issuer``, ``names``,
-    ``not_before`` and ``not_after`` (ISO 8601, UTC), ``key`` (such as "ec 256") and ``authorities``.
-    Raises CommandExecutionError with one line saying what is wrong and where.
+    ``not_before`` and ``not_after`` (ISO 8601, UTC), ``key`` (such as "ec 256") and ``authorities`` (the same facts of
+    each). Raises CommandExecutionError with one line that says what is wrong, and where.
 
     CLI Example:
 
@@ -140,16 +148,16 @@ def _load(pillar: str, identity: str) -> _Identity:
         key, certificate, chain = _read_pem(pillar, source)
     else:
         raise _error(pillar, "has neither pkcs12 nor certificate")
-    _check(pillar, key, certificate, identity)
+    private_key = _check(pillar, key, certificate, identity)
     authorities = tuple(each for each in chain if _is_authority(each))
     if not authorities:
         raise _error(pillar, "holds no authority's certificate, so no peer could be verified; add the chain")
     _check_issuer(pillar, certificate, authorities)
-    return _Identity(key, certificate, authorities)
+    return _Identity(private_key, certificate, authorities)
 
 
-def _from_pillar(path: str) -> Any:
-    # Salt masks what an execution module gets from pillar unless it is asked not to (since 3008).
+def _from_pillar(path: str) -> object:
+    # Since 3008 Salt masks what an execution module gets from pillar, unless it asks for the plain value.
     value = __salt__["pillar.get"](path, None, unmask=True)
     if value is None:
         raise _error(path, "is not in this node's pillar; add it to pillar/secrets/SITE.sls")
@@ -160,7 +168,7 @@ def _error(where: str, what: str) -> CommandExecutionError:
     return CommandExecutionError(f"certs: {where} {what}")
 
 
-def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[object, x509.Certificate, list[x509.Certificate]]:
     data = _decoded(f"{pillar}:pkcs12", source["pkcs12"])
     _check_complete(f"{pillar}:pkcs12", data)
     if "passphrase" not in source:
@@ -171,7 +179,7 @@ def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[An
             if each is not None:
                 _whole(each)
     except UnsupportedAlgorithm:
-        raise _error(f"{pillar}:pkcs12", "is encrypted with an algorithm long out of use (RC2?); "
+        raise _error(f"{pillar}:pkcs12", "is encrypted with an obsolete algorithm (RC2?); "
                      "export it again, with AES") from None
     except _UNREADABLE:
         raise _error(pillar, "can not be opened: wrong passphrase, or a damaged PKCS#12 file") from None
@@ -180,15 +188,15 @@ def _read_pkcs12(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[An
     return key, certificate, list(chain)
 
 
-def _decoded(where: str, text: Any) -> bytes:
+def _decoded(where: str, text: object) -> bytes:
     try:
         return base64.b64decode("".join(str(text).split()), validate=True)
-    except ValueError:          # binascii.Error, and what is not ASCII
+    except ValueError:          # binascii.Error, or text that is not ASCII
         raise _error(where, "is not base64; make it with `base64 -w0 FILE.p12`") from None
 
 
 def _check_complete(where: str, data: bytes) -> None:
-    """A DER file says how long it is (X.690, 8.1.3); parsers say only that something is wrong."""
+    """A DER file states its own length (X.690, 8.1.3); parsers only say that something is wrong."""
     if data[:1] != b"\x30" or len(data) < 6:
         raise _error(where, "is no PKCS#12 file")
     if data[1] & 0x80 and data[1] != 0x80:
@@ -198,14 +206,14 @@ def _check_complete(where: str, data: bytes) -> None:
             raise _error(where, f"is truncated: {len(data)} of {told} bytes")
 
 
-def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]:
+def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[object, x509.Certificate, list[x509.Certificate]]:
     if "key" not in source:
         raise _error(pillar, "has a certificate but no key")
     passphrase = source.get("passphrase")
     try:
         key = load_pem_private_key(str(source["key"]).encode(), str(passphrase).encode() if passphrase else None)
     except TypeError:
-        raise _error(f"{pillar}:key", "is encrypted and there is no passphrase, or the other way round") from None
+        raise _error(f"{pillar}:key", "is encrypted but has no passphrase, or has one but is not encrypted") from None
     except (ValueError, UnsupportedAlgorithm):
         raise _error(f"{pillar}:key", "is no readable PEM private key, or its passphrase is wrong") from None
     chain = source.get("chain", [])
@@ -216,15 +224,15 @@ def _read_pem(pillar: str, source: dict[str, Any]) -> tuple[Any, Any, list[Any]]
     return key, first, rest
 
 
-def _pem_certificates(where: str, text: Any) -> list[Any]:
+def _pem_certificates(where: str, text: object) -> list[x509.Certificate]:
     try:
         return [_whole(each) for each in x509.load_pem_x509_certificates(str(text).encode())]
     except _UNREADABLE:
         raise _error(where, "is no readable PEM certificate (truncated?)") from None
 
 
-def _whole(thing: Any) -> Any:
-    """A certificate or a list of which every field that is asked for later can be read. Raises one of _UNREADABLE."""
+def _whole(thing: _Thing) -> _Thing:
+    """A certificate or list, once every field needed later proved readable. Raises one of _UNREADABLE if not."""
     _ = (thing.issuer.rfc4514_string(), list(thing.extensions), thing.signature_hash_algorithm)
     if isinstance(thing, x509.Certificate):
         thing.subject.rfc4514_string()
@@ -236,7 +244,8 @@ def _whole(thing: Any) -> Any:
     return thing
 
 
-def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
+def _check(pillar: str, key: object, certificate: x509.Certificate, identity: str) -> _PrivateKey:
+    """The key, if an identity can use it with this certificate. Raises CommandExecutionError if not."""
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
         raise _error(pillar, "has a key that is neither RSA nor EC; the IPsec daemon signs with nothing else")
     if _public_bytes(key.public_key()) != _public_bytes(certificate.public_key()):
@@ -253,9 +262,10 @@ def _check(pillar: str, key: Any, certificate: Any, identity: str) -> None:
     if identity and identity not in _names(certificate):
         raise _error(pillar, f"is for {', '.join(_names(certificate)) or 'no name'}, not for {identity}: "
                              "its subjectAltName must hold the gateway's identity")
+    return key
 
 
-def _check_issuer(pillar: str, certificate: Any, authorities: tuple[Any, ...]) -> None:
+def _check_issuer(pillar: str, certificate: x509.Certificate, authorities: tuple[x509.Certificate, ...]) -> None:
     for authority in authorities:
         try:
             certificate.verify_directly_issued_by(authority)
@@ -265,18 +275,18 @@ def _check_issuer(pillar: str, certificate: Any, authorities: tuple[Any, ...]) -
     raise _error(pillar, f"was issued by \"{certificate.issuer.rfc4514_string()}\", which is not in its chain")
 
 
-def _public_bytes(key: Any) -> bytes:
+def _public_bytes(key: CertificatePublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _is_authority(certificate: Any) -> bool:
+def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
 
 
-def _names(certificate: Any) -> list[str]:
+def _names(certificate: x509.Certificate) -> list[str]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -284,7 +294,7 @@ def _names(certificate: Any) -> list[str]:
     return [str(name.value) for name in names if isinstance(name, (x509.DNSName, x509.IPAddress, x509.RFC822Name))]
 
 
-def _facts(certificate: Any) -> dict[str, Any]:
+def _facts(certificate: x509.Certificate) -> dict[str, Any]:
     key = certificate.public_key()
     kinds = {"rsa": rsa.RSAPublicKey, "ec": ec.EllipticCurvePublicKey}
     kind = next((name for name, of in kinds.items() if isinstance(key, of)), "other")
@@ -299,11 +309,11 @@ def _facts(certificate: Any) -> dict[str, Any]:
     }
 
 
-def _fingerprint(certificate: Any) -> str:
+def _fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def _key_id(public_key: Any) -> str:
+def _key_id(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
     """The CKAID under which NSS lists a key (PK11_MakeIDFromPubKey in NSS)."""
     if isinstance(public_key, rsa.RSAPublicKey):
         modulus = public_key.public_numbers().n
@@ -313,35 +323,35 @@ def _key_id(public_key: Any) -> str:
     return hashlib.sha1(data).hexdigest()  # an identifier, not a protection
 
 
-def _weakness(certificate: Any) -> str:
+def _weakness(certificate: x509.Certificate) -> str:
     """
-    What is too weak about a certificate, in words; "" if nothing is.
+    Why a certificate is too weak, in words; "" if it is not.
 
-    NIST SP 800-131A: RSA from 2048 bits on, curves from 224 (here 256, which IKE knows), no SHA-1.
+    NIST SP 800-131A: RSA with 2048 bits or more, curves with 224 or more (here 256, which IKE has), no SHA-1.
     """
     key, digest = certificate.public_key(), certificate.signature_hash_algorithm
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < 2048:
-        return f"its RSA key has {key.key_size} bits, and 2048 are the least"
+        return f"its RSA key has {key.key_size} bits; the minimum is 2048"
     if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size < 256:
-        return f"its EC key has {key.key_size} bits, and 256 are the least"
-    # An authority's own signature on itself protects nothing.
+        return f"its EC key has {key.key_size} bits; the minimum is 256"
+    # The signature of an authority on its own certificate protects nothing.
     if digest is not None and digest.name in ("sha1", "md5") and certificate.subject != certificate.issuer:
         return f"it is signed with {digest.name}"
     return ""
 
 
-# in words
+# reports in words
 
 
 def report(days: int = 30) -> dict[str, Any]:
     """
-    What pillar has and what is installed, in words for a person: how long it is good, and what is wrong with it.
+    What is in pillar and what is installed, in words for a person: how long it is valid, and what is wrong with it.
 
     days
-        From how many days before its end on a certificate is to be renewed.
+        A certificate that ends within this number of days is to be renewed.
 
     Returns ``pillar`` (certificates by name), ``installed`` (by nickname) and ``lists`` (revocation lists by name),
-    each with its facts in words, and ``problems``: all that is wrong, a line each, empty when all is well.
+    each with its facts in words, and ``problems``: one line for each thing that is wrong, empty when all is well.
 
     CLI Example:
 
@@ -370,13 +380,13 @@ def report(days: int = 30) -> dict[str, Any]:
             found["problems"].append(str(error))
             continue
         found["lists"][name] = {"issuer": crl.issuer.rfc4514_string(), "number": _crl_number(crl),
-                                "revoked": len(crl), "next list": f"due {_in_words(crl.next_update_utc)}"}
-        if crl.next_update_utc - datetime.datetime.now(datetime.UTC) < datetime.timedelta(days=7):
-            found["problems"].append(f"certs: lists: {name}: the next one is due {_in_words(crl.next_update_utc)}; "
+                                "revoked": len(crl), "next list": f"due {_in_words(_due(crl))}"}
+        if _due(crl) - datetime.datetime.now(datetime.UTC) < datetime.timedelta(days=7):
+            found["problems"].append(f"certs: lists: {name}: the next one is due {_in_words(_due(crl))}; "
                                      "publish it")
     damage = damaged()
     if damage:
-        found["problems"].append(f"certs: {damage}; the next state.apply makes it anew")
+        found["problems"].append(f"certs: {damage}; the next state.apply creates it again")
         return found
     entries = _entries()
     authorities = tuple(entry.certificate for entry in entries if entry.trust == TRUSTED_AUTHORITY)
@@ -387,13 +397,13 @@ def report(days: int = 30) -> dict[str, Any]:
         _describe(found, "installed", entry.nickname, entry.certificate, authorities, entry.has_key, days)
     for name, fingerprint in wanted.items():
         if not any(_fingerprint(entry.certificate) == fingerprint for entry in entries):
-            found["problems"].append(f"certs: {name}: what pillar has is not installed; state.apply brings it in")
+            found["problems"].append(f"certs: {name}: pillar's certificate is not installed; state.apply installs it")
     return found
 
 
-def _describe(found: dict[str, Any], where: str, name: str, certificate: Any, authorities: tuple[Any, ...],
-              has_key: bool, days: int) -> None:
-    """Add a certificate to a report, and what is wrong with it."""
+def _describe(found: dict[str, Any], where: str, name: str, certificate: x509.Certificate,
+              authorities: tuple[x509.Certificate, ...], has_key: bool, days: int) -> None:
+    """Add a certificate and its problems to a report."""
     authority = _is_authority(certificate)
     issuer = certificate.issuer.rfc4514_string()
     chain = any(_issued_by(certificate, each) for each in authorities)
@@ -406,24 +416,24 @@ def _describe(found: dict[str, Any], where: str, name: str, certificate: Any, au
         "valid": f"until {certificate.not_valid_after_utc:%Y-%m-%d}, {_in_words(certificate.not_valid_after_utc)}",
         "key": f"{kind} bits, signed with {digest.name if digest else 'no digest of its own'}, "
                f"{'too weak' if weak else 'strong enough'}",
-        "private key": "an authority's, not here" if authority and not has_key
-                       else "there, and belongs to it" if has_key else "missing",
+        "private key": "an authority's, not kept here" if authority and not has_key
+                       else "present, and belongs to it" if has_key else "missing",
         "chain": "issued by itself" if certificate.issuer == certificate.subject
-                 else f"issued by {issuer}, which is trusted" if chain else f"issued by {issuer}, which is not there",
+                 else f"issued by {issuer}, which is trusted" if chain else f"issued by {issuer}, which is missing",
         "usage": usage,
     }
     problems = [weak and f"is too weak: {weak}", not chain and certificate.issuer != certificate.subject
-                and f"was issued by {issuer}, which is not there", not has_key and not authority and
+                and f"was issued by {issuer}, which is missing", not has_key and not authority and
                 "has no private key", not authority and "not for signatures" in usage and
                 f"may not be used to sign: {usage}"]
     if left < datetime.timedelta(days=days):
         problems.append(f"ends {_in_words(certificate.not_valid_after_utc)}; renew it")
     if certificate.not_valid_before_utc > datetime.datetime.now(datetime.UTC):
-        problems.append(f"begins only {_in_words(certificate.not_valid_before_utc)}; is this node's clock right?")
+        problems.append(f"becomes valid {_in_words(certificate.not_valid_before_utc)}; is this node's clock right?")
     found["problems"] += [f"certs: {where}: {name} {problem}" for problem in problems if problem]
 
 
-def _issued_by(certificate: Any, authority: Any) -> bool:
+def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, *_UNREADABLE):
@@ -431,17 +441,17 @@ def _issued_by(certificate: Any, authority: Any) -> bool:
     return True
 
 
-def _usage(certificate: Any) -> str:
+def _usage(certificate: x509.Certificate) -> str:
     """What a certificate may be used for (RFC 5280, 4.2.1.3 and 4.2.1.12)."""
     words = []
     with contextlib.suppress(x509.ExtensionNotFound):
         bits = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         if bits.key_cert_sign:
             words.append("certificates" + (" and revocation lists" if bits.crl_sign else ""))
-        # RFC 4945, 5.1.3.2: either will do for IKE
+        # RFC 4945, 5.1.3.2: for IKE either of the two is enough
         words.append("signatures" if bits.digital_signature or bits.content_commitment else "not for signatures")
     with contextlib.suppress(x509.ExtensionNotFound):
-        known = {x509.ExtendedKeyUsageOID.SERVER_AUTH: "servers", x509.ExtendedKeyUsageOID.CLIENT_AUTH: "clients",
+        known = {ExtendedKeyUsageOID.SERVER_AUTH: "servers", ExtendedKeyUsageOID.CLIENT_AUTH: "clients",
                  x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"): "IPsec"}
         uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         words += [known.get(each, each.dotted_string) for each in uses]
@@ -462,8 +472,8 @@ def stored() -> list[dict[str, Any]]:
     """
     List what the daemon's NSS database holds.
 
-    Each entry: ``nickname``, ``trust`` (certutil's three columns), ``private_key`` (whether its
-    key is there too) and the facts that :py:func:`inspect` gives. Empty when there is no database.
+    Each entry: ``nickname``, ``trust`` (certutil's three columns), ``private_key`` (whether the database has its key)
+    and the facts that :py:func:`inspect` returns. Empty when there is no database.
 
     CLI Example:
 
@@ -477,12 +487,12 @@ def stored() -> list[dict[str, Any]]:
 
 def held() -> dict[str, list[str]] | None:
     """
-    What is in the database, as a beacon can read it: without NSS's tools, and without waiting for a writer.
+    The content of the database in a form for a beacon: read without NSS's tools, and without waiting for a writer.
 
-    Returns ``certificates`` (SHA-256 of each, hex) and ``keys`` (the id of each private key, hex), sorted, both empty
-    where there is no database. None when it can not be read now: somebody writes, or it is damaged.
+    Returns ``certificates`` (SHA-256 of each, hex) and ``keys`` (the id of each private key, hex), sorted; both are
+    empty without a database. Returns None when it can not be read now: another process writes, or it is damaged.
 
-    NSS keeps its objects in SQLite, a column for each attribute: a0 is the class (1: certificate, 3: private key,
+    NSS keeps its objects in SQLite, with a column for each attribute: a0 is the class (1: certificate, 3: private key,
     PKCS#11's CKA_CLASS), a11 the value, a102 the id (sdb.c of NSS).
 
     CLI Example:
@@ -501,11 +511,11 @@ def held() -> dict[str, list[str]] | None:
 
 def dates() -> dict[str, dict[str, Any]] | None:
     """
-    How long what is in the database is good, as a beacon can read it: without NSS's tools, and without waiting.
+    How long the content of the database is valid, for a beacon: read without NSS's tools, and without waiting.
 
-    Returns ``certificates``, by nickname when it ends (ISO 8601): those that have their key here, and authorities, of
-    several of one nickname the one that ends last; and ``lists``, by issuer ``this_update`` and ``next_update``. None
-    when the database can not be read now.
+    Returns ``certificates``: by nickname the end (ISO 8601) of each certificate that is an authority's or has its key
+    here; if several have one nickname, the latest end. And ``lists``: by issuer ``this_update`` and ``next_update``.
+    Returns None when the database can not be read now.
 
     CLI Example:
 
@@ -536,7 +546,7 @@ def dates() -> dict[str, dict[str, Any]] | None:
 
 def sign() -> list[list[int]]:
     """
-    Something that changes whenever the database or the revocation lists do.
+    A value that changes whenever the database or the revocation lists change.
 
     CLI Example:
 
@@ -545,7 +555,7 @@ def sign() -> list[list[int]]:
         salt '*gw*' certs.sign
     """
     found = []
-    # The lists themselves as well: one that is written anew in its place leaves the folder as it was.
+    # Each list too: rewriting a list in place does not change the folder.
     lists = Path(LISTS)
     for path in (Path(DATABASE, "cert9.db"), Path(DATABASE, "key4.db"), lists, *sorted(lists.glob("*.crl"))):
         with contextlib.suppress(OSError):
@@ -555,7 +565,7 @@ def sign() -> list[list[int]]:
 
 
 def _rows(file: str, query: str) -> list[Any] | None:
-    """What SQLite gives; [] where there is no such file, None when it can not be read now."""
+    """The rows that SQLite returns; [] without such a file, None when it can not be read now."""
     path = Path(DATABASE, file)
     if not path.is_file():
         return []
@@ -571,7 +581,7 @@ class _Entry(NamedTuple):
 
     nickname: str
     trust: str
-    certificate: Any
+    certificate: x509.Certificate
     has_key: bool
 
 
@@ -586,20 +596,20 @@ def _entries() -> list[_Entry]:
             printed = _nss(["certutil", "-L", "-a", "-n", nickname])
             certificates = [_whole(each) for each in x509.load_pem_x509_certificates(printed.encode())]
         except _UNREADABLE:
-            raise _error(DATABASE, f"holds something as {nickname} that is no readable certificate; look with "
+            raise _error(DATABASE, f"holds an unreadable certificate as {nickname}; look with "
                          f"`certutil -L -n '{nickname}' -d sql:{DATABASE}`") from None
         for certificate in certificates:
             entries.append(_Entry(nickname, trust, certificate, _key_id_or_none(certificate) in keys))
     return entries
 
 
-def _key_id_or_none(certificate: Any) -> str | None:
+def _key_id_or_none(certificate: x509.Certificate) -> str | None:
     key = certificate.public_key()
     return _key_id(key) if isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)) else None
 
 
 def _trust_by_nickname(listing: str) -> dict[str, str]:
-    """`certutil -L`: two header lines, then a nickname (blanks allowed) and the trust columns on each line."""
+    """`certutil -L` prints two header lines, then on each line a nickname (may have blanks) and the trust columns."""
     found = {}
     for line in listing.splitlines():
         match = re.fullmatch(r"(\S.*?) +([a-zA-Z]*,[a-zA-Z]*,[a-zA-Z]*) *", line)
@@ -609,13 +619,13 @@ def _trust_by_nickname(listing: str) -> dict[str, str]:
 
 
 def _key_ids() -> set[str]:
-    """`certutil -K`: "< 0> rsa      3970811be02d27ab749dc147cc3494af9df9b1b8   nickname" on each line."""
+    """`certutil -K` prints "< 0> rsa      3970811be02d27ab749dc147cc3494af9df9b1b8   nickname" on each line."""
     listing = _nss(["certutil", "-K"], no_entries="no keys found")
     return set(re.findall(r"^< *\d+> +\w+ +([0-9a-f]{40})\b", listing, re.MULTILINE))
 
 
 def _nss(command: list[str], no_entries: str = "", database: str = "") -> str:
-    """Run an NSS tool on the daemon's database. An exit code with `no_entries` in its message means an empty answer."""
+    """Run an NSS tool on the daemon's database. A failure with `no_entries` in its message is an empty answer."""
     program = salt.utils.path.which(command[0])
     if not program:
         raise CommandExecutionError(f"certs: {command[0]} is not installed (Debian package libnss3-tools)")
@@ -633,9 +643,9 @@ def create_database() -> bool:
     """
     Make Libreswan's NSS database if there is none, or if it is damaged. Returns whether it was made.
 
-    A damaged one is kept beside it, as ``DATABASE.damaged-TIME``: with its keys, readable by root alone. All that was
-    in it and is in pillar comes back by the state that called this; a daemon that runs sees the new one when it is
-    restarted.
+    A damaged database is kept beside the new one, as ``DATABASE.damaged-TIME``: with its keys, readable by root only.
+    The state that called this function restores everything that is in pillar. A running daemon sees the new database
+    only after its restart.
 
     CLI Example:
 
@@ -651,10 +661,10 @@ def create_database() -> bool:
         return False
     database.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     _check_room(str(database.parent))
-    # Complete before it is in place: a run that is cut short leaves no half of one there.
+    # Made complete before it is moved into place: an interrupted run leaves no half of a database there.
     made = Path(tempfile.mkdtemp(prefix=f".{database.name}.", dir=database.parent))
     try:
-        # No password, like `ipsec initnss`: the daemon has to open it at boot. The folder keeps others out.
+        # No password, as with `ipsec initnss`: the daemon must open it at boot. The folder's mode keeps others out.
         _nss(["certutil", "-N", "--empty-password"], database=str(made))
         if damage:
             now = datetime.datetime.now(datetime.UTC)
@@ -671,7 +681,7 @@ def create_database() -> bool:
 
 def damaged() -> str:
     """
-    What is wrong with the daemon's NSS database, in words; "" if nothing is, or if there is none.
+    What is wrong with the daemon's NSS database, in words; "" if nothing is, or if there is no database.
 
     CLI Example:
 
@@ -685,7 +695,7 @@ def damaged() -> str:
     for file, table in files.items():
         path = Path(DATABASE, file)
         if path.is_symlink():
-            return f"{path} is a link"          # keys would be written to wherever it leads
+            return f"{path} is a link"          # keys would be written to the place that it points to
         if not path.is_file():
             return f"{path} is {'no file' if path.exists() else 'missing'}"
         try:
@@ -693,7 +703,7 @@ def damaged() -> str:
                 said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 tables = connection.execute("SELECT name FROM sqlite_master WHERE name = ?", (table,)).fetchall()
         except sqlite3.OperationalError:
-            continue          # locked, say: that is no damage
+            continue          # locked, for example; that is no damage
         except sqlite3.DatabaseError as error:
             return f"{path} is damaged: {error}"
         if said != "ok" or not tables:
@@ -702,7 +712,7 @@ def damaged() -> str:
 
 
 def _known() -> list[_Entry]:
-    """What the database holds; nothing while it is damaged, since it will be made anew."""
+    """The content of the database; nothing while it is damaged, since it will then be created again."""
     return [] if damaged() else _entries()
 
 
@@ -710,9 +720,9 @@ def state_of(name: str, pillar: str, identity: str = "", store: str = "nss") -> 
     """
     Compare an identity in pillar with the store, ``nss`` or ``swanctl``.
 
-    Returns ``wanted`` (as from :py:func:`inspect`), ``current`` (fingerprint under this nickname,
-    "" if none), ``issuer`` (of that one, "" if none), ``key`` (whether the wanted key is there),
-    ``missing_authorities`` (subjects) and ``same`` (nothing is to be done).
+    Returns ``wanted`` (as from :py:func:`inspect`), ``current`` (the fingerprint under this nickname, "" without one),
+    ``issuer`` (of that certificate, "" without one), ``key`` (whether the wanted key is in the store),
+    ``missing_authorities`` (subjects) and ``same`` (nothing needs to be done).
 
     CLI Example:
 
@@ -736,7 +746,7 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     entries = _known()
     mine = [entry for entry in entries if entry.nickname == name]
     current = [_fingerprint(entry.certificate) for entry in mine if not _superseded(entry, wanted)]
-    # what the daemon signs with, be it superseded or not
+    # the certificate that the daemon signs with, whether superseded or not
     signing = [entry.certificate for entry in mine if entry.has_key] or [entry.certificate for entry in mine]
     newest = max(signing, key=lambda each: each.not_valid_before_utc, default=None)
     trusted = {_fingerprint(entry.certificate) for entry in entries if entry.trust == TRUSTED_AUTHORITY}
@@ -755,10 +765,10 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
 
 def install(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
     """
-    Bring an identity from pillar into the store, ``nss`` or ``swanctl``, as ``name``; no-op if it is there.
+    Bring an identity from pillar into the store, ``nss`` or ``swanctl``, as ``name``; no-op if it is already there.
 
-    The new key and certificate are complete in the store before the old ones go, and a run that
-    was cut short is completed by the next. Returns what :py:func:`state_of` gave before.
+    The new key and certificate are complete in the store before the old ones are deleted. The next run completes an
+    interrupted one. Returns what :py:func:`state_of` returned before.
 
     CLI Example:
 
@@ -787,7 +797,7 @@ def install(name: str, pillar: str, identity: str = "", store: str = "nss") -> d
     return before
 
 
-def _trust(authority: Any) -> None:
+def _trust(authority: x509.Certificate) -> None:
     for entry in _entries():
         if _fingerprint(entry.certificate) == _fingerprint(authority):
             _nss(["certutil", "-M", "-n", entry.nickname, "-t", TRUSTED_AUTHORITY])
@@ -797,8 +807,8 @@ def _trust(authority: Any) -> None:
         _nss(["certutil", "-A", "-a", "-n", _nickname_of(authority), "-t", TRUSTED_AUTHORITY, "-i", file])
 
 
-def _nickname_of(authority: Any) -> str:
-    """A name to list it under. NSS takes a colon for the end of a token's name, and one name for one subject only."""
+def _nickname_of(authority: x509.Certificate) -> str:
+    """A nickname for it. NSS ends a token's name at a colon, and allows one nickname for one subject only."""
     common = authority.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     text = str(common[0].value) if common else authority.subject.rfc4514_string()
     name = re.sub(r"[^\w .-]", " ", text).strip()
@@ -807,13 +817,13 @@ def _nickname_of(authority: Any) -> str:
 
 
 def _replace(name: str, wanted: _Identity) -> None:
-    """Put the wanted pair under `name`: complete in the database first, only then do others go."""
+    """Put the wanted pair under `name`. It is complete in the database before others are deleted."""
     if not any(entry.has_key for entry in _entries() if _same(entry, wanted)):
         _import(name + REPLACEMENT, wanted)
     others = [entry for entry in _entries() if entry.nickname == name and not _same(entry, wanted)]
     if not all(_superseded(entry, wanted) for entry in others):
-        # In NSS's order, newest first, and it takes the wanted one too where that is newer but ends before one that has
-        # to go. Its key stays, so it is whole again once it is added.
+        # NSS deletes the newest first. Where the wanted one is newer but ends before one that must go, NSS deletes the
+        # wanted one as well. Its key stays, so the pair is complete again once the certificate is added below.
         while any(entry.nickname == name and not _same(entry, wanted) and not _superseded(entry, wanted)
                   for entry in _entries()):
             _nss(["certutil", "-D", "-n", name])
@@ -825,8 +835,9 @@ def _replace(name: str, wanted: _Identity) -> None:
     if here != name:
         _nss(["certutil", "--rename", "-n", here, "--new-n", name])
     for entry in others:
-        if entry.has_key and not _same_key(entry, wanted):
-            _nss(["certutil", "-F", "-k", _key_id(entry.certificate.public_key())])
+        key_id = _key_id_or_none(entry.certificate)
+        if key_id and entry.has_key and not _same_key(entry, wanted):
+            _nss(["certutil", "-F", "-k", key_id])
 
 
 def _same(entry: _Entry, wanted: _Identity) -> bool:
@@ -839,9 +850,10 @@ def _same_key(entry: _Entry, wanted: _Identity) -> bool:
 
 def _superseded(entry: _Entry, wanted: _Identity) -> bool:
     """
-    Whether NSS takes the wanted certificate before this one of the same nickname (CERT_IsNewer in NSS, its sure case).
+    Whether NSS prefers the wanted certificate to this one of the same nickname (CERT_IsNewer in NSS, its clear case).
 
-    Such a one is left where it is, without its key: it is public, and NSS can not remove it without the wanted one.
+    Such a certificate stays in the database, without its key: it is public, and NSS can not delete it without also
+    deleting the wanted one.
     """
     old, new = entry.certificate, wanted.certificate
     return (old.subject == new.subject and old.not_valid_before_utc < new.not_valid_before_utc
@@ -849,7 +861,7 @@ def _superseded(entry: _Entry, wanted: _Identity) -> bool:
 
 
 def _import(nickname: str, wanted: _Identity) -> None:
-    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_ROUNDS)
+    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_KDF_ROUNDS)
                   .key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).hmac_hash(hashes.SHA256()))
     passphrase = base64.b32encode(os.urandom(20))
     bundle = pkcs12.serialize_key_and_certificates(
@@ -861,7 +873,7 @@ def _import(nickname: str, wanted: _Identity) -> None:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder only root can enter, in memory: what is written there never reaches a disk."""
+    """A folder in memory that only root can enter; what is written there never reaches a disk."""
     folder = Path(tempfile.mkdtemp(prefix="gateway-", dir="/run" if os.access("/run", os.W_OK) else None))
     try:
         yield folder
@@ -871,22 +883,22 @@ def _private_folder() -> Iterator[Path]:
 
 def _check_room(folder: str, more: int = 0) -> None:
     """
-    Refuse to begin on a disk that is full: NSS's tools write into two files, and one of them could be left behind.
+    Refuse to begin on a full disk: NSS's tools write two files, and might write only one of them.
 
     Args:
-        folder: where it will be written.
-        more: how many bytes come in, beside what is rewritten.
+        folder: where the files will be written.
+        more: how many bytes are added to the existing content.
     """
     there = sum(path.stat().st_size for path in Path(DATABASE).glob("*.db"))
     disk = os.statvfs(next(each for each in (Path(folder), *Path(folder).parents) if each.exists()))
-    # the database once more as SQLite's journal, and what a certificate with its chain may take
+    # a second copy of the database (SQLite's journal), and room for a certificate with its chain
     if disk.f_bavail * disk.f_frsize < there + 3 * more + (1 << 18):
         raise _error(folder, "could not be written: No space left on device; put that right, then apply again")
 
 
 @contextlib.contextmanager
 def _writing(where: str) -> Iterator[None]:
-    """What the system has against it, in a line: a full disk, a file where a folder should be."""
+    """Turn an error of the system, such as a full disk or a file in a folder's place, into a one-line message."""
     try:
         yield
     except OSError as error:
@@ -906,10 +918,10 @@ def _written(path: Path, data: bytes) -> str:
 
 def _identity_files(name: str, wanted: _Identity) -> dict[Path, tuple[bytes, int]]:
     """
-    The files of an identity, in the order in which they have to come, with their modes.
+    The files of an identity with their modes, in the order in which they must be written.
 
-    The key has a name of its own for each certificate, so that the old one stays until the new certificate is there:
-    strongSwan finds a certificate's key by what it is, not by what its file is called.
+    Each certificate's key has a file name of its own, so that the old key stays until the new certificate is in place.
+    strongSwan finds a certificate's key by its content, not by its file name.
     """
     key = wanted.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     files = {Path(SWANCTL, "private", f"{name}-{_key_id(wanted.key.public_key())[:16]}.pem"): (key, 0o400)}
@@ -931,7 +943,7 @@ def _compare_files(name: str, wanted: _Identity) -> dict[str, Any]:
     try:
         current = _whole(x509.load_pem_x509_certificate(_read(Path(SWANCTL, "x509", f"{name}.pem"))))
     except (OSError, *_UNREADABLE):
-        current = None          # none, or half a one: it is replaced
+        current = None          # missing or incomplete; it is replaced
     return {
         "wanted": _facts(wanted.certificate),
         "current": _fingerprint(current) if current else "",
@@ -955,7 +967,7 @@ def _install_files(name: str, wanted: _Identity) -> dict[str, Any]:
 
 
 def _authorities_in_files() -> list[_Entry]:
-    """The authorities that strongSwan trusts. A file that it could not read either counts for nothing."""
+    """The authorities that strongSwan trusts. A file that strongSwan could not read is ignored here as well."""
     found = []
     for file in sorted(Path(SWANCTL, "x509ca").glob("*")):
         with contextlib.suppress(OSError, *_UNREADABLE):
@@ -972,9 +984,9 @@ def crl_state_of(pillar: str, store: str = "nss") -> dict[str, Any]:
     Check a revocation list in pillar and compare it with the one in the store, ``nss`` or ``swanctl``.
 
     Returns ``wanted`` (``issuer``, ``number``, ``this_update``, ``next_update`` as ISO 8601 UTC, ``entries``),
-    ``current`` (this_update of the list that is in, "" if none) and ``same`` (nothing is to be done).
+    ``current`` (this_update of the installed list, "" without one) and ``same`` (nothing needs to be done).
     Raises CommandExecutionError for a list that is stale, unreadable, not signed by an authority in the store, or
-    older than the one that is in.
+    older than the installed list.
 
     CLI Example:
 
@@ -989,20 +1001,21 @@ def crl_state_of(pillar: str, store: str = "nss") -> dict[str, Any]:
         current, number = _crl_in_file(crl)
     else:
         current, number = _stored_crl(authority.nickname) if authority else ("", None)
+    wanted_number, this_update = _crl_number(crl), crl.last_update_utc.isoformat()
     wanted = {
         "issuer": crl.issuer.rfc4514_string(),
-        "number": _crl_number(crl),
+        "number": wanted_number,
         "entries": len(crl),
-        "this_update": crl.last_update_utc.isoformat(),
-        "next_update": crl.next_update_utc.isoformat(),
+        "this_update": this_update,
+        "next_update": _due(crl).isoformat(),
     }
-    older = number is not None and wanted["number"] is not None and wanted["number"] < number
-    if older or wanted["this_update"] < current:
-        told = f"number {wanted['number']} of " if older else ""
+    older = number is not None and wanted_number is not None and wanted_number < number
+    if older or this_update < current:
+        told = f"number {wanted_number} of " if older else ""
         there = f"number {number} of " if older else ""
-        raise _error(pillar, f"is {told}{wanted['this_update']}, and {there}{current} is in {_place(store)} already: "
+        raise _error(pillar, f"is {told}{this_update}, and {there}{current} is in {_place(store)} already: "
                      "with an older list, people who were revoked since could come back; publish a new one")
-    same = current == wanted["this_update"] and number == wanted["number"]
+    same = current == this_update and number == wanted_number
     return {"wanted": wanted, "current": current,
             "same": same and _as_wanted(_crl_file(crl, store), crl.public_bytes(Encoding.DER), 0o644)}
 
@@ -1015,8 +1028,8 @@ def install_crl(pillar: str, store: str = "nss") -> None:
     """
     Bring a revocation list from pillar into the store, ``nss`` or ``swanctl``.
 
-    Libreswan, running, notices it a little later: see :py:func:`ipsec.take_lists <modules.ipsec.take_lists>`. For that
-    the list lies in a file too, and the database says where: the daemon fetches it from there.
+    A running Libreswan notices it a little later: see :py:func:`ipsec.take_lists <modules.ipsec.take_lists>`. For this
+    the list is also written to a file, and the database has the file's address: the daemon fetches the list from there.
 
     CLI Example:
 
@@ -1028,7 +1041,7 @@ def install_crl(pillar: str, store: str = "nss") -> None:
     crl = _load_crl(pillar)
     if not _issuer_of(pillar, crl, store):
         raise _error(pillar, f"is from \"{crl.issuer.rfc4514_string()}\", whose certificate is not in {_place(store)}")
-    crl_state_of(pillar, store)          # an older one is refused
+    crl_state_of(pillar, store)          # refuses an older list
     file, data = _crl_file(crl, store), crl.public_bytes(Encoding.DER)
     if store == "nss":
         _check_room(DATABASE, len(data))
@@ -1039,7 +1052,7 @@ def install_crl(pillar: str, store: str = "nss") -> None:
 
 def list_file(pillar: str, store: str = "nss") -> str:
     """
-    The path of the file in which a revocation list of pillar's lies.
+    The path of the file that holds a revocation list of pillar.
 
     CLI Example:
 
@@ -1050,13 +1063,13 @@ def list_file(pillar: str, store: str = "nss") -> str:
     return str(_crl_file(_load_crl(pillar), store))
 
 
-def _crl_file(crl: Any, store: str) -> Path:
+def _crl_file(crl: x509.CertificateRevocationList, store: str) -> Path:
     folder = LISTS if store == "nss" else f"{SWANCTL}/x509crl"
     return Path(folder, hashlib.sha256(crl.issuer.public_bytes()).hexdigest()[:16] + ".crl")
 
 
-def _crl_in_file(crl: Any) -> tuple[str, int | None]:
-    """Date and number of the list of the same issuer in strongSwan's folder; of one that can not be read, nothing."""
+def _crl_in_file(crl: x509.CertificateRevocationList) -> tuple[str, int | None]:
+    """Date and number of the same issuer's list in strongSwan's folder; ("", None) if it is missing or unreadable."""
     try:
         found = _whole(x509.load_der_x509_crl(_read(_crl_file(crl, "swanctl"))))
         return found.last_update_utc.isoformat(), _crl_number(found)
@@ -1064,7 +1077,7 @@ def _crl_in_file(crl: Any) -> tuple[str, int | None]:
         return "", None
 
 
-def _crl_number(crl: Any) -> int | None:
+def _crl_number(crl: x509.CertificateRevocationList) -> int | None:
     try:
         return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
@@ -1073,9 +1086,9 @@ def _crl_number(crl: Any) -> int | None:
 
 def _put_all(files: dict[Path, tuple[bytes, int]]) -> None:
     """
-    Files in place, in that order, each in one step and with its mode from the start; never through a link.
+    Write files in this order, each in one step and with its mode from the start; never through a link.
 
-    All are on the disk before the first is in place: what is in the way, or a full disk, leaves all as it was.
+    All are complete on the disk before the first is moved into place. So an obstacle or a full disk changes nothing.
     """
     for file in files:
         if file.is_dir() and not file.is_symlink():
@@ -1110,7 +1123,7 @@ def _put_all(files: dict[Path, tuple[bytes, int]]) -> None:
 
 
 def _as_wanted(file: Path, data: bytes, mode: int) -> bool:
-    """Whether a file is there, is no link, is ours with this mode, and holds this."""
+    """Whether the file exists, is no link, belongs to this user, and has this mode and content."""
     try:
         its = file.lstat()
         return (stat.S_ISREG(its.st_mode) and stat.S_IMODE(its.st_mode) == mode and its.st_uid == os.geteuid()
@@ -1124,7 +1137,7 @@ def _read(file: Path) -> bytes:
         return handle.read()
 
 
-def _load_crl(pillar: str) -> Any:
+def _load_crl(pillar: str) -> x509.CertificateRevocationList:
     text = str(_from_pillar(pillar))
     try:
         if "-----BEGIN" in text:
@@ -1140,13 +1153,19 @@ def _load_crl(pillar: str) -> Any:
     return crl
 
 
-def _issuer_of(pillar: str, crl: Any, store: str) -> _Entry | None:
-    """The authority that signed the list. None while there is none of that name (test=True on a bare host)."""
+def _due(crl: x509.CertificateRevocationList) -> datetime.datetime:
+    """When the next list is due."""
+    assert crl.next_update_utc is not None          # _load_crl refuses a list without this date
+    return crl.next_update_utc
+
+
+def _issuer_of(pillar: str, crl: x509.CertificateRevocationList, store: str) -> _Entry | None:
+    """The authority that signed the list. None if there is none of that name yet (test=True on a bare host)."""
     known = _known() if store == "nss" else _authorities_in_files()
     named = [entry for entry in known if entry.certificate.subject == crl.issuer]
     for entry in named:
-        with contextlib.suppress(*_UNREADABLE, InvalidSignature):          # signed in a way that this key can not
-            if crl.is_signature_valid(entry.certificate.public_key()):
+        with contextlib.suppress(*_UNREADABLE, InvalidSignature):          # a signature of another kind than this key's
+            if crl.is_signature_valid(entry.certificate.public_key()):  # type: ignore[arg-type]  # others: TypeError
                 return entry
     if named:
         raise _error(pillar, f"is not signed by \"{crl.issuer.rfc4514_string()}\", in whose name it is")
@@ -1155,14 +1174,14 @@ def _issuer_of(pillar: str, crl: Any, store: str) -> _Entry | None:
 
 def _stored_crl(nickname: str) -> tuple[str, int | None]:
     """
-    The date and number of the list that is in. `crlutil -L -n NICKNAME` prints, in UTC::
+    The date and number of the installed list. `crlutil -L -n NICKNAME` prints, in UTC::
 
         This Update: Mon Nov 23 18:40:51 2026
         CRL Extensions:
             Name: CRL Number
             Data: 1 (0x1)
 
-    and a number of more than 31 bits (SECU_PrintInteger in NSS) as "Data:" and lines of "7e:af:0a:e1:".
+    It prints a number of more than 31 bits (SECU_PrintInteger in NSS) as "Data:" and lines of "7e:af:0a:e1:".
     """
     if nickname not in _nss(["crlutil", "-L"]):
         return "", None
@@ -1173,7 +1192,7 @@ def _stored_crl(nickname: str) -> tuple[str, int | None]:
     try:
         date = datetime.datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")
     except ValueError:
-        raise CommandExecutionError(f"certs: crlutil names a date that can not be read for {nickname}: "
+        raise CommandExecutionError(f"certs: crlutil prints a date for {nickname} that can not be read: "
                                     f"{match[1]!r}") from None
     data = re.search(r"Name: CRL Number\s+Data:\s+(?:(\d{1,10}) \(0x|((?:[0-9a-f]{2}:?\s*)+))", text)
     number = None if not data else int(data[1]) if data[1] else int(re.sub(r"[:\s]", "", data[2]), 16)

@@ -1,14 +1,15 @@
 """
-Changes that may cut the node off: undone by the node itself unless the Salt master is reached again.
+Changes that may cut the node off: the node itself rolls them back unless it reaches the Salt master again.
 
-The undoing is handed to systemd as a transient timer *before* anything changes, so it happens even when the minion,
-the Python process or the connection dies on the way. Only a new connection to the master, made after the change,
-cancels the timer. See systemd-run(1), systemd.timer(5).
+The undo command is given to systemd as a transient timer *before* anything changes. So it runs even if the minion, the
+Python process or the connection dies meanwhile. Only a new connection to the master, made after the change, cancels the
+timer. See systemd-run(1), systemd.timer(5).
 """
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -32,13 +33,13 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "commit_confirm"
 
-# Gone after a reboot, as the timers are: a node that loses power in between boots its old files.
-_FOLDER = Path("/run/gateway/rollback")
-_ORIGINALS = "/var/backups/gateway"
+# Gone after a reboot, like the timers: a node that loses power in between boots with its old files.
+_ROLLBACK_FOLDER = Path("/run/gateway/rollback")
+_ORIGINALS_FOLDER = "/var/backups/gateway"
 _UNIT = "gateway-rollback-{}"
-# Seconds without the network that neither end of a connection to the master gives it up for.
-_SHORT = 25
-# What the timer runs: leaves a mark first, so that a confirmation that comes too late is told so.
+# An outage of the network after which both ends still keep their connection to the master.
+_SHORT_OUTAGE_SECONDS = 25
+# What the timer runs. It leaves a mark first, so that a confirmation that comes too late is recognised.
 _MARK_AND_RUN = 'echo fired > "$0"; exec "$@"'
 
 
@@ -50,20 +51,20 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
     """
-    Have a command run on this node in some seconds, unless ``confirm`` is called before.
+    Run a command on this node after some seconds, unless ``confirm`` is called before.
 
     name
-        What is about to change, a word: ``network``, ``firewall``.
+        What is about to change, one word: ``network``, ``firewall``.
     undo_argv
         The command, as a list. It must not need Python, a minion or the network.
     seconds
-        When it runs.
+        The time after which it runs.
 
     Returns the change as ``pending`` lists it.
 
     Raises:
-        CommandExecutionError: no systemd runs, or another change still waits for its confirmation (two at once could
-            not tell which of them cut the node off). Nothing was armed then.
+        CommandExecutionError: systemd does not run, or another change still waits for its confirmation (with two at
+            once, nobody could tell which of them cut the node off). Nothing was armed then.
 
     CLI Example:
 
@@ -81,7 +82,7 @@ def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
                 f"it is undone in {other['seconds_left']} s; undo it now with "
                 f"`salt-call --local commit_confirm.undo {other['name']}`")
         unit = _UNIT.format(name)
-        record, mark = _FOLDER / f"{name}.json", _FOLDER / f"{name}.fired"
+        record, mark = _ROLLBACK_FOLDER / f"{name}.json", _ROLLBACK_FOLDER / f"{name}.fired"
         mark.unlink(missing_ok=True)
         change = {"name": name, "deadline": _uptime() + seconds, "pid": os.getpid(), "undo": undo_argv}
         record.write_text(json.dumps(change))
@@ -100,7 +101,7 @@ def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
 
 def confirm(name: str) -> bool:
     """
-    Keep a change: cancel its timer. False when it was too late and the change has been undone.
+    Keep a change: cancel its timer. Returns False when this is too late and the change was rolled back already.
 
     CLI Example:
 
@@ -112,14 +113,14 @@ def confirm(name: str) -> bool:
     with _lock():
         waiting = any(change["name"] == name for change in pending())
         _systemctl("stop", f"{unit}.timer")
-        fired = (_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
-        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        fired = (_ROLLBACK_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
+        (_ROLLBACK_FOLDER / f"{name}.json").unlink(missing_ok=True)
     return waiting and not fired
 
 
 def undo(name: str) -> bool:
     """
-    Undo a change now and cancel its timer. Waits until the undoing has ended; False when there was nothing to undo.
+    Roll a change back now and cancel its timer. Waits until that has ended; False when there was nothing to roll back.
 
     CLI Example:
 
@@ -131,17 +132,17 @@ def undo(name: str) -> bool:
     with _lock():
         if not any(change["name"] == name for change in pending()):
             return False
-        # The service before the timer: systemd forgets a transient service together with its timer.
-        # If the timer fires in this moment, both are the same start of the same unit.
+        # Start the service before stopping the timer: systemd forgets a transient service together with its timer.
+        # If the timer fires at this moment, both are the same start of the same unit.
         _systemctl("start", f"{unit}.service")
         _systemctl("stop", f"{unit}.timer")
-        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        (_ROLLBACK_FOLDER / f"{name}.json").unlink(missing_ok=True)
     return True
 
 
 def pending() -> list[dict]:
     """
-    The changes that wait for a confirmation: ``name``, ``seconds_left``, ``pid`` of who made it, ``undo`` (a command).
+    The changes that wait for confirmation: ``name``, ``seconds_left``, ``pid`` of who made it, ``undo`` (the command).
 
     CLI Example:
 
@@ -150,10 +151,10 @@ def pending() -> list[dict]:
         salt-call --local commit_confirm.pending
     """
     changes = []
-    for record in sorted(_FOLDER.glob("*.json")):
+    for record in sorted(_ROLLBACK_FOLDER.glob("*.json")):
         change = json.loads(record.read_text())
         unit = _UNIT.format(change["name"])
-        # The record of a process that died stays; what counts is whether systemd still has the timer.
+        # The record of a process that died stays. What counts is whether systemd still has the timer.
         if _active(f"{unit}.timer") or _active(f"{unit}.service"):
             change["seconds_left"] = max(0, round(change.pop("deadline") - _uptime()))
             changes.append(change)
@@ -162,13 +163,13 @@ def pending() -> list[dict]:
 
 def settle(name: str) -> str:
     """
-    Clear away what an interrupted run has left, before a new one looks at the node.
+    Roll back what an interrupted run has left, before a new run looks at the node.
 
-    Its change is live but unconfirmed: to compare with that would find nothing to do, and then the timer would
-    undo it. Returns what was done in words, "" when there was nothing.
+    The change of the interrupted run is live but unconfirmed. A comparison with it would find nothing to do, and then
+    the timer would roll it back. Returns what was done, in words; "" when there was nothing.
 
     Raises:
-        CommandExecutionError: the run that made the change is still at it.
+        CommandExecutionError: the run that made the change is still active.
 
     CLI Example:
 
@@ -181,7 +182,8 @@ def settle(name: str) -> str:
             continue
         if change["pid"] != os.getpid() and Path(f"/proc/{change['pid']}").exists():
             raise CommandExecutionError(
-                f"{name}: another run (process {change['pid']}) is at it; it ends within {change['seconds_left']} s")
+                f"{name}: another run (process {change['pid']}) is making this change; it ends within "
+                f"{change['seconds_left']} s")
         undo(name)
         return f"An interrupted run's unconfirmed {name} change was undone first."
     return ""
@@ -189,12 +191,12 @@ def settle(name: str) -> str:
 
 def reached(timeout: float = 30, confirm_with: list[str] | None = None) -> dict:
     """
-    Whether the Salt master answers a new connection; tried again until the timeout (seconds) is over.
+    Whether the Salt master answers a new connection. Tries again until the timeout (seconds) is over.
 
-    Any of the configured masters will do, on its request port (``master_port``). Without a master (``file_client:
-    local``) one of ``confirm_with``, or else of the default gateways, has to answer a ping.
+    An answer of any configured master is enough, on its request port (``master_port``). Without a master
+    (``file_client: local``) one of ``confirm_with``, or else of the default gateways, must answer a ping.
 
-    Returns ``reached`` (bool), ``by`` (who answered) and ``tried`` (all that were asked).
+    Returns ``reached`` (bool), ``by`` (who answered) and ``tried`` (everyone who was asked).
 
     CLI Example:
 
@@ -205,9 +207,9 @@ def reached(timeout: float = 30, confirm_with: list[str] | None = None) -> dict:
     masterless = __opts__.get("file_client") == "local" or __opts__.get("master_type") == "disable"
     tests: dict[str, Callable[[], bool]] = {}
     if masterless:
-        tests = {address: lambda address=address: _pings(address) for address in confirm_with or _default_gateways()}
+        tests = {address: functools.partial(_pings, address) for address in confirm_with or _default_gateways()}
     else:
-        tests = {f"{host} port {port}": lambda host=host, port=port: _connects(host, port) for host, port in _masters()}
+        tests = {f"{host} port {port}": functools.partial(_connects, host, port) for host, port in _masters()}
     deadline = time.monotonic() + timeout
     while tests:
         for target, answers in tests.items():
@@ -222,22 +224,22 @@ def reached(timeout: float = 30, confirm_with: list[str] | None = None) -> dict:
 def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Callable[[], None], seconds: int = 60,
             confirm_with: list[str] | None = None) -> str:
     """
-    Make a change that is undone unless the master is reached afterwards. For other modules, not for the command line.
+    Make a change that is rolled back unless the master is reached afterwards. For other modules, not the command line.
 
     name, undo_argv, seconds
         As for ``arm``.
     apply
         Makes the change, live only.
     keep
-        Writes it to disk; called once the master was reached, still under the timer. The master has to be reached
-        once more afterwards, as services that read those files may change the network again.
+        Writes the change to disk. It is called once the master was reached, while the timer still runs. The master must
+        be reached once more afterwards, as services that read those files may change the network again.
     confirm_with
         As for ``reached``.
 
-    Returns "" when the change is live and on disk, else why not; it has been undone then.
+    Returns "" when the change is live and on disk, else the reason why not; the change was rolled back then.
 
     Raises:
-        CommandExecutionError: it could not be armed; nothing was changed.
+        CommandExecutionError: the undo command could not be armed; nothing was changed.
     """
     masters = _publishers()
     begun = time.monotonic()
@@ -246,7 +248,7 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
     try:
         apply()
         for step in (keep, None):
-            # Room is left to undo it here, with a word about it, before the timer does so silently.
+            # This leaves time to roll back here, with a message, before the timer does so silently.
             answer = reached(max(2.0, deadline - time.monotonic() - min(10, seconds / 4)), confirm_with)
             if not answer["reached"]:
                 raise CommandExecutionError(
@@ -254,26 +256,27 @@ def guarded(name: str, undo_argv: list[str], apply: Callable[[], None], keep: Ca
                     f"({'after the change' if step else 'after its files were written'})")
             if step:
                 step()
-    except Exception as err:  # whatever it was, the old configuration has to come back
+    except Exception as err:  # whatever went wrong, the old configuration must come back
         log.debug("%s change failed", name, exc_info=True)
         undo(name)
         return str(err)
     else:
         kept = confirm(name)
     finally:
-        if time.monotonic() - begun > _SHORT:
+        if time.monotonic() - begun > _SHORT_OUTAGE_SECONDS:
             _wait_for_publications(masters)
-    return "" if kept else f"it took longer than {seconds} s, so the node's own timer has undone it"
+    return "" if kept else f"it took longer than {seconds} s, so the node's own timer has rolled it back"
 
 
 def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]:
     """
-    Write down how to undo a change: put these files back as they are now, then run these commands, whatever they say.
+    Write the script that undoes a change: it restores these files as they are now, then runs these commands, whatever
+    they return.
 
     name
-        As for ``arm``. What the commands need can be left in the folder /run/gateway/rollback/NAME.
+        As for ``arm``. Files that the commands need may be put into the folder /run/gateway/rollback/NAME.
     files
-        Paths; one that does not exist now is removed again.
+        Paths; a file that does not exist now is deleted again.
     commands
         Argument lists.
 
@@ -285,7 +288,7 @@ def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]
 
         salt-call --local commit_confirm.prepare firewall '[/etc/nftables.conf]' '[[nft, flush, ruleset]]'
     """
-    folder = _FOLDER / name
+    folder = _ROLLBACK_FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     lines = [f"# Undoes the {name} change that waits for its confirmation."]
@@ -297,10 +300,10 @@ def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]
         else:
             lines.append(shlex.join(["rm", "-f", path]))
     lines += [shlex.join(command) for command in commands]
-    # what the change had not come to can not be undone, and that is no failure
+    # what the change did not get to can not be undone; that is no failure
     lines.append("exit 0")
     replace_file(str(folder / "undo"), "\n".join(lines) + "\n", 0o600)
-    # by name of the shell: Debian's initramfs mounts /run noexec
+    # run by the shell: Debian's initramfs mounts /run noexec
     return ["/bin/sh", str(folder / "undo")]
 
 
@@ -309,7 +312,7 @@ def keep_original(path: str, mark: str) -> None:
     Keep a copy of a file that a person or the installer wrote, once, under /var/backups/gateway.
 
     mark
-        What a file of ours has in it; such a one is no original.
+        A text that every file of this product has; a file with it is not an original.
 
     CLI Example:
 
@@ -317,7 +320,7 @@ def keep_original(path: str, mark: str) -> None:
 
         salt-call --local commit_confirm.keep_original /etc/nftables.conf 'Written by Salt'
     """
-    source, copy = Path(path), Path(f"{_ORIGINALS}{path}")
+    source, copy = Path(path), Path(f"{_ORIGINALS_FOLDER}{path}")
     if source.exists() and not copy.exists() and mark not in source.read_text(errors="replace"):
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copy2(source, copy)
@@ -325,7 +328,7 @@ def keep_original(path: str, mark: str) -> None:
 
 def replace_file(path: str, text: str, mode: int = 0o644) -> None:
     """
-    Write a file whole or not at all, with its mode from the start, and safe on the disk.
+    Write a file completely or not at all, with its mode from the start, and synced to the disk.
 
     CLI Example:
 
@@ -346,14 +349,14 @@ def replace_file(path: str, text: str, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    _FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(_FOLDER / "lock", "w", encoding="ascii") as handle:
+    _ROLLBACK_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(_ROLLBACK_FOLDER / "lock", "w", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _uptime() -> float:
-    # not the wall clock: a time server may move it meanwhile
+    # not the wall clock, which a time server may change meanwhile
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
@@ -378,14 +381,14 @@ def _masters() -> list[tuple[str, int]]:
         else:
             masters.append((str(entry).strip("[]"), port))
     known = __opts__.get("master_ip")
-    # what the minion resolved at its start: still good when no name server answers
+    # the address that the minion resolved at its start: still known when no name server answers
     if known and (known.strip("[]"), port) not in masters:
         masters.append((known.strip("[]"), port))
     return masters
 
 
 def _publishers(within: float | None = None) -> set[str]:
-    """Addresses of the masters whose publications, jobs that is, come in; heard of in the last so many seconds."""
+    """Addresses of the masters that send this minion jobs; with `within`, only those heard from in the last seconds."""
     port = int(__opts__.get("publish_port") or 4505)
     argv = ["ss", "-HOtin", "state", "established", "dport", "=", f":{port}"]
     found = set()
@@ -401,13 +404,13 @@ def _publishers(within: float | None = None) -> set[str]:
 def _wait_for_publications(masters: set[str], timeout: float = 60) -> None:
     """Wait until the minion hears these masters again.
 
-    After 30 s without an answer the master gives a minion's connection up (ZeroMQ's heartbeat, every 10 s). The node
-    learns of it when the kernel next repeats itself, up to a minute later, and what is published meanwhile is lost
-    without a word: whoever reads that the change was taken back and at once orders the next would wait in vain.
+    After 30 s without an answer the master drops a minion's connection (ZeroMQ's heartbeat, every 10 s). The node
+    notices only at the kernel's next retransmission, up to a minute later. Jobs that are published meanwhile are lost
+    without a message: whoever reads that a change was rolled back and at once orders the next job would wait in vain.
     """
     begun = time.monotonic()
     heard = 0
-    # twice: behind the first data after a silence the end of the connection may follow
+    # twice: the first data after a silence may be followed by the end of the connection
     while heard < 2:
         if time.monotonic() - begun > timeout:
             log.warning("For %.0f s nothing has come from %s: jobs may not reach this node yet",

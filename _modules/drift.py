@@ -1,25 +1,26 @@
 """
-What Salt made of this node, and what somebody has changed of it since.
+What Salt set up on this node, and what somebody has changed since.
 
-At the end of each formula its states are looked at (state ``drift.recorded``): what they manage, and how it is now that
-they have succeeded, is written down. There is no second list of paths: what a state manages follows from its function
-and its arguments. The beacon then compares every second second (sysctls every fifth), without a process of its own
-while nothing happens.
+At the end of each formula, the state ``drift.recorded`` looks at the formula's states. It records what each of them
+manages, and how that looks after the states have succeeded. There is no separate list of paths: what a state manages
+follows from its function and its arguments. The beacon then compares the node with the record every second second
+(sysctls every fifth). It starts no process while nothing happens.
 
-The *record*, ``/var/lib/gateway/drift/record`` (JSON, root's alone)::
+The *record*, ``/var/lib/gateway/drift/record`` (JSON, readable by root only)::
 
     formulas
       openswan
         at             when, ISO 8601
         things         by KIND:SUBJECT, such as file:/etc/ipsec.conf
-    inputs, inputs_at  the master's digest of all that made this node what it is, and when the whole of it was applied
+    inputs, inputs_at  the master's digest of all inputs of this node, and when all of them were last applied
 
-Kinds of things: ``file``, ``folder`` (which has to hold these names only), ``sysctl``, ``service``, ``firewall`` and
-``identities`` (the IPsec daemon's certificates and keys). Beside the record, in ``copies``, are the texts of files that
-anybody may read, and of the ruleset, by their SHA-256: for showing what was changed. In ``tree`` (JSON) is the master's
-digest of the file tree at that whole run, and the digest of the custom modules that this minion had then.
+Kinds of things: ``file``, ``folder`` (which must hold only these names), ``sysctl``, ``service``, ``firewall`` and
+``identities`` (the IPsec daemon's certificates and keys). Beside the record, the folder ``copies`` has the texts of the
+ruleset and of files that anybody may read, by their SHA-256; they serve to show what was changed. The file ``tree``
+(JSON) has two digests from the last whole state run: the master's digest of the file tree, and the digest of the custom
+modules that this minion had then.
 
-Formats: proc(5), systemctl(1), ``linux/netfilter/nfnetlink.h``; ``/run/systemd/units/invocation:UNIT`` is there while a
+Formats: proc(5), systemctl(1), ``linux/netfilter/nfnetlink.h``. ``/run/systemd/units/invocation:UNIT`` exists while a
 unit is neither inactive nor failed (unit_notify() and unit_export_invocation_id() in systemd's src/core/unit.c).
 """
 from __future__ import annotations
@@ -44,6 +45,8 @@ import salt.utils.stringutils
 from salt.exceptions import CommandExecutionError
 
 if TYPE_CHECKING:
+    from _modules.watching import Job
+
     __salt__: dict[str, Callable]
     __opts__: dict
     __pillar__: dict
@@ -53,23 +56,23 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "drift"
 
-FOLDER = Path("/var/lib/gateway/drift")
+RECORD_FOLDER = Path("/var/lib/gateway/drift")
 CURRENT = Path("/run/gateway/current")
 PROC_SYS = Path("/proc/sys")
 UNITS = Path("/run/systemd/units")
 WANTED_BY = Path("/etc/systemd/system")
-NSS = "/var/lib/ipsec/nss"
+NSS = "/var/lib/ipsec/nss"         # twin: DATABASE in _modules/certs.py
 RULESET = "inet gateway"
 _NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
 
-_MODULES = (".py", ".pyx", ".so", ".zip")       # what Salt takes for a custom module (salt.utils.extmods)
-_DIFF = 2 * 1024        # bytes of a difference that is told
-_TEXT = 64 * 1024       # the largest file of which a copy is kept
-_LINES = 1500           # more than these are not compared line by line: that takes too long for a beacon
-_ASK = 5.0              # seconds that systemctl or nft may take
-_SYSCTLS = 5.0          # between two looks at a sysctl: nothing tells of a change, and each costs nine system calls
-_AGAIN = 10.0           # and after which systemd is asked once more about a service that is not as it should be
-_SETTLED = ("inactive", "failed", "active")     # its words for a unit that is not on its way to somewhere else
+_MODULE_SUFFIXES = (".py", ".pyx", ".so", ".zip")  # what Salt takes for a custom module (salt.utils.extmods)
+_DIFF_BYTES = 2 * 1024      # of a file's difference that an event carries
+_COPY_BYTES = 64 * 1024     # the largest file of which a copy is kept
+_DIFF_LINES = 1500          # in a longer file lines are not compared: that takes too long for a beacon
+_COMMAND_SECONDS = 5.0      # that systemctl or nft may take
+_SYSCTL_SECONDS = 5.0       # between two looks at a sysctl: the kernel reports no change, a look is nine system calls
+_SERVICE_SECONDS = 10.0     # after which systemd is asked again about a service that is not as it should be
+_SETTLED_STATES = ("inactive", "failed", "active")     # systemd's words for a unit that neither starts nor stops now
 
 
 def __virtual__() -> str:
@@ -80,7 +83,7 @@ def __virtual__() -> str:
 
 
 def _things_of(low: Mapping) -> dict[str, dict]:
-    """What a state manages, by KIND:SUBJECT; each with what only its arguments tell."""
+    """The things that a state manages, by KIND:SUBJECT, each with what only the state's arguments say about it."""
     function, name = f"{low['state']}.{low['fun']}", low["name"]
     manages = _MANAGES.get(function)
     return manages(name, low) if manages else {}
@@ -106,12 +109,12 @@ def _recursed(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _included(path: str, exclude: str) -> bool:
-    """As file.recurse decides it, by the path below the folder."""
+    """Whether file.recurse includes a file, by its path below the folder."""
     return salt.utils.stringutils.check_include_exclude(path, None, exclude or None)
 
 
 def _ipsec(name: str, low: Mapping) -> dict[str, dict]:
-    # The file is in the words of the daemon's version; what it was made of is the same on both nodes.
+    # The two nodes' files may be written for different versions of the daemon, but from the same connections.
     made_of = _digest(json.dumps(_plain(low["settings"]["connections"]), sort_keys=True).encode())
     return {f"file:{name}": {"made_of": made_of}}
 
@@ -127,7 +130,7 @@ def _identity(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _bonds(name: str, low: Mapping) -> dict[str, dict]:
-    # They hold hardware addresses, which are in no settings.
+    # The files hold hardware addresses, which are not in the settings.
     paths = __salt__["bonding.files"](_plain(low["bonds"]), low.get("manager", "auto"))
     return {f"file:{path}": {"own": True} for path in paths}
 
@@ -137,7 +140,7 @@ def _firewall(name: str, low: Mapping) -> dict[str, dict]:
 
 
 def _sysctl(name: str, low: Mapping) -> dict[str, dict]:
-    config = {f"file:{low['config']}": {}} if low.get("config") else {}
+    config: dict[str, dict] = {f"file:{low['config']}": {}} if low.get("config") else {}
     return {f"sysctl:{name}": {"value": _words(low["value"])}} | config
 
 
@@ -165,7 +168,7 @@ _MANAGES: dict[str, Callable[[str, Mapping], dict[str, dict]]] = {
 
 
 def _plain(value: Any) -> Any:
-    """What Salt has frozen, as JSON can write it."""
+    """A value that Salt has frozen, in a form that JSON can write."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
@@ -174,7 +177,7 @@ def _plain(value: Any) -> Any:
 
 
 def _words(value: object) -> str:
-    """A sysctl's value: the kernel separates by tabs what people separate by blanks, and YAML knows no 0 and 1."""
+    """A sysctl's value as text: the kernel separates with tabs, people with blanks; YAML's booleans become 0 and 1."""
     return " ".join(str(int(value) if isinstance(value, bool) else value).split())
 
 
@@ -185,17 +188,17 @@ def _digest(data: bytes) -> str:
 # the record
 
 
-def record(formula: str, applied: list[Mapping], others: list[Mapping] = ()) -> dict:
+def record(formula: str, applied: list[Mapping], others: Iterable[Mapping] = ()) -> dict:
     """
-    Write down what a formula's states manage, as it is now. For the state ``drift.recorded``.
+    Record what a formula's states manage, and how it looks now. For the state ``drift.recorded``.
 
     Args:
-        formula: its name.
-        applied: the low data of its states that have succeeded.
-        others: of those that failed or did not run: of what they manage, what was written down before stays.
+        formula: the name of the formula.
+        applied: the low data of its states that succeeded.
+        others: the low data of its states that failed or did not run. What they manage keeps its earlier record.
 
     Returns:
-        ``things``, how many there are, and ``changed``, those that are new or different.
+        ``things``, the number of recorded things, and ``changed``, those that are new or different.
 
     CLI Example: none, as it takes a state run's low data.
     """
@@ -205,7 +208,7 @@ def record(formula: str, applied: list[Mapping], others: list[Mapping] = ()) -> 
     for low in applied:
         for key, told in _things_of(low).items():
             things[key] = _merged(things.get(key), told)
-    # One that failed among those that share a file: its part may be missing in there.
+    # If one of several states that share a file failed, its part may be missing in the file.
     waits = {key for low in others for key in _kept_of(low)}
     copies: dict[str, bytes] = {}
     own = _own_words()
@@ -224,13 +227,13 @@ def record(formula: str, applied: list[Mapping], others: list[Mapping] = ()) -> 
 
 
 def _kept_of(low: Mapping) -> Iterator[str]:
-    """What a state that did not succeed manages, as far as that can be told."""
+    """The things that a state which did not succeed manages, as far as they can be found."""
     with contextlib.suppress(CommandExecutionError, OSError, KeyError):
         yield from _things_of(low)
 
 
 def _merged(one: dict | None, other: dict) -> dict:
-    """What two states say of one thing: both their identities; otherwise the last one counts."""
+    """One thing from what two states say of it: the identities of both; for other things the last state counts."""
     if one and "wanted" in other:
         return {"wanted": sorted({*one["wanted"], *other["wanted"]})}
     return {**(one or {}), **other}
@@ -238,14 +241,14 @@ def _merged(one: dict | None, other: dict) -> dict:
 
 def compared(inputs: str | None, formulas: Iterable[str] = (), tree: str = "") -> None:
     """
-    Note that this node is as the master says, until its next boot. For the states.
+    Note that this node is as the master wants it. The mark lasts until the next boot. For the states.
 
     Args:
-        inputs: the master's digest of what the node was made of; None where only the mark is set.
-        formulas: those that belong to the node: what is written down of others is forgotten.
-        tree: the master's digest of the file tree that they came from.
+        inputs: the master's digest of the node's inputs; None to set only the mark.
+        formulas: the formulas of this node; the records of all others are deleted.
+        tree: the master's digest of the file tree that the formulas came from.
 
-    CLI Example: none, as only a whole state run can know it.
+    CLI Example: none, as only a whole state run can know this.
     """
     CURRENT.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not CURRENT.exists():
@@ -258,13 +261,13 @@ def compared(inputs: str | None, formulas: Iterable[str] = (), tree: str = "") -
         whole["formulas"] = {name: each for name, each in whole["formulas"].items() if name not in gone}
         _write(whole | {"inputs": inputs, "inputs_at": _now()}, {})
     noted = json.dumps({"tree": tree, "modules": _modules()})
-    if _text(FOLDER / "tree") != noted:
-        __salt__["commit_confirm.replace_file"](str(FOLDER / "tree"), noted, 0o600)
+    if _text(RECORD_FOLDER / "tree") != noted:
+        __salt__["commit_confirm.replace_file"](str(RECORD_FOLDER / "tree"), noted, 0o600)
 
 
 def overridden() -> bool:
     """
-    Whether the job in which this is called was given a pillar of its own, so that it says nothing about the master's.
+    Whether the job that calls this has a pillar of its own, so that it says nothing about the master's pillar.
 
     CLI Example:
 
@@ -272,7 +275,7 @@ def overridden() -> bool:
 
         salt 'gw*' drift.overridden pillar='{}'
     """
-    # salt.minion writes each job's order there, with the process that does it.
+    # salt.minion writes each job's order there, with the ID of the process that executes it.
     for path in Path(__opts__["cachedir"], "proc").glob("*"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             job = salt.payload.loads(path.read_bytes())
@@ -283,13 +286,13 @@ def overridden() -> bool:
 
 def inputs() -> dict:
     """
-    What this node was last made of, as a whole.
+    What the whole of this node was last made from.
 
     Returns:
-        ``inputs``: the master's digest (pillar key ``gateway_inputs``) at the last whole state run that succeeded,
-        empty when there was none; ``recorded_at``: when (ISO 8601); ``current``: whether this node was compared with
-        the master since it booted; ``tree``: the master's digest of the file tree of that run, empty when the custom
-        modules on this minion are not those of then; ``disabled``: whether somebody has disabled whole state runs here
+        ``inputs``: the master's digest (pillar key ``gateway_inputs``) at the last whole state run that succeeded, ""
+        without one; ``recorded_at``: when that was (ISO 8601); ``current``: whether this node was compared with the
+        master since it booted; ``tree``: the master's digest of the file tree of that run, "" when the custom modules
+        on this minion have changed since; ``disabled``: whether somebody has disabled whole state runs here
         (``state.disable highstate``).
 
     CLI Example:
@@ -304,27 +307,27 @@ def inputs() -> dict:
 
 
 def _tree() -> str:
-    """The digest of the tree whose custom modules this minion has; empty when that is not known."""
+    """The digest of the file tree that this minion's custom modules came from; "" when that is not known."""
     try:
-        noted = json.loads(_text(FOLDER / "tree"))
+        noted = json.loads(_text(RECORD_FOLDER / "tree"))
         return noted["tree"] if noted["modules"] == _modules() else ""
     except (ValueError, TypeError, KeyError):
         return ""
 
 
 def _modules() -> str:
-    """The digest of all custom modules of this minion, as Salt has put them there."""
+    """The digest of all custom modules that Salt has synced to this minion."""
     found = hashlib.sha256()
     root = Path(__opts__["extension_modules"])
     for path in sorted(root.rglob("*")):
-        if path.suffix in _MODULES:
+        if path.suffix in _MODULE_SUFFIXES:
             with contextlib.suppress(OSError):
                 found.update(f"{path.relative_to(root)} {_digest(path.read_bytes())}\n".encode())
     return found.hexdigest()
 
 
 def _text(path: Path) -> str:
-    """What a file holds; empty when there is none."""
+    """A file's text; "" without the file."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
@@ -333,11 +336,11 @@ def _text(path: Path) -> str:
 
 def fingerprints() -> dict[str, str]:
     """
-    What has to be the same on both nodes of a site, each with its SHA-256: files that hold nothing of this very node,
-    by path, secrets among them; and the IPsec daemon's certificates (``certificate NICKNAME``, with "without its key"
-    behind the fingerprint where that is so) and authorities (``authority SUBJECT``).
+    What must be the same on both nodes of a site, each with its SHA-256. These are the files that hold nothing specific
+    to this node, by path, secrets among them; the IPsec daemon's certificates (``certificate NICKNAME``; the words
+    "without its key" follow the fingerprint if the key is missing); and authorities (``authority SUBJECT``).
 
-    Of ``/etc/ipsec.conf``, which is in the words of the daemon's version, it is what the file was made of.
+    For ``/etc/ipsec.conf``, which is written for the daemon's version, it is the digest of what the file was made from.
 
     CLI Example:
 
@@ -367,16 +370,16 @@ def _all(whole: dict) -> Iterator[tuple[str, str, dict]]:
 
 
 def _read() -> dict:
-    """The record; an empty one where there is none, or one that can not be read: the next state run makes it anew."""
+    """The record. If it is missing or unreadable, an empty one: the next state run writes it again."""
     empty = {"formulas": {}, "inputs": "", "inputs_at": ""}
     try:
-        whole = json.loads((FOLDER / "record").read_bytes())
+        whole = json.loads((RECORD_FOLDER / "record").read_bytes())
     except FileNotFoundError:
         return empty
     except ValueError:
         whole = None
     if not _is_record(whole):
-        log.warning("%s/record is damaged; the next state run makes it anew", FOLDER)
+        log.warning("%s/record is damaged; the next state run writes it again", RECORD_FOLDER)
         return empty
     return whole
 
@@ -389,13 +392,13 @@ def _is_record(whole: object) -> bool:
 
 
 def _write(whole: dict, copies: dict[str, bytes]) -> None:
-    folder = FOLDER / "copies"
+    folder = RECORD_FOLDER / "copies"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    FOLDER.chmod(0o700)
+    RECORD_FOLDER.chmod(0o700)
     for name, data in copies.items():
         if not (folder / name).exists():
             __salt__["commit_confirm.replace_file"](str(folder / name), data.decode(), 0o600)
-    __salt__["commit_confirm.replace_file"](str(FOLDER / "record"), json.dumps(whole, sort_keys=True), 0o600)
+    __salt__["commit_confirm.replace_file"](str(RECORD_FOLDER / "record"), json.dumps(whole, sort_keys=True), 0o600)
     needed = {thing.get("sha256") for _formula, _key, thing in _all(whole)}
     for path in folder.iterdir():
         if path.name not in needed:
@@ -408,8 +411,8 @@ def _now() -> str:
 
 def _own_words() -> re.Pattern | None:
     """
-    What is in this node's settings and not at the same place in the other node's, or the other way round: a file in
-    which one of these words stands is this node's own. None when the settings can not be had: then each may be.
+    A pattern of the words in which this node's settings and the other node's differ. A file that has one of them is
+    specific to this node. None when the settings are not available: then any file may be specific to this node.
     """
     try:
         mine = __salt__["gateway.settings"]()
@@ -421,7 +424,7 @@ def _own_words() -> re.Pattern | None:
 
 
 def _differing(one: Any, other: Any) -> Iterator[str]:
-    """The single values in which two settings differ, of both."""
+    """The single values in which two settings differ, from both of them."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in one.keys() | other.keys():
             yield from _differing(one.get(key), other.get(key))
@@ -436,46 +439,46 @@ def _differing(one: Any, other: Any) -> Iterator[str]:
                 yield str(each)
 
 
-# kinds of things: how one is noted, and how it is looked at
+# kinds of things: how each is recorded, and how it is checked
 
 
 class _Difference(dict):
-    """What is wrong with a thing: ``was``, ``is`` and ``diff``, in words."""
+    """How a thing differs from its record: ``was``, ``is`` and ``diff``, in words."""
 
     def __init__(self, was: str, now: str, diff: str = "") -> None:
         super().__init__({"was": was, "is": now, "diff": diff})
 
 
 class _Kind:
-    """How things of one kind are noted and looked at."""
+    """How things of one kind are recorded and checked."""
 
     condition: str
 
     @staticmethod
     def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
              copies: dict[str, bytes]) -> dict:
-        """What the record keeps of it. `copies` takes what is kept beside the record."""
+        """What the record keeps of a thing. Texts to keep beside the record are added to `copies`."""
         raise NotImplementedError
 
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
-        """What is wrong with it now; None when nothing is."""
+        """How the thing differs from its record now; None when it does not."""
         raise NotImplementedError
 
 
 class _Memory:
-    """What was seen at the last looks, so that the next one has little to do."""
+    """What earlier looks have seen, so that the next look has little to do."""
 
-    def __init__(self, whole: dict, jobs: dict[str, Any] | None = None) -> None:
+    def __init__(self, whole: dict, jobs: dict[str, Job] | None = None) -> None:
         self.whole = whole
-        self.seen: dict[str, tuple] = {}            # file: its stat and what was wrong with it then
-        self.missing: set[str] = set()              # once: an editor puts it back in a moment
-        self.said: dict[str, tuple[float, dict]] = {}   # by unit: when and what systemd said
-        self.values: dict[str, tuple[float, str | None]] = {}   # sysctl: when it was read, and what it was
-        self.jobs: dict[str, Any] = {} if jobs is None else jobs
-        self.ruleset: str | None = None             # as it was listed last; None: not listed yet
+        self.seen: dict[str, tuple] = {}            # by file: its stat, and the difference found then
+        self.missing: set[str] = set()              # files missing at one look: an editor may be replacing them
+        self.said: dict[str, tuple[float, str]] = {}    # by unit: when systemd answered, and what
+        self.values: dict[str, tuple[float, str | None]] = {}   # by sysctl: when it was read, and its value
+        self.jobs: dict[str, Job] = {} if jobs is None else jobs
+        self.ruleset: str | None = None             # as last listed; None: not listed yet
         self.unknown: set[str] = set()              # conditions that this look can not judge
-        self.wait = jobs is None                    # whether commands may be waited for
+        self.wait = jobs is None                    # whether to wait for commands
 
 
 class _FileKind(_Kind):
@@ -486,17 +489,18 @@ class _FileKind(_Kind):
              copies: dict[str, bytes]) -> dict:
         found = os.lstat(subject)
         if not stat.S_ISREG(found.st_mode):
-            raise CommandExecutionError(f"drift: {subject} is no file any more; was it changed during this run?")
+            raise CommandExecutionError(f"drift: {subject} is no longer a file; was it changed during this run?")
         data = Path(subject).read_bytes()
         secret = bool(told.get("hidden")) or not found.st_mode & stat.S_IROTH
-        thing = {"sha256": _digest(data), "size": len(data), "mode": stat.S_IMODE(found.st_mode),
+        digest = _digest(data)
+        thing: dict = {"sha256": digest, "size": len(data), "mode": stat.S_IMODE(found.st_mode),
                  "owner": [found.st_uid, found.st_gid], "secret": secret}
         text = data.decode("utf-8", "replace")
         thing["same"] = not told.get("own") and bool(
             told.get("static") or "made_of" in told or own and not own.search(text))
         thing |= {key: told[key] for key in ("made_of",) if key in told}
-        if not secret and len(data) <= _TEXT and _is_text(data):
-            copies[thing["sha256"]] = data
+        if not secret and len(data) <= _COPY_BYTES and _is_text(data):
+            copies[digest] = data
         return thing
 
     @staticmethod
@@ -520,16 +524,16 @@ class _FileKind(_Kind):
 
 def _file_difference(path: str, thing: dict, found: os.stat_result) -> _Difference | None:
     if not stat.S_ISREG(found.st_mode):
-        return _Difference("a file that Salt wrote", "a link" if stat.S_ISLNK(found.st_mode) else "no file any more")
+        return _Difference("a file that Salt wrote", "a link" if stat.S_ISLNK(found.st_mode) else "no longer a file")
     wrong, data, diff = [], b"", ""
-    if found.st_size == thing["size"] or found.st_size <= _TEXT:
+    if found.st_size == thing["size"] or found.st_size <= _COPY_BYTES:
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(handle, "rb") as file:
-                data = file.read(max(thing["size"], _TEXT) + 1)
+                data = file.read(max(thing["size"], _COPY_BYTES) + 1)
     if found.st_size != thing["size"] or _digest(data) != thing["sha256"]:
         wrong.append("other contents")
-        if not thing["secret"] and found.st_mode & stat.S_IROTH and found.st_size <= _TEXT and _is_text(data):
+        if not thing["secret"] and found.st_mode & stat.S_IROTH and found.st_size <= _COPY_BYTES and _is_text(data):
             diff = _diff(_copy(thing), data.decode())
     if stat.S_IMODE(found.st_mode) != thing["mode"]:
         wrong.append(f"mode {stat.S_IMODE(found.st_mode):04o}")
@@ -547,9 +551,9 @@ def _is_text(data: bytes) -> bool:
 
 
 def _copy(thing: dict) -> str | None:
-    """The text as Salt wrote it, None where no copy is kept."""
+    """The text as Salt wrote it; None if no copy is kept."""
     try:
-        return (FOLDER / "copies" / thing["sha256"]).read_text(encoding="utf-8")
+        return (RECORD_FOLDER / "copies" / thing["sha256"]).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
 
@@ -559,16 +563,17 @@ def _removed(thing: dict) -> str:
 
 
 def _diff(old: str | None, new: str) -> str:
-    """A unified difference of at most _DIFF bytes, cut at a line's end."""
+    """A unified difference of at most _DIFF_BYTES bytes, cut at the end of a line."""
     if old is None:
         return ""
     lines = old.splitlines(), new.splitlines()
-    if max(map(len, lines)) > _LINES:
+    if max(map(len, lines)) > _DIFF_LINES:
         return f"too many lines to compare here ({len(lines[0])} before, {len(lines[1])} now)"
-    kept, size = [], 0
+    kept: list[str] = []
+    size = 0
     for line in list(difflib.unified_diff(*lines, lineterm="", n=1))[2:]:
         size += len(line.encode()) + 1
-        if size > _DIFF - 8:
+        if size > _DIFF_BYTES - 8:
             return "\n".join([*kept, "..."])
         kept.append(line)
     return "\n".join(kept)
@@ -612,13 +617,13 @@ class _SysctlKind(_Kind):
     @staticmethod
     def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
              copies: dict[str, bytes]) -> dict:
-        # In the kernel's words: it may round, or know a name for a number.
+        # As the kernel prints it: the kernel may round a value, or replace a name by a number.
         return {"value": _sysctl_value(subject) or told["value"]}
 
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
         read, now = memory.values.get(subject, (float("-inf"), None))
-        if time.monotonic() - read >= _SYSCTLS:
+        if time.monotonic() - read >= _SYSCTL_SECONDS:
             now = _sysctl_value(subject)
             memory.values[subject] = (time.monotonic(), now)
         if now == thing["value"]:
@@ -627,7 +632,7 @@ class _SysctlKind(_Kind):
 
 
 def _sysctl_value(name: str) -> str | None:
-    """sysctl(8): a point in an interface's name is written as a slash, and the other way round."""
+    """A sysctl's value. sysctl(8): a point in an interface's name is written as a slash, and a slash as a point."""
     swapped = name.translate(str.maketrans("./", "/.")) if "." in name.split("/")[0] else name
     try:
         return _words((PROC_SYS / swapped).read_text(encoding="utf-8"))
@@ -674,16 +679,16 @@ class _ServiceKind(_Kind):
 
 def _ask_systemd(unit: str, memory: _Memory) -> str:
     """
-    systemd's own word for a unit's state; "" while it has not answered. By the time it has, another look has come: a
-    service that is only restarted is back.
+    systemd's word for the state of a unit; "" until it has answered. The answer comes at a later look; a service that
+    was only restarted runs again by then.
     """
     argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
     if memory.wait:
-        done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_ASK)
+        done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
         return done["stdout"].strip()
     when, state = memory.said.get(unit, (0.0, ""))
-    # Trap: asked while it stops, systemd says `deactivating`: no answer to keep.
-    if state not in _SETTLED or f"unit {unit}" in memory.jobs or time.monotonic() - when > _AGAIN:
+    # Trap: asked while a unit stops, systemd says `deactivating`. Such an answer must not be kept.
+    if state not in _SETTLED_STATES or f"unit {unit}" in memory.jobs or time.monotonic() - when > _SERVICE_SECONDS:
         done = _answer(memory, f"unit {unit}", argv)
         if done and done["retcode"] == 0:
             state = done["stdout"].strip()
@@ -692,7 +697,7 @@ def _ask_systemd(unit: str, memory: _Memory) -> str:
 
 
 def _answer(memory: _Memory, name: str, argv: list[str]) -> dict | None:
-    """What a command says that runs beside the minion; it is started when it does not run. None: nothing yet."""
+    """The answer of a command that runs beside the minion; None until it is there. Starts the command if needed."""
     done = None
     if name in memory.jobs:
         done = __salt__["watching.answer"](memory.jobs[name])
@@ -700,7 +705,7 @@ def _answer(memory: _Memory, name: str, argv: list[str]) -> dict | None:
             return None
         del memory.jobs[name]
         return done
-    job = __salt__["watching.start"](argv, _ASK)
+    job = __salt__["watching.start"](argv, _COMMAND_SECONDS)
     if job:
         memory.jobs[name] = job
     return None
@@ -738,7 +743,7 @@ class _IdentitiesKind(_Kind):
         held = __salt__["certs.held"]()
         if held is None:
             raise CommandExecutionError(f"drift: {subject} can not be read now; apply again")
-        # What was there before the first record is taken as it is; later only what pillar brings belongs here.
+        # The first record accepts every certificate that is in the database. After that, only those of pillar belong.
         known = set(before["known"]) | set(told["wanted"]) if before else {*held["certificates"], *told["wanted"]}
         return {"certificates": told["wanted"], "keys": held["keys"], "known": sorted(known)}
 
@@ -777,7 +782,7 @@ _KINDS: dict[str, type[_Kind]] = {"file": _FileKind, "folder": _FolderKind, "sys
 
 
 def _units(names: list[str]) -> dict[str, dict]:
-    """By service, what systemd calls it (``Id``): `systemctl show` prints a block of KEY=VALUE for each, in order."""
+    """By service, the name that systemd has for it (``Id``): `systemctl show` prints a KEY=VALUE block for each."""
     if not names or not salt.utils.path.which("systemctl"):
         return {}
     done = __salt__["cmd.run_all"](["systemctl", "show", "--property=Id", *names], python_shell=False,
@@ -787,18 +792,18 @@ def _units(names: list[str]) -> dict[str, dict]:
     return dict(zip(names, blocks, strict=False)) if len(blocks) == len(names) else {}
 
 
-# looking
+# comparing
 
 
 def glance() -> dict | None:
     """
-    What is different now, for the beacon: quick, and without waiting for anything.
+    What differs from the record now, for the beacon: quick, never waits.
 
     Returns:
-        ``conditions`` and ``unknown`` for ``gateway_events.changed``; None while nothing is to be told: a state run is
-        at work on this node, and writes down at its end what is right.
+        ``conditions`` and ``unknown`` for ``gateway_events.changed``; None while a state run is active on this node:
+        nothing is to be reported then, and the run records the new state at its end.
 
-    CLI Example: none, as it goes by what the minion saw a second ago; see :func:`differences`.
+    CLI Example: none, as it depends on what the minion saw a second ago; see :func:`differences`.
     """
     memory = _memory()
     _hear_of_rules(memory)
@@ -817,10 +822,10 @@ def glance() -> dict | None:
 
 def differences() -> list[dict]:
     """
-    Everything that is different from what Salt made, looked at afresh.
+    Everything that differs from what Salt set up, checked again from the beginning.
 
     Returns:
-        One mapping each: ``condition``, ``subject``, ``formula``, ``was``, ``is``, ``diff`` (empty for secrets).
+        One mapping for each: ``condition``, ``subject``, ``formula``, ``was``, ``is``, ``diff`` (empty for secrets).
 
     CLI Example:
 
@@ -834,14 +839,14 @@ def differences() -> list[dict]:
 
 
 def _memory() -> _Memory:
-    """What was seen before, if the record is still the same one."""
-    sign = _sign(str(FOLDER / "record"))
+    """What earlier looks have seen, if the record has not changed since."""
+    sign = _sign(str(RECORD_FOLDER / "record"))
     kept = __context__.get("drift.memory")
     if kept is None or kept[0] != sign:
         jobs = kept[1].jobs if kept else {}
         kept = (sign, _Memory(_read(), jobs))
         __context__["drift.memory"] = kept
-        __context__["drift.rules"] = True       # to be listed
+        __context__["drift.rules"] = True       # the ruleset must be listed
     return kept[1]
 
 
@@ -859,14 +864,14 @@ def _conditions(memory: _Memory) -> dict[str, dict]:
 
 
 def _hear_of_rules(memory: _Memory) -> None:
-    """Have the ruleset listed, beside the minion, when the kernel says that somebody changed one."""
+    """List the ruleset, with a command beside the minion, when the kernel reports that a rule was changed."""
     if not any(key.startswith("firewall:") for _formula, key, _thing in _all(memory.whole)):
         return
     if "drift.listener" not in __context__:
         try:
             __context__["drift.listener"] = __salt__["watching.listen"](_NETFILTER, _NFTABLES)
         except OSError as error:
-            log.warning("The kernel does not tell of changed firewall rules (%s): looked at once a minute", error)
+            log.warning("The kernel does not report changed firewall rules (%s): they are listed once a minute", error)
             __context__["drift.listener"] = None
     listener = __context__["drift.listener"]
     if listener is None:

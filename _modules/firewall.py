@@ -1,7 +1,7 @@
 """
 The packet filter: one nftables table, ``inet gateway``, loaded whole and kept only if the Salt master is reached again.
 
-Other tables are left alone. Source of the format: nft(8).
+Other tables are not touched. Source of the format: nft(8).
 """
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ __virtualname__ = "firewall"
 
 _TABLE = ("table", "inet", "gateway")
 _FILE = "/etc/nftables.conf"
-_FOLDER = Path("/run/gateway/rollback/firewall")
+_ROLLBACK_FOLDER = Path("/run/gateway/rollback/firewall")
 _MARK = "Written by Salt (state firewall.applied); what is changed here is lost. See docs/network.md."
-# Naming it first makes the delete work where there is none yet. All in one transaction: no packet sees a gap.
+# Naming the table first makes the delete work without one. It is all one transaction: no packet passes unfiltered.
 _WITHOUT = "table inet gateway\ndelete table inet gateway\n"
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    # nft itself may be installed by the very run that needs it
+    # nft may be installed by the same state run that needs it
     return __virtualname__
 
 
 def rules(settings: dict) -> dict:
     """
-    What the ruleset's template needs of ``gateway.settings``, by IP version.
+    The data for the ruleset's template, from ``gateway.settings``, by IP version.
 
     Returns ``external`` and ``internal`` (the bonds' names), ``heartbeat_port``, ``log_dropped``, ``extra`` (further
-    rules by chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``, with
-    ``ip`` and ``icmp`` (nft's words for this IP version) and lists of networks of which none overlap: ``ike`` (where
-    the IPsec daemon serves), ``ssh_from``, ``neighbours``, ``inside`` (never the source of clear text from outside),
-    and ``tunnels`` (``name``, ``local``, ``remote``).
+    rules by chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``. Each
+    of these has ``ip`` and ``icmp`` (nft's words for this IP version), ``tunnels`` (``name``, ``local``, ``remote``),
+    and lists of networks that do not overlap: ``ike`` (the addresses on which the IPsec daemon serves), ``ssh_from``,
+    ``neighbours``, and ``inside`` (networks that are never the source of clear text from outside).
 
     CLI Example:
 
@@ -60,7 +60,7 @@ def rules(settings: dict) -> dict:
             given = [*connection["pool"], *(each for addresses in connection["persons"].values() for each in addresses)]
             remote = _networks([*given, *connection.get("peer", {}).get("subnets", [])], version)
             if connection["kind"] == "roadwarrior" and not given:
-                remote = [{4: "0.0.0.0/0", 6: "::/0"}[version]]      # they keep the address they come with
+                remote = [{4: "0.0.0.0/0", 6: "::/0"}[version]]      # these clients keep their own address
             if local and remote:
                 tunnels.append({"name": connection["name"], "local": local, "remote": remote})
         families.append({
@@ -109,7 +109,7 @@ def _heartbeat_paths(settings: dict) -> list[dict]:
 
 def render(source: str, settings: dict, saltenv: str = "base") -> str:
     """
-    The ruleset as text, from its template (salt://...) and ``gateway.settings``.
+    The ruleset as text, made from its template (salt://...) and ``gateway.settings``.
 
     CLI Example:
 
@@ -128,17 +128,17 @@ def render(source: str, settings: dict, saltenv: str = "base") -> str:
 
 def plan(ruleset: str) -> dict:
     """
-    What has to change so that this ruleset is loaded now and after a reboot.
+    The changes after which this ruleset is loaded, now and after a reboot.
 
     ruleset
         Rules for nft that define the table ``inet gateway`` and nothing else.
 
-    Returns ``changes`` (for people; {} when there is nothing to do), ``table`` and ``file`` (which of them differ)
-    and ``text`` (the file).
+    Returns ``changes`` (for people; {} when nothing changes), ``table`` and ``file`` (whether each of them differs)
+    and ``text`` (the content of the file).
 
-    To see whether the loaded rules are the wanted ones, these are loaded into a network namespace of their own and
-    both are listed: so it is the kernel's and nft's own way to write them down that is compared, whatever way the
-    template or a hand at the console wrote them. This is also the full check of the ruleset before it is used.
+    To compare, the wanted rules are loaded into a network namespace of their own, and nft lists both. So both texts
+    come from the kernel and nft, whatever way the template or a person at the console wrote the rules. This also
+    checks the ruleset completely before it is used.
 
     Raises:
         CommandExecutionError: nft is missing, the kernel has no such packet filter, or the ruleset has a mistake.
@@ -183,7 +183,7 @@ def file() -> str:
 
 def listing() -> list[str]:
     """
-    The command that prints what :func:`loaded` gives, for whoever can not wait for it.
+    The command that prints what :func:`loaded` returns, for callers that can not wait for it.
 
     CLI Example:
 
@@ -196,7 +196,7 @@ def listing() -> list[str]:
 
 def loaded() -> str:
     """
-    The table as it is loaded now, without counters; "" when there is none.
+    The table as it is loaded now, without counters; "" without the table.
 
     CLI Example:
 
@@ -209,7 +209,7 @@ def loaded() -> str:
 
 
 def _as_loaded(text: str) -> str:
-    """The table as `loaded` would give it with this ruleset. See `plan`."""
+    """The text that `loaded` would return with this ruleset. See `plan`."""
     _check_kernel()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "ruleset")
@@ -223,7 +223,7 @@ def _as_loaded(text: str) -> str:
 
 
 def _check_kernel() -> None:
-    """Trap: a kernel may have nf_tables for bridges only (the packaged user-mode-linux), and nft starts as usual."""
+    """Trap: a kernel may have nf_tables for bridges only (the packaged user-mode-linux); nft starts there as usual."""
     if not salt.utils.path.which("nft"):
         raise CommandExecutionError("the command nft is missing: `apt install nftables`")
     done = __salt__["cmd.run_all"](["nft", "--check", "--file", "-"], stdin="table inet gateway_probe { }\n",
@@ -232,20 +232,20 @@ def _check_kernel() -> None:
         said = done["stderr"].strip().splitlines()
         raise CommandExecutionError(
             f"this kernel ({os.uname().release}) has no packet filter of the family inet (CONFIG_NF_TABLES_INET; "
-            f"nft says: {said[0] if said else 'nothing'}). Boot a kernel that has it, as Debian's do, or leave the "
-            "firewall out knowingly: `features: {firewall: false}` in the site's pillar")
+            f"nft says: {said[0] if said else 'nothing'}). Boot a kernel that has it, as Debian's do, or deliberately "
+            "leave the firewall out: `features: {firewall: false}` in the site's pillar")
 
 
 def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None) -> dict:
     """
-    Load a ruleset and keep it; the node itself puts the old one back unless the master is reached afterwards.
+    Load a ruleset and keep it. The node itself restores the old one unless the master is reached afterwards.
 
     ruleset
         As for ``plan``.
     seconds, confirm_with
         As for ``commit_confirm.guarded``.
 
-    Returns ``changes`` (as ``plan``; {} when nothing is changed in the end) and ``problem`` ("" when all went well).
+    Returns ``changes`` (as ``plan``; {} when nothing changed in the end) and ``problem`` ("" when all went well).
 
     Raises:
         CommandExecutionError: nothing was changed; see ``plan`` and ``commit_confirm.arm``.
@@ -261,19 +261,19 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
         return {"changes": {}, "problem": ""}
     before = loaded()
     with_counters = _nft("list", *_TABLE)["stdout"] if before else ""
-    undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_FOLDER / "old")]])
+    undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_ROLLBACK_FOLDER / "old")]])
     for name, text in (("old", f"{_WITHOUT}{with_counters}\n"), ("new", todo["text"])):
-        __salt__["commit_confirm.replace_file"](str(_FOLDER / name), text, 0o600)
+        __salt__["commit_confirm.replace_file"](str(_ROLLBACK_FOLDER / name), text, 0o600)
 
     def load() -> None:
         if todo["table"]:
-            done = _nft("-f", str(_FOLDER / "new"))
+            done = _nft("-f", str(_ROLLBACK_FOLDER / "new"))
             if done["retcode"]:
                 raise CommandExecutionError(f"nft refused the ruleset: {done['stderr']}")
 
     def keep() -> None:
         __salt__["commit_confirm.keep_original"](_FILE, _MARK)
-        # who is let in is nobody else's business
+        # the rules say who is let in: readable by root only
         __salt__["commit_confirm.replace_file"](_FILE, todo["text"], 0o600)
 
     problem = __salt__["commit_confirm.guarded"]("firewall", undo_argv, load, keep, seconds, confirm_with)
@@ -282,4 +282,4 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
     if loaded() == before:
         return {"changes": {}, "problem": f"{problem}; the old ruleset is back"}
     return {"changes": todo["changes"],
-            "problem": f"{problem}; the old ruleset is NOT back, so load it: `nft -f {_FOLDER / 'old'}`"}
+            "problem": f"{problem}; the old ruleset is NOT back, so load it: `nft -f {_ROLLBACK_FOLDER / 'old'}`"}

@@ -2,12 +2,12 @@
 One site as one of its nodes sees it
 ====================================
 
-The pillar says what a site is (``gateway``, from ``pillar/sites/SITE.sls``) and what a site may say
-(``gateway_schema``, from ``pillar/schema.sls``, defaults included). This module checks the first by the second and
-turns it into *settings*: plain data in which everything a formula needs is ready, for this very node.
+The pillar key ``gateway`` (from ``pillar/sites/SITE.sls``) describes a site. The pillar key ``gateway_schema`` (from
+``pillar/schema.sls``) says which keys and values a site may have, defaults included. This module checks the site
+against the schema and turns it into *settings*: plain data that has everything a formula needs for this one node.
 
-It does not touch the machine. :func:`derive` and :func:`find_mistakes` are plain functions on plain data, so that the
-Salt master (``salt-run gateway.validate``), the lab and the tests use the very same code.
+The module does not touch the machine. :func:`derive` and :func:`find_mistakes` are plain functions on plain data, so
+the Salt master (``salt-run gateway.validate``), the lab and the tests use the same code.
 """
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import copy
 import difflib
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 try:
     from salt.exceptions import CommandExecutionError
@@ -26,7 +27,7 @@ except ImportError:  # the lab reads sites without Salt
 
 __virtualname__ = "gateway"
 
-# What ends up in a configuration file must not be able to start a line, a comment or a quotation there.
+# A value that goes into a configuration file must not start a line, a comment or a quotation there.
 _PATTERNS = {
     "name": (r"[A-Za-z][A-Za-z0-9_-]{0,62}", "a letter, then letters, digits, - and _, 63 characters at most"),
     "hostname": (r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
@@ -61,35 +62,36 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?")
 _NO_HOST = [ipaddress.ip_network(network) for network in (
     "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", "::/127", "fe80::/10",
     "ff00::/8")]
-_SHOWN = 60
-_ABSENT = object()
+_SHOWN_CHARACTERS = 60      # of a wrong value in a message
+_ABSENT = object()          # the site does not have the key
+# Bond modes. Twin: _PRIMARY_MODES and _ARP_MODES in _modules/bonding.py.
 _WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
 _WITHOUT_ARP = ("802.3ad", "balance-tlb", "balance-alb")
-_TIMES = ("keepalive", "warntime", "deadtime", "deadping", "initdead")
-# heartbeat.c, POLL_INTERVAL: how often it looks for dead nodes.
-_LOOKS = 250
-# Seconds; where a site that fails back by itself gives none.
-_FAILBACK_DELAY = 300
+_HA_CF_TIMES = ("keepalive", "warntime", "deadtime", "deadping", "initdead")
+# heartbeat.c, POLL_INTERVAL: how often heartbeat looks for dead nodes.
+_POLL_MILLISECONDS = 250
+# For a site that fails back automatically and gives no delay.
+_FAILBACK_DELAY_SECONDS = 300
 _PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
 
 
 Mistake = tuple[str, str]      # the key's path, and what is wrong with it
 
 
-# Settings
+# What Salt calls
 
 def settings() -> dict:
     """
     This node's settings, complete and checked.
 
-    Out of pillar ``gateway``, ``gateway_schema``, ``gateway_secrets`` and the grain ``nodename``. Secrets are only
-    looked at, they are never part of the settings.
+    Made from the pillar keys ``gateway``, ``gateway_schema`` and ``gateway_secrets`` and the grain ``nodename``. The
+    secrets are only checked; they are never part of the settings.
 
     Returns:
         See :func:`derive`.
 
     Raises:
-        CommandExecutionError: the site has mistakes; all of them, one a line.
+        CommandExecutionError: the site has mistakes; the text lists all of them, one a line.
 
     CLI Example:
 
@@ -113,10 +115,10 @@ def settings() -> dict:
 
 def mistakes() -> list[str]:
     """
-    What is wrong with this node's site, one line a mistake; empty when nothing is.
+    The mistakes in this node's site, one line for each; an empty list when there are none.
 
-    Each line names the site, the key, the value and what would be right. Secrets are checked for presence and shape,
-    and never shown.
+    Each line names the site, the key and the value, and says what would be right. Secrets are checked for presence
+    and form; their values are never shown.
 
     CLI Example:
 
@@ -135,21 +137,21 @@ def mistakes() -> list[str]:
 
 def derive(site: dict, schema: dict, node: str) -> dict:
     """
-    One node's view of a site.
+    A site as one of its nodes sees it.
 
     Args:
-        site: the pillar key ``gateway``, one in which :func:`find_mistakes` finds nothing.
+        site: the pillar key ``gateway``; :func:`find_mistakes` must find nothing in it.
         schema: the pillar key ``gateway_schema``.
         node: one of the site's nodes.
 
     Returns:
         Plain data with these keys: ``site``, ``node``, ``peer``, ``nodes``,
-        ``preferred`` (this node is the site's first), ``features``, ``packages`` (of the features that are on),
-        ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its ``agent``: whether the
-        role agent decides), ``agent`` (what agent.json says, but for its ``daemon``; None without the agent),
-        ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are
-        seconds, except bond options (milliseconds) and heartbeat's (text as ha.cf takes it); addresses are in
-        their canonical form.
+        ``preferred`` (true on the first node of the site), ``features``, ``packages`` (of the features that are on),
+        ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its key ``agent`` says
+        whether the role agent decides), ``agent`` (the content of agent.json except ``daemon``; None without the
+        agent), ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``.
+        Times are in seconds, except bond options (milliseconds) and heartbeat's times (text as ha.cf takes it).
+        Addresses are in canonical form.
 
     Raises:
         KeyError: the site has no such node.
@@ -166,7 +168,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
     bonds = [_bond(full, side, node, peer) for side in full["bonds"]]
     versions = {_version(net) for bond in full["bonds"].values() for net in bond["networks"]}
     kernel, rollback, packages = full["kernel"], full["rollback"], full["packages"]
-    # Of full length: a node's own traffic never takes such an address as its source.
+    # The prefix has full length (/32, /128): the node then never uses a virtual IP as the source of its own traffic.
     virtual = [{"side": side, "interface": bond["name"], "address": address,
                 "prefix": ipaddress.ip_address(address).max_prefixlen}
                for side, bond in full["bonds"].items() for address in bond["virtual"]]
@@ -205,7 +207,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
 
 
 def _bond(full: dict, side: str, node: str, peer: str) -> dict:
-    """One bond, for one node."""
+    """The settings of one bond on one node."""
     bond = full["bonds"][side]
     arp = bond["monitor"].get("arp")
     if arp:
@@ -219,8 +221,7 @@ def _bond(full: dict, side: str, node: str, peer: str) -> dict:
         "primary": _primary(full, side, node) if bond["mode"] in _WITH_PRIMARY else "",
         "mode": bond["mode"],
         "monitor": monitor,
-        "addresses": [f"{address}/{_network_of(address, bond['networks']).prefixlen}"
-                      for address in full["nodes"][node][side]],
+        "addresses": [_with_prefix(address, bond["networks"]) for address in full["nodes"][node][side]],
         "networks": bond["networks"],
         "gateways": bond["gateway"],
         "peer_addresses": full["nodes"][peer][side],
@@ -232,10 +233,10 @@ def _bond(full: dict, side: str, node: str, peer: str) -> dict:
 
 def _primary(full: dict, side: str, node: str) -> str:
     """
-    The slave that a bond prefers on a node.
+    The slave that a bond prefers on this node.
 
-    The two nodes prefer different switches: with both on the same one, a fault between that switch and the network
-    leaves no path while every carrier and heartbeat itself is fine (the paper's note in 4.3.2).
+    The two nodes prefer different switches. If both preferred the same switch, a fault between that switch and the
+    network would leave no path, although every carrier and heartbeat itself were fine (the paper's note in 4.3.2).
     """
     chosen = full["nodes"][node]["primary"].get(side)
     if chosen:
@@ -244,7 +245,7 @@ def _primary(full: dict, side: str, node: str) -> str:
     first = next(iter(slaves), "")
     nodes = list(full["nodes"])
     if node == nodes[0]:
-        # The other node's choice may be the one that was written down.
+        # The site may give a primary for the second node only; then the first node avoids that one's switch.
         avoid = full["nodes"][nodes[1]]["primary"].get(side) if len(nodes) > 1 else None
     else:
         avoid = full["nodes"][nodes[0]]["primary"].get(side) or first
@@ -252,7 +253,7 @@ def _primary(full: dict, side: str, node: str) -> str:
 
 
 def _connection(full: dict, name: str) -> dict:
-    """One connection with both ends worked out."""
+    """One connection, with the settings of both ends complete."""
     connection = full["connections"][name]
     peer = connection["peer"]
     site_to_site = connection["kind"] == "site-to-site"
@@ -278,14 +279,14 @@ def _connection(full: dict, name: str) -> dict:
 
 
 def _local(full: dict, name: str) -> dict:
-    """Address and subnets of a connection's own end."""
+    """The address and the subnets of this end of a connection."""
     connection = full["connections"][name]
     peer, local = connection["peer"]["address"], connection["local"]["address"]
     virtual = full["bonds"].get("external", {}).get("virtual", [])
     if not local:
         local = next((address for address in virtual if not peer or _version(address) == _version(peer)), "")
     far = connection["peer"]["subnets"] or _inner(connection)
-    # A roadwarrior who is given no address comes with its own outer one.
+    # A roadwarrior that gets no address from here uses its own outer address in the tunnel.
     versions = {_version(network) for network in far} or {_version(local)}
     networks = full["bonds"].get("internal", {}).get("networks", [])
     return {
@@ -295,15 +296,15 @@ def _local(full: dict, name: str) -> dict:
 
 
 def _timing(full: dict, schema: dict) -> dict:
-    """heartbeat's four times, as ha.cf takes them; an empty text where there is none."""
+    """heartbeat's times in the form that ha.cf takes; "" for a time that is not set."""
     heartbeat = full["heartbeat"]
     profile = schema["heartbeat"]["keys"]["profile"]["choices"][heartbeat["profile"]]
     return {key: heartbeat[key] or (_duration(profile[key], {}) if key in profile else "")
-            for key in _TIMES}
+            for key in _HA_CF_TIMES}
 
 
 def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
-    """heartbeat's settings with every path complete."""
+    """heartbeat's settings, with every path complete."""
     heartbeat = full["heartbeat"]
     sides = {bond["name"]: side for side, bond in full["bonds"].items()}
     paths = []
@@ -314,7 +315,7 @@ def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
             side = sides[path[kind]]
             addresses = {node: next(address for address in its[side] if _version(address) == 4)
                          for node, its in full["nodes"].items()}
-            # Both, in the order of the nodes: ha.cf is the same file on both, heartbeat passes over its own.
+            # Both addresses, in the order of the nodes: ha.cf is the same on both; heartbeat skips its own address.
             entry |= {"peer": addresses[peer], "addresses": list(addresses.values())}
         elif kind == "multicast":
             entry["group"] = path["group"]
@@ -328,12 +329,12 @@ def _heartbeat(full: dict, schema: dict, peer: str) -> dict:
 
 
 def _has_agent(full: dict, schema: dict) -> bool:
-    """Whether the role agent decides, and not heartbeat's own scripts."""
+    """Whether the role agent decides about roles, rather than heartbeat's own scripts."""
     return schema["heartbeat"]["keys"]["profile"]["choices"][full["heartbeat"]["profile"]]["agent"]
 
 
 def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dict) -> dict:
-    """What the role agent is told, agent.json but for ``daemon``: the tunnels are _modules/ipsec.py's."""
+    """The content of agent.json, except ``daemon``, which _modules/ipsec.py adds with the tunnels."""
     its = full["heartbeat"]
     return {
         "node": node,
@@ -343,7 +344,7 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
         "uplinks": [bond["name"] for side, bond in full["bonds"].items() if side == "external"],
         "ping_nodes": full["ping_nodes"],
         "failback": "auto" if its["auto_failback"] else "manual",
-        "failback_delay": its["failback_delay"] or _FAILBACK_DELAY,
+        "failback_delay": its["failback_delay"] or _FAILBACK_DELAY_SECONDS,
         "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
         "deadping": _milliseconds(heartbeat["deadping"] or heartbeat["deadtime"]) / 1000,
         "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
@@ -357,14 +358,14 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
 def find_mistakes(site: object, schema: dict, nodename: str | None = None, secrets: dict | None = None,
                   minion_id: str | None = None) -> list[str]:
     """
-    What is wrong with a site, one line a mistake; empty when nothing is.
+    The mistakes in a site, one line for each; an empty list when there are none.
 
     Args:
-        site: the pillar key ``gateway``, of whatever YAML made of it.
+        site: the pillar key ``gateway``, whatever YAML made of it.
         schema: the pillar key ``gateway_schema``.
-        nodename: the machine's ``uname -n``; left out, any machine will do.
-        secrets: the pillar key ``gateway_secrets``; left out, secrets are not looked at.
-        minion_id: the minion's id, NODE.SITE; left out, any id will do.
+        nodename: the machine's ``uname -n``; None: it is not checked.
+        secrets: the pillar key ``gateway_secrets``; None: secrets are not checked.
+        minion_id: the minion's id, NODE.SITE; None: it is not checked.
 
     Returns:
         Lines such as ``winterthur: gateway:nodes:gw2:external: 192.0.2.200 is outside 192.0.2.0/26; give an
@@ -393,7 +394,7 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
 
 
 def _check_nodes(full: dict, given: dict) -> Iterator[Mistake]:
-    """Two nodes, and each bond's primary slaves on different switches."""
+    """The site has two nodes; each bond's primary slaves are on different switches."""
     names = given.get("nodes")
     if isinstance(names, dict) and len(names) != 2:
         yield "gateway:nodes", f"{_list(names)}: that is {len(names)}; a gateway is a pair, give two"
@@ -405,7 +406,7 @@ def _check_nodes(full: dict, given: dict) -> Iterator[Mistake]:
             if slave and slave not in slaves:
                 yield path, f"{slave} is not a slave of {bond['name']}; give one of {_list(slaves)}"
             elif slave and bond["mode"] not in _WITH_PRIMARY:
-                yield path, f"{slave} would never be preferred, {bond['mode']} knows no primary; leave it out"
+                yield path, f"{slave} has no effect, as {bond['mode']} has no primary; leave it out"
         if len(nodes) == 2 and len(slaves) > 1 and bond["mode"] in _WITH_PRIMARY:
             first, second = (_primary(full, side, node) for node in nodes)
             if {first, second} <= set(slaves) and slaves[first] == slaves[second]:
@@ -415,7 +416,7 @@ def _check_nodes(full: dict, given: dict) -> Iterator[Mistake]:
 
 
 def _check_bonds(full: dict) -> Iterator[Mistake]:
-    """Names, slaves, networks, gateways and routes of the bonds, each by itself and together."""
+    """The names, slaves, networks, gateways and routes of each bond, and of all bonds together."""
     bonds = full["bonds"]
     for side in ("external", "internal"):
         if bonds and side not in bonds:
@@ -451,7 +452,7 @@ def _check_bonds(full: dict) -> Iterator[Mistake]:
 
 
 def _check_addresses(full: dict) -> Iterator[Mistake]:
-    """Every address in its network, every network with one address of each node, and no address twice."""
+    """Each address is in its network, each network has one address of each node, no address occurs twice."""
     bonds, nodes = full["bonds"], full["nodes"]
     entries = [(f"gateway:nodes:{node}:{side}", address, side, f"{node}'s own address")
                for node, its in nodes.items() for side in bonds for address in its[side]]
@@ -490,7 +491,7 @@ def _check_addresses(full: dict) -> Iterator[Mistake]:
 
 
 def _check_monitors(full: dict, given: dict) -> Iterator[Mistake]:
-    """One way of monitoring a bond, with targets that can answer."""
+    """Each bond has one kind of monitoring, and its targets can answer."""
     own = _own_addresses(full)
     for side, bond in full["bonds"].items():
         path, monitor = f"gateway:bonds:{side}:monitor", bond["monitor"]
@@ -516,7 +517,7 @@ def _check_monitors(full: dict, given: dict) -> Iterator[Mistake]:
 
 
 def _check_ping_nodes(full: dict) -> Iterator[Mistake]:
-    """Neighbours before and behind the gateway, none of them a node of it."""
+    """Ping nodes are neighbours on both sides of the gateway, and none of them is the gateway itself."""
     own = _own_addresses(full)
     path = "gateway:ping_nodes"
     reached = set()
@@ -529,12 +530,12 @@ def _check_ping_nodes(full: dict) -> Iterator[Mistake]:
             reached.add(_side_of(ping, full))
     for side in ("external", "internal"):
         if full["ping_nodes"] and full["heartbeat"]["ipfail"] and side in full["bonds"] and side not in reached:
-            yield path, (f"{_list(full['ping_nodes'])}: none is a neighbour on the {side} side, whose loss would move "
-                         f"nothing; add one in {_list(full['bonds'][side]['networks'])}")
+            yield path, (f"{_list(full['ping_nodes'])}: none is a neighbour on the {side} side, so a fault "
+                         f"there would cause no takeover; add one in {_list(full['bonds'][side]['networks'])}")
 
 
 def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
-    """Each connection by itself."""
+    """Each connection, without regard to the others."""
     for name, connection in full["connections"].items():
         path = f"gateway:connections:{name}"
         if connection["kind"] == "site-to-site":
@@ -548,7 +549,7 @@ def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
 
 
 def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
-    """The peer is there, is another one, and gets no addresses from here."""
+    """The peer is given, is not this gateway, and gets no addresses from here."""
     peer, own = connection["peer"], _own_addresses(full)
     for key in ("address", "id", "subnets"):
         if not peer[key]:
@@ -565,30 +566,30 @@ def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mis
 
 
 def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mistake]:
-    """Nobody knows where a roadwarrior is."""
+    """A roadwarrior's address is unknown, so nothing may depend on it."""
     if "peer" in given:
         yield f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"
     if connection["initiate"]:
         yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
     if connection["subject"] and (connection["auth"] != "certificate" or connection["ike"] != "ikev2"):
-        yield f"{path}:subject", f"{connection['subject']}: that takes IKEv2 and certificates; leave it out"
+        yield f"{path}:subject", f"{connection['subject']}: that works only with IKEv2 and certificates; leave it out"
     if connection["dns"] and not _inner(connection):
         yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"
     if connection["persons"] and connection["auth"] != "certificate":
-        yield f"{path}:persons", f"{_list(connection['persons'])}: known by their certificates; give auth: certificate"
+        yield f"{path}:persons", f"{_list(connection['persons'])}: need certificates; give auth: certificate"
     for number, pool in enumerate(connection["pool"]):
-        # ipsec.conf(5), rightaddresspool: one of each IP version, and for IPv6 a prefix.
+        # ipsec.conf(5), rightaddresspool: one pool for each IP version; an IPv6 pool must be a prefix.
         for other in connection["pool"][:number]:
             if _version(pool) == _version(other):
                 yield f"{path}:pool", f"{pool} is a second IPv{_version(pool)} pool besides {other}; give one"
         if _version(pool) == 6 and len(list(ipaddress.summarize_address_range(*_ends(pool)))) > 1:
-            yield f"{path}:pool", f"{pool} is no prefix, as an IPv6 pool has to be; give one such as 2001:db8::/112"
+            yield f"{path}:pool", f"{pool} is no prefix, as an IPv6 pool must be; give one such as 2001:db8::/112"
 
 
 def _check_reach(path: str, networks: list[str]) -> Iterator[Mistake]:
     """
-    One network for a roadwarrior: 4.10 and 5.2 refuse whoever comes from anywhere a second tunnel beside the first
-    (TS_UNACCEPTABLE, for clients of every make; libreswan issues 275 and 2380), and nobody would be told.
+    A roadwarrior gets one network. Libreswan 4.10 and 5.2 refuse a second tunnel to a peer that may come from anywhere
+    (TS_UNACCEPTABLE, for clients of every make; libreswan issues 275 and 2380), and nothing would report it.
     """
     found = [ipaddress.ip_network(network) for network in networks]
     if len(found) < 2:
@@ -597,7 +598,7 @@ def _check_reach(path: str, networks: list[str]) -> Iterator[Mistake]:
         instead = "leave one IP version out, in pool and persons too"
     else:
         cover = found[0]
-        while not all(network.subnet_of(cover) for network in found):
+        while not all(network.subnet_of(cover) for network in found):  # type: ignore[arg-type]  # one IP version
             cover = cover.supernet()
         instead = f"give one that covers them, such as {cover}" + (
             ", all that a client sends" if not cover.prefixlen else "")
@@ -606,7 +607,7 @@ def _check_reach(path: str, networks: list[str]) -> Iterator[Mistake]:
 
 
 def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
-    """This end is a virtual address, and both ends have the same IP versions, outside and inside."""
+    """This end is a virtual IP, and both ends have the same IP versions, outside and inside."""
     virtual = full["bonds"].get("external", {}).get("virtual", [])
     networks = full["bonds"].get("internal", {}).get("networks", [])
     address, peer = connection["local"]["address"], connection["peer"]["address"]
@@ -630,7 +631,7 @@ def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
 
 
 def _check_ike(path: str, connection: dict) -> Iterator[Mistake]:
-    """What goes with the version of IKE, and with itself."""
+    """Settings that do not fit the version of IKE, or one another."""
     delay, timeout = connection["dpd"]["delay"], connection["dpd"]["timeout"]
     if timeout < delay:
         yield f"{path}:dpd:timeout", f"{timeout} is less than the delay {delay}; give several times the delay"
@@ -650,7 +651,7 @@ def _check_ike(path: str, connection: dict) -> Iterator[Mistake]:
 
 
 def _check_tunnels(full: dict) -> Iterator[Mistake]:
-    """Every packet belongs to one tunnel at most."""
+    """No packet belongs to more than one tunnel."""
     own = [(network, side) for side, bond in full["bonds"].items() for network in bond["networks"]]
     claims: list[tuple[str, str, str, list[str]]] = []
     for name, connection in full["connections"].items():
@@ -662,7 +663,7 @@ def _check_tunnels(full: dict) -> Iterator[Mistake]:
                     if _overlap(far, network):
                         yield path, f"{far} overlaps the {side} network {network}; give one that does not"
                 for other, other_key, taken, other_near in claims:
-                    # Two tunnels to one network are fine when each carries another local network.
+                    # Two tunnels to one network are allowed when each has another local network.
                     together = any(_overlap(one, two) for one in near for two in other_near)
                     if _overlap(far, taken) and (together or "pool" in (key, other_key)):
                         yield path, (f"{far} overlaps {taken} of the connection {other}, and a packet belongs to one "
@@ -671,12 +672,12 @@ def _check_tunnels(full: dict) -> Iterator[Mistake]:
 
 
 def _check_persons(full: dict) -> Iterator[Mistake]:
-    """Everybody has an address of their own, that nobody else is given."""
+    """Each person has an address that nobody else gets."""
     taken: dict[str, str] = {}
     own = [(network, f"the {side} network {network}") for side, bond in full["bonds"].items()
            for network in bond["networks"]]
     for connection in full["connections"].values():
-        own += [(far, f"the pool {far}, which is for whoever comes") for far in connection["pool"]]
+        own += [(far, f"the pool {far}, which any roadwarrior may get") for far in connection["pool"]]
         own += [(far, f"the peer's network {far}") for far in connection["peer"]["subnets"]]
     for name, connection in full["connections"].items():
         for person, addresses in connection["persons"].items():
@@ -693,18 +694,19 @@ def _check_persons(full: dict) -> Iterator[Mistake]:
 
 
 def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
-    """heartbeat's times in their order."""
+    """heartbeat's times are in the right order."""
     path = "gateway:heartbeat"
-    keepalive, warntime, deadtime, deadping, initdead = (_milliseconds(times[key]) for key in _TIMES)
+    keepalive, warntime, deadtime, deadping, initdead = (_milliseconds(times[key]) for key in _HA_CF_TIMES)
     if deadtime <= keepalive:
         yield f"{path}:deadtime", (f"{times['deadtime']} is not above the keepalive {times['keepalive']}, every "
                                    f"heartbeat would be late; give several times the keepalive")
     elif warntime and not keepalive < warntime < deadtime:
         yield f"{path}:warntime", (f"{times['warntime']} is not between the keepalive {times['keepalive']} and the "
                                    f"deadtime {times['deadtime']}; give a time between them")
-    if keepalive < deadtime < _LOOKS:
-        yield f"{path}:deadtime", (f"{times['deadtime']} is less than the {_LOOKS} ms after which heartbeat looks "
-                                   f"again for dead nodes, which makes nothing faster; give {_LOOKS}ms or more")
+    if keepalive < deadtime < _POLL_MILLISECONDS:
+        yield f"{path}:deadtime", (
+            f"{times['deadtime']} is less than the {_POLL_MILLISECONDS} ms after which heartbeat looks again for dead "
+            f"nodes, which makes nothing faster; give {_POLL_MILLISECONDS}ms or more")
     if deadping and deadping < 2 * keepalive:
         yield f"{path}:deadping", (f"{times['deadping']} is less than twice the keepalive {times['keepalive']}, one "
                                    f"lost ping would count; give several times the keepalive")
@@ -714,7 +716,7 @@ def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
 
 
 def _check_paths(full: dict) -> Iterator[Mistake]:
-    """heartbeat's paths are of one kind each, and there."""
+    """Each heartbeat path is of one kind and uses a bond that the site has."""
     path = "gateway:heartbeat:paths"
     sides = {bond["name"]: side for side, bond in full["bonds"].items()}
     for entry in full["heartbeat"]["paths"]:
@@ -729,10 +731,10 @@ def _check_paths(full: dict) -> Iterator[Mistake]:
             for node, its in full["nodes"].items():
                 if not any(_version(address) == 4 for address in its[sides[name]]):
                     yield path, f"{name} has no IPv4 address on {node}, and heartbeat's unicast is IPv4; give one"
-    # Two kinds over one bond are one path.
+    # Two kinds of path over one bond count as one path.
     ways = sorted({entry[kind] for entry in full["heartbeat"]["paths"] for kind in _PATH_KINDS if entry[kind]})
     if not {name for name in ways if not name.startswith("/dev/")} <= set(sides):
-        return      # said above
+        return      # a mistake above reports the missing bond
     wanted = full["heartbeat"]["one_path"]
     if len(ways) == 1 and not wanted:
         yield path, (f"{_list(ways)}: when this one is cut both nodes become active; give a second path over something "
@@ -742,7 +744,7 @@ def _check_paths(full: dict) -> Iterator[Mistake]:
 
 
 def _check_way(full: dict, given: dict, schema: dict) -> Iterator[Mistake]:
-    """Nothing is asked of heartbeat's scripts where the agent decides, and the other way round."""
+    """With the agent no key of heartbeat's scripts is set, and without it no key of the agent."""
     its, said = full["heartbeat"], given.get("heartbeat")
     path, said = "gateway:heartbeat", said if isinstance(said, dict) else {}
     if _has_agent(full, schema):
@@ -750,19 +752,20 @@ def _check_way(full: dict, given: dict, schema: dict) -> Iterator[Mistake]:
             yield f"{path}:ipfail", (f"false is for the profile paper; in {its['profile']} the agent compares ping "
                                      f"nodes itself; leave it out")
         if its["mail_to"]:
-            yield f"{path}:mail_to", (f"{_list(its['mail_to'])}: mails are heartbeat's scripts' and for the profile "
+            yield f"{path}:mail_to", (f"{_list(its['mail_to'])}: only heartbeat's scripts send mails, in the profile "
                                       f"paper; leave it out")
         if its["failback_delay"] and not its["auto_failback"]:
-            yield f"{path}:failback_delay", (f"{its['failback_delay']} delays what auto_failback: false never does; "
-                                             f"leave one of them out")
+            yield f"{path}:failback_delay", (f"{its['failback_delay']} has no effect with auto_failback: "
+                                             f"false; leave one of them out")
     else:
         for key in ("failback_delay", "fence", "compare"):
             if key in said:
-                yield f"{path}:{key}", f"is done by the agent, which the profile {its['profile']} has not; leave it out"
+                yield f"{path}:{key}", (f"works only with the agent, and the profile {its['profile']} has none; "
+                                         f"leave it out")
 
 
 def _check_machine(full: dict, nodename: str | None, minion_id: str | None) -> Iterator[Mistake]:
-    """The machine is a node of this site, and its minion id says so."""
+    """The machine is a node of this site, and the minion id names the same node and site."""
     if nodename is not None and full["nodes"] and nodename not in full["nodes"]:
         yield "gateway:nodes", (f"this machine's `uname -n` is {_show(nodename)}, which is none of "
                                 f"{_list(full['nodes'])}; rename the machine, or the node")
@@ -777,11 +780,11 @@ def _check_machine(full: dict, nodename: str | None, minion_id: str | None) -> I
 
 
 def _check_secrets(full: dict, secrets: object) -> Iterator[Mistake]:
-    """Presence and shape of what pillar/secrets/SITE.sls has to bring. Never shows a value."""
+    """pillar/secrets/SITE.sls has every secret that the site needs, in the right form. Never shows a value."""
     file = f"pillar/secrets/{full['site'] or 'SITE'}.sls"
     connections = full["connections"] if full["features"]["openswan"] else {}
     if full["features"]["heartbeat"]:
-        # authkeys takes the rest of the line for the key.
+        # authkeys takes the whole rest of the line as the key.
         yield from _check_word("heartbeat:key", _at(secrets, "heartbeat", "key"), file, r"[^\s\"'#]+")
     for name, connection in connections.items():
         if connection["auth"] == "psk":
@@ -796,7 +799,7 @@ def _check_secrets(full: dict, secrets: object) -> Iterator[Mistake]:
 
 
 def _check_certificate(name: str, entry: object, file: str) -> Iterator[Mistake]:
-    """The gateway's certificate with its key, as PKCS#12 or in PEM."""
+    """The gateway's certificate and key, as PKCS#12 or PEM."""
     path = f"gateway_secrets:certificates:{name}"
     if not isinstance(entry, dict):
         yield path, (f"is missing, and gateway:identity:certificate names it; give it in {file}, as pkcs12 and "
@@ -815,7 +818,7 @@ def _check_certificate(name: str, entry: object, file: str) -> Iterator[Mistake]
 
 
 def _check_word(name: str, value: object, file: str, pattern: str) -> Iterator[Mistake]:
-    """A secret that goes into one line of a file and has to stay in it."""
+    """A secret that becomes part of one line of a file and must not break out of it."""
     if value is None:
         yield f"gateway_secrets:{name}", f"is missing; give it in {file}"
     elif not isinstance(value, str):
@@ -826,7 +829,7 @@ def _check_word(name: str, value: object, file: str, pattern: str) -> Iterator[M
 
 
 def _is_der(value: object) -> bool:
-    """Whether it is base64 of an ASN.1 sequence, as every PKCS#12 file and every CRL is."""
+    """Whether the value is base64 of an ASN.1 sequence, as every PKCS#12 file and every CRL is."""
     try:
         return isinstance(value, str) and base64.b64decode("".join(value.split()), validate=True)[:1] == b"\x30"
     except (binascii.Error, ValueError):
@@ -834,27 +837,27 @@ def _is_der(value: object) -> bool:
 
 
 def _is_pem(value: object, label: str) -> bool:
-    """Whether it is a PEM text of that label, such as CERTIFICATE or (RSA, EC) PRIVATE KEY."""
+    """Whether the value is PEM with this label, such as CERTIFICATE or (RSA, EC) PRIVATE KEY."""
     pattern = rf"-----BEGIN ([A-Z]+ )?{label}-----\s.+\s-----END ([A-Z]+ )?{label}-----"
     return isinstance(value, str) and re.search(pattern, value, re.DOTALL) is not None
 
 
-# Values by the schema
+# Checking values against the schema
 
 def _complete(site: object, schema: dict, found: list[Mistake] | None = None) -> dict:
     """
-    The site with every key of the schema, in canonical form and always of the shape the schema promises.
+    The site with every key of the schema, in canonical form. The result always has the structure of the schema.
 
-    What does not fit is left out and noted in `found`, as pairs of path and text.
+    A value that does not fit is left out and added to `found`.
     """
     return _fill(site, {"keys": schema, "required": True}, "gateway", [] if found is None else found)
 
 
-def _fill(value: object, rule: dict, path: str, found: list[Mistake]):
-    """One value by its rule."""
+def _fill(value: object, rule: dict, path: str, found: list[Mistake]) -> Any:
+    """One value, checked against its rule and completed with defaults."""
     if value is _ABSENT and rule.get("required"):
         found.append((path, f"is missing; {rule.get('about', 'describe the site')}"))
-        found = []      # one line is enough: what is below is missing because of this
+        found = []      # one message is enough: everything below is missing for the same reason
     if "keys" in rule:
         return _fill_keys(value, rule, path, found)
     if rule["type"] == "mapping":
@@ -873,14 +876,12 @@ def _fill(value: object, rule: dict, path: str, found: list[Mistake]):
 
 
 def _fill_keys(value: object, rule: dict, path: str, found: list[Mistake]) -> dict:
-    """A mapping of known keys."""
+    """A mapping whose keys the schema names."""
     keys = rule["keys"]
-    given = value
-    if not isinstance(value, dict):
-        if value is not _ABSENT:
-            found.append((path, f"{_show(value)} {_kind(value)}; give a mapping with {_list(keys)}"))
-            found = []
-        given = {}
+    given: dict = value if isinstance(value, dict) else {}
+    if not isinstance(value, dict) and value is not _ABSENT:
+        found.append((path, f"{_show(value)} {_kind(value)}; give a mapping with {_list(keys)}"))
+        found = []
     for key in given:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1, 0.5)
@@ -892,7 +893,7 @@ def _fill_keys(value: object, rule: dict, path: str, found: list[Mistake]) -> di
 
 
 def _fill_mapping(value: object, rule: dict, path: str, found: list[Mistake]) -> dict:
-    """A mapping of names that the site chooses."""
+    """A mapping whose keys the site chooses."""
     names = _rule(rule["names"])
     given = {} if value is _ABSENT else value
     if not isinstance(given, dict):
@@ -910,7 +911,7 @@ def _fill_mapping(value: object, rule: dict, path: str, found: list[Mistake]) ->
 
 
 def _fill_list(value: object, rule: dict, path: str, found: list[Mistake]) -> list:
-    """A list; a value that stands alone is a list of one."""
+    """A list; a single value counts as a list of one."""
     of = _rule(rule["of"])
     given = rule.get("default", []) if value is _ABSENT else value if isinstance(value, list) else [value]
     if not given and value is not _ABSENT and rule.get("required"):
@@ -928,23 +929,23 @@ def _fill_list(value: object, rule: dict, path: str, found: list[Mistake]) -> li
             found.append((path, f"{_show(entry)} {error}"))
             continue
         if entry in result:
-            found.append((path, f"{_show(entry)} is there twice; leave one out"))
+            found.append((path, f"{_show(entry)} occurs twice; leave one out"))
         else:
             result.append(entry)
     return result
 
 
 def _rule(of: str | dict) -> dict:
-    """A rule, which the schema may shorten to its type."""
+    """The complete rule; the schema may give only its type."""
     return {"type": of} if isinstance(of, str) else of
 
 
-def _scalar(value: object, rule: dict):
+def _scalar(value: object, rule: dict) -> Any:
     """
     One value in canonical form.
 
     Raises:
-        ValueError: what is wrong and what would be right, to follow the value in a sentence.
+        ValueError: what is wrong and what would be right, worded to follow the value in a sentence.
     """
     kind = rule["type"]
     if kind in _SPECIAL:
@@ -953,15 +954,16 @@ def _scalar(value: object, rule: dict):
 
 
 def _pattern(value: object, kind: str) -> str:
-    """Text of a certain form."""
+    """Text that matches the pattern of this type."""
     pattern, right = _PATTERNS[kind]
-    if not re.fullmatch(pattern, _string(value)):
+    text = _string(value)
+    if not re.fullmatch(pattern, text):
         raise ValueError(f"does not fit; give {right}")
-    return value
+    return text
 
 
 def _string(value: object) -> str:
-    """Text, and nothing that YAML has made of it."""
+    """The value, if YAML read it as text."""
     if isinstance(value, str):
         return value
     right = "give one text" if isinstance(value, (dict, list)) else "put it in quotes if it is meant as text"
@@ -993,7 +995,7 @@ def _choice(value: object, rule: dict) -> str:
 
 
 def _option(value: object, rule: dict) -> int | str:
-    """A value of someone else's option: true and false are numbers for the kernel, words for ipsec.conf."""
+    """A value for an option of the kernel or of ipsec.conf: the kernel gets 1 and 0, ipsec.conf yes and no."""
     if isinstance(value, bool):
         return int(value) if rule["type"] == "value" else {True: "yes", False: "no"}[value]
     return value if isinstance(value, int) else _pattern(value, "option")
@@ -1014,7 +1016,7 @@ def _duration(value: object, _rule: dict) -> str:
 
 
 def _milliseconds(text: str) -> int:
-    """A time of :func:`_duration` as a number, 0 where there is none."""
+    """A time of :func:`_duration` in milliseconds; 0 for an empty text."""
     if not text:
         return 0
     return int(text[:-2]) if text.endswith("ms") else int(text) * 1000
@@ -1033,9 +1035,10 @@ def _address(value: object, _rule: dict) -> str:
 
 
 def _group(value: object, _rule: dict) -> str:
+    text = _string(value)
     try:
-        if ipaddress.IPv4Address(_string(value)).is_multicast:
-            return value
+        if ipaddress.IPv4Address(text).is_multicast:
+            return text
     except ipaddress.AddressValueError:
         pass
     raise ValueError("is no IPv4 multicast group; give one such as 239.0.0.43")
@@ -1055,7 +1058,7 @@ def _network(value: object, _rule: dict) -> str:
 
 
 def _pool(value: object, rule: dict) -> str:
-    """A range of addresses, first-last."""
+    """A range of addresses, FIRST-LAST."""
     text = _string(value)
     if "-" not in text:
         network = ipaddress.ip_network(_network(text, rule))
@@ -1063,7 +1066,7 @@ def _pool(value: object, rule: dict) -> str:
     first, _, last = text.partition("-")
     try:
         ends = ipaddress.ip_address(first.strip()), ipaddress.ip_address(last.strip())
-        if ends[0].version == ends[1].version and ends[0] <= ends[1] and "%" not in text:
+        if ends[0].version == ends[1].version and int(ends[0]) <= int(ends[1]) and "%" not in text:
             return f"{ends[0]}-{ends[1]}"
     except ValueError:
         pass
@@ -1078,7 +1081,7 @@ def _server(value: object, _rule: dict) -> str:
         return _scalar(text, {"type": "fqdn"})
 
 
-# What fills and checks a type, and what a value of it is.
+# By type: the function that checks a value and brings it into canonical form, and the description of a valid value.
 _SPECIAL = {
     "bool": (_boolean, "true or false"),
     "integer": (_integer, "a whole number"),
@@ -1092,61 +1095,69 @@ _SPECIAL = {
     "pool": (_pool, "a network, or a range of addresses first-last"),
     "server": (_server, "an address or a name such as time.site.example"),
 }
-# For the reference.
+# By type: the description of a valid value, for docs/site-reference.md.
 TYPES = {kind: right for kind, (_, right) in {**_PATTERNS, **_SPECIAL}.items()}
 
 
 # Words and addresses
 
 def _show(value: object) -> str:
-    """A value as it can stand in one line."""
+    """A value, shortened to fit into a message."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) and value and value.isprintable() else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _kind(value: object) -> str:
-    """What YAML made of it."""
+    """Which type YAML has read, worded to follow the value in a sentence."""
     kinds = {
-        type(None): "is empty", bool: "is a boolean (YAML reads on, off, yes and no so)",
+        type(None): "is empty", bool: "is a boolean (YAML reads on, off, yes and no as true and false)",
         int: "is a number (YAML reads 010 as 8 and 1:20 as 80)", float: "is a number with a point",
         str: "is text", dict: "is a mapping", list: "is a list",
     }
     return kinds.get(type(value), f"is a {type(value).__name__}")
 
 
-def _list(words) -> str:
-    """Words in a sentence."""
+def _list(words: Iterable[object]) -> str:
+    """Words, separated by commas."""
     return ", ".join(_show(word) for word in words)
 
 
 def _at(tree: object, *keys: str) -> object:
-    """What is at a path of a tree of mappings, None where there is nothing."""
+    """The value at a path in nested mappings; None when there is none."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def _version(text: str) -> int:
-    """4 or 6, of an address, a network or a range."""
+    """The IP version, 4 or 6, of an address, a network or a range."""
     return 6 if ":" in text else 4
 
 
-def _network_of(address: str, networks: list[str]):
-    """The network an address is in, None where there is none."""
+def _network_of(address: str, networks: list[str]) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The network that contains the address; None when there is none."""
     return next((net for net in map(ipaddress.ip_network, networks) if ipaddress.ip_address(address) in net), None)
 
 
+def _with_prefix(address: str, networks: list[str]) -> str:
+    """An address with the prefix length of its network, as ``ip address`` takes it."""
+    network = _network_of(address, networks)
+    if network is None:
+        raise ValueError(_outside(address, networks))
+    return f"{address}/{network.prefixlen}"
+
+
 def _outside(address: str, networks: list[str]) -> str:
-    """The end of a line about an address that is not where it belongs."""
+    """The end of a message about an address outside its networks."""
     return f"{address} is outside {_list(networks) or 'every network of its bond'}; give an address of that network"
 
 
 def _ends(text: str) -> tuple:
-    """First and last address of a network or a range."""
+    """The first and last address of a network or a range."""
     if "-" in text:
         first, last = text.split("-")
         return ipaddress.ip_address(first), ipaddress.ip_address(last)
@@ -1163,19 +1174,19 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _own_addresses(full: dict) -> dict[str, str]:
-    """Every address of the gateway, with what it is."""
+    """Every address of the gateway, with a description of it."""
     own = {address: f"{node}'s own address" for node, its in full["nodes"].items()
            for side in ("external", "internal", "heartbeat") for address in its[side]}
     return own | {address: "a virtual address" for bond in full["bonds"].values() for address in bond["virtual"]}
 
 
 def _inner(connection: dict) -> list[str]:
-    """What a connection gives its roadwarriors: ranges, and single addresses."""
+    """The addresses that a connection gives its roadwarriors: ranges and single addresses."""
     return [*connection["pool"], *(each for addresses in connection["persons"].values() for each in addresses)]
 
 
 def _side_of(address: str, full: dict) -> str:
-    """The side on which an address is reached."""
+    """The side (external, internal, heartbeat) on which an address is reached."""
     for side, bond in full["bonds"].items():
         reached = bond["networks"] + [route["to"] for route in bond["routes"] if route["to"]]
         if _network_of(address, reached):

@@ -1,35 +1,35 @@
 """
-What a gateway tells its master: every change once, numbered, kept on disk, signed
-==================================================================================
+What a gateway reports to its master: every change once, numbered, kept on disk, signed
+=======================================================================================
 
-A beacon works out all *conditions* of its subject each time it is called: what is wrong, or worth telling, as it is
-now. :func:`changed` compares them with what was told last, and gives the events to fire. So an event comes once when
-something begins, once when it changes, once when it is over; a minion that was restarted repeats nothing, and what
+Each time a beacon is called, it works out all *conditions* of its subject: what is wrong now, or worth reporting.
+:func:`changed` compares them with what was reported last, and returns the events to fire. So there is one event when a
+condition begins, one when it changes and one when it is over. A minion that was restarted repeats nothing, and what
 happened while the master was away is in the journal (:func:`since`).
 
 An event is one flat mapping, all of it JSON, 8 KiB at most::
 
     version    1
-    journal    hexadecimal, random: whose numbers `n` are
-    n          one up with each event of this node
+    journal    hexadecimal, random: the name of the journal that counts `n`
+    n          counts the events of this node, rising by one
     id, site, node
     role       of this node at that moment: active, standby, transition, stopped, split, unknown
     beacon, condition, subject
-    severity   critical, warning, info
-    was, is    a word or a few
-    since      ISO 8601, UTC: since when it is so. In a recovery: when that began which is over now
-    at         ISO 8601, UTC: when it was noticed
+    severity   info, warning, critical
+    was, is    the state before and now, in a word or a few
+    since      ISO 8601, UTC: when this state began. In a recovery: when the state began that is over now
+    at         ISO 8601, UTC: when the node noticed it
     recovered  true: the condition is over
-    once       true: it happened and is over, nothing will recover
+    once       true: it happened and is over; no recovery follows
     cause      in words, may be empty
     facts      a small mapping
     signature  HMAC-SHA256, hexadecimal, over the rest as JSON (sorted keys, no blanks, ASCII); empty without a key
 
-The key comes from the pillar key ``gateway_event_key``, one for each minion id. It is used when an event is handed out
-and never written down here.
+The key comes from the pillar key ``gateway_event_key``; each minion id has its own. Events are signed when they are
+handed out; the key is never written to this node's disk.
 
-Files, in ``/var/lib/gateway/events``, root's alone: ``journal`` (JSON lines; the first names the journal),
-``BEACON.told`` (what was told last, and what the beacon has to remember), ``taken``.
+Files, in ``/var/lib/gateway/events``, readable by root only: ``journal`` (JSON lines; the first names the journal),
+``BEACON.told`` (what was reported last, and what the beacon wants to remember), ``taken``.
 """
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from salt.exceptions import CommandExecutionError
 
@@ -62,25 +62,27 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_events"
 
-FOLDER = Path("/var/lib/gateway/events")
-# Which pillar the running beacons go by. Gone after a reboot, as they are.
+EVENTS_FOLDER = Path("/var/lib/gateway/events")
+# The digest of the pillar that the running beacons use. The file and the beacons are both gone after a reboot.
 WATCHED = Path("/run/gateway/watched")
 VERSION = 1
-KEPT = 500  # events in the journal; it is cut when it has twice as many
-LARGEST = 8 * 1024  # bytes of an event as JSON
-SEVERITIES = ("critical", "warning", "info")
+JOURNAL_EVENTS_KEPT = 500  # the journal is cut to this number of events when it has twice as many
+EVENT_BYTES_MAX = 8 * 1024  # of an event as JSON; alerts/authentic.py has the same limit
+# Least to most severe. Twin: alerts/authentic.py, on the master; the loader allows no import between the two.
+SEVERITIES = ("info", "warning", "critical")
+# Twins: _modules/heartbeat.py, and alerts/authentic.py, which also knows "unknown".
 ROLES = ("active", "standby", "transition", "stopped", "split")
-# Bytes of one text as JSON.
-_TEXTS = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
-_DEEPEST, _MOST = 4, 200  # levels and values in facts
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# The limit of each text in bytes, as JSON.
+_TEXT_BYTES = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
+_FACTS_LEVELS, _FACTS_VALUES = 4, 200  # how deep facts may be nested, and how many values they may have
+_CONDITION_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _KNOWN_TO_SALT = ("enabled", "interval", "disable_during_state_run", "run_once", "beacon_module", "_beacon_name")
 
 
 class Told(NamedTuple):
-    """What was told of one beacon's subject."""
+    """What was reported of one beacon's subject."""
 
-    conditions: dict[str, dict]  # by key: the last event, and `normal`, what it was before all that
+    conditions: dict[str, dict]  # by key: the last event, and `normal`, the state before the condition began
     memory: dict[str, Any]
     newest: int  # the journal's newest number when this was written
     damaged: bool = False
@@ -103,14 +105,14 @@ def __virtual__() -> str:
 
 def watched(feature: str = "monitoring") -> dict:
     """
-    This node's settings where there is something to watch: {} without a site, for a site with mistakes, and where
-    ``features:monitoring`` or the feature itself is off. Worked out once for a pillar, so it may be asked every second.
+    This node's settings, if there is something to watch. {} without a site, for a site with mistakes, and where
+    ``features:monitoring`` or the feature itself is off. Computed once for a pillar, so it may be called every second.
 
     Args:
         feature: one of ``gateway:features``.
 
     Returns:
-        As ``gateway.settings``; not a copy, so only to be read.
+        As ``gateway.settings``. It is not a copy, so the caller must not change it.
 
     CLI Example:
 
@@ -137,7 +139,7 @@ def watched(feature: str = "monitoring") -> dict:
 
 def pillar_digest() -> str:
     """
-    What the beacons go by, as a digest: the site, what a site may say, their configuration, the key.
+    The digest of everything that the beacons depend on: the site, its schema, their configuration, the event key.
 
     CLI Example:
 
@@ -152,7 +154,7 @@ def pillar_digest() -> str:
 
 def watched_now() -> str:
     """
-    The :func:`pillar_digest` that the beacons of the running minion go by; empty when none has run since boot.
+    The :func:`pillar_digest` that the running minion's beacons use; "" when none has run since the boot.
 
     CLI Example:
 
@@ -169,25 +171,25 @@ def watched_now() -> str:
 def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (), unknown: Iterable[str] = (),
             memory: dict | None = None) -> list[dict]:
     """
-    What has changed since the last call, as events for a beacon to return.
+    The changes since the last call, as events that a beacon returns.
 
-    Nothing is written while nothing changes.
+    Writes nothing while nothing changes.
 
     Args:
-        beacon: its name.
-        conditions: everything that is the case now, by ``CONDITION:SUBJECT`` (``slave_down:bond0/eth1``), each with
-            ``severity``, ``was``, ``is``, and where there is any ``cause``, ``facts``, ``since`` (ISO 8601). A change
-            of ``is`` or ``severity`` gives an event, one of the rest does not. With ``after`` it is told only when it
-            has been handed over for so many seconds.
-        once: what happened and is over: the same, with ``condition`` and ``subject``.
-        unknown: names of conditions that can not be judged now: those told before stay as they are.
-        memory: what the beacon wants to find again (:func:`memory`) once these events are safe; None: as it is.
+        beacon: the beacon's name.
+        conditions: everything that is the case now, by ``CONDITION:SUBJECT`` (``slave_down:bond0/eth1``). Each has
+            ``severity``, ``was`` and ``is``, and may have ``cause``, ``facts`` and ``since`` (ISO 8601). A change of
+            ``is`` or ``severity`` makes an event, a change of the rest does not. With ``after`` (seconds) a condition
+            is reported only when the beacon has handed it over for this long.
+        once: what happened and is over: the same keys, and ``condition`` and ``subject``.
+        unknown: names of conditions that can not be judged now: those reported before stay as they are.
+        memory: what the beacon wants to read again (:func:`memory`) once these events are saved; None: no change.
 
     Returns:
-        The events, signed, each with a ``tag`` that Salt takes out. They are in the journal already.
+        The events, signed, each with a ``tag``, which Salt removes. They are already in the journal.
 
     Raises:
-        CommandExecutionError: another process holds the files for a second, or a condition makes no sense.
+        CommandExecutionError: another process has locked the files for a second, or a condition is malformed.
 
     CLI Example:
 
@@ -208,14 +210,15 @@ def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (),
         told = _load(beacon, journal)
         number = max([0, told.newest, *(event["n"] for event in journal.events[-1:])])
         if journal.damaged or not journal.events:
-            # The file alone may know less than was given away.
+            # The file may have lost numbers that were already given to events.
             number = max([number, _taken(), *(_load(name, journal).newest for name in _beacons())])
         events = []
         now = _now()
         its = _self()
         for key in list(_differ(told, conditions, unknown)):
             number += 1
-            event = _of_condition(key, told.conditions.get(key), conditions.get(key), now)
+            event = (_of_condition(key, told.conditions.get(key), conditions[key], now) if key in conditions
+                     else _of_recovery(key, told.conditions[key]))
             events.append(_fit({**its, "journal": journal.name, "n": number, "beacon": beacon, "at": now} | event))
             _apply(told.conditions, events[-1], (conditions.get(key) or {}).get("was", ""))
         for each in once:
@@ -231,7 +234,7 @@ def changed(beacon: str, conditions: dict[str, dict], once: Iterable[dict] = (),
 
 def memory(beacon: str) -> dict:
     """
-    What a beacon gave to :func:`changed` to remember; {} when there is nothing.
+    What a beacon last gave to :func:`changed` to remember; {} without any.
 
     CLI Example:
 
@@ -244,7 +247,7 @@ def memory(beacon: str) -> dict:
 
 def validate_config(config: object, more: Iterable[str] = ()) -> tuple[bool, str]:
     """
-    Whether a beacon's configuration is a list of mappings with keys that are known.
+    Whether a beacon's configuration is a list of mappings that have only known keys.
 
     Args:
         config: as Salt hands it to a beacon's ``validate``.
@@ -260,30 +263,30 @@ def validate_config(config: object, more: Iterable[str] = ()) -> tuple[bool, str
         salt-call gateway_events.validate_config '[]'
     """
     if not isinstance(config, list):
-        return False, "the configuration has to be a list, [] where there is nothing to say"
+        return False, "the configuration must be a list, [] if it is empty"
     for each in config:
         if not isinstance(each, dict):
-            return False, f"each entry of the configuration has to be a mapping, and {each!r:.60} is none"
+            return False, f"each entry of the configuration must be a mapping, and {each!r:.60} is none"
         for key in each:
             if key not in (*_KNOWN_TO_SALT, *more):
                 return False, f"no key {key!r:.60}; there are {', '.join(sorted({*_KNOWN_TO_SALT[:-1], *more}))}"
     return True, "valid"
 
 
-# what the master asks for
+# what the master calls
 
 
 def since(number: int = 0, journal: str = "") -> dict:
     """
-    The events that came after one.
+    The events after a given one.
 
     Args:
-        number: of the last one known.
-        journal: the journal it belongs to; with another than this node's, all events there are.
+        number: the number of the last event that the caller knows.
+        journal: the journal that counted it; if this is not the node's journal, all events are returned.
 
     Returns:
-        ``journal``, ``newest`` (a number), ``taken`` (the number that :func:`taken` was last told) and ``events``,
-        signed, oldest first; the last 500 at most.
+        ``journal``, ``newest`` (a number), ``taken`` (the number last given to :func:`taken`) and ``events``, signed,
+        oldest first; the last 500 at most.
 
     CLI Example:
 
@@ -292,7 +295,7 @@ def since(number: int = 0, journal: str = "") -> dict:
         salt 'gw1.*' gateway_events.since 120 3f2a90c1d5e84b67
     """
     found = _read_journal()
-    events = found.events[-KEPT:]
+    events = found.events[-JOURNAL_EVENTS_KEPT:]
     if journal == found.name:
         events = [event for event in events if event["n"] > int(number)]
     newest = max([0, *(event["n"] for event in found.events[-1:])])
@@ -302,7 +305,8 @@ def since(number: int = 0, journal: str = "") -> dict:
 
 def newest() -> dict:
     """
-    How far the journal has got, and how far a master has: what is asked often and of all nodes at once.
+    The newest number of the journal, and the number up to which a master has processed it. The master asks all nodes
+    for this at once, and often.
 
     Returns:
         ``journal``, ``newest`` and ``taken`` as :func:`since` has them.
@@ -320,7 +324,7 @@ def newest() -> dict:
 
 def conditions() -> list[dict]:
     """
-    All that is the case at present, each as the event that told it, signed.
+    All conditions that exist now, each as the event that reported it, signed.
 
     CLI Example:
 
@@ -335,13 +339,13 @@ def conditions() -> list[dict]:
 
 def taken(numbers: dict[str, int]) -> bool:
     """
-    A master says up to which event it has dealt with everything. Only a mark: the journal stays as it is.
+    Note up to which event a master has processed everything. This is only a mark: the journal does not change.
 
     Args:
-        numbers: by minion id; the others are for others.
+        numbers: the event's number, by minion id; those of other nodes are ignored.
 
     Returns:
-        Whether there was one for this node.
+        Whether this node's number was among them.
 
     CLI Example:
 
@@ -369,7 +373,7 @@ def _taken() -> int:
 
 
 def _ripe(beacon: str, told: Told, conditions: dict[str, dict], unknown: set[str]) -> dict[str, dict]:
-    """The conditions without those that have to last for longer before they are told."""
+    """The conditions without those that must last longer before they are reported."""
     waiting = __context__.setdefault("gateway_events.waiting", {}).setdefault(beacon, {})
     ripe = {}
     for key, each in conditions.items():
@@ -386,24 +390,28 @@ def _ripe(beacon: str, told: Told, conditions: dict[str, dict], unknown: set[str
 
 
 def _differ(told: Told, conditions: dict[str, dict], unknown: set[str]) -> Iterator[str]:
-    """The keys of which something has to be told, in a steady order: what is over first."""
+    """The keys of which a change must be reported, in a fixed order: first those that are over."""
     for key in sorted(told.conditions):
         if key not in conditions and key.partition(":")[0] not in unknown:
             yield key
     for key in sorted(conditions):
         before = told.conditions.get(key)
         if before is None or (before["is"], before["severity"]) != (
-                _cut(_text(conditions[key].get("is", "")), _TEXTS["is"]), conditions[key].get("severity")):
+                _cut(_text(conditions[key].get("is", "")), _TEXT_BYTES["is"]), conditions[key].get("severity")):
             yield key
 
 
-def _of_condition(key: str, before: dict | None, now: dict | None, at: str) -> dict:
-    """What an event says of a condition that is new (`before` None), over (`now` None) or different."""
+def _of_recovery(key: str, before: dict) -> dict:
+    """The content of an event for a condition that is over."""
     condition, _colon, subject = key.partition(":")
-    if now is None:
-        return {"condition": condition, "subject": subject, "severity": before["severity"], "was": before["is"],
-                "is": before["normal"], "since": before["since"], "recovered": True, "once": False,
-                "cause": before["cause"], "facts": before["facts"]}
+    return {"condition": condition, "subject": subject, "severity": before["severity"], "was": before["is"],
+            "is": before["normal"], "since": before["since"], "recovered": True, "once": False,
+            "cause": before["cause"], "facts": before["facts"]}
+
+
+def _of_condition(key: str, before: dict | None, now: dict, at: str) -> dict:
+    """The content of an event for a condition that is new (`before` None) or has changed."""
+    condition, _colon, subject = key.partition(":")
     event = _checked(now, condition, subject)
     began = _when(now.get("since"), before["since"] if before else at)
     if before and before["is"] != event["is"]:
@@ -417,8 +425,8 @@ def _of_once(each: dict, at: str) -> dict:
 
 
 def _checked(given: dict, condition: str, subject: str) -> dict:
-    """What a beacon said, complete. Raises CommandExecutionError where it makes no sense: a mistake of the beacon's."""
-    if not _NAME.fullmatch(_text(condition)) or given.get("severity") not in SEVERITIES:
+    """What a beacon reported, complete. Raises CommandExecutionError if it is malformed: a mistake in the beacon."""
+    if not _CONDITION_NAME.fullmatch(_text(condition)) or given.get("severity") not in SEVERITIES:
         raise CommandExecutionError(
             f"{condition!r:.60} with the severity {given.get('severity')!r:.60} is no condition: its name is of lower-"
             f"case letters, digits and _, its severity one of {', '.join(SEVERITIES)}")
@@ -427,7 +435,7 @@ def _checked(given: dict, condition: str, subject: str) -> dict:
 
 
 def _when(text: object, otherwise: str) -> str:
-    """A time of somebody else's in the form that events have."""
+    """A time from elsewhere in the form that events have; `otherwise` if it is not readable."""
     try:
         there = datetime.fromisoformat(str(text))
     except ValueError:
@@ -440,7 +448,7 @@ def _now() -> str:
 
 
 def _self() -> dict:
-    """Who says it. An event is not held back because the site or the role can not be had."""
+    """The sender's keys of an event. An event is sent even if the site or the role is not available."""
     try:
         settings = __salt__["gateway.settings"]()
         its = {"site": settings["site"], "node": settings["node"]}
@@ -454,11 +462,11 @@ def _self() -> dict:
 
 
 def _fit(event: dict) -> dict:
-    """The event in plain JSON that any transport takes, and no larger than LARGEST: facts give way."""
-    event = {key: _cut(_text(value), _TEXTS[key]) if key in _TEXTS else value for key, value in event.items()}
-    facts = event["facts"] = _plain(event["facts"], [_MOST]) if isinstance(event["facts"], dict) else {}
-    # The signature and some room for what Salt adds.
-    room = LARGEST - 512
+    """The event as plain JSON that any transport takes, at most EVENT_BYTES_MAX long: facts are cut to fit."""
+    event = {key: _cut(_text(value), _TEXT_BYTES[key]) if key in _TEXT_BYTES else value for key, value in event.items()}
+    facts = event["facts"] = _plain(event["facts"], [_FACTS_VALUES]) if isinstance(event["facts"], dict) else {}
+    # Room for the signature and for the keys that Salt adds.
+    room = EVENT_BYTES_MAX - 512
     while _size(event) > room and facts.keys() - {"cut"}:
         largest = max(facts.keys() - {"cut"}, key=lambda key: (_size(key) + _size(facts[key]), key))
         spare = _size(facts[largest]) - (_size(event) - room)
@@ -471,11 +479,11 @@ def _fit(event: dict) -> dict:
 
 
 def _key(condition: str, subject: str) -> str:
-    return f"{condition}:{_cut(_text(subject), _TEXTS['subject'])}"
+    return f"{condition}:{_cut(_text(subject), _TEXT_BYTES['subject'])}"
 
 
 def _plain(value: object, left: list[int], depth: int = 0) -> Any:
-    """A value as msgpack and JSON both give it back. `left[0]`: how many more values there may be."""
+    """A value that msgpack and JSON both return unchanged. `left[0]`: how many more values are allowed."""
     left[0] -= 1
     if value is None or isinstance(value, bool):
         return value
@@ -483,7 +491,7 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
-    if isinstance(value, (dict, list, tuple)) and depth < _DEEPEST:
+    if isinstance(value, (dict, list, tuple)) and depth < _FACTS_LEVELS:
         if isinstance(value, dict):
             return {_text(key)[:200]: _plain(each, left, depth + 1) for key, each in value.items() if left[0] > 0}
         return [_plain(each, left, depth + 1) for each in value if left[0] > 0]
@@ -491,17 +499,17 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
 
 
 def _text(value: object) -> str:
-    """As text that can be encoded: half a surrogate pair out of a file's name can not."""
+    """A value as text that can be encoded; half a surrogate pair, as a file's name may have, can not be."""
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 def _size(value: object) -> int:
-    """Bytes as JSON."""
+    """The length as JSON, in bytes."""
     return len(json.dumps(value))
 
 
 def _cut(text: str, most: int) -> str:
-    """A text of at most so many bytes as JSON."""
+    """The text, cut to at most this many bytes as JSON."""
     if len(text) * 12 <= most or _size(text) <= most:
         return text
     kept, used = [], 2 + len(json.dumps("…"))
@@ -526,7 +534,7 @@ def _signed(event: dict) -> dict:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    """One writer at a time: jobs run beside the beacons. Never for long, as the minion stands still meanwhile."""
+    """Lock the files, as jobs run beside the beacons. Waits a second at most, as the minion does nothing meanwhile."""
     _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = time.monotonic() + 1
     handle = os.open(_folder() / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -537,8 +545,8 @@ def _lock() -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise CommandExecutionError(f"{_folder()}: another process holds the lock for more than a second; "
-                                                f"the event is tried again") from None
+                    raise CommandExecutionError(f"{_folder()}: another process has held the lock for more than a "
+                                                f"second; the next call reports the event") from None
                 time.sleep(0.01)
         yield
     finally:
@@ -546,12 +554,12 @@ def _lock() -> Iterator[None]:
 
 
 def _below_root(path: Path) -> Path:
-    """A path of this minion's: several on one machine have roots of their own."""
+    """The path below this minion's root: several minions on one machine have roots of their own."""
     return Path(__opts__.get("root_dir") or "/", path.relative_to("/"))
 
 
 def _folder() -> Path:
-    return _below_root(FOLDER)
+    return _below_root(EVENTS_FOLDER)
 
 
 def _replace(name: str, text: str) -> None:
@@ -559,39 +567,39 @@ def _replace(name: str, text: str) -> None:
 
 
 def _read_journal() -> Journal:
-    """The journal; a new one, not written yet, where there is none."""
+    """The journal; without one, a new journal that is not written yet."""
     try:
         lines = (_folder() / "journal").read_bytes().splitlines()
     except FileNotFoundError:
         return Journal(_new_name(), [])
     values = [_json(line) for line in lines]
-    name = values[0].get("journal") if values and isinstance(values[0], dict) else None
+    head = values[0].get("journal") if values and isinstance(values[0], dict) else None
+    name = head if isinstance(head, str) and re.fullmatch(r"[0-9a-f]{16}", head) else ""
     events = [value for value in values[1:] if _is_event(value)]
-    named = isinstance(name, str) and re.fullmatch(r"[0-9a-f]{16}", name)
-    damaged = not named or len(events) < len(values) - 1
-    # Numbers only ever rise: an event out of order is damage, too.
+    damaged = not name or len(events) < len(values) - 1
+    # Numbers only rise: an event out of order is damage as well.
     rising = [event for before, event in zip([{"n": 0}, *events], events, strict=False) if event["n"] > before["n"]]
-    return Journal(name if named else _new_name(), rising, damaged or len(rising) < len(events))
+    return Journal(name or _new_name(), rising, damaged or len(rising) < len(events))
 
 
 def _new_name() -> str:
-    """A name for a journal. Not with a digit first: a command line would take 12e4567890123456 for a number."""
+    """A random name for a journal. It begins with a letter: a command line reads 12e4567890123456 as a number."""
     return secrets.choice("abcdef") + secrets.token_hex(8)[1:]
 
 
-def _is_event(value: object) -> bool:
+def _is_event(value: object) -> TypeGuard[dict]:
     return (isinstance(value, dict) and type(value.get("n")) is int and value["n"] > 0
             and all(isinstance(value.get(key), str) for key in ("beacon", "condition", "subject", "severity", "is")))
 
 
 def _write_journal(journal: Journal, events: list[dict]) -> None:
-    """Add events. They are on the disk afterwards: a number that a power cut takes back would be given twice."""
+    """Add events and sync them to the disk: otherwise a power cut could cause a number to be used twice."""
     path = _folder() / "journal"
     lines = [json.dumps(event) + "\n" for event in events]
-    if journal.damaged or not path.exists() or len(journal.events) + len(events) > 2 * KEPT:
+    if journal.damaged or not path.exists() or len(journal.events) + len(events) > 2 * JOURNAL_EVENTS_KEPT:
         if journal.damaged:
-            log.warning("%s was damaged: what can be read of it is kept", path)
-        kept = [json.dumps(event) + "\n" for event in [*journal.events, *events][-KEPT:]]
+            log.warning("%s was damaged: every readable event is kept", path)
+        kept = [json.dumps(event) + "\n" for event in [*journal.events, *events][-JOURNAL_EVENTS_KEPT:]]
         _replace("journal", json.dumps({"journal": journal.name}) + "\n" + "".join(kept))
         return
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -609,8 +617,8 @@ def _beacons() -> list[str]:
 
 
 def _told(beacon: str) -> Told:
-    """What was told of a beacon's subject, read again only when another process has written it."""
-    if not _NAME.fullmatch(beacon):
+    """What was reported of a beacon's subject; read again only if another process has written it."""
+    if not _CONDITION_NAME.fullmatch(beacon):
         raise CommandExecutionError(f"{beacon!r:.60} is no beacon's name")
     mark, kept = _mark(beacon), __context__.get(f"gateway_events.{beacon}")
     if kept is None or kept[0] != mark:
@@ -628,7 +636,7 @@ def _mark(beacon: str) -> tuple[int, ...] | None:
 
 
 def _load(beacon: str, journal: Journal) -> Told:
-    """What was told, out of its file and what the journal has beyond that: a crash may have come between the two."""
+    """What was reported, from its file and from later events of the journal: a crash may separate the two writes."""
     told = Told({}, {}, 0)
     try:
         value = _json((_folder() / f"{beacon}.told").read_bytes())
@@ -637,7 +645,7 @@ def _load(beacon: str, journal: Journal) -> Told:
     if _is_told(value):
         told = Told(value["conditions"], value["memory"], value["newest"])
     else:
-        log.warning("%s/%s.told is damaged: made again from the journal", _folder(), beacon)
+        log.warning("%s/%s.told is damaged: it is rebuilt from the journal", _folder(), beacon)
         told = told._replace(damaged=True)
     for event in journal.events:
         if event["beacon"] == beacon and event["n"] > told.newest and not event.get("once"):
@@ -645,7 +653,7 @@ def _load(beacon: str, journal: Journal) -> Told:
     return told
 
 
-def _is_told(value: object) -> bool:
+def _is_told(value: object) -> TypeGuard[dict]:
     if not isinstance(value, dict) or type(value.get("newest")) is not int or not isinstance(value.get("memory"), dict):
         return False
     known = value.get("conditions")
@@ -655,12 +663,12 @@ def _is_told(value: object) -> bool:
 
 
 def _apply(conditions: dict[str, dict], event: dict, normal: str) -> None:
-    """An event's effect on what was told."""
+    """Apply an event to what was reported."""
     key = _key(event["condition"], event["subject"])
     if event.get("recovered"):
         conditions.pop(key, None)
         return
-    before = conditions.get(key, {"normal": _cut(_text(normal), _TEXTS["was"])})
+    before = conditions.get(key, {"normal": _cut(_text(normal), _TEXT_BYTES["was"])})
     conditions[key] = {**event, "normal": before["normal"]}
 
 

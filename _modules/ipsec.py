@@ -1,16 +1,15 @@
 """
-The IPsec daemon of a gateway: its configuration, its connections and what goes through them.
+The IPsec daemon of a gateway: its configuration, its connections and the traffic through them.
 
 :depends: Libreswan 4.x or 5.x
 
-The public functions speak of connections, tunnels, peers, up and down, so that another daemon can
-stand behind them. Commands, file formats and version differences of Libreswan are in here and in
-``salt/openswan/files/`` only.
+The public functions speak of connections, tunnels, peers, up and down, so that another daemon can be put behind them.
+Only this file and ``salt/openswan/files/`` know Libreswan's commands, file formats and version differences.
 
-A *connection* is what the site's pillar names. Each pair of a network here and a network there is a
-*tunnel* of it: a ``conn`` section of its own, called after the connection, numbered where there are several
-(``bern``, or ``bern/1`` and ``bern/2``). So IPv4 and IPv6 never meet in one section, and a network added
-to a connection leaves its other tunnels alone.
+The site's pillar names the *connections*. A connection has one *tunnel* for each pair of a local network and a remote
+network. A tunnel is a ``conn`` section of its own. It has the connection's name, with a number when the connection has
+several tunnels (``bern``, or ``bern/1`` and ``bern/2``). So one section never mixes IPv4 and IPv6, and a network added
+to a connection does not disturb its other tunnels.
 
 Formats: ipsec.conf(5), ipsec_whack(8), ``programs/pluto/{connections,ikev1_ikev2_states,show}.c`` of Libreswan.
 """
@@ -27,29 +26,29 @@ import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import salt.utils.path
 from salt.exceptions import CommandExecutionError
 
 CONFIGURATION = "/etc/ipsec.conf"
-# How often the daemon looks for new revocation lists, in seconds. NSS keeps what it knows of a list in memory, even
-# that there is none, and neither --rereadall nor --fetchcrls makes it look again (5.2): only what its timer does.
+# How often the daemon looks for new revocation lists, in seconds. NSS keeps in memory what it knows of a list, even
+# that there is none. Neither --rereadall nor --fetchcrls makes it look again (5.2): only the daemon's timer does.
 LISTS_EVERY = 15
-# What the running daemon has: put there by its service at each start, kept up to date by reload().
+# The connections that the running daemon has. Its service writes the file at each start, reload() keeps it up to date.
 LOADED = "/run/pluto/gateway-loaded.conf"
 SETUP = "config setup"
 
-# What Debian ships, for a host that has no daemon yet (test=True before the first run).
+# What Debian ships, for a host without a daemon (test=True before the first run).
 _DEBIAN = {11: "4.3", 12: "4.10", 13: "5.2"}
 
-# Both ends of a pair of gateways offer the same first choice, so no round trip is lost on INVALID_KE_PAYLOAD:
-# left alone, 4.10 begins with MODP2048 and 5.2 with DH19.
+# Both ends of a pair of gateways propose the same group first, so no round trip is lost on INVALID_KE_PAYLOAD.
+# Without this list 4.10 begins with MODP2048 and 5.2 with DH19.
 _GROUPS = "dh19+dh20+dh14"
 _PROPOSALS = {
     "ikev2": {"ike": [f"{cipher}-sha2_512+sha2_256-{_GROUPS}" for cipher in ("aes_gcm256", "aes_gcm128", "aes256")],
               "esp": ["aes_gcm256", "aes_gcm128"]},
-    # RFC 2409's phase 1 has no AEAD and no SHA-2 signatures; the rest is as strong as it takes.
+    # Phase 1 of RFC 2409 has no AEAD and no SHA-2 signatures; the other algorithms are as strong as IKEv1 allows.
     "ikev1": {"ike": ["aes256-sha2_512-dh14", "aes256-sha2_256-dh14"],
               "esp": ["aes_gcm256", "aes256-sha2_256"]},
 }
@@ -66,7 +65,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def version() -> str:
     """
-    The version of the installed daemon, such as "5.2"; on a host without one, the version its Debian release brings.
+    The version of the installed daemon, such as "5.2"; without one, the version that this Debian release ships.
 
     CLI Example:
 
@@ -82,8 +81,8 @@ def version() -> str:
     release = __grains__.get("osmajorrelease")
     if release in _DEBIAN:
         return _DEBIAN[release]
-    raise CommandExecutionError(f"ipsec: no daemon is installed and it is not known which one "
-                                f"{__grains__.get('osfinger', 'this system')} brings; install libreswan first")
+    raise CommandExecutionError(f"ipsec: no daemon is installed, and this module does not know which version "
+                                f"{__grains__.get('osfinger', 'this system')} ships; install libreswan first")
 
 
 def _major() -> int:
@@ -91,7 +90,7 @@ def _major() -> int:
 
 
 def _output(argv: list[str], fail: bool = True) -> str:
-    """What a command of the daemon prints. Connections and addresses only: nothing secret is ever asked for."""
+    """The output of one of the daemon's commands. Only connections and addresses are asked for, never a secret."""
     program = salt.utils.path.which(argv[0])
     if not program:
         raise CommandExecutionError(f"ipsec: {argv[0]} is not installed (Debian package libreswan)")
@@ -104,12 +103,12 @@ def _output(argv: list[str], fail: bool = True) -> str:
 
 def _whack(*arguments: str, fail: bool = True) -> list[str]:
     """
-    Lines of whack's answer, without the message number that 4.x puts before each ("000 ", "006 ").
+    The lines of whack's answer, without the message numbers of 4.x.
 
-    whack exits with a message's number when the last one is an error; `fail=False` where that is no news.
+    whack exits with the message's number when its last message is an error. `fail=False` ignores that.
     """
     lines = _output(["ipsec", "whack", *arguments], fail=fail).splitlines()
-    return [re.sub(r"^\d{3} ?", "", line) for line in lines]
+    return _without_numbers(lines)
 
 
 def running() -> bool:
@@ -131,18 +130,18 @@ def running() -> bool:
     return True
 
 
-# the configuration, out of a node's settings
+# the configuration, made from a node's settings
 
 
 def sections(settings: dict[str, Any]) -> dict[str, dict[str, str]]:
     """
-    The daemon's configuration for one node, for the daemon's version: what the template writes, section by section.
+    The configuration of one node for its version of the daemon, as the template writes it, by section.
 
     settings
         What ``gateway.settings`` returns.
 
-    Returns a mapping of section ("config setup", then the names of the tunnels) to options.
-    The first word of a section that is not "config setup" is ``conn`` in the file.
+    Returns a mapping of sections ("config setup", then the names of the tunnels) to their options. In the file, every
+    section except "config setup" begins with ``conn``.
 
     CLI Example:
 
@@ -165,8 +164,8 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
         "uniqueids": "yes",
         "ikev1-policy": "accept" if any(each["ike"] == "ikev1" for each in connections) else "drop",
     }
-    # `listen=` takes one address, in 4.x and 5.x alike. With several the daemon opens a socket on every address of
-    # the node, and refuses there for want of a connection; see docs/openswan.md.
+    # `listen=` takes one address, in 4.x and in 5.x. With several addresses the daemon opens a socket on every address
+    # of the node; on the node's own addresses it refuses every peer, as no connection uses them. See docs/openswan.md.
     addresses = {each["local"]["address"] for each in connections}
     if not connections:
         addresses = {each["address"] for each in settings["virtual"] if each["side"] == "external"}
@@ -178,18 +177,19 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -> dict[str, dict[str, str]]:
-    """`persons`: whether this or any other connection has some."""
+    """The sections of one connection. `persons`: whether any connection of the site lists persons."""
     own = _as_text(connection["options"])
     common = _options(connection, major)
     found = {}
     if persons and connection["kind"] == "roadwarrior" and common["authby"] == "ecdsa":
-        # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c), and with another key would not change
-        # from the connection that a client's first message was taken for to the one that its certificate fits...
+        # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c). A client's first message is matched to
+        # some connection; with another kind of key 5.2 would not switch to the one that the certificate fits...
         if connection["persons"]:
             common["rightca"] = "%any"
-        # ...and a site that calls would change from its own connection, where the issuer counts, to this one. It does
-        # not to one that is another kind of server. Nothing else comes of that with IKEv2 and certificates. (%any for
-        # the site too would not do: the daemon then asks for no certificate, and strongSwan sends none unasked.)
+        # ...and a site that calls would be switched from its own connection, where the issuer counts, to this one. The
+        # daemon does not switch to a connection that is another kind of server. With IKEv2 and certificates the option
+        # has no other effect. (%any for the site as well would not work: the daemon then asks for no certificate, and
+        # strongSwan sends none unasked.)
         common["leftxauthserver"] = "yes"
     if not _listed_only(connection):
         found.update(_numbered(connection["name"], {**common, **own}, _pairs(connection)))
@@ -203,26 +203,26 @@ def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -
 
 
 def _numbered(name: str, common: dict[str, str], pairs: list[dict[str, str]]) -> dict[str, dict[str, str]]:
-    """A tunnel for each pair of networks; with several, /1, /2 and so on behind the name."""
+    """One tunnel for each pair of networks; when there are several, their names end in /1, /2 and so on."""
     if not pairs:
         raise CommandExecutionError(f"ipsec: connection {name} has no networks of one IP version at both ends")
     return {name if len(pairs) == 1 else f"{name}/{number}": {**common, **pair} for number, pair in enumerate(pairs, 1)}
 
 
 def _listed_only(connection: dict[str, Any]) -> bool:
-    """Whether nobody is let in but the persons that the connection lists."""
+    """Whether the connection admits only the persons that it lists."""
     return bool(connection["persons"]) and not connection["pool"]
 
 
 def _alias(connection: dict[str, Any]) -> str:
-    """The one name of all persons' tunnels (ipsec.conf(5), connalias)."""
+    """The common name of the tunnels of all persons of a connection (ipsec.conf(5), connalias)."""
     return f"{connection['name']}-persons"
 
 
 def _identities(person: str, gateway: str, site: str) -> dict[str, str]:
     """
-    What a person's client may call itself, by the ending of its tunnel's name: a name of its certificate (RFC 7296,
-    3.5), or, as Windows and Libreswan do, the certificate's subject.
+    The identities that a person's client may use, by the ending of the tunnel's name: a name from its certificate
+    (RFC 7296, 3.5), or the certificate's subject, which Windows and Libreswan use.
 
     A single word is a person of the master's own authority: see ``authority.issue_roadwarrior`` for the names.
     """
@@ -236,7 +236,7 @@ def _identities(person: str, gateway: str, site: str) -> dict[str, str]:
 
 
 def _pairs(connection: dict[str, Any]) -> list[dict[str, str]]:
-    """Each network here with each network there that has the same IP version."""
+    """Each local network with each remote network of the same IP version."""
     here = [ipaddress.ip_network(network) for network in connection["local"]["subnets"]]
     if connection["kind"] == "site-to-site":
         there = [ipaddress.ip_network(network) for network in connection["peer"]["subnets"]]
@@ -246,13 +246,13 @@ def _pairs(connection: dict[str, Any]) -> list[dict[str, str]]:
         pools = _pools(connection)
         return [{"leftsubnet": str(left), "rightaddresspool": pools[left.version]}
                 for left in here if left.version in pools]
-    # the client's own address is the other end
+    # The remote end is the client's own address.
     outer = ipaddress.ip_address(connection["local"]["address"]).version
     return [{"leftsubnet": str(left)} for left in here if left.version == outer]
 
 
 def _pools(connection: dict[str, Any]) -> dict[int, str]:
-    """By IP version. ipsec.conf(5): a range for IPv4, a prefix for IPv6, one of each at most."""
+    """The pools by IP version. ipsec.conf(5): a range for IPv4, a prefix for IPv6, at most one of each."""
     found: dict[int, str] = {}
     for pool in connection["pool"]:
         if "-" in pool:
@@ -282,40 +282,40 @@ def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
         options["authby"] = _signature(local["certificate"], ike)
     else:
         options["authby"] = "secret"
-    # The default script sets routes the gateway has anyway, and takes most of the time a tunnel needs to come up.
+    # The default script sets routes that the gateway has anyway, and takes most of the time that a new tunnel needs.
     options["leftupdown"] = "%disabled"
     if connection["kind"] == "roadwarrior":
         options["right"] = "%any"
         if certificate:
-            # In quotes: it has blanks. The daemon compares the certificate's subject, whatever name the client gives.
+            # In quotes, as it has blanks. The daemon compares the certificate's subject, whatever the client's name.
             subject = connection["subject"]
             options |= {"rightid": f'"{subject}"' if subject else "%fromcert", "rightca": "%same"}
         if connection["pool"] or connection["persons"]:
             options["narrowing"] = "yes"
         if connection.get("dns"):
             options["modecfgdns"] = ",".join(connection["dns"])
-        options["rekey"] = "no"  # the client does, it may be behind NAT and only it can call
+        options["rekey"] = "no"  # the client renews the keys; it may be behind NAT, and only it can call
     else:
         options |= {"right": connection["peer"]["address"], "rightid": f"@{connection['peer']['id']}"}
         if certificate:
             options["rightca"] = "%same"
     if ike == "ikev2":
-        options["mobike"] = "no"  # would tell the peer of the node's own address
+        options["mobike"] = "no"  # would announce the node's own address to the peer
     options |= _liveness(connection, major)
     for key in ("ike", "esp"):
         options[key] = ",".join(connection["proposals"][key] or _PROPOSALS[ike][key])
     options["ikelifetime"] = f"{connection['lifetime']['ike']}s"
     options["ipsec-lifetime"] = f"{connection['lifetime']['esp']}s"
-    # `start` where the gateway is to call: it comes to that only on the node that holds the address
+    # `start`: this end calls, but only on the node that holds the address; the other node cannot.
     options["auto"] = "start" if initiates else "add"
     return options
 
 
 def _signature(certificate: str, ike: str) -> str:
     """
-    How both ends sign. 5.2 and 4.10 sign with RSA whenever both kinds are allowed, and fail with an EC key.
+    How both ends sign. If RSA and ECDSA are both allowed, 5.2 and 4.10 always sign with RSA, and fail with an EC key.
 
-    SHA-1 is out with IKEv2; IKEv1 knows RSA with SHA-1 only (RFC 2409).
+    With IKEv2 SHA-1 is not allowed; IKEv1 has only RSA with SHA-1 (RFC 2409).
     """
     kind = __salt__["certs.inspect"](f"gateway_secrets:certificates:{certificate}")["key"].split()[0]
     if ike == "ikev2":
@@ -327,7 +327,7 @@ def _signature(certificate: str, ike: str) -> str:
 
 
 def _liveness(connection: dict[str, Any], major: int) -> dict[str, str]:
-    """IKEv1 has DPD (RFC 3706). IKEv2 asks and retransmits like any request, and gives up after retransmit-timeout."""
+    """How a dead peer is noticed. IKEv1: DPD (RFC 3706). IKEv2: a request, retransmitted until retransmit-timeout."""
     dpd = connection["dpd"]
     options = {"dpddelay": f"{dpd['delay']}s"}
     if connection["ike"] == "ikev1":
@@ -335,7 +335,7 @@ def _liveness(connection: dict[str, Any], major: int) -> dict[str, str]:
     else:
         options["retransmit-timeout"] = f"{dpd['timeout']}s"
     if major < 5:
-        # 5.x has no dpdaction: what was started is started again, the rest is cleared
+        # 5.x has no dpdaction: what this end started is started again, everything else is cleared
         options["dpdaction"] = "restart" if connection["initiate"] else "clear"
     return options
 
@@ -347,13 +347,13 @@ def _as_text(options: dict[str, Any]) -> dict[str, str]:
 
 def problems(sections: dict[str, dict[str, str]]) -> list[str]:
     """
-    What the daemon's parser of algorithms has against a configuration; one line each, empty when it is fine.
+    The errors that the daemon's parser of algorithms finds in a configuration, one line each; empty without errors.
 
     sections
         What :py:func:`sections` returned.
 
-    ``addconn --checkconfig`` does not look at them: the connection would be missing at the next start.
-    On a host without the daemon nothing can be said, and nothing is.
+    ``addconn --checkconfig`` does not check algorithms: with an error the connection would be missing after the next
+    start. On a host without the daemon nothing can be checked; the list is then empty.
 
     CLI Example:
 
@@ -377,8 +377,8 @@ def problems(sections: dict[str, dict[str, str]]) -> list[str]:
 
 def tunnels(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """
-    The tunnels of a node's connections: what the resource script brings up and takes down by name. All persons' of a
-    connection have one name for that, NAME-persons.
+    The tunnels of a node's connections, which the resource script brings up and takes down by name. The tunnels of all
+    persons of a connection share one name, NAME-persons.
 
     settings
         What ``gateway.settings`` returns.
@@ -403,7 +403,7 @@ def tunnels(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def certificates(settings: dict[str, Any]) -> list[str]:
     """
-    The certificates the connections need, by nickname, sorted.
+    The nicknames of the certificates that the connections need, sorted.
 
     settings
         What ``gateway.settings`` returns.
@@ -417,12 +417,12 @@ def certificates(settings: dict[str, Any]) -> list[str]:
     return sorted({each["local"]["certificate"] for each in settings["connections"] if each["auth"] == "certificate"})
 
 
-# the configuration on disk and the one that runs
+# the configuration on disk and the one that the daemon has loaded
 
 
 def parse(text: str) -> dict[str, dict[str, str]]:
     """
-    Read ipsec.conf(5): sections to options. Comments and blank lines are left out, `include` is not followed.
+    Read ipsec.conf(5): a mapping of sections to options. Skips comments and blank lines, does not follow `include`.
 
     CLI Example:
 
@@ -448,15 +448,15 @@ def parse(text: str) -> dict[str, dict[str, str]]:
 
 def pending(reissued: Collection[str] = ()) -> dict[str, Any]:
     """
-    What the file and the certificates say and the running daemon has not got.
+    The differences between the running daemon and what the file and the certificates say.
 
     reissued
-        Nicknames of certificates that another authority's are about to replace (`test=True`).
+        Nicknames of certificates that another authority's certificates will replace in this run (`test=True`).
 
-    Returns ``restart`` (the daemon's own options that differ), ``add``, ``replace`` and ``remove`` (tunnels), sorted;
-    and ``authority``: those of ``replace`` that ask peers for a certificate of another authority than they should.
-    `rightca=%same` is worked out when the daemon loads a connection, and stays what it was when the gateway's
-    certificate comes from elsewhere later.
+    Returns ``restart`` (the names of the daemon's own options that differ), ``add``, ``replace`` and ``remove``
+    (tunnels, sorted), and ``authority``: those tunnels of ``replace`` that ask peers for a certificate of the wrong
+    authority. The daemon resolves `rightca=%same` when it loads a connection. It does not do so again when the gateway
+    gets a certificate from another authority.
 
     CLI Example:
 
@@ -465,7 +465,7 @@ def pending(reissued: Collection[str] = ()) -> dict[str, Any]:
         salt '*gw*' ipsec.pending
     """
     wanted = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
-    # Without a record the daemon started before this state was here: nothing of it can be trusted.
+    # Without a record the daemon started before this state existed: nothing is known of what it has loaded.
     recorded = parse(Path(LOADED).read_text(encoding="utf-8")) if Path(LOADED).exists() else {}
     lines = _whack("--status", fail=False)
     loaded = set(_connections(lines))
@@ -483,15 +483,15 @@ def pending(reissued: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _follows(options: dict[str, str]) -> str:
-    """The nickname of the certificate whose issuer is the peers' authority too; "" where none is."""
+    """The nickname of the certificate whose issuer must also have issued the peers' certificates; "" without one."""
     return options.get("leftcert", "") if options.get("rightca") == "%same" else ""
 
 
 def _elsewhere(wanted: dict[str, dict[str, str]], lines: list[str]) -> list[str]:
     """
-    Loaded tunnels that ask peers for another authority's certificates than the one that issued their own.
+    Loaded tunnels that ask the peer for a certificate of another authority than the one that issued their own.
 
-    Both are the daemon's words, so that one name is never written in two ways. Of `whack --status`::
+    Both names come from the daemon, so they are written in the same way. From `whack --status`::
 
         "bern":   CAs: 'CN=Our CA'...'CN=Our CA'
     """
@@ -509,7 +509,7 @@ def _elsewhere(wanted: dict[str, dict[str, str]], lines: list[str]) -> list[str]
 
 def _issuers(lines: list[str]) -> dict[str, str]:
     """
-    By nickname, who issued the certificate that the daemon signs with. Of `whack --listcerts`, for each::
+    By nickname, the issuer of the certificate that the daemon signs with. From `whack --listcerts`, for each::
 
         End certificate "gateway" - SN: 0x79ade508d9b375776a45c01243898e36cd3d6fef
           subject: CN=gateway.winterthur.example
@@ -518,7 +518,7 @@ def _issuers(lines: list[str]) -> dict[str, str]:
           not after: Thu Dec 24 05:04:28 2026
           256 bit(other): has private key
 
-    Of several of one nickname, the newest that has its key: see :py:mod:`certs <modules.certs>`.
+    If several have one nickname, the newest that has its key counts: see :py:mod:`certs <modules.certs>`.
     """
     found: dict[str, tuple[datetime.datetime, str]] = {}
     nickname = issuer = ""
@@ -537,10 +537,10 @@ def _issuers(lines: list[str]) -> dict[str, str]:
 
 def reload() -> dict[str, Any]:
     """
-    Let the daemon have the file's connections: the changed ones only, the others keep their tunnels.
+    Make the daemon load the file's connections. Only changed connections are loaded; the others keep their tunnels.
 
-    What needs a restart is left alone: see :py:func:`restart`. Returns ``add``, ``replace`` and ``remove`` (what was
-    done, sorted tunnels) and ``refused``: those that the daemon did not take; its journal says why.
+    Changes that need a restart are not made here: see :py:func:`restart`. Returns ``add``, ``replace`` and ``remove``
+    (the tunnels that were changed, sorted) and ``refused``: tunnels that the daemon did not load; its journal says why.
 
     CLI Example:
 
@@ -558,9 +558,10 @@ def reload() -> dict[str, Any]:
 
 
 def _load_all(asked: list[str]) -> list[str]:
-    """Load these tunnels from the file; returns those that the daemon does not take."""
-    # Twice: an older certificate than before is only found when the last connection that holds the other one in the
-    # daemon's memory has been loaded again; those before it are refused (measured, 4.10 and 5.2).
+    """Load these tunnels from the file. Returns those that the daemon refuses."""
+    # Twice: the daemon finds a certificate that is older than the previous one only after the last connection that
+    # holds the previous one in its memory is loaded again. It refuses the connections before that (measured, 4.10 and
+    # 5.2).
     refused = asked
     for _attempt in range(2):
         for name in refused:
@@ -570,7 +571,7 @@ def _load_all(asked: list[str]) -> list[str]:
 
 
 def _refused(asked: list[str]) -> list[str]:
-    """Those that are not loaded, or not as they should be."""
+    """Those of the tunnels that are not loaded, or ask for the wrong authority."""
     if not asked:
         return []
     lines = _whack("--status", fail=False)
@@ -579,7 +580,7 @@ def _refused(asked: list[str]) -> list[str]:
 
 
 def _record(without: list[str]) -> None:
-    """Note what the daemon has now; its setup is as old as the daemon."""
+    """Record what the daemon has loaded now; its own options are those from its start."""
     old = parse(Path(LOADED).read_text(encoding="utf-8")) if Path(LOADED).exists() else {}
     new = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
     new[SETUP] = old.get(SETUP, {})
@@ -594,7 +595,7 @@ def _record(without: list[str]) -> None:
 
 def restart() -> bool:
     """
-    Restart the daemon. All tunnels are lost, so this is for a node that holds no virtual address.
+    Restart the daemon. All tunnels are lost, so use it only on a node that holds no virtual IP.
 
     CLI Example:
 
@@ -611,22 +612,23 @@ _NOT_READ = re.compile(r'"(?P<name>[^"]+)".*: reloading (?:left|right)cert\b.* f
 
 def reread() -> bool:
     """
-    Let the daemon read secrets, certificates and keys again. Established tunnels stay.
+    Make the daemon read secrets, certificates and keys again. Established tunnels stay.
 
-    Except with Libreswan 4.x and clients connected: it crashes (in reread_cert(), on a client's copy of a connection),
-    so the connections are loaded again instead, and their tunnels are negotiated anew at once.
+    The exception is Libreswan 4.x with clients connected: it crashes (in reread_cert(), on a client's copy of a
+    connection). There the connections are loaded again instead, and their tunnels are negotiated again at once.
 
-    Trap: NSS in the daemon may still know the certificate that was there before, and find that one. So it is when one
-    that was there earlier comes back, and when a key is put right that was deleted. The daemon says that it could not
-    read again, goes on with what it has, and from then on nobody can connect: so the connections that it names are
-    loaded again. Not those that it names for another reason: a certificate that has expired is in use as long as the
-    tunnels are, and would not be taken again.
+    Trap: NSS in the daemon may still know the previous certificate and find that one. This happens when an earlier
+    certificate comes back, and when a deleted key is restored. The daemon then reports that it could not read the
+    certificate again and keeps what it has; from then on nobody can connect. So the connections that it names are
+    loaded again. Connections that it names for another reason are not: an expired certificate stays in use as long as
+    its tunnels last, and the daemon would refuse to load it again.
 
-    Trap: the daemon keeps the authorities it knows for five minutes after it last needed them, so as long as anybody
-    calls it refuses a new authority's people. 5.x forgets them with the certificates, 4.x only when its timer is told.
+    Trap: the daemon keeps the authorities it knows for five minutes after it last needed them. So as long as anybody
+    calls, it refuses people of a new authority. 5.x forgets the authorities together with the certificates, 4.x only
+    when its timer is triggered.
 
-    Returns False when no daemon runs: it will read them when it starts. Raises CommandExecutionError when the daemon
-    does not take a connection after that.
+    Returns False when no daemon runs: it reads everything when it starts. Raises CommandExecutionError when the daemon
+    refuses a connection afterwards.
 
     CLI Example:
 
@@ -648,21 +650,21 @@ def reread() -> bool:
     refused = _load_all(asked)
     if refused:
         raise CommandExecutionError(
-            f"ipsec: the daemon does not load {', '.join(refused)} again with its certificate and has to be started "
-            f"anew: `systemctl restart ipsec`, on the active node after a switch-over; why: `journalctl -u ipsec`")
+            f"ipsec: the daemon does not load {', '.join(refused)} again with its certificate and must be restarted: "
+            f"`systemctl restart ipsec`, on the active node after a switch-over; why: `journalctl -u ipsec`")
     return True
 
 
 def _load(name: str) -> None:
     """
-    Load a tunnel from the file, in place of the one of that name.
+    Load a tunnel from the file, in place of the loaded tunnel of that name.
 
-    Both in one go. Deleted first, a peer that calls back at once would find nothing, or a roadwarrior connection
-    that its certificate fits too.
+    One command does both. If the tunnel were deleted first, a peer that calls back at once would find no connection,
+    or a roadwarrior connection that its certificate fits as well.
     """
     _output(["ipsec", "addconn", "--config", CONFIGURATION, name], fail=False)
     if parse(Path(CONFIGURATION).read_text(encoding="utf-8")).get(name, {}).get("auto") == "start":
-        # refused where this node does not hold the address
+        # The daemon refuses this on a node that does not hold the address.
         _whack("--asynchronous", "--initiate", "--name", name, fail=False)
 
 
@@ -671,17 +673,17 @@ def _load(name: str) -> None:
 
 def status() -> dict[str, Any]:
     """
-    What the daemon does now.
+    The daemon's state now.
 
     Returns
 
-    - ``running``: whether it answers; the rest is empty when it does not
+    - ``running``: whether the daemon answers; if not, the rest is empty
     - ``version``
     - ``listening``: as from :py:func:`listening`
     - ``connections``: by tunnel name: ``local`` and ``remote`` (addresses, "%any"), ``oriented`` (this node holds
-      the local address), ``up`` (there is an SA), ``sas``: a list of ``number``, ``peer`` (address), ``peer_id``,
+      the local address), ``up`` (it has an SA), ``sas``: a list of ``number``, ``peer`` (address), ``peer_id``,
       ``since`` (seconds since 1970; 0 when the daemon does not know), ``in_bytes``, ``out_bytes`` and
-      ``inner`` (the address it was given, "" if none)
+      ``inner`` (the client's inner address, "" without one)
 
     CLI Example:
 
@@ -703,10 +705,10 @@ def status() -> dict[str, Any]:
 
 def wrong(serves: bool = False) -> list[str]:
     """
-    What keeps the daemon from doing its part, a line each; none when it could take over at once, or serves.
+    Why the daemon cannot do its work, one line for each reason. Empty when it could take over at once, or serves.
 
     Args:
-        serves: this node is active, so the daemon has to listen on the virtual address, and every tunnel to be its own.
+        serves: this node is active; so the daemon must listen on the virtual IP, and must recognise its connections.
 
     CLI Example:
 
@@ -733,7 +735,7 @@ def wrong(serves: bool = False) -> list[str]:
 
 def connections() -> list[str]:
     """
-    The tunnels the daemon has loaded.
+    The names of the tunnels that the daemon has loaded.
 
     CLI Example:
 
@@ -744,9 +746,9 @@ def connections() -> list[str]:
     return sorted({_tunnel_of(name) for name in _loaded_names()})
 
 
-def listening() -> list[dict[str, Any]]:
+def listening() -> list[Listening]:
     """
-    Where the daemon takes IKE: a list of ``address``, ``port`` and ``interface``.
+    The addresses on which the daemon accepts IKE: a list of ``address``, ``port`` and ``interface``.
 
     CLI Example:
 
@@ -759,7 +761,7 @@ def listening() -> list[dict[str, Any]]:
 
 def up(name: str) -> None:
     """
-    Call the peer of a tunnel. Returns at once; :py:func:`status` tells what became of it.
+    Call the peer of a tunnel. Returns at once; :py:func:`status` shows the result.
 
     CLI Example:
 
@@ -773,7 +775,7 @@ def up(name: str) -> None:
 
 def down(name: str) -> None:
     """
-    End a tunnel and tell the peer. Of a roadwarrior connection, all clients' tunnels.
+    End a tunnel and inform the peer. For a roadwarrior connection, this ends the tunnels of all clients.
 
     CLI Example:
 
@@ -787,13 +789,13 @@ def down(name: str) -> None:
 
 def expelled(pillar: str) -> list[dict[str, Any]]:
     """
-    Tunnels of people whose certificate was revoked.
+    The tunnels of people whose certificate was revoked.
 
     pillar
-        Path of a list in pillar: of each, ``ids`` (the names and the subject of the certificate), ``at`` (when it was
-        revoked, ISO 8601) and ``again`` (a new certificate was issued since: a tunnel that is younger may stay).
+        Path of a list in pillar. Each entry has ``ids`` (the names and the subject of the certificate), ``at`` (when it
+        was revoked, ISO 8601) and ``again`` (whether a new certificate was issued since: then a younger tunnel stays).
 
-    Returns ``peer_id``, ``peer`` (address) and ``tunnel`` of each; empty when no daemon runs.
+    Returns ``peer_id``, ``peer`` (address) and ``tunnel`` of each; an empty list when no daemon runs.
 
     CLI Example:
 
@@ -817,7 +819,7 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
 
 def _clients(lines: list[str]) -> list[dict[str, Any]]:
     """
-    Of `whack --status`, the clients that are connected, also those that have an IKE SA and could ask for a tunnel::
+    From `whack --status`, the connected clients, including those that have only an IKE SA and could ask for a tunnel::
 
         "roadwarrior"[1]: 198.51.100.0/26===192.0.2.10[@gateway]...192.0.2.50[CN=anna,+MC+S=C]===198.51.100.192/32; ...
         "roadwarrior"[1]:   our idtype: ID_FQDN; our id=@gateway; their idtype: ID_DER_ASN1_DN; their id=CN=anna
@@ -838,7 +840,7 @@ def _clients(lines: list[str]) -> list[dict[str, Any]]:
 
 def expel(pillar: str) -> list[dict[str, Any]]:
     """
-    End those tunnels, and tell the clients. Returns what :py:func:`expelled` gave before.
+    End the tunnels of :py:func:`expelled` and inform the clients. Returns what :py:func:`expelled` returned before.
 
     CLI Example:
 
@@ -848,22 +850,22 @@ def expel(pillar: str) -> list[dict[str, Any]]:
     """
     found = expelled(pillar)
     for name in sorted({each["peer_id"] for each in found}):
-        # The IKE SA with all that hangs on it: with the tunnel alone gone, the client would ask for another. By the
-        # name that the daemon shows: with %fromcert the certificate's subject, whatever name the client gave.
+        # The IKE SA with all its tunnels: if only the tunnel were ended, the client would ask for another. The name is
+        # the one that the daemon shows: with %fromcert the certificate's subject, whatever identity the client used.
         _whack("--deleteid", "--name", name, fail=False)
     return found
 
 
 def take_lists(revoked: str = "") -> int:
     """
-    Wait until the daemon has seen the revocation lists that are in its database now.
+    Wait until the daemon has read the revocation lists that are in its database now.
 
     revoked
-        Path of a list in pillar, as :py:func:`expelled` takes it. The clients of those people call again at once, and
-        get in until the daemon has seen the list; so they are sent away once a second until then.
+        Path of a list in pillar, as for :py:func:`expelled`. These people's clients call again at once, and get in
+        until the daemon has read the list; so their tunnels are ended once a second until then.
 
-    Returns for how many seconds: 0 where nobody can connect, since no daemon runs or this node does not hold the
-    virtual address. (No bool: module.run would take False for a failure.)
+    Returns how long it waited, in seconds: 0 where nobody can connect, because no daemon runs or this node does not
+    hold the virtual IP. (It is no bool, as module.run takes False for a failure.)
 
     CLI Example:
 
@@ -873,8 +875,8 @@ def take_lists(revoked: str = "") -> int:
     """
     if not running():
         return 0
-    # The timer's own work, now; on the standby too, which may take over before its timer has come round. Where a daemon
-    # does not know the word, the timer does it a little later.
+    # Do the timer's work now; on the standby too, which may take over before its timer is due. A daemon that does not
+    # know this word does it a little later, by its timer.
     _whack("--impair", "trigger:CHECK_CRLS", fail=False)
     if not any(each["oriented"] for each in status()["connections"].values()):
         return 0
@@ -887,7 +889,7 @@ def take_lists(revoked: str = "") -> int:
 
 
 def _plain(name: str) -> frozenset[str]:
-    """An identity as it compares: "@name" or "name"; a DN in either order (RFC 4514 begins with the last part)."""
+    """An identity in comparable form: "@name" equals "name"; a DN in either order (RFC 4514 puts the last first)."""
     return frozenset(part.strip() for part in re.split(r"(?<!\\),", name.removeprefix("@")))
 
 
@@ -898,7 +900,7 @@ def _known(name: str) -> None:
 
 
 def _tunnel_of(name: str) -> str:
-    """The daemon calls a client's copy of a roadwarrior connection NAME[3]."""
+    """The tunnel's name. The daemon calls a client's copy of a roadwarrior connection NAME[3]."""
     return name.split("[", 1)[0]
 
 
@@ -911,13 +913,13 @@ def _loaded_names() -> list[str]:
 
 def _connections(lines: list[str]) -> dict[str, dict[str, Any]]:
     """
-    Of `whack --status`, for each connection::
+    From `whack --status`, for each connection::
 
         "bern": 198.51.100.0/26===192.0.2.10[@one]...192.0.2.74[@other]===198.51.100.64/26; unrouted; ...
         "bern":   host: oriented; local: 192.0.2.10; remote: 192.0.2.74;          (5.x)
         "bern":     unoriented; my_ip=unset; their_ip=unset; ...                  (4.x, "oriented" likewise)
 
-    Which end is the local one 4.x does not say when unoriented; it is printed first, and our files have it on the left.
+    When a connection is unoriented, 4.x does not say which end is local. The left one is printed first; ours is left.
     """
     found: dict[str, dict[str, Any]] = {}
     for line in lines:
@@ -935,13 +937,13 @@ def _connections(lines: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _address(end: str) -> str:
-    """Of "192.0.2.10[@gateway,MS+S=C]:17/500" or "192.0.2.10<192.0.2.10>[...]" the address."""
+    """The address in "192.0.2.10[@gateway,MS+S=C]:17/500" or "192.0.2.10<192.0.2.10>[...]"."""
     return re.match(r"[^\[<]*", end)[0]  # type: ignore[index]
 
 
 def _traffic(lines: list[str]) -> list[dict[str, Any]]:
     """
-    Of `whack --trafficstatus`, one line an SA::
+    From `whack --trafficstatus`, one line for each SA::
 
         #4: "roadwarrior"[1] 192.0.2.50, type=ESP, add_time=1795467000, inBytes=168, outBytes=168, maxBytes=2^63B,
             id='CN=road1.example', lease=198.51.100.192/32
@@ -964,12 +966,12 @@ def _traffic(lines: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _sockets(lines: list[str]) -> list[dict[str, Any]]:
+def _sockets(lines: list[str]) -> list[Listening]:
     """
-    Of `whack --status`: "interface bond0 192.0.2.10:UDP/500" (5.x), "interface bond0 UDP 192.0.2.10:500" (4.x);
-    IPv6 addresses stand in brackets.
+    From `whack --status`: "interface bond0 192.0.2.10:UDP/500" (5.x), "interface bond0 UDP 192.0.2.10:500" (4.x);
+    IPv6 addresses are in brackets.
     """
-    found = []
+    found: list[Listening] = []
     for line in lines:
         match = re.match(r"interface (\S+) (?:UDP )?\[?([0-9a-fA-F.:]+?)\]?:(?:UDP/)?(\d+)(?: |$)", line)
         if match:
@@ -977,88 +979,132 @@ def _sockets(lines: list[str]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (each["address"], each["port"]))
 
 
-# looking without waiting
+# what a beacon needs: looking without waiting
 
 
 class _Watch:
-    """What is kept from one look to the next."""
+    """What is remembered from one look to the next."""
 
     def __init__(self) -> None:
-        self.file: tuple = ()                           # of the configuration: its stat, and what it says
+        self.file: tuple = ()                           # stat of the configuration that `configured` was read from
         self.configured: dict[str, dict[str, str]] = {}
         self.listener: Any = None
-        self.heard = True                               # something to ask about
+        self.heard = True                               # something happened, so the daemon is to be asked
         self.jobs: dict[str, Any] = {}
         self.begun = self.ended = float("-inf")         # of the last round of questions
         self.silent = 0                                 # rounds in a row without an answer
-        self.spis: dict[str, set[int]] = {}             # by tunnel, as the daemon told them
+        self.spis: dict[str, set[int]] = {}             # by tunnel, as the daemon reported them
         self.peers: dict[str, bytes] = {}
-        self.fresh: set[bytes] = set()                  # addresses between which there are SAs that nobody told of yet
-        self.gone: set[str] = set()                     # tunnels whose last SA went while the questions were out
+        self.fresh: set[bytes] = set()                  # addresses with a new SA that the daemon has not reported yet
+        self.gone: set[str] = set()                     # tunnels that lost their last SA since the questions were asked
         self.cursor = ""                                # of the journal
         self.counted = float("-inf")
         self.dated: tuple = ()
         self.pid = 0
-        self.started = False                            # whether it has been seen
+        self.started = False                            # whether a daemon has been seen
         self.serves = False
-        self.again = float("inf")                       # when it has to be asked even in quiet
+        self.again = float("inf")                       # when the daemon is asked even if nothing happens
 
 
-def glance() -> dict[str, Any] | None:
+class Listening(TypedDict):
+    """An address on which the daemon accepts IKE."""
+
+    address: str
+    port: int
+    interface: str
+
+
+class Tunnel(TypedDict):
+    """What the configuration says about a tunnel."""
+
+    peer: str           # "%any" for roadwarriors
+    calls: bool         # whether this end calls
+
+
+class Answer(TypedDict):
+    """What the daemon has answered; see :func:`glance`."""
+
+    connections: dict[str, dict[str, Any]]
+    listening: list[Listening]
+    fixed: str
+    unheard: list[str]
+    unserved: list[str]
+    late: list[str]
+    replays: dict[str, int]
+    foreign: list[str]
+
+
+class Glance(TypedDict):
+    """What one look has seen; see :func:`glance`."""
+
+    process: bool | None
+    pid: int
+    hung: bool
+    serves: bool
+    addresses: list[str]
+    tunnels: dict[str, Tunnel]
+    gone: list[str]
+    answer: Answer | None
+    journal: list[str]
+    counters: dict[str, int] | None
+    dates: dict[str, dict[str, Any]] | None     # as from `certs.dates`
+
+
+def glance() -> Glance | None:
     """
-    What a beacon has to know each second: nothing is waited for, and nothing is started while nothing happens.
+    What the beacon needs each second. It never waits, and it starts no command while nothing happens.
 
-    The kernel tells of SAs that come and go (NETLINK_XFRM). Then, once after it began to serve, and every 30 s, the
-    daemon is asked beside the minion; what it says comes with a later look. While it does not serve as it has to, or
-    has not loaded what is configured, as just after its start, it is asked every 6 s.
+    The kernel reports SAs that come and go (NETLINK_XFRM). After such a report, once after this node began to serve,
+    and every 30 s, commands that run beside the minion ask the daemon; a later look has the answer. While the daemon
+    does not serve as it must, or has not loaded all that is configured, as just after its start, it is asked every 6 s.
 
     Returns None on a node without connections; else
 
-    - ``process``: whether the daemon's process is there, None when it need not be yet; ``pid``; ``hung``: True when it
-      twice left such questions without an answer
-    - ``serves``: whether this node holds an address that the connections are bound to; ``addresses``: these
+    - ``process``: whether the daemon's process exists, None while it need not exist yet; ``pid``; ``hung``: True when
+      the daemon left two rounds of questions in a row without an answer
+    - ``serves``: whether this node holds an address that the connections use; ``addresses``: all these addresses
     - ``tunnels``: by name ``peer`` ("%any" for roadwarriors) and ``calls`` (whether this end calls)
-    - ``gone``: tunnels whose last SA has gone since the last look, for sure
-    - ``answer``: what the daemon has said since the last look, None when nothing: ``connections`` as in
-      :py:func:`status`, ``listening``, ``fixed`` (the one address that it has to listen on, "" when there are several),
-      ``unheard`` (those that it would have to listen on to serve, and does not),
-      ``unserved`` (tunnels that it takes for nobody's, though it listens on their address),
-      ``late`` (tunnels past the time at which they are to be renewed), ``replays`` (by tunnel, packets that the kernel
-      dropped as repeated), ``foreign`` (local ends of SAs that are none of the addresses)
-    - ``journal``: lines of the daemon's that are new, asked for when an SA has gone
+    - ``gone``: tunnels whose last SA has certainly gone since the last look
+    - ``answer``: what the daemon has answered since the last look, None without an answer: ``connections`` as in
+      :py:func:`status`, ``listening``, ``fixed`` (the one address that it must listen on, "" when there are several),
+      ``unheard`` (addresses that it must listen on to serve, and does not),
+      ``unserved`` (tunnels that it does not recognise as its own, though it listens on their address),
+      ``late`` (tunnels that are past the time at which their keys are renewed), ``replays`` (by tunnel, the number of
+      packets that the kernel dropped as replayed), ``foreign`` (local ends of SAs that are none of the addresses)
+    - ``journal``: new lines of the daemon's journal, read when an SA has gone
     - ``counters``: of /proc/net/xfrm_stat, every fifth second, else None
     - ``dates``: as from ``certs.dates``, when they have changed and once an hour, else None
 
-    CLI Example: none, as it goes by what this process saw a second ago; see :py:func:`status`.
+    CLI Example: none, as it depends on what this process saw a second ago; see :py:func:`status`.
     """
     watch = __context__.setdefault("ipsec.watch", _Watch())
     now = time.monotonic()
     _read_configuration(watch)
     if not watch.configured:
         return None
-    tunnels = {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start"}
+    tunnels: dict[str, Tunnel] = {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start"}
                for name, options in watch.configured.items() if name != SETUP}
-    addresses = sorted({options["left"] for name, options in watch.configured.items()
-                        if name != SETUP and "left" in options})
+    addresses = sorted(_local_addresses(watch.configured))
     pid, serves = _pid(), any(map(_is_held, addresses))
     if serves and (not watch.serves or pid != watch.pid):
-        # What it says in the first seconds is too early to blame it for, and in quiet the next question is far away.
-        watch.again = now + _AGAIN
+        # In its first seconds the daemon cannot be blamed yet, and if nothing happens the next question is far away.
+        watch.again = now + _ASK_AGAIN_SECONDS
     watch.serves = serves
     if pid != watch.pid:
-        # Of another daemon nothing is known.
+        # Nothing is known of a new daemon.
         watch.pid, watch.heard, watch.silent, watch.spis = pid, True, 0, {}
         watch.started |= bool(pid)
     gone = _hear(watch)
     answer, lines = _ask(watch, now) if pid else (None, [])
     if answer and watch.gone:
-        # Said while SAs went: it may be true no more.
+        # SAs went while the questions were out, so the answer may be outdated.
         watch.heard, answer = True, None
     if answer and ((answer["unheard"] or answer["unserved"]) and serves
                    or tunnels.keys() - answer["connections"].keys()):
-        watch.again = now + _AGAIN      # nothing tells of the moment in which it serves, or has loaded them all
+        # No event reports when the daemon serves, or when it has loaded all its connections.
+        watch.again = now + _ASK_AGAIN_SECONDS
     counters = None
-    if now - watch.counted >= _COUNT:
+    if now - watch.counted >= _COUNTERS_SECONDS:
         watch.counted, counters = now, _counters()
     return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": watch.silent >= 2,
             "serves": serves, "addresses": addresses, "tunnels": tunnels,
@@ -1066,9 +1112,12 @@ def glance() -> dict[str, Any] | None:
             "dates": _dates(watch, now)}
 
 
-_ASK, _PATIENCE, _COUNT, _DATES = 30.0, 5.0, 5.0, 3600.0     # seconds
-_AGAIN = 6.0        # seconds: the beacon blames a daemon that does not listen after 5
-_BOOT = 90.0        # seconds after which all services have been started
+_ASK_SECONDS = 30.0             # between two times the daemon is asked, when nothing happens
+_COMMAND_SECONDS = 5.0          # that a command may take
+_COUNTERS_SECONDS = 5.0         # between two looks at the kernel's counters
+_DATES_SECONDS = 3600.0         # between two looks at the dates of certificates
+_ASK_AGAIN_SECONDS = 6.0        # the beacon reports a daemon that does not listen after 5 s
+_BOOT_SECONDS = 90.0            # after the kernel's start, when all services have been started
 _STARTED_AT_BOOT = "/etc/systemd/system/multi-user.target.wants/ipsec.service"
 _PIDFILE = "/run/pluto/pluto.pid"
 _XFRM_STAT = "/proc/net/xfrm_stat"
@@ -1091,14 +1140,14 @@ def _read_configuration(watch: _Watch) -> None:
         sign = (found.st_ino, found.st_mtime_ns, found.st_size)
         if sign != watch.file:
             sections = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
-            # Debian's own file has no connection.
+            # The file that Debian's package installs has no connection.
             watch.file, watch.configured = sign, sections if sections.keys() - {SETUP, "%default"} else {}
     except (OSError, KeyError):
         watch.file, watch.configured = (), {}
 
 
 def _pid() -> int:
-    """The daemon's process, 0 when it is not there."""
+    """The process ID of the daemon, 0 when it does not run."""
     try:
         pid = int(Path(_PIDFILE).read_text(encoding="ascii"))
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
@@ -1108,13 +1157,13 @@ def _pid() -> int:
 
 
 def _has_to_run(watch: _Watch) -> bool | None:
-    """False where a daemon that is not there is dead; None during boot, and before Salt has started it."""
-    booting = time.clock_gettime(time.CLOCK_BOOTTIME) < _BOOT
+    """False: a daemon that does not run is dead. None: it need not run yet (boot, or Salt has not started it)."""
+    booting = time.clock_gettime(time.CLOCK_BOOTTIME) < _BOOT_SECONDS
     return False if os.path.lexists(_STARTED_AT_BOOT) and (watch.started or not booting) else None
 
 
 def _is_held(address: str) -> bool:
-    """Whether this node has the address: only then a socket can be bound to it (ip(7), without ip_nonlocal_bind)."""
+    """Whether this node has the address: only then can a socket be bound to it (ip(7), without ip_nonlocal_bind)."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
@@ -1126,16 +1175,16 @@ def _is_held(address: str) -> bool:
 
 def _hear(watch: _Watch) -> set[str]:
     """
-    Take what the kernel has told of SAs. Returns the tunnels whose last one has gone, for sure.
+    Read the kernel's reports about SAs. Returns the tunnels whose last SA has certainly gone.
 
-    For sure: all SAs of it that the daemon told of are gone, and there is no new one between its addresses, as there is
-    when one SA takes the place of another.
+    Certainly: all SAs that the daemon reported for the tunnel are gone, and there is no new SA between its addresses,
+    as there is when one SA replaces another.
     """
     if watch.listener is None:
         try:
             watch.listener = __salt__["watching.listen"](_NETLINK_XFRM, _SA, _EXPIRE)
         except OSError:
-            return set()        # a kernel without IPsec; the daemon does not run on it either
+            return set()        # a kernel without IPsec, on which the daemon does not run either
     messages, lost = __salt__["watching.heard"](watch.listener)
     gone: set[str] = set()
     for kind, content in messages:
@@ -1154,19 +1203,19 @@ def _hear(watch: _Watch) -> set[str]:
     return gone
 
 
-def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
-    """Start a round of questions, or take its answers. Returns what came: the daemon's answer, the journal's lines."""
+def _ask(watch: _Watch, now: float) -> tuple[Answer | None, list[str]]:
+    """Start a round of questions, or collect its answers. Returns the daemon's answer and new lines of its journal."""
     lines: list[str] = []
     if not watch.jobs:
         again = now >= watch.again
-        if again or now - watch.begun >= _ASK or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
+        if again or now - watch.begun >= _ASK_SECONDS or watch.heard and now - watch.ended >= 0.5 or watch.silent == 1:
             questions = dict(_QUESTIONS)
             if watch.heard:
                 questions["journal"] = [*_JOURNAL, f"--after-cursor={watch.cursor}"] if watch.cursor else \
                     [*_JOURNAL, "--lines=0"]
             watch.begun, watch.heard, watch.gone, watch.fresh = now, False, set(), set()
             watch.again = float("inf") if again else watch.again
-            started = {name: __salt__["watching.start"](argv, _PATIENCE) for name, argv in questions.items()}
+            started = {name: __salt__["watching.start"](argv, _COMMAND_SECONDS) for name, argv in questions.items()}
             watch.jobs = {name: (job, None) for name, job in started.items() if job}
         return None, lines
     for name, (job, said) in watch.jobs.items():
@@ -1183,8 +1232,8 @@ def _ask(watch: _Watch, now: float) -> tuple[dict[str, Any] | None, list[str]]:
         return None, lines
     watch.silent = 0
     if answers.get("status", {}).get("retcode") != 0:
-        watch.again = now + _AGAIN
-        return None, lines      # it is just starting, or ending
+        watch.again = now + _ASK_AGAIN_SECONDS
+        return None, lines      # the daemon is just starting, or ending
     return _understood(watch, {name: each["stdout"].splitlines() for name, each in answers.items()}), lines
 
 
@@ -1197,7 +1246,7 @@ def _new_lines(watch: _Watch, text: str) -> list[str]:
     return []
 
 
-def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
+def _understood(watch: _Watch, said: dict[str, list[str]]) -> Answer:
     status, traffic = (_without_numbers(said.get(name, [])) for name in ("status", "traffic"))
     found = _connections(status)
     for sa in _traffic(traffic):
@@ -1215,7 +1264,7 @@ def _understood(watch: _Watch, said: dict[str, list[str]]) -> dict[str, Any]:
     for spi, each in kernel.items():
         if spi in tunnel_of:
             replays[tunnel_of[spi]] = replays.get(tunnel_of[spi], 0) + each["replays"]
-    # Each SA has one local end; the daemon says which of the two addresses is ours.
+    # Each SA has one local end; the daemon says which of the two addresses that is.
     foreign = sorted(states["local"] - addresses)
     listening = _sockets(status)
     unheard = _unheard(watch.configured, listening)
@@ -1228,8 +1277,8 @@ def _local_addresses(configured: dict[str, dict[str, str]]) -> set[str]:
     return {options["left"] for name, options in configured.items() if name != SETUP and "left" in options}
 
 
-def _unheard(configured: dict[str, dict[str, str]], listening: list[dict[str, Any]]) -> list[str]:
-    """The addresses that the daemon has to listen on to serve, and does not; with `listen=` there is only that one."""
+def _unheard(configured: dict[str, dict[str, str]], listening: list[Listening]) -> list[str]:
+    """The addresses that the daemon must listen on to serve, and does not; with `listen=` only that one."""
     fixed = configured.get(SETUP, {}).get("listen", "")
     return sorted(({fixed} if fixed else _local_addresses(configured)) - {each["address"] for each in listening})
 
@@ -1237,30 +1286,30 @@ def _unheard(configured: dict[str, dict[str, str]], listening: list[dict[str, An
 def _unserved(configured: dict[str, dict[str, str]], loaded: dict[str, dict[str, Any]],
               unheard: Collection[str]) -> list[str]:
     """
-    Tunnels that are nobody's for the daemon, though it listens on their address; so none on a standby.
+    Tunnels that the daemon does not recognise as its own, though it listens on their address; never any on a standby.
 
-    The daemon knows the address on two interfaces then: `connection matches both left lo ... and left bond0 ...`
-    (programs/pluto/orient.c). Whoever calls is refused.
+    The daemon then sees the address on two interfaces: `connection matches both left lo ... and left bond0 ...`
+    (programs/pluto/orient.c). It refuses every peer that calls.
     """
     return sorted(name for name, each in loaded.items()
                   if name in configured and not each["oriented"] and configured[name].get("left") not in unheard)
 
 
 def _without_numbers(lines: list[str]) -> list[str]:
-    """As _whack: 4.x puts a message's number before each line."""
+    """whack's lines without the message number that 4.x puts before each ("000 ", "006 ")."""
     return [re.sub(r"^\d{3} ?", "", line) for line in lines]
 
 
 def _states(lines: list[str]) -> dict[str, Any]:
     """
-    Of `whack --status`, the SAs::
+    From `whack --status`, the SAs::
 
         #2: "bern":500 ESTABLISHED_CHILD_SA (established Child SA); LIVENESS in 2s; REKEY in 3292s; REPLACE in 3562s;
             newest; eroute owner; IKE SA #1; idle;                          (one line; STATE_V2_... in 4.x)
         #2: "bern" esp.3212eafa@192.0.2.74 esp.ed1a4b97@192.0.2.10 tun.0@192.0.2.74 tun.0@192.0.2.10 Traffic: ...
 
-    Returns ``spis`` by tunnel, ``late``: those whose newest SA, that this end has to renew, is past the time for it
-    (its next event is to be replaced, and not to be rekeyed, any more), and ``local``: the SAs' local ends.
+    Returns ``spis`` by tunnel; ``late``: the tunnels whose newest SA this end should have renewed already (its next
+    event is REPLACE, no longer REKEY); and ``local``: the local ends of the SAs.
     """
     spis: dict[str, list[int]] = {}
     late, local = set(), set()
@@ -1279,7 +1328,7 @@ def _states(lines: list[str]) -> dict[str, Any]:
 
 def _kernel_states(lines: list[str]) -> dict[int, dict[str, Any]]:
     """
-    Of `ip -s xfrm state` (ip-xfrm(8)), by SPI::
+    From `ip -s xfrm state` (ip-xfrm(8)), by SPI::
 
         src 192.0.2.74 dst 192.0.2.10
                 proto esp spi 0xed1a4b97(3977923479) reqid 16389(0x00004005) mode tunnel
@@ -1299,7 +1348,7 @@ def _kernel_states(lines: list[str]) -> dict[int, dict[str, Any]]:
 
 
 def _packed(address: str) -> bytes:
-    """As xfrm_address_t has it: 16 bytes, an IPv4 address in the first four."""
+    """An address as xfrm_address_t has it: 16 bytes, an IPv4 address in the first four."""
     try:
         return ipaddress.ip_address(address).packed.ljust(16, b"\0")
     except ValueError:      # %any
@@ -1307,7 +1356,7 @@ def _packed(address: str) -> bytes:
 
 
 def _counters() -> dict[str, int]:
-    """Documentation/networking/xfrm_proc: a name and a number on each line. {} on a kernel without."""
+    """The kernel's counters (Documentation/networking/xfrm_proc: a name and a number on each line), {} without them."""
     try:
         lines = Path(_XFRM_STAT).read_text(encoding="ascii").splitlines()
     except OSError:
@@ -1315,12 +1364,12 @@ def _counters() -> dict[str, int]:
     return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) == 2}
 
 
-def _dates(watch: _Watch, now: float) -> dict[str, Any] | None:
-    """`certs.dates`, when the database has changed, or an hour has passed. A minute between two looks at the least."""
+def _dates(watch: _Watch, now: float) -> dict[str, dict[str, Any]] | None:
+    """`certs.dates` when the database has changed, and once an hour; else None. Looks at most once a minute."""
     if watch.dated and now - watch.dated[0] < 60:
         return None
     sign = __salt__["certs.sign"]()
-    if watch.dated and sign == watch.dated[2] and now - watch.dated[1] < _DATES:
+    if watch.dated and sign == watch.dated[2] and now - watch.dated[1] < _DATES_SECONDS:
         watch.dated = (now, *watch.dated[1:])
         return None
     found = __salt__["certs.dates"]()

@@ -1,10 +1,10 @@
 """
-What the running kernel can do
-==============================
+The features of the running kernel
+==================================
 
-A gateway needs bonding, ESP, the XFRM user interface, AES-GCM and, where it has a firewall, the packet filter. A kernel
-without one of them fails late and in words that name something else. This module asks the kernel's own configuration
-(``/proc/config.gz``, ``/boot/config-VERSION``) and, where a kernel carries none, the modules it came with.
+A gateway needs bonding, ESP, the XFRM user interface, AES-GCM and, with a firewall, the packet filter. A kernel without
+one of them fails late, with messages that name something else. This module reads the kernel's own configuration
+(``/proc/config.gz``, ``/boot/config-VERSION``) or, if the kernel has none, the list of the modules that belong to it.
 """
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import NamedTuple
 __virtualname__ = "kernel_options"
 
 
-# No dataclass: Salt's loader keeps an execution module out of sys.modules, where dataclasses look for it.
+# No dataclass: Salt's loader does not register an execution module in sys.modules, where dataclasses look for it.
 class Option(NamedTuple):
-    """A kernel option (without ``CONFIG_``), the module it makes, and what a gateway needs it for.
+    """A kernel option (without ``CONFIG_``), the module that it builds, and what a gateway needs it for.
 
-    No module where its name differs between kernels (AES is aes_generic, aes-generic or aes): there only the
-    configuration can tell.
+    The module is "" where its name differs between kernels (AES is aes_generic, aes-generic or aes): there only the
+    configuration can tell whether the kernel has the option.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Option(NamedTuple):
     purpose: str
 
 
-# By the feature of a site that needs them. Names: the kernel's Kconfig files.
+# By the feature of a site that needs them. The names are those in the kernel's Kconfig files.
 NEEDED: dict[str, tuple[Option, ...]] = {
     "bonding": (
         Option("BONDING", "bonding", "bonds of network interfaces"),
@@ -68,11 +68,11 @@ def missing(features: Iterable[str]) -> list[dict[str, str]]:
     The options that the running kernel lacks.
 
     Args:
-        features: names of features that are switched on (``bonding``, ``openswan``, ``firewall``); others need nothing.
+        features: the features that are on (``bonding``, ``openswan``, ``firewall``); other features need no option.
 
     Returns:
-        One ``{"name", "module", "purpose"}`` each, in no case an option the kernel has as a module that is not
-        installed: that one is missing too.
+        One ``{"name", "module", "purpose"}`` for each. An option that the kernel has as a module which is not installed
+        is missing too.
 
     CLI Example:
 
@@ -98,7 +98,7 @@ def configuration() -> dict[str, str] | None:
     The running kernel's configuration: option (without ``CONFIG_``) to value (``y``, ``m``, a number, a text).
 
     Returns:
-        None when the kernel carries none and the distribution left none in /boot.
+        None when the kernel has no configuration of its own and the distribution has none in /boot.
 
     CLI Example:
 
@@ -137,7 +137,7 @@ def parse(text: str) -> dict[str, str]:
 
 def loadable(modules: Iterable[str]) -> list[str]:
     """
-    Those of these modules that have to be loaded, because they are not part of the kernel itself.
+    Those of the given modules that must be loaded, because they are not built into the kernel.
 
     Args:
         modules: names such as ``esp4``.
@@ -157,11 +157,11 @@ def _installed() -> set[str]:
 
 
 def _names(index: str) -> set[str]:
-    """The modules named in one of depmod's indexes: a path a line, what it depends on behind a colon."""
+    """The modules in one of depmod's indexes. Each line is a path; a colon and the module's dependencies may follow."""
     try:
         lines = Path(f"/lib/modules/{platform.release()}/{index}").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
     files = (line.partition(":")[0].rpartition("/")[2] for line in lines)
-    # the module's own name has underscores where its file may have dashes
+    # a module's name has underscores where its file name may have dashes
     return {file.partition(".ko")[0].replace("-", "_") for file in files}

@@ -1,9 +1,9 @@
 """
-Looking without waiting: what beacons need, who run once a second in the minion's own process.
+Looking without waiting, for beacons, which run once a second in the minion's own process.
 
-A beacon that waits stops everything else the minion does. So the kernel is listened to on sockets that never block,
-and a command runs beside the minion: started at one look, its answer read at a later one. For beacons and the modules
-behind them; what comes back can not be shown on a command line.
+A beacon that waits stops everything else that the minion does. So this module listens to the kernel on sockets that
+never block, and runs commands beside the minion: one look starts a command, a later look reads its answer. It is for
+beacons and the modules behind them; most results can not be shown on a command line.
 
 Formats: netlink(7), ``linux/netlink.h``.
 """
@@ -27,17 +27,17 @@ __virtualname__ = "watching"
 
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _HEADER = struct.Struct("=IHHII")    # nlmsghdr: length, type, flags, sequence, port
-# What is drained in one look at the most; more than that is as good as an overflow.
-_MOST = 4 * 1024 * 1024
-# Of a command's answer: a daemon with a thousand connections needs about one.
-_LARGEST = 16 * 1024 * 1024
+# The most that one look reads; anything more counts as an overflow.
+_DRAIN_BYTES_MAX = 4 * 1024 * 1024
+# The longest answer of a command: a daemon with a thousand connections needs about one MiB.
+_ANSWER_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Job(NamedTuple):
     """A command that runs beside the minion."""
 
     process: subprocess.Popen
-    output: int         # a file in memory: a pipe that nobody reads would hold the command up
+    output: int         # a file in memory: the command would stop at a full pipe that nobody reads
     deadline: float
 
 
@@ -49,14 +49,14 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def listen(protocol: int, *groups: int) -> socket.socket:
     """
-    A socket on which the kernel tells of changes.
+    A socket on which the kernel reports changes.
 
     Args:
-        protocol: such as NETLINK_XFRM.
+        protocol: a netlink protocol such as NETLINK_XFRM.
         groups: numbers of multicast groups.
 
     Raises:
-        OSError: this kernel knows no such protocol or group.
+        OSError: this kernel has no such protocol or group.
 
     CLI Example:
 
@@ -77,18 +77,18 @@ def listen(protocol: int, *groups: int) -> socket.socket:
 
 def heard(listener: socket.socket) -> tuple[list[tuple[int, bytes]], bool]:
     """
-    What the kernel has told since the last time: messages, each its type and its content; and whether some were lost.
+    What the kernel has reported since the last call: messages, each its type and content; and whether some are lost.
 
     CLI Example: none, as there is no socket on a command line.
     """
     messages: list[tuple[int, bytes]] = []
     total = 0
-    while total < _MOST:
+    while total < _DRAIN_BYTES_MAX:
         try:
             data = listener.recv(65536)
         except BlockingIOError:
             return messages, False
-        except OSError:     # ENOBUFS: more was told than the socket holds
+        except OSError:     # ENOBUFS: there were more messages than the socket can hold
             return messages, True
         total += len(data)
         offset = 0
@@ -103,10 +103,10 @@ def heard(listener: socket.socket) -> tuple[list[tuple[int, bytes]], bool]:
 
 def start(argv: list[str], seconds: float) -> Job | None:
     """
-    Start a command. None when it can not be started: it is not installed, or there are no more processes.
+    Start a command. Returns None when that fails: it is not installed, or no more processes are possible.
 
     Args:
-        argv: program and arguments; what it prints on either channel is kept.
+        argv: program and arguments; its output and its errors are both kept.
         seconds: how long it may take; then it is killed.
 
     CLI Example: none, as its answer is read by a later call of the same process.
@@ -126,7 +126,7 @@ def start(argv: list[str], seconds: float) -> Job | None:
 
 def answer(job: Job) -> dict | None:
     """
-    What a command has said: None while it runs, then ``retcode`` (None when it took too long) and ``stdout``. Once.
+    A command's answer, once: None while it runs, then ``retcode`` (None when it took too long) and ``stdout``.
 
     CLI Example: none, see :func:`start`.
     """
@@ -137,7 +137,7 @@ def answer(job: Job) -> dict | None:
         job.process.kill()
         job.process.poll()
     try:
-        text = "" if code is None else os.pread(job.output, _LARGEST, 0).decode(errors="replace")
+        text = "" if code is None else os.pread(job.output, _ANSWER_BYTES_MAX, 0).decode(errors="replace")
     finally:
         with contextlib.suppress(OSError):
             os.close(job.output)
@@ -146,7 +146,7 @@ def answer(job: Job) -> dict | None:
 
 def states_run() -> bool:
     """
-    Whether this minion applies states just now: what they bring about is nobody's doing by hand, and may be half done.
+    Whether this minion is applying states. What a state run changes is not changed by hand, and may be half done.
 
     CLI Example:
 

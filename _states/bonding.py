@@ -1,5 +1,5 @@
 """
-The bonds of a node, all in one state: they move together and share one confirmation that the master is still reached.
+The bonds of a node, all in one state: they change together, and the master is asked once whether it is still reached.
 """
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
     """
     The node's bonds are as described, now and after a reboot.
 
-    Applied live, without a restart of anything; kept only if the Salt master answers a new connection afterwards,
-    otherwise undone by the node itself (at once, and by a timer of systemd's should this run die on the way).
+    Applied live, without restarting anything. Kept only if the Salt master answers a new connection afterwards;
+    otherwise the node itself rolls the change back (at once, or by a timer of systemd if this run dies meanwhile).
     Virtual IPs (/32, /128) are never touched.
 
     name
@@ -36,11 +36,11 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
     bonds
         All bonds of the node, as ``gateway.settings`` has them.
     manager
-        What keeps them over a reboot: ``ifupdown``, ``networkd``, or ``auto`` for what the node uses.
+        What keeps the bonds over a reboot: ``ifupdown``, ``networkd``, or ``auto`` for the one that the node uses.
     seconds
-        After how long the node undoes an unconfirmed change.
+        The time after which the node rolls an unconfirmed change back.
     confirm_with
-        Without a master: addresses of which one has to answer; none means the default gateway.
+        Without a master: addresses of which one must answer; without any, the default gateway must.
 
     .. code-block:: yaml
 
@@ -49,16 +49,17 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
             - bonds: {{ gateway.bonds | tojson }}
             - seconds: {{ gateway.rollback.seconds }}
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "The bonds are as described."}
+    comment = "The bonds are as described."
+    ret: dict = {"name": name, "result": True, "changes": {}, "comment": comment}
     names = ", ".join(bond["name"] for bond in bonds)
     try:
         said = "" if __opts__["test"] else __salt__["commit_confirm.settle"]("network")
         todo = __salt__["bonding.plan"](bonds, manager)
         if not todo["changes"]:
-            ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
-            return ret
+            return ret | {"comment": " ".join(filter(None, [said, comment]))}
         if __opts__["test"]:
-            comment = f"{names} would be changed (kept by {todo['manager']}), and back if the master were lost."
+            comment = (f"{names} would be changed (kept by {todo['manager']}), and rolled back if the master were not "
+                       "reached.")
             return ret | {"result": None, "changes": todo["changes"], "comment": comment}
         done = __salt__["bonding.apply"](bonds, manager, seconds, confirm_with)
     except CommandExecutionError as err:
@@ -67,5 +68,5 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
         return ret | {"result": False, "changes": done["changes"], "comment": (
             f"The network change was undone: {done['problem']}. Tried: {', '.join(todo['changes'])}. "
             "Check the slaves' cables and switch ports, the addresses and the gateway; see docs/network.md.")}
-    comment = f"{names} changed; the master is reached, kept by {todo['manager']}."
+    comment = f"{names} changed and kept by {todo['manager']}; the master is reached."
     return ret | {"changes": done["changes"], "comment": " ".join(filter(None, [said, comment]))}

@@ -1,7 +1,7 @@
 """
-Certificates, keys and revocation lists where the IPsec daemon reads them.
+Certificates, keys and revocation lists in the place where the IPsec daemon reads them.
 
-Contents come from pillar by path and never pass through a state's arguments, changes or comment:
+Their content comes from pillar, by path. It is never part of a state's arguments, changes or comment:
 see the execution module :py:mod:`certs <modules.certs>`.
 
 .. code-block:: yaml
@@ -11,7 +11,7 @@ see the execution module :py:mod:`certs <modules.certs>`.
         - pillar: gateway_secrets:certificates:gateway
         - identity: gateway.winterthur.example
 
-For strongSwan, with what makes a running daemon take it (established tunnels stay):
+For strongSwan, with the command that makes a running daemon load it (established tunnels stay):
 
 .. code-block:: yaml
 
@@ -43,11 +43,11 @@ def present(name: str, pillar: str, identity: str = "", store: str = "nss") -> d
     An identity is in the store, under this name, with its key and its trusted authorities.
 
     name
-        The nickname by which Libreswan's configuration calls it; for strongSwan the certificate's file, NAME.pem.
+        The nickname in Libreswan's configuration; for strongSwan the certificate's file name, NAME.pem.
     pillar
         Path of the identity in pillar.
     identity
-        The name peers know the gateway by; the certificate must hold it.
+        The name by which peers know the gateway; it must be in the certificate.
     store
         ``nss``, Libreswan's database, or ``swanctl``, strongSwan's folders.
     """
@@ -62,10 +62,10 @@ def present(name: str, pillar: str, identity: str = "", store: str = "nss") -> d
         if damage:
             ret["changes"]["database"] = {"old": damage, "new": "made anew"}
         if __opts__["test"]:
-            ret.update(result=None, comment=f"{name} would be brought in")
+            ret.update(result=None, comment=f"{name} would be installed")
             return ret
         __salt__["certs.install"](name, pillar, identity, store)
-        ret["comment"] = f"{name} was brought in, valid until {found['wanted']['not_after']}"
+        ret["comment"] = f"{name} was installed, valid until {found['wanted']['not_after']}"
         if damage:
             ret["comment"] += "; a daemon that runs sees the new database when it is restarted"
     except CommandExecutionError as err:
@@ -79,8 +79,8 @@ def _difference(name: str, found: dict[str, Any]) -> dict[str, Any]:
         changes[name] = {"old": found["current"], "new": found["wanted"]["fingerprint"]}
     for authority in found["missing_authorities"]:
         changes[authority] = {"old": "", "new": "trusted"}
-    # an older key that is still there, another mode of a file
-    return changes or {name: {"old": "not as it has to be", "new": "as it has to be"}}
+    # an older key that is still there, or a file with another mode
+    return changes or {name: {"old": "not as it should be", "new": "as it should be"}}
 
 
 def crl_present(name: str, pillar: str, store: str = "nss") -> dict[str, Any]:
@@ -88,7 +88,7 @@ def crl_present(name: str, pillar: str, store: str = "nss") -> dict[str, Any]:
     A revocation list is in the store.
 
     name
-        Anything that tells it from others (the key below ``gateway_secrets:crls``).
+        Any name of the list (the key below ``gateway_secrets:crls``).
     pillar
         Path of the list in pillar: PEM, or DER in base64.
     store
@@ -102,10 +102,10 @@ def crl_present(name: str, pillar: str, store: str = "nss") -> dict[str, Any]:
             return ret
         ret["changes"] = {found["wanted"]["issuer"]: {"old": found["current"], "new": found["wanted"]["this_update"]}}
         if __opts__["test"]:
-            ret.update(result=None, comment=f"{name} would be brought in")
+            ret.update(result=None, comment=f"{name} would be installed")
             return ret
         __salt__["certs.install_crl"](pillar, store)
-        ret["comment"] = f"{name} was brought in, next due {found['wanted']['next_update']}"
+        ret["comment"] = f"{name} was installed, next due {found['wanted']['next_update']}"
     except CommandExecutionError as err:
         ret.update(result=False, changes={}, comment=str(err))
     return ret

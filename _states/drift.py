@@ -1,5 +1,5 @@
 """
-What a state run made of this node is written down, so that the beacon can tell what is changed by hand later.
+Record what a state run set up on this node, so that the beacon can report what is changed by hand later.
 
 .. code-block:: yaml
 
@@ -8,8 +8,8 @@ What a state run made of this node is written down, so that the beacon can tell 
       drift.recorded:
         - name: openswan
 
-No `order: last`, and no file that all formulas include: a state of another formula that requires `sls: openswan` would
-then wait for the whole run's end. Each formula is written down right behind its own states.
+There is no `order: last`, and no file that all formulas include: a state of another formula that requires
+`sls: openswan` would then wait for the end of the whole run. Each formula is recorded directly after its own states.
 
 See the execution module :py:mod:`drift <modules.drift>`.
 """
@@ -40,34 +40,34 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def recorded(name: str) -> dict:
     """
-    What a formula manages is written down as it is now. Never a change: nothing of the node is touched.
+    Everything that a formula manages is recorded as it is now. This is never a change, as the node stays as it is.
 
-    Of states that failed nothing new is written down.
+    For states that failed, the earlier record stays.
 
     name
-        The formula.
+        The name of the formula.
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if __opts__["test"]:
-        return ret | {"comment": "Nothing is written down when nothing is applied."}
+        return ret | {"comment": "Nothing is recorded when nothing is applied."}
     mine = [low for low in __lowstate__ if _formula(low) == name]
     applied = [low for low in mine if _succeeded(low)]
     try:
         done = __salt__["drift.record"](name, applied, [low for low in mine if not _succeeded(low)])
     except (CommandExecutionError, OSError) as err:
-        return ret | {"result": False, "comment": f"What {name} manages could not be written down: {err}"}
-    return ret | {"comment": f"{done['things']} things are written down, {len(done['changed'])} of them new."}
+        return ret | {"result": False, "comment": f"What {name} manages could not be recorded: {err}"}
+    return ret | {"comment": f"{done['things']} things are recorded, {len(done['changed'])} of them new."}
 
 
 def compared(name: str) -> dict:
     """
-    This node was compared with the master since it booted: ``/run/gateway/current`` says so from here on.
+    This node was compared with the master since it booted; the file ``/run/gateway/current`` says so from now on.
 
-    Only in a run of the whole gateway, and only if all states before this one have succeeded. For a place before the
-    service that waits for it.
+    Only in a run of the whole gateway, and only if all states before this one have succeeded. Put it before the
+    service that waits for the file.
 
     name
-        Any; ``node``.
+        Any text, such as ``node``.
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if __opts__["test"]:
@@ -80,10 +80,10 @@ def compared(name: str) -> dict:
 
 def completed(name: str) -> dict:
     """
-    The whole gateway was applied: the master's digest of what it was made of is kept. The last state of a whole run.
+    The whole gateway was applied: the master's digest of this node's inputs is recorded. The last state of a whole run.
 
     name
-        Any; ``gateway``.
+        Any text, such as ``gateway``.
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     if __opts__["test"]:
@@ -92,11 +92,11 @@ def completed(name: str) -> dict:
     if wrong:
         return ret | {"comment": f"Not complete: {wrong}."}
     if __salt__["drift.overridden"]():
-        return ret | {"comment": "Not taken for the master's word: this run had a pillar of its own."}
-    # Salt shows a mask instead of a pillar value unless it is asked not to.
+        return ret | {"comment": "Not recorded as the master's: this run had a pillar of its own."}
+    # Salt masks pillar values unless it is asked for the plain ones.
     inputs, tree = (str(__salt__["pillar.get"](key, "", unmask=True) or "")
                     for key in ("gateway_inputs", "gateway_tree"))
-    return _note(ret, inputs, "This node is as the master says.", tree)
+    return _note(ret, inputs, "This node is as the master wants it.", tree)
 
 
 def _note(ret: dict, inputs: str | None, comment: str, tree: str = "") -> dict:
@@ -116,7 +116,7 @@ def _succeeded(low: Mapping) -> bool:
 
 
 def _not_whole() -> str:
-    """Why this run can not be taken for one of the whole gateway that went well; "" when it can."""
+    """Why this run does not count as a successful run of the whole gateway; "" when it does."""
     if not any(f"{low['state']}.{low['fun']}" == _WHOLE for low in __lowstate__):
         return "this is not a run of the whole gateway"
     failed = sorted({str(each.get("__id__", "")) for each in __running__.values() if each.get("result") is False})

@@ -26,20 +26,20 @@ def applied(name: str, source: str, settings: dict, seconds: int = 60, confirm_w
     """
     The table ``inet gateway`` is loaded as its template says, now and after a reboot (/etc/nftables.conf).
 
-    Loaded whole; kept only if the Salt master answers a new connection afterwards, otherwise the node itself puts the
-    old rules back (at once, and by a timer of systemd's should this run die on the way). Rules that somebody has
-    changed by hand are put right. A kernel without the packet filter is a failure, never skipped.
+    It is loaded as a whole, and kept only if the Salt master answers a new connection afterwards; otherwise the node
+    itself restores the old rules (at once, or by a timer of systemd if this run dies meanwhile). Rules that somebody
+    has changed by hand are corrected. On a kernel without the packet filter the state fails; it is never skipped.
 
     name
         Any text.
     source
-        The template (``salt://...``); it gets what ``firewall.rules`` returns, as ``rules``.
+        The template (``salt://...``); it gets the result of ``firewall.rules`` as ``rules``.
     settings
         What ``gateway.settings`` returns.
     seconds
-        After how long the node undoes an unconfirmed change.
+        The time after which the node rolls an unconfirmed change back.
     confirm_with
-        Without a master: addresses of which one has to answer; none means the default gateway.
+        Without a master: addresses of which one must answer; without any, the default gateway must.
 
     .. code-block:: yaml
 
@@ -48,21 +48,21 @@ def applied(name: str, source: str, settings: dict, seconds: int = 60, confirm_w
             - source: salt://firewall/files/ruleset.nft.jinja
             - settings: {{ gateway | tojson }}
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "The ruleset is loaded as described."}
+    comment = "The ruleset is loaded as described."
+    ret: dict = {"name": name, "result": True, "changes": {}, "comment": comment}
     try:
         said = "" if __opts__["test"] else __salt__["commit_confirm.settle"]("firewall")
         ruleset = __salt__["firewall.render"](source, settings, __opts__.get("saltenv") or "base")
         if __opts__["test"] and not __salt__["cmd.has_exec"]("nft"):
-            # a bare host: an earlier state would have brought it
+            # a bare host: in a real run an earlier state installs nft
             return ret | {"result": None, "changes": {"inet gateway": {"old": "", "new": ruleset}},
                           "comment": "The ruleset would be loaded, once nftables is installed."}
         todo = __salt__["firewall.plan"](ruleset)
         if not todo["changes"]:
-            ret["comment"] = " ".join(filter(None, [said, ret["comment"]]))
-            return ret
+            return ret | {"comment": " ".join(filter(None, [said, comment]))}
         if __opts__["test"]:
             return ret | {"result": None, "changes": todo["changes"],
-                          "comment": "The ruleset would be loaded, and the old one put back if the master were lost."}
+                          "comment": "The ruleset would be loaded, and rolled back if the master were not reached."}
         done = __salt__["firewall.apply"](ruleset, seconds, confirm_with)
     except CommandExecutionError as err:
         return ret | {"result": False, "comment": f"The firewall was not changed: {err}"}

@@ -2,8 +2,9 @@
 The beacons of the running minion
 =================================
 
-A minion starts the beacons that its pillar names, and they go by the pillar that it holds in memory. A state run
-compiles its own and leaves that one as it is: beacons would not start, or would watch the site as it was before.
+A minion starts the beacons that its pillar names, and they use the pillar that the minion holds in memory. A state run
+compiles a pillar of its own and does not change that one. Without this state the beacons would not start, or would
+watch the site as it was before.
 """
 from __future__ import annotations
 
@@ -26,19 +27,19 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def watched(name: str, timeout: float = 30) -> dict:
     """
-    The running minion's beacons go by the pillar of this run.
+    The running minion's beacons use the pillar of this run.
 
     name
-        Anything.
+        Any text.
     timeout
-        Seconds that the minion has to fetch its pillar.
+        How long the minion may take to fetch its pillar, in seconds.
 
     .. code-block:: yaml
 
         beacons:
           gateway_events.watched: []
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "the beacons go by this pillar"}
+    ret = {"name": name, "result": True, "changes": {}, "comment": "the beacons use this pillar"}
     wanted = __salt__["gateway_events.pillar_digest"]()
     before = __salt__["gateway_events.watched_now"]()
     if before == wanted:
@@ -46,7 +47,7 @@ def watched(name: str, timeout: float = 30) -> dict:
     changes = {"pillar of the beacons": {"old": before[:12] or "none", "new": wanted[:12]}}
     if __opts__["test"]:
         return ret | {"result": None, "changes": changes,
-                      "comment": "the running minion would fetch its pillar, for its beacons"}
+                      "comment": "the running minion would fetch its pillar for its beacons"}
     __salt__["saltutil.refresh_pillar"](wait=True, timeout=timeout)
     for _ in range(10):
         time.sleep(0.5)     # beacons are called once a second
@@ -54,8 +55,8 @@ def watched(name: str, timeout: float = 30) -> dict:
             return ret | {"changes": changes, "comment": "the running minion has fetched its pillar"}
     now = __salt__["gateway_events.watched_now"]()
     if now:
-        # `state.apply pillar=...`: what is only tried is not watched
-        return ret | {"comment": "the beacons go by the master's pillar, and this run has another"}
+        # `state.apply pillar=...`: a trial pillar is not watched
+        return ret | {"comment": "the beacons use the master's pillar, and this run has another one"}
     return ret | {"result": False, "comment": (
         "no beacon has run on this node: does salt-minion run (`systemctl status salt-minion`), what does "
         "/var/log/salt/minion say?")}

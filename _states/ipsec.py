@@ -1,5 +1,5 @@
 """
-The IPsec daemon's configuration file, and the running daemon as the file says, without dropping what did not change.
+The IPsec daemon's configuration file, and a running daemon that follows it and keeps every unchanged connection.
 
 .. code-block:: yaml
 
@@ -24,8 +24,8 @@ from typing import Any
 
 from salt.exceptions import CommandExecutionError
 
-# The parser warns of a value it does not understand, goes on without it and exits with 0. So anything it says
-# refuses the file.
+# The parser warns about a value that it does not understand, goes on without it and exits with 0. So the file is
+# refused if the parser prints anything.
 PARSER = (
     "sh -c 'said=$(ipsec addconn --checkconfig --config $0 2>&1) && test -z \"$said\" "
     "|| { echo \"$said\"; exit 1; }'"
@@ -40,14 +40,14 @@ def __virtual__() -> bool | tuple[bool, str]:
 
 def configured(name: str, source: str, settings: dict[str, Any]) -> dict[str, Any]:
     """
-    The daemon's configuration file is the one for this node's settings and the installed version.
+    The daemon's configuration file fits this node's settings and the installed version.
 
-    The daemon's own parsers see it first; a file they refuse never replaces the one that works.
+    The daemon's own parsers check it first; a file that they refuse never replaces the working one.
 
     name
         Path of the file.
     source
-        Its template; it gets ``site`` and ``sections``.
+        Its template, which gets ``site`` and ``sections``.
     settings
         What ``gateway.settings`` returns.
     """
@@ -65,20 +65,21 @@ def configured(name: str, source: str, settings: dict[str, Any]) -> dict[str, An
 def current(name: str, addresses: list[str], certificates: list[str] | None = None,
             pillar: str = "gateway_secrets:certificates") -> dict[str, Any]:
     """
-    The running daemon has the connections of its file; changed ones are loaded again, the others keep their tunnels.
+    The running daemon has the connections of its file. Changed ones are loaded again, the others keep their tunnels.
 
-    So are those that ask for certificates of the gateway's own authority, when another one has issued the gateway's.
+    If another authority has issued the gateway's certificate, the connections that ask peers for certificates of the
+    gateway's own authority are loaded again too.
 
     name
-        The daemon, for the record.
+        The daemon; any text.
     addresses
-        The virtual addresses. An option of the daemon itself takes a restart, which costs every tunnel, so the
-        daemon is restarted only where none of these addresses is held: on the standby. On the active node the
-        comment says what is pending, and the first run after a switch-over does it.
+        The virtual IPs. A changed option of the daemon itself needs a restart, which ends every tunnel. So the daemon
+        is restarted only where none of these addresses is held: on the standby. On the active node the comment says
+        what is pending, and the first run after a switch-over does it.
     certificates
-        Nicknames of the certificates that the connections show.
+        Nicknames of the certificates that the connections use.
     pillar
-        Path of the mapping they are in. Looked at with `test=True`, since they have not been brought in then.
+        Path of the mapping that has them. It is read with `test=True`, as the certificates are not installed then.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The daemon has what its file says"}
     try:
@@ -100,14 +101,14 @@ def current(name: str, addresses: list[str], certificates: list[str] | None = No
 
 def expelled(name: str, pillar: str) -> dict[str, Any]:
     """
-    Nobody whose certificate was revoked has a tunnel.
+    No person whose certificate was revoked has a tunnel.
 
     name
-        The daemon, for the record.
+        The daemon; any text.
     pillar
         Path of the list of revoked people in pillar; see :py:func:`ipsec.expelled <modules.ipsec.expelled>`.
     """
-    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "Nobody revoked has a tunnel"}
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "No revoked person has a tunnel"}
     try:
         found = __salt__["ipsec.expelled" if __opts__["test"] else "ipsec.expel"](pillar)
     except CommandExecutionError as err:
@@ -122,7 +123,7 @@ def expelled(name: str, pillar: str) -> dict[str, Any]:
 
 
 def _reissued(certificates: list[str], pillar: str) -> list[str]:
-    """Those that are to be replaced by one of another authority."""
+    """The nicknames of certificates that will be replaced by one of another authority."""
     found = []
     for nickname in certificates:
         state = __salt__["certs.state_of"](nickname, f"{pillar}:{nickname}")
@@ -134,18 +135,18 @@ def _reissued(certificates: list[str], pillar: str) -> list[str]:
 def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
     if __opts__["test"]:
         done = {key: pending[key] for key in ("add", "replace", "remove")}
-        ret.update(result=None, comment="Connections would be loaded again, the others left alone")
+        ret.update(result=None, comment="Changed connections would be loaded again, the others would stay")
     else:
         done = __salt__["ipsec.reload"]()
         refused = done.pop("refused")
         if refused and not pending["restart"]:
-            raise CommandExecutionError(f"ipsec: the daemon did not take {', '.join(refused)}; "
+            raise CommandExecutionError(f"ipsec: the daemon refused {', '.join(refused)}; "
                                         "`journalctl -u ipsec` says why")
         if not pending["restart"]:
-            ret["comment"] = "Changed connections were loaded again, the others left alone"
+            ret["comment"] = "Changed connections were loaded again, the others stayed"
     if pending["authority"]:
         ret["comment"] += (f"; another authority has issued the gateway's certificate, and "
-                           f"{', '.join(pending['authority'])} ask peers for that one's")
+                           f"{', '.join(pending['authority'])} ask peers for that authority's certificates")
     changed = {key: names for key, names in done.items() if names}
     if changed:
         ret["changes"] = {"connections": changed}

@@ -21,22 +21,22 @@ def __virtual__() -> tuple[bool, str] | str:
 
 def present(name: str, features: dict[str, bool]) -> dict:
     """
-    The running kernel has what these features need. Changes nothing: a kernel is the operator's to choose.
+    The running kernel has what these features need. Changes nothing: the operator chooses the kernel.
 
     Args:
-        name: any name.
-        features: the site's features, each switched on or off.
+        name: any text.
+        features: the site's features, each true (on) or false (off).
 
     Returns:
-        ``result`` False with one line an option in the comment when something is missing.
+        ``result`` is False, with one line for each option in the comment, when something is missing.
     """
     wanted = sorted(feature for feature, on in features.items() if on)
     missing = __salt__["kernel_options.missing"](wanted)
     if not missing:
-        return {"name": name, "result": True, "changes": {}, "comment": "The running kernel has all that is needed."}
+        return {"name": name, "result": True, "changes": {}, "comment": "The running kernel has every needed option."}
     lines = [f"CONFIG_{option['name']} ({option['purpose']})" for option in missing]
     release = __grains__["kernelrelease"]
-    hint = ("Boot a kernel that has them (Debian's own has all of them), or, where a site does without its firewall, "
+    hint = ("Boot a kernel that has them (Debian's own has all of them). Or, if the site can do without its firewall, "
             "set features:firewall to false in its pillar.")
     return {"name": name, "result": False, "changes": {},
             "comment": "\n".join([f"Kernel {release} lacks {len(missing)} of what this site needs:", *lines, hint])}

@@ -10,7 +10,7 @@ bonding-packages:
     - pkgs: {{ gateway.packages.bonding | tojson }}
     - install_recommends: False
 
-# One state for all bonds: they move together and share one proof that the master is still reached.
+# One state for all bonds: they change together, and the master is asked once whether it is still reached.
 bonds:
   bonding.applied:
     - bonds: {{ gateway.bonds | tojson }}
@@ -23,7 +23,7 @@ bonds:
       - sls: kernel
       {%- endif %}
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 bonding-recorded:
   drift.recorded:
     - name: bonding

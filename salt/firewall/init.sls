@@ -1,7 +1,7 @@
 {%- set gateway = salt['gateway.settings']() %}
 {%- if gateway.features.bonding %}
 
-# the rules name the bonds
+# the rules contain the names of the bonds
 include:
   - bonding
 {%- endif %}
@@ -23,14 +23,14 @@ firewall:
       - sls: bonding
       {%- endif %}
 
-# Loads /etc/nftables.conf at boot. Not started now: that would only load it once more.
+# Loads /etc/nftables.conf at boot. Not started now, as that would only load the file a second time.
 firewall-at-boot:
   service.enabled:
     - name: nftables
     - require:
       - firewall: firewall
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 firewall-recorded:
   drift.recorded:
     - name: firewall

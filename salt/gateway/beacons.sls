@@ -1,4 +1,4 @@
-# The last of a run: by now the minion has the beacons' modules.
+# The last state of a run: by now the minion has the modules of the beacons.
 beacons_watch:
   gateway_events.watched:
     - order: last

@@ -1,4 +1,4 @@
-# A whole gateway. A site with a mistake changes nothing: all mistakes are named, no formula is rendered.
+# A whole gateway. If the site has a mistake, nothing changes: the run names all mistakes and renders no formula.
 {%- set mistakes = salt['gateway.mistakes']() %}
 {%- for mistake in mistakes %}
 

@@ -1,5 +1,5 @@
-# Everything in one go: apt and dpkg start once instead of once a formula. Each formula still asks for its own.
-# Recommended packages stay out: heartbeat's alone bring 600 (compilers, cloud clients) onto Debian 13.
+# All packages at once: apt and dpkg start once instead of once for each formula. Each formula still requires its own.
+# Recommended packages are not installed: heartbeat's alone are 600 (compilers, cloud clients) on Debian 13.
 {%- set gateway = salt['gateway.settings']() %}
 
 all-packages:

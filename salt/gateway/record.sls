@@ -1,4 +1,4 @@
-# The last state of a run of the whole gateway: it notes what the node was made of, if all before went well.
+# The last state of a run of the whole gateway: it records the node's inputs if all states before it succeeded.
 gateway-completed:
   drift.completed:
     - name: gateway

@@ -5,12 +5,12 @@ kernel-packages:
     - pkgs: {{ gateway.packages.kernel | tojson }}
     - install_recommends: False
 
-# What the running kernel has not got, no later state can make good: said first, and by name.
+# No later state can add what the running kernel lacks. So this comes first and names each missing option.
 kernel-options:
   kernel_options.present:
     - features: {{ gateway.features | tojson }}
 
-# Loading the module makes a bond0 of its own otherwise, which would be in the way of ours
+# Otherwise loading the module makes a bond0 of its own, which would conflict with ours
 # (kernel: Documentation/networking/bonding.rst, max_bonds).
 /etc/modprobe.d/gateway.conf:
   file.managed:
@@ -36,13 +36,13 @@ kernel-modules:
     - config: /etc/sysctl.d/60-gateway.conf
 {%- endfor %}
 
-# The paper's `klogd -c 4`: warnings and less stay off the console.
+# The paper's `klogd -c 4`: warnings and less severe messages stay off the console.
 kernel.printk:
   sysctl.present:
     - value: {{ gateway.kernel.printk | tojson }}
     - config: /etc/sysctl.d/60-gateway.conf
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 kernel-recorded:
   drift.recorded:
     - name: kernel

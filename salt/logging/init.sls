@@ -32,7 +32,7 @@ rsyslog:
     - watch:
       - file: /etc/rsyslog.d/60-gateway.conf
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 logging-recorded:
   drift.recorded:
     - name: logging

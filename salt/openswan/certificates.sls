@@ -18,7 +18,7 @@ openswan_crl_{{ loop.index }}:
     - pillar: {{ ('gateway_secrets:crls:' ~ crl) | json }}
     - require:
       - pkg: openswan_packages
-    {#- Nothing to read again: the daemon looks for lists by itself (crlcheckinterval). #}
+    {#- No reload is needed: the daemon looks for lists by itself (crlcheckinterval). #}
     {%- if revoked %}
     - onchanges_in:
       - module: openswan_lists

@@ -1,11 +1,11 @@
-# The IPsec daemon: chapter 4.4 of the paper. It is Libreswan, which carries on where Openswan ended.
+# The IPsec daemon: chapter 4.4 of the paper. It is Libreswan, which continues Openswan.
 include:
   - .install
   - .certificates
   - .configuration
   - .service
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 openswan-recorded:
   drift.recorded:
     - name: openswan

@@ -4,8 +4,8 @@ openswan_packages:
     - pkgs: {{ gateway.packages.openswan | json }}
     - install_recommends: False
 
-# Before the daemon's first start by Salt: it notes with what file the daemon runs, so that a
-# change can be told from what is loaded (ipsec.pending).
+# Before Salt first starts the daemon: this records which file the daemon has loaded, so that a
+# later change can be recognised (ipsec.pending).
 /etc/systemd/system/ipsec.service.d/gateway.conf:
   file.managed:
     - source: salt://openswan/files/ipsec.service.conf
@@ -16,7 +16,7 @@ openswan_packages:
     - onchanges:
       - file: /etc/systemd/system/ipsec.service.d/gateway.conf
 
-# By the daemon at each start; now, since the package may have started it before.
+# The daemon runs it at each start. It runs now as well, since the package may have started the daemon before.
 /usr/local/sbin/esp-warm-up:
   file.managed:
     - source: salt://openswan/files/esp-warm-up

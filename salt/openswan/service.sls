@@ -4,7 +4,7 @@ include:
   - kernel
 
 {%- endif %}
-# It runs on both nodes and serves whichever holds the virtual address (docs/openswan.md).
+# It runs on both nodes and serves on the one that holds the virtual IP (docs/openswan.md).
 openswan_service:
   service.running:
     - name: ipsec
@@ -35,7 +35,7 @@ openswan_current:
 {%- set secrets = salt['pillar.get']('gateway_secrets', {}) %}
 {%- if 'revoked' in secrets and secrets.crls %}
 
-# Who was revoked goes at once, and again and again until the daemon has taken the new list: their clients call back.
+# Tunnels of revoked people end at once, and again until the daemon has read the new list, as their clients call back.
 openswan_expelled:
   ipsec.expelled:
     - name: ipsec

@@ -1,6 +1,6 @@
 {%- set gateway = salt['gateway.settings']() %}
 
-# A service that is not installed is as good as one that is off.
+# A service that is not installed counts as off.
 {%- for service in gateway.services.off %}
 
 {{ service }}-off:
@@ -9,7 +9,7 @@
     - enable: False
 {%- endfor %}
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 services-recorded:
   drift.recorded:
     - name: services

@@ -5,7 +5,7 @@ sshd-packages:
     - pkgs: {{ gateway.packages.sshd | tojson }}
     - install_recommends: False
 
-# sshd takes the first value it reads, and its own file includes this folder before all else.
+# sshd uses the first value that it reads, and its own file includes this folder before everything else.
 /etc/ssh/sshd_config.d/10-gateway.conf:
   file.managed:
     - source: salt://sshd/files/sshd.conf.jinja
@@ -20,14 +20,14 @@ sshd-packages:
 ssh:
   service.running:
     - enable: True
-    # a reload keeps the sessions that are open
+    # a reload keeps open sessions
     - reload: True
     - require:
       - pkg: sshd-packages
     - watch:
       - file: /etc/ssh/sshd_config.d/10-gateway.conf
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 sshd-recorded:
   drift.recorded:
     - name: sshd

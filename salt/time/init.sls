@@ -23,7 +23,7 @@ chrony:
     - watch:
       - file: /etc/chrony/chrony.conf
 
-# What it manages is written down, for the drift beacon.
+# Record what this formula manages, for the drift beacon.
 time-recorded:
   drift.recorded:
     - name: time

@@ -1,4 +1,4 @@
-"""_beacons/bonding.py: what is told of a node's bonds."""
+"""_beacons/bonding.py: what is reported about a node's bonds."""
 from __future__ import annotations
 
 import copy
@@ -14,7 +14,7 @@ DOWN = {"link": "down", "failures": 1, "carrier": False}
 
 
 class Node:
-    """What the beacon hands over on gw1 of winterthur: bond0 of eth0 and eth1, bond1 of eth2."""
+    """What the beacon reports on winterthur's gw1: bond0 of eth0 and eth1, bond1 of eth2."""
 
     def __init__(self, settings: dict, folder: Path) -> None:
         self.module: ModuleType = load_module("_beacons/bonding.py")
@@ -168,7 +168,7 @@ def test_carrier_without_an_answer_to_arp(settings, tmp_path: Path) -> None:
                             "slaves": {"enp2s0f0": UP, "enp2s0f1": {"link": "down", "failures": 1, "carrier": True}}}}
     assert set(node.look()[0]) == {"arp_silent:inside/enp2s0f1", "slave_down:inside/enp2s0f1"}
     assert node.told["slave_down:inside/enp2s0f1"]["cause"] == (
-        "carrier is there, and no ARP target answers (198.51.100.66)")
+        "there is carrier, but no ARP target answers (198.51.100.66)")
     node.seen["inside"]["slaves"]["enp2s0f1"]["carrier"] = False
     assert set(node.look()[0]) == {"slave_down:inside/enp2s0f1"}
 

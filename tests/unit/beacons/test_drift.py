@@ -1,4 +1,4 @@
-"""What the drift beacon hands on."""
+"""What the drift beacon reports."""
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""What follows from what is seen of the IPsec daemon, second by second."""
+"""What the beacon reports about the IPsec daemon, second by second."""
 from __future__ import annotations
 
 import datetime
@@ -23,7 +23,7 @@ def answer(bern=(), people=(), **more) -> dict:
 
 
 class Daemon:
-    """One second after the other; what the beacon makes of it."""
+    """One look a second, and what the beacon concludes from each."""
 
     def __init__(self, module) -> None:
         self.module = module
@@ -147,7 +147,7 @@ def test_a_daemon_that_died_is_told_by_the_agents_word_while_the_next_one_starts
     assert daemon.second().keys() == {"daemon_dead:pluto"}
     daemon.word = "alive"
     assert daemon.second() == {}
-    # its end is in the journal, too
+    # the journal shows its end as well
     daemon.second(journal=["ipsec.service: Main process exited, code=killed, status=9/KILL"])
     assert not daemon.once
 
@@ -326,7 +326,7 @@ def test_dates_that_were_not_read_yet_are_not_judged(module):
 
 
 class Minion:
-    """The beacon in a minion: what it hands on."""
+    """The beacon in a minion, and what it reports."""
 
     def __init__(self, module, monkeypatch) -> None:
         self.module, self.told, self.runs = module, [], []
@@ -355,7 +355,7 @@ def test_a_daemon_that_a_state_run_restarts_is_no_news(module, monkeypatch):
     assert conditions == {} and "daemon_dead" in unknown
     minion.runs = []
     assert minion.look(None, process=False, pid=0)[1].keys() == {"daemon_dead:pluto"}
-    # and stays told when a run begins that will start it
+    # and stays reported when a state run begins that will start it
     minion.runs = [{"fun": "state.apply"}]
     assert minion.look(None, process=False, pid=0)[1].keys() == {"daemon_dead:pluto"}
 

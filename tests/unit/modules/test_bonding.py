@@ -1,4 +1,4 @@
-"""_modules/bonding.py on what iproute2 and the kernel print on real nodes: 6.15 on a bare one, 6.1 on a bonded one."""
+"""_modules/bonding.py with recorded output of iproute2 and the kernel: 6.15 on a bare node, 6.1 on a bonded one."""
 from __future__ import annotations
 
 import copy
@@ -18,7 +18,7 @@ ANSWERS = {
     ("-6", "route", "show", "table", "main"): "route6.json",
 }
 
-# what the bare host is to become, and what the bonded one was made from
+# the bonds that the bare host gets, and those that the bonded one was made from
 BARE = [
     {"name": "bond0", "slaves": ["eth0", "eth1"], "primary": "eth0", "mode": "active-backup", "mtu": 1500,
      "monitor": {"miimon": 100, "updelay": 0, "downdelay": 0}, "options": {}, "addresses": ["192.0.2.11/26"],
@@ -39,7 +39,7 @@ BONDED = [
 
 
 class Node:
-    """A node whose commands answer what was recorded on a real one, and whose files are in a folder."""
+    """A node whose commands give recorded answers of a real node, and whose files are in a folder."""
 
     def __init__(self, module: ModuleType, host: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.module, self.host, self.root = module, host, root
@@ -58,7 +58,7 @@ class Node:
         return {"retcode": 0, "stdout": (RECORDED / self.host / ANSWERS[tuple(argv[2:])]).read_text(), "stderr": ""}
 
     def way(self, bonds: list[dict]) -> list[str]:
-        """The lines that make the bonds."""
+        """The lines of the batch that makes the bonds."""
         return self.module.plan(bonds, "ifupdown")["forward"]
 
 
@@ -98,7 +98,7 @@ def test_status_of_a_bond_with_arp_monitoring(module):
                                         "permanent_mac": "02:00:00:00:02:04"}
 
 
-# the way there
+# the batch that makes the bonds
 
 
 def test_a_bare_hosts_only_interface_is_off_for_three_lines(bare):
@@ -151,7 +151,7 @@ def test_another_mode_takes_the_slaves_out_and_keeps_the_virtual_ip(bonded):
     option = next(number for number, line in enumerate(lines) if "type bond mode 802.3ad" in line)
     before = {"link set dev eth2 nomaster", "link set dev eth3 nomaster", "link set dev inside down"}
     assert before <= set(lines[:option])
-    # the kernel drops IPv6 addresses of a link that goes down, heartbeat would not notice
+    # a link that goes down loses its IPv6 addresses, and heartbeat would not notice
     assert "addr replace 2001:db8:be:1::a/128 nodad dev inside" in lines[option:]
     assert "addr replace 2001:db8:be:1::b/64 dev inside" in lines[option:]
     assert not any("198.51.100.74" in line or "eth0" in line or "outside" in line for line in lines)
@@ -184,8 +184,8 @@ def test_all_that_is_in_the_way_is_said_at_once(bare):
         bare.way(wrong)
     said = str(error.value)
     assert "bond0: this machine has no interface eth8 (there are eth0, eth1, eth2, eth3)" in said
-    assert "bond0: no bond option 'speed'" in said
-    assert "eth3: there is an interface of this name that is no bond" in said
+    assert "bond0: unknown bond option 'speed'" in said
+    assert "eth3: an interface of this name exists and is not a bond" in said
 
 
 # files
@@ -222,7 +222,7 @@ def test_stanzas_say_what_the_live_change_says(bare):
             assert line.strip().removeprefix("up ip ") in live
     made = live[0].replace(" primary eth0", "")
     assert f"pre-up [ -e /sys/class/net/bond0 ] || ip {made}\n" in stanzas
-    # a slave that is missing must not keep the bond from coming up
+    # a missing slave must not keep the bond down
     assert "lower_eth1 ] || { ip link set dev eth1 down && ip link set dev eth1 master bond0; } || true" in stanzas
 
 
@@ -271,7 +271,7 @@ def test_written_files_are_not_written_again(bare):
 @pytest.mark.parametrize(("active", "ifup", "network", "manager"), [
     ({"systemd-networkd.service"}, True, True, "networkd"),
     ({"systemd-networkd.service"}, False, False, "networkd"),
-    ({"systemd-networkd.service"}, True, False, "ifupdown"),      # runs with nothing to do, as on some images
+    ({"systemd-networkd.service"}, True, False, "ifupdown"),      # runs without any configuration, as on some images
     (set(), True, True, "ifupdown"),
 ])
 def test_what_manages_the_network(bare, monkeypatch, active, ifup, network, manager):
@@ -294,10 +294,10 @@ def test_networkmanager_is_refused(bare):
 
 @pytest.fixture
 def glance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """bonding.glance on a node whose bond `name` looks as it was recorded."""
+    """bonding.glance on a node whose bond `name` looks as recorded."""
     def look(recorded: str, name: str, slaves: list[str], carrier: str = "1\n") -> dict:
         module = load_module("_modules/bonding.py")
-        module.__salt__ = {}                # nothing is asked of anybody
+        module.__salt__ = {}                # it must call no other module
         monkeypatch.setattr(module, "_PROC", tmp_path)
         monkeypatch.setattr(module, "_SYS", tmp_path)
         (tmp_path / name).write_text((RECORDED / recorded).read_text())
@@ -326,8 +326,8 @@ def test_a_silent_slave_at_a_glance(glance) -> None:
 
 @pytest.mark.parametrize(("recorded", "partner", "aggregator"), [
     ("agreed", "d6:aa:88:af:85:14", "1"),
-    ("expired", "", "1"),        # the switch has said nothing for one timeout
-    ("lost", "", "2"),           # for two
+    ("expired", "", "1"),        # the switch has been silent for one timeout
+    ("lost", "", "2"),           # for two timeouts
 ])
 def test_lacp_at_a_glance(glance, recorded: str, partner: str, aggregator: str) -> None:
     bond = glance(f"lacp/proc-{recorded}", "bl", ["va1", "va2"])["bl"]
@@ -339,7 +339,7 @@ def test_lacp_at_a_glance(glance, recorded: str, partner: str, aggregator: str) 
 
 
 def test_ifupdown_is_told_what_is_up_in_both_of_its_records(bare, monkeypatch, tmp_path) -> None:
-    """Else `ifdown bond0` finds it not configured, and a restarted networking.service fails."""
+    """Without this, `ifdown bond0` finds it not configured, and a restarted networking.service fails."""
     written = {}
     monkeypatch.setattr(bare.module, "_IFSTATE", str(tmp_path / "ifstate"))
     bare.module.__salt__["commit_confirm.replace_file"] = lambda path, text: written.update({Path(path).name: text})

@@ -1,4 +1,4 @@
-"""Identities: what is refused before anything is written, and what NSS's tools print. Recorded: NSS 3.87 and 3.110."""
+"""Identities: refused before anything is written, or installed. Recorded output of NSS's tools: 3.87 and 3.110."""
 from __future__ import annotations
 
 import base64
@@ -65,7 +65,7 @@ def leaf(key=KEY, **kwargs):
 
 
 def bundle(key=KEY, certificate=None, chain=(AUTHORITY.certificate,), passphrase="right") -> dict:
-    # one round of key derivation where a real file has thousands: it is made and read a hundred times here
+    # one round of key derivation instead of thousands: the file is made and read a hundred times here
     encryption = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(1).build(b"right")
     data = pkcs12.serialize_key_and_certificates(b"any", key, certificate or leaf(key), list(chain), encryption)
     return {"pkcs12": base64.b64encode(data).decode(), "passphrase": passphrase}
@@ -79,7 +79,7 @@ def pem(thing) -> str:
 
 @pytest.fixture(scope="module")
 def certs_module(load):
-    """The module for what hypothesis tries, which comes many times to one test."""
+    """The module, once for all examples that hypothesis tries in one test."""
     return load("_modules/certs.py")
 
 
@@ -112,7 +112,7 @@ def test_a_bundle_and_the_same_as_pem_say_the_same(certs):
     st.builds(lambda at, bit, size: damaged(at, bit, size), st.integers(0, 1 << 20), st.integers(0, 7),
               st.integers(1, 1 << 20))))
 def test_whatever_stands_in_pillar_is_read_or_refused_in_one_line(certs, data):
-    """A PKCS#12 with a bit turned over or its end cut off, and anything else: never another exception."""
+    """A PKCS#12 with a changed bit or a missing end, and any other input: never another exception."""
     text = base64.b64encode(data).decode() if isinstance(data, bytes) else data
     certs.pillar = {"a": {"pkcs12": text, "passphrase": "right"}, "c": text,
                     "b": {"certificate": text, "key": text, "chain": text or []}}
@@ -131,7 +131,7 @@ WHOLE = [leaf().public_bytes(Encoding.DER), AUTHORITY.certificate.public_bytes(E
        zeroed=st.integers(0, 400))
 def test_a_certificate_or_a_list_of_which_some_octets_are_others_is_read_or_refused_in_one_line(
         certs_module, which, places, zeroed):
-    """What is well-formed outside may be odd inside: every field is looked at before anything is believed."""
+    """A well-formed file may have odd content: every field is read before anything is used."""
     data = bytearray(which)
     for at, value in places:
         data[at % len(data)] = value
@@ -186,10 +186,10 @@ OTHER = ec.generate_private_key(ec.SECP256R1())
     ({"certificate": pem(leaf())}, "has a certificate but no key"),
     ({"certificate": pem(leaf())[:300], "key": pem(KEY)}, "is no readable PEM certificate"),
     ({"certificate": pem(leaf()), "key": pem(KEY)[:60]}, "is no readable PEM private key"),
-    ({"certificate": pem(leaf()), "key": pem(KEY), "passphrase": "x"}, "encrypted and there is no passphrase, or"),
+    ({"certificate": pem(leaf()), "key": pem(KEY), "passphrase": "x"}, "is encrypted but has no passphrase, or"),
     (bundle(ed25519.Ed25519PrivateKey.generate()), "neither RSA nor EC"),
-    (bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak: its EC key has 192 bits, and 256 are the least"),
-    (bundle(rsa.generate_private_key(65537, 1024)), "is too weak: its RSA key has 1024 bits, and 2048 are the least"),
+    (bundle(ec.generate_private_key(ec.SECP192R1())), "is too weak: its EC key has 192 bits; the minimum is 256"),
+    (bundle(rsa.generate_private_key(65537, 1024)), "is too weak: its RSA key has 1024 bits; the minimum is 2048"),
 ])
 def test_what_is_refused_is_told_in_one_line(certs, source, message):
     certs.pillar = {"gateway_secrets:certificates:gateway": source} if source is not None else {}
@@ -230,7 +230,7 @@ TRUST = st.sampled_from(["u,u,u", "CT,,", "CTu,u,u", ",,", "p,p,p", "cT,C,T"])
 
 @given(entries=st.dictionaries(NICKNAME, TRUST, max_size=8), odd=st.text(max_size=60))
 def test_any_listing_of_nss_is_read(certs_module, entries, odd):
-    """As certutil prints it: "%-60s %-5s"; and what it never prints brings no certificate of its own."""
+    """A listing as certutil prints it, "%-60s %-5s"; a line that certutil never prints adds no certificate."""
     head = "\nCertificate Nickname                                         Trust Attributes\n" \
            "                                                             SSL,S/MIME,JAR/XPI\n\n"
     printed = head + "".join(f"{name:<60} {trust:<5}\n" for name, trust in entries.items())
@@ -281,13 +281,13 @@ def test_a_database_with_something_unreadable_is_told_in_one_line(certs, monkeyp
     (tmp_path / "cert9.db").touch()
     answers = {("certutil", "-L"): "odd      ,,\n", ("certutil", "-L", "-a", "-n", "odd"): "-----BEGIN CERT"}
     monkeypatch.setattr(certs, "_nss", lambda command, **_kwargs: answers.get(tuple(command), ""))
-    with pytest.raises(CommandExecutionError, match="holds something as odd that is no readable certificate") as told:
+    with pytest.raises(CommandExecutionError, match="holds an unreadable certificate as odd") as told:
         certs.stored()
     assert "\n" not in str(told.value)
 
 
 def test_the_id_of_a_key_is_the_one_nss_gives(certs):
-    """RSA: over the modulus. EC: over the point, which is what RFC 5280's subject key identifier is over too."""
+    """RSA: over the modulus. EC: over the point, as the subject key identifier of RFC 5280."""
     assert certs._key_id(KEY.public_key()) == x509.SubjectKeyIdentifier.from_public_key(KEY.public_key()).digest.hex()
     key = rsa.RSAPublicNumbers(e=65537, n=(1 << 1023) | 0xF00D | 1).public_key()
     assert len(certs._key_id(key)) == 40
@@ -295,7 +295,7 @@ def test_the_id_of_a_key_is_the_one_nss_gives(certs):
 
 @pytest.fixture
 def lists(certs, monkeypatch, tmp_path):
-    """A database with an authority and, if `.text` is set, with a list of its; `.asked` notes what came in."""
+    """A database with an authority and, if `.text` is set, its list; `.asked` records what was installed."""
     certs.text, certs.asked = "", []
 
     def nss(command):
@@ -312,7 +312,7 @@ def lists(certs, monkeypatch, tmp_path):
 
 
 def printed(crl) -> str:
-    """As crlutil prints it."""
+    """A list as crlutil prints it."""
     number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     data = f"{number} ({number:#x})"
     if number >= 1 << 31:
@@ -399,7 +399,7 @@ def test_a_list_where_something_else_is(lists, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("keys", "issuer"), [
     ((True, False), "CN=Old CA"), ((False, True), "CN=Test CA"), ((True, True), "CN=Test CA"), ((), "")])
 def test_who_issued_what_the_daemon_signs_with(certs, monkeypatch, keys, issuer):
-    """Of two of one nickname and subject the one with the key, which is the daemon's choice too."""
+    """If two have one nickname and subject, the one with the key, as the daemon does."""
     old = Authority("Old CA").sign(KEY, subject("gateway.example"), start=-2 * DAY)
     wanted = certs._Identity(KEY, leaf(), (AUTHORITY.certificate,))
     monkeypatch.setattr(certs, "_known", lambda: [
@@ -421,7 +421,7 @@ def test_files_with_keys_are_nobody_elses(certs):
 
 @pytest.fixture
 def database(certs, monkeypatch, tmp_path):
-    """A place for one; certutil makes the two files that NSS makes, with a table in each."""
+    """A folder for a database; the fake certutil makes the same two files as NSS, with a table in each."""
     place = tmp_path / "nss"
     monkeypatch.setattr(certs, "DATABASE", str(place))
 
@@ -455,7 +455,7 @@ def test_a_damaged_database_is_made_anew_and_the_old_one_kept(certs, database, h
     damage(database)
     assert message in certs.damaged()
     certs.pillar = {"a": bundle()}
-    assert certs.state_of("gateway", "a")["current"] == ""           # test=True does not fail on it
+    assert certs.state_of("gateway", "a")["current"] == ""           # so test=True does not fail
     assert certs.create_database() and certs.damaged() == ""
     kept = [path for path in database.parent.iterdir() if ".damaged-" in path.name]
     assert len(kept) == 1 and {path.stat().st_mode & 0o777 for path in (*kept, database)} == {0o700}
@@ -473,12 +473,12 @@ def test_a_database_where_something_else_is(certs, database, tmp_path):
     assert database.read_text() == "x"
     database.unlink()
     database.mkdir()
-    assert certs.create_database()          # the package makes the folder, Salt what is in it
+    assert certs.create_database()          # the package makes the folder, Salt its content
 
 
 @pytest.mark.parametrize("call", ["mkdtemp", "open"])
 def test_a_full_disk_is_told_and_leaves_nothing(certs, database, monkeypatch, tmp_path, call):
-    """First for a new database, then for the key's bundle beside one that is there."""
+    """First for a new database, then for the key's bundle beside an existing one."""
     monkeypatch.setattr(certs.os, "access", lambda *_args: False)
     monkeypatch.setattr(certs.tempfile, "tempdir", str(tmp_path))
     certs.pillar = {"a": bundle()}
@@ -518,23 +518,23 @@ def test_the_report_says_it_in_words(certs, monkeypatch):
     found = certs.report()
     assert found["pillar"]["gateway"] == {
         "for": NAME, "valid": f"until {soon.not_valid_after_utc:%Y-%m-%d}, in 10 days",
-        "key": "ec 256 bits, signed with sha256, strong enough", "private key": "there, and belongs to it",
+        "key": "ec 256 bits, signed with sha256, strong enough", "private key": "present, and belongs to it",
         "chain": "issued by CN=Test CA, which is trusted", "usage": "anything"}
     assert found["lists"]["ca"] == {"issuer": "CN=Test CA", "number": 7, "revoked": 0, "next list": "due in 7 days"}
     assert set(found["installed"]) == {"Test CA", "orphan", "stranger"}
     problems = "\n".join(found["problems"])
     for expected in ("pillar: gateway ends in 10 days; renew it", "bad can not be opened: wrong passphrase",
-                     "gateway: what pillar has is not installed", "installed: orphan has no private key",
-                     "installed: stranger was issued by CN=Stranger, which is not there", "lists: ca: the next one"):
+                     "gateway: pillar's certificate is not installed", "installed: orphan has no private key",
+                     "installed: stranger was issued by CN=Stranger, which is missing", "lists: ca: the next one"):
         assert expected in problems
     assert "right" not in str(found) and "BEGIN" not in str(found)
 
 
-# what a beacon reads without NSS's tools
+# what beacons read without NSS's tools
 
 
 def fill(folder: Path, certificates: list[tuple[str, x509.Certificate]], keys: list) -> None:
-    """The tables that count, as NSS 3.110 makes them."""
+    """The tables that are read, as NSS 3.110 makes them."""
     folder.mkdir(exist_ok=True)
     identity = load_ids()
     for file, table, rows in (
@@ -604,7 +604,7 @@ def test_a_changed_database_has_another_sign(stored, tmp_path):
 
 
 def test_a_list_that_is_written_anew_in_its_place_gives_another_sign(stored, tmp_path):
-    """The folder's own time stays as it was: its end would have been noticed an hour later."""
+    """The folder's own time does not change: without this the new end would be noticed an hour later."""
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/a.crl").write_bytes(b"one")
     before, folder = stored.sign(), (tmp_path / "lists").stat().st_mtime_ns
@@ -622,7 +622,7 @@ def test_a_lists_file_is_known_by_its_issuer(stored):
 
 @pytest.fixture
 def swanctl(certs, monkeypatch, tmp_path):
-    """A place for them; `.folder`."""
+    """A folder in place of /etc/swanctl; `.folder`."""
     certs.folder = tmp_path / "swanctl"
     monkeypatch.setattr(certs, "SWANCTL", str(certs.folder))
     monkeypatch.setattr(certs, "DATABASE", str(tmp_path / "none"))
@@ -631,7 +631,7 @@ def swanctl(certs, monkeypatch, tmp_path):
 
 
 def tree(folder: Path) -> dict[str, tuple]:
-    """All there is below a folder: what it is, its mode, its content."""
+    """Everything below a folder, by path: its kind, mode and content."""
     return {str(path.relative_to(folder)): (oct(path.lstat().st_mode), path.lstat().st_mtime_ns,
                                             path.read_bytes() if path.is_file() and not path.is_symlink() else None)
             for path in sorted(folder.rglob("*"))}
@@ -674,7 +674,7 @@ def test_a_renewed_one_takes_its_place_with_its_key_there_before_and_the_old_key
 
     monkeypatch.setattr(swanctl.os, "replace", watched)
     swanctl.install("gateway", "a", store="swanctl")
-    assert seen == [True, True]          # the key, the certificate: never a certificate without its key
+    assert seen == [True, True]          # at the key, at the certificate: there is never a certificate without its key
     key, = (swanctl.folder / "private").iterdir()
     assert load_pem_private_key(key.read_bytes(), None).public_key() == OTHER.public_key()
     assert swanctl.state_of("gateway", "a", store="swanctl")["same"]
@@ -765,7 +765,7 @@ def test_what_is_in_the_way_is_one_line_and_changes_no_file(swanctl, monkeypatch
             authorities.write_text("x")
             message = "x509ca is a file, and a folder has to be there; remove it"
         case "full":
-            shutil.rmtree(authorities)          # a folder that is made for nothing goes again
+            shutil.rmtree(authorities)          # a folder that was made in vain is removed again
             room = iter((True, True, False))
             fsync = swanctl.os.fsync
 
@@ -802,7 +802,7 @@ def test_a_list_for_strongswan(swanctl):
         with pytest.raises(CommandExecutionError, match=message):
             swanctl.install_crl(name, "swanctl")
     assert tree(swanctl.folder) == before
-    file.write_bytes(file.read_bytes()[:40])          # half a one is no list: it is replaced
+    file.write_bytes(file.read_bytes()[:40])          # an incomplete list counts as none: it is replaced
     swanctl.install_crl("list", "swanctl")
     assert tree(swanctl.folder).keys() == before.keys() and swanctl.crl_state_of("list", "swanctl")["same"]
 

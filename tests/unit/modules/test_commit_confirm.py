@@ -1,4 +1,4 @@
-"""_modules/commit_confirm.py: what is armed, what counts as confirmed, in which order. systemd itself: tests/lab."""
+"""_modules/commit_confirm.py: what is armed, what counts as a confirmation, in which order. systemd: tests/lab."""
 from __future__ import annotations
 
 import json
@@ -15,7 +15,7 @@ from tests.conftest import load_module
 
 
 class Systemd:
-    """The units a node has, by what it is asked."""
+    """The units of a node, and systemd's answers about them."""
 
     def __init__(self) -> None:
         self.active: set[str] = set()
@@ -52,8 +52,8 @@ def module(systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     salt = {"cmd.run_all": systemd.run_all, "cmd.retcode": systemd.retcode, "cmd.run_stdout": systemd.run_stdout}
     monkeypatch.setattr(module, "__salt__", salt, raising=False)
     monkeypatch.setattr(module, "__opts__", {"master": "127.0.0.1", "master_port": 4506}, raising=False)
-    monkeypatch.setattr(module, "_FOLDER", tmp_path / "run")
-    monkeypatch.setattr(module, "_ORIGINALS", str(tmp_path / "originals"))
+    monkeypatch.setattr(module, "_ROLLBACK_FOLDER", tmp_path / "run")
+    monkeypatch.setattr(module, "_ORIGINALS_FOLDER", str(tmp_path / "originals"))
     real = Path.is_dir
     monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/run/systemd/system" or real(path))
     return module
@@ -61,7 +61,7 @@ def module(systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def master(module: ModuleType):
-    """A TCP port that answers, as a master's request port."""
+    """A TCP port that answers, like a master's request port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         module.__opts__["master_port"] = server.getsockname()[1]
         yield server
@@ -81,7 +81,7 @@ def test_armed_before_and_cancelled_by_the_confirmation(module, systemd):
 def test_a_confirmation_after_the_timer_is_none(module, systemd):
     module.arm("network", ["undo"])
     systemd.active.clear()
-    (module._FOLDER / "network.fired").touch()
+    (module._ROLLBACK_FOLDER / "network.fired").touch()
     assert module.confirm("network") is False
 
 
@@ -114,7 +114,7 @@ def test_undo_starts_the_service_and_forgets_the_change(module, systemd):
 
 def test_what_an_interrupted_run_left_is_undone_first(module):
     module.arm("network", ["undo"])
-    record = module._FOLDER / "network.json"
+    record = module._ROLLBACK_FOLDER / "network.json"
     record.write_text(record.read_text().replace(str(os.getpid()), "4194305"))     # above any pid_max
     assert "undone first" in module.settle("network")
     assert module.settle("network") == ""
@@ -122,7 +122,7 @@ def test_what_an_interrupted_run_left_is_undone_first(module):
 
 def test_a_run_that_is_still_at_it_is_left_alone(module, systemd):
     module.arm("network", ["undo"])
-    record = module._FOLDER / "network.json"
+    record = module._ROLLBACK_FOLDER / "network.json"
     with subprocess.Popen(["sleep", "60"]) as other:
         record.write_text(json.dumps(json.loads(record.read_text()) | {"pid": other.pid}))
         with pytest.raises(CommandExecutionError, match=f"process {other.pid}"):
@@ -196,7 +196,7 @@ def test_a_master_is_heard_when_data_came_over_its_publish_connection(module, sy
 
 
 class Clock:
-    """Time that only sleeping and an apply move."""
+    """A clock that only sleeping and an apply move."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -215,11 +215,11 @@ class Clock:
 @pytest.mark.parametrize(("lasted", "heard_at"), [(10, 110), (40, 157)])
 def test_no_word_of_the_outcome_before_jobs_reach_the_node_again(module, systemd, monkeypatch, answered, lasted,
                                                                  heard_at):
-    """What a master publishes while the minion connects anew is lost."""
+    """Jobs that a master publishes while the minion connects again are lost."""
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     clock.CLOCK_MONOTONIC = 0
-    # the old connection still looks well, but nothing new comes over it; it breaks, then there is a new one
+    # the old connection still looks fine, but no new data comes over it; it breaks, then there is a new one
     monkeypatch.setattr(module, "_publishers", lambda within=None: (
         {"192.0.2.9"} if within is None or clock.now >= 155 else set()))
     monkeypatch.setattr(module, "reached", lambda *_: {"reached": answered, "by": "", "tried": []})

@@ -1,4 +1,4 @@
-"""What Salt made of a node, written down and compared, in a folder of the test's own."""
+"""What Salt set up on a node is recorded and compared, in a folder of the test."""
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +15,7 @@ COMMIT = load_module("_modules/commit_confirm.py")
 
 
 class Node:
-    """The machine under the module: its folders, what other modules say of it."""
+    """The machine under the module: its folders, and what other modules say about it."""
 
     def __init__(self, module, folder, monkeypatch) -> None:
         self.module, self.folder, self.monkeypatch = module, folder, monkeypatch
@@ -25,7 +25,7 @@ class Node:
         self.runs: list[dict] = []
         self.told: list[tuple[int, bytes]] = []
         self.listed = 0
-        for name, path in {"FOLDER": "state", "CURRENT": "run/current", "PROC_SYS": "sys", "UNITS": "units",
+        for name, path in {"RECORD_FOLDER": "state", "CURRENT": "run/current", "PROC_SYS": "sys", "UNITS": "units",
                            "WANTED_BY": "systemd"}.items():
             monkeypatch.setattr(module, name, folder / path)
         monkeypatch.setattr(module, "NSS", str(folder / "nss"))
@@ -89,7 +89,7 @@ class Node:
         return self.module.record(formula, [{"fun": "managed", "state": "file", **low} for low in lows], list(others))
 
     def later(self, seconds: float) -> None:
-        """The clock goes on."""
+        """Move the clock forward."""
         now = self.module.time.monotonic() + seconds
         give_time(self.monkeypatch, self.module, monotonic=lambda: now)
 
@@ -146,7 +146,7 @@ def test_mode_and_kind_are_looked_at(node):
     assert node.looks()[f"file_changed:{path}"]["is"] == "a link"
     os.unlink(path)
     os.mkfifo(path)
-    assert node.looks()[f"file_changed:{path}"]["is"] == "no file any more"
+    assert node.looks()[f"file_changed:{path}"]["is"] == "no longer a file"
 
 
 def test_a_file_that_is_gone_for_one_look_is_not_told(node):

@@ -1,4 +1,4 @@
-"""_modules/firewall.py: the ruleset of the shipped sites, and when it counts as changed. Packets: tests/lab."""
+"""_modules/firewall.py: the ruleset of the shipped sites, and when it counts as changed. Real packets: tests/lab."""
 from __future__ import annotations
 
 import re
@@ -16,7 +16,7 @@ RECORDED = Path(__file__).parent.parent / "recorded/firewall"
 
 
 class Nft:
-    """A kernel with a table; a ruleset file is loaded by taking its text for what nft would list."""
+    """A kernel with a table; loading a ruleset file makes its text the one that nft lists."""
 
     def __init__(self) -> None:
         self.table = ""
@@ -46,9 +46,9 @@ def nft() -> Nft:
 def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_module("_modules/firewall.py")
     guard = load_module("_modules/commit_confirm.py")
-    monkeypatch.setattr(guard, "_FOLDER", tmp_path / "run")
-    monkeypatch.setattr(guard, "_ORIGINALS", str(tmp_path / "originals"))
-    monkeypatch.setattr(module, "_FOLDER", tmp_path / "run/firewall")
+    monkeypatch.setattr(guard, "_ROLLBACK_FOLDER", tmp_path / "run")
+    monkeypatch.setattr(guard, "_ORIGINALS_FOLDER", str(tmp_path / "originals"))
+    monkeypatch.setattr(module, "_ROLLBACK_FOLDER", tmp_path / "run/firewall")
     monkeypatch.setattr(module, "_FILE", str(tmp_path / "nftables.conf"))
     monkeypatch.setattr(module, "__salt__", {
         "cmd.run_all": nft.run_all,
@@ -62,7 +62,7 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
 
 @pytest.fixture
 def ruleset(module, settings):
-    """The rendered template on a node, its chains by name."""
+    """The template, rendered for a node: its chains by name."""
     def render(site: str, node: str, **firewall: object) -> dict[str, str]:
         its = settings(site, node)
         its["firewall"].update(firewall)
@@ -91,7 +91,7 @@ def test_a_nodes_own_broadcast_heartbeats_do_not_fill_the_log(ruleset):
 
 
 def test_nothing_is_forwarded_but_by_a_tunnel(ruleset):
-    """And never by connection tracking: after a takeover it knows none of the connections in the tunnels."""
+    """Never by connection tracking: after a takeover it knows none of the connections in the tunnels."""
     chain = ruleset("winterthur", "gw1")["forward"].replace("\\\n", "")
     rules = [line for line in chain.splitlines() if "accept" in line]
     assert len(rules) == 4
@@ -141,7 +141,7 @@ def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):
 
 
 def goes_well(name: str, undo: list[str], apply: Callable, keep: Callable, *_: object) -> str:
-    """commit_confirm.guarded with a master that answers."""
+    """commit_confirm.guarded, with a master that answers."""
     apply()
     keep()
     return ""
@@ -175,16 +175,16 @@ def test_the_way_back_is_the_table_as_it_was(module, nft, monkeypatch):
 
     def lost(name: str, undo: list[str], apply: object, keep: object, *_: object) -> str:
         seen["undo"] = Path(undo[1]).read_text()
-        seen["old"] = (module._FOLDER / "old").read_text()
+        seen["old"] = (module._ROLLBACK_FOLDER / "old").read_text()
         apply()
-        nft.run_all(["nft", "-f", str(module._FOLDER / "old")], python_shell=False)
+        nft.run_all(["nft", "-f", str(module._ROLLBACK_FOLDER / "old")], python_shell=False)
         return "no answer from salt port 4506 (after the change)"
 
     monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lost)
     done = module.apply(RULES)
     assert done["changes"] == {} and done["problem"].endswith("(after the change); the old ruleset is back")
     assert seen["old"].startswith("table inet gateway\ndelete table inet gateway\n") and "chain old" in seen["old"]
-    assert f"nft -f {module._FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
+    assert f"nft -f {module._ROLLBACK_FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
 
 
 def test_a_kernel_without_the_packet_filter_is_an_error(module, nft):

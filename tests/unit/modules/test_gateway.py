@@ -1,4 +1,4 @@
-"""A site's mistakes, each check by the line it gives; a node's settings; the schema itself."""
+"""A site's mistakes, each check with its message; a node's settings; the schema itself."""
 from __future__ import annotations
 
 import copy
@@ -28,7 +28,7 @@ SECRETS = {
 
 
 def changed(site: str, changes: dict[str, object]) -> dict:
-    """A shipped site with the values at some paths replaced, or gone."""
+    """A shipped site, with the values at some paths replaced or removed."""
     tree = copy.deepcopy(SITES[site])
     for path, value in changes.items():
         *way, last = path.split("/")
@@ -43,11 +43,11 @@ def changed(site: str, changes: dict[str, object]) -> dict:
 
 
 def mistakes(site: str, changes: dict[str, object], **more) -> list[str]:
-    """What is found in a shipped site that was changed."""
+    """The mistakes in a shipped site after a change."""
     return GATEWAY.find_mistakes(changed(site, changes), SCHEMA, **more)
 
 
-# Each line: the site, the change, and the one mistake it makes, whole.
+# Each line: the site, the change, and the whole message of the one mistake that it makes.
 ONE_MISTAKE = [
     # what YAML may bring
     ("winterthur", {"pingnodes": "192.0.2.1"}, "gateway:pingnodes: is no known key; did you mean ping_nodes?"),
@@ -64,8 +64,8 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/port": "694"},
      "gateway:heartbeat:port: 694 is text; give a whole number, without quotes"),
     ("winterthur", {"heartbeat/port": True},
-     "gateway:heartbeat:port: true is a boolean (YAML reads on, off, yes and no so); give a whole number, "
-     "without quotes"),
+     "gateway:heartbeat:port: true is a boolean (YAML reads on, off, yes and no as true and false); give a "
+     "whole number, without quotes"),
     ("winterthur", {"heartbeat/port": 70000},
      "gateway:heartbeat:port: 70000 is outside 1 to 65535; give a number in between (YAML reads 0100 as 64 and "
      "1:20 as 80)"),
@@ -90,13 +90,13 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/deadtime": "10 seconds"},
      "gateway:heartbeat:deadtime: 10 seconds is no time; give seconds, or milliseconds such as 500ms"),
     ("winterthur", {"heartbeat/deadtime": True},
-     "gateway:heartbeat:deadtime: true is a boolean (YAML reads on, off, yes and no so); give seconds, or "
-     "milliseconds such as 500ms"),
+     "gateway:heartbeat:deadtime: true is a boolean (YAML reads on, off, yes and no as true and false); give "
+     "seconds, or milliseconds such as 500ms"),
     ("winterthur", {"heartbeat/initdead": 86400},
      "gateway:heartbeat:initdead: 86400 is outside 1 ms to one hour; give seconds, or milliseconds such as 500ms"),
     ("winterthur", {"ping_nodes": ["192.0.2.1", "198.51.100.2", "192.0.2.1"]},
-     "gateway:ping_nodes: 192.0.2.1 is there twice; leave one out"),
-    # what has to be there
+     "gateway:ping_nodes: 192.0.2.1 occurs twice; leave one out"),
+    # required keys
     ("winterthur", {"site": GONE},
      "gateway:site: is missing; The site's name, the SITE of the file's name and of the minion ids NODE.SITE."),
     ("winterthur", {"identity": GONE},
@@ -176,7 +176,7 @@ ONE_MISTAKE = [
     ("winterthur", {"nodes/gw2/primary": {"external": "eth2"}},
      "gateway:nodes:gw2:primary:external: eth2 is not a slave of bond0; give one of eth0, eth1"),
     ("winterthur", {"nodes/gw2/primary": {"external": "eth1"}, "bonds/external/mode": "802.3ad"},
-     "gateway:nodes:gw2:primary:external: eth1 would never be preferred, 802.3ad knows no primary; leave it out"),
+     "gateway:nodes:gw2:primary:external: eth1 has no effect, as 802.3ad has no primary; leave it out"),
     ("winterthur", {"bonds/external/monitor": {"updelay": 250}},
      "gateway:bonds:external:monitor:updelay: 250 is no multiple of miimon 100, the kernel would round it down; give "
      "a multiple"),
@@ -254,11 +254,11 @@ ONE_MISTAKE = [
      "gateway:ping_nodes: 198.51.100.10 is a virtual address, which answers whatever the network does; give a "
      "neighbour"),
     ("winterthur", {"ping_nodes": ["192.0.2.1"]},
-     "gateway:ping_nodes: 192.0.2.1: none is a neighbour on the internal side, whose loss would move nothing; add one "
-     "in 198.51.100.0/26"),
+     "gateway:ping_nodes: 192.0.2.1: none is a neighbour on the internal side, so a fault there would cause no "
+     "takeover; add one in 198.51.100.0/26"),
     ("winterthur", {"ping_nodes": ["198.51.100.2"]},
-     "gateway:ping_nodes: 198.51.100.2: none is a neighbour on the external side, whose loss would move nothing; add "
-     "one in 192.0.2.0/26"),
+     "gateway:ping_nodes: 198.51.100.2: none is a neighbour on the external side, so a fault there would cause no "
+     "takeover; add one in 192.0.2.0/26"),
     ("bern", {"ping_nodes": ["192.0.2.65", "198.51.100.66", "2001:db8:be::1"]},
      "gateway:ping_nodes: 2001:db8:be::1 is IPv6 and heartbeat pings IPv4; give an IPv4 address"),
     # connections
@@ -278,7 +278,8 @@ ONE_MISTAKE = [
     ("winterthur", {"connections/bern/subject": "OU=bern, CN=*"},
      "gateway:connections:bern:subject: OU=bern, CN=*: that is for roadwarriors; leave it out"),
     ("winterthur", {"connections/roadwarrior/subject": "OU=winterthur, CN=*", "connections/roadwarrior/auth": "psk"},
-     "gateway:connections:roadwarrior:subject: OU=winterthur, CN=*: that takes IKEv2 and certificates; leave it out"),
+     "gateway:connections:roadwarrior:subject: OU=winterthur, CN=*: that works only with IKEv2 and certificates; "
+     "leave it out"),
     ("winterthur", {"connections/roadwarrior/subject": 'OU=winterthur" rightca=%any'},
      'gateway:connections:roadwarrior:subject: OU=winterthur" rightca=%any does not fit; give a certificate\'s subject '
      "such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
@@ -290,7 +291,7 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior:dns: 198.51.100.2: name servers are given along with an address; add a pool"),
     ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.200"}},
      "gateway:connections:roadwarrior:persons:anna: 198.51.100.200 is in the pool 198.51.100.192-198.51.100.223, which "
-     "is for whoever comes; give an address outside"),
+     "any roadwarrior may get; give an address outside"),
     ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.20"}},
      "gateway:connections:roadwarrior:persons:anna: 198.51.100.20 is in the internal network 198.51.100.0/26; give an "
      "address outside"),
@@ -310,7 +311,7 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior:pool: 198.51.100.208-198.51.100.223 is a second IPv4 pool besides "
      "198.51.100.192-198.51.100.207; give one"),
     ("bern", {"connections/roadwarrior/pool": "2001:db8:99::1-2001:db8:99::9"},
-     "gateway:connections:roadwarrior:pool: 2001:db8:99::1-2001:db8:99::9 is no prefix, as an IPv6 pool has to be; "
+     "gateway:connections:roadwarrior:pool: 2001:db8:99::1-2001:db8:99::9 is no prefix, as an IPv6 pool must be; "
      "give one such as 2001:db8::/112"),
     ("winterthur", {"connections/bern/local/address": "192.0.2.11"},
      "gateway:connections:bern:local:address: 192.0.2.11 is no external virtual address; give one of 192.0.2.10"),
@@ -387,21 +388,21 @@ ONE_MISTAKE = [
      "something else, or one_path: true if there is nothing else"),
     ("winterthur", {"heartbeat/one_path": True},
      "gateway:heartbeat:one_path: true, and there are 2: bond0, bond1; leave it out"),
-    # what the agent does, and what heartbeat's scripts do
+    # keys for the agent, and keys for heartbeat's scripts
     ("winterthur", {"heartbeat/ipfail": False},
      "gateway:heartbeat:ipfail: false is for the profile paper; in default the agent compares ping nodes itself; leave "
      "it out"),
     ("winterthur", {"heartbeat/mail_to": "ops@winterthur.example"},
-     "gateway:heartbeat:mail_to: ops@winterthur.example: mails are heartbeat's scripts' and for the profile paper; "
-     "leave it out"),
+     "gateway:heartbeat:mail_to: ops@winterthur.example: only heartbeat's scripts send mails, in the profile "
+     "paper; leave it out"),
     ("winterthur", {"heartbeat/failback_delay": 60},
-     "gateway:heartbeat:failback_delay: 60 delays what auto_failback: false never does; leave one of them out"),
+     "gateway:heartbeat:failback_delay: 60 has no effect with auto_failback: false; leave one of them out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/auto_failback": True, "heartbeat/failback_delay": 60},
-     "gateway:heartbeat:failback_delay: is done by the agent, which the profile paper has not; leave it out"),
+     "gateway:heartbeat:failback_delay: works only with the agent, and the profile paper has none; leave it out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/compare": True},
-     "gateway:heartbeat:compare: is done by the agent, which the profile paper has not; leave it out"),
+     "gateway:heartbeat:compare: works only with the agent, and the profile paper has none; leave it out"),
     ("winterthur", {"heartbeat/profile": "paper", "heartbeat/fence": {"command": "/usr/local/sbin/fence"}},
-     "gateway:heartbeat:fence: is done by the agent, which the profile paper has not; leave it out"),
+     "gateway:heartbeat:fence: works only with the agent, and the profile paper has none; leave it out"),
     ("winterthur", {"heartbeat/fence": {}},
      "gateway:heartbeat:fence:command: is missing; The program, which has to be on both nodes."),
     ("winterthur", {"heartbeat/watchdog": "softdog"},
@@ -540,7 +541,7 @@ ODD = st.recursive(
 
 
 def _paths(tree: dict, path: tuple = ()) -> list[tuple]:
-    """Every path of a tree."""
+    """Every path in a tree."""
     found = []
     for key, value in tree.items():
         found.append((*path, key))
@@ -552,7 +553,7 @@ def _paths(tree: dict, path: tuple = ()) -> list[tuple]:
 @profile(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_whatever_yaml_brings_is_a_mistake_and_never_a_crash(data):
-    """Values anywhere in a site replaced by anything: lines come out, and no exception."""
+    """Any values anywhere in a site: the result is messages, never an exception."""
     site = copy.deepcopy(data.draw(st.sampled_from(list(SITES.values()))))
     for _ in range(data.draw(st.integers(1, 4))):
         *way, last = data.draw(st.sampled_from(_paths(site) or [("site",)]))
@@ -768,7 +769,7 @@ def test_derive_leaves_its_input_alone():
 
 @pytest.fixture
 def minion(monkeypatch):
-    """The module on gw1 of winterthur."""
+    """The module on winterthur's gw1."""
     module = load_module("_modules/gateway.py")
     for name, value in {
         "__pillar__": {"gateway": copy.deepcopy(SITES["winterthur"]), "gateway_schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""_modules/gateway_events.py: told once, numbered, safe on the disk, signed."""
+"""_modules/gateway_events.py: every change is reported once, numbered, safe on the disk, signed."""
 from __future__ import annotations
 
 import hashlib
@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
+from alerts import authentic
 from tests.conftest import give_time, load_module
 
 KEY = "5f" * 32
@@ -22,7 +23,7 @@ DOWN = {"slave_down:bond0/eth1": {"severity": "warning", "was": "up", "is": "dow
 
 
 def write(path: str, text: str, mode: int) -> None:
-    """commit_confirm.replace_file without waiting for a disk."""
+    """commit_confirm.replace_file, without the wait for a disk."""
     new = Path(f"{path}.new")
     new.touch(mode)
     new.write_text(text, "utf-8")
@@ -30,9 +31,9 @@ def write(path: str, text: str, mode: int) -> None:
 
 
 def node(folder: Path, key: str = KEY, role: str = "standby") -> ModuleType:
-    """The module in a minion that has just started, on a node with these files."""
+    """The module in a minion that has just started, on a node that has these files."""
     module = load_module("_modules/gateway_events.py")
-    module.FOLDER = folder
+    module.EVENTS_FOLDER = folder
     module.__salt__ = {
         "gateway.settings": lambda: {"site": "winterthur", "node": "gw1"}, "commit_confirm.replace_file": write,
         "heartbeat.glance": lambda: {"role": role},
@@ -201,7 +202,7 @@ def test_who_asks_gets_all_present_conditions(folder: Path) -> None:
 
 def test_the_journal_is_cut_and_numbers_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = node(folder)
-    monkeypatch.setattr(module, "KEPT", 5)
+    monkeypatch.setattr(module, "JOURNAL_EVENTS_KEPT", 5)
     for number in range(40):
         module.changed("bonding", DOWN if number % 2 == 0 else {})
         assert len((folder / "journal").read_text().splitlines()) <= 11
@@ -209,7 +210,7 @@ def test_the_journal_is_cut_and_numbers_go_on(folder: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("damage", [
-    lambda text: text[:-20],                                  # a torn last line
+    lambda text: text[:-20],                                  # an incomplete last line
     lambda text: b"\0" * len(text),                           # what ext4 may leave after a power cut
     lambda text: b"",
     lambda text: text.splitlines(keepends=True)[0],
@@ -228,7 +229,7 @@ def test_a_damaged_file_is_replaced_and_no_number_is_given_twice(folder: Path, d
     file = folder / name
     file.unlink() if damage is None else file.write_bytes(damage(file.read_bytes()))
     module = node(folder)
-    assert module.changed("bonding", DOWN) == []      # what was told is still known from the other file
+    assert module.changed("bonding", DOWN) == []      # the other file still knows what was reported
     over, = module.changed("bonding", {})
     assert over["n"] == 8 and over["recovered"]
     later, = node(folder).changed("bonding", DOWN)
@@ -294,7 +295,7 @@ def test_a_lock_that_is_held_does_not_hold_the_minion(folder: Path, monkeypatch:
     module, other = node(folder), node(folder)
     times = iter(range(100))
     give_time(monkeypatch, module, monotonic=lambda: next(times))
-    with other._lock(), pytest.raises(CommandExecutionError, match="holds the lock"):
+    with other._lock(), pytest.raises(CommandExecutionError, match="has held the lock"):
         module.changed("bonding", DOWN)
     assert len(module.changed("bonding", DOWN)) == 1
 
@@ -327,14 +328,14 @@ def test_what_has_to_last_is_told_when_it_has(folder: Path, monkeypatch: pytest.
     assert module.changed("bonding", late) == []
     clock[0] += 4
     assert module.changed("bonding", late) == []
-    assert module.changed("bonding", {}) == []         # over: no event, and the time begins anew
+    assert module.changed("bonding", {}) == []         # over: no event, and the waiting time starts from 0
     assert module.changed("bonding", late) == []
     clock[0] += 4
     assert module.changed("bonding", {}, unknown=["lacp_churn"]) == []
     clock[0] += 1
     event, = module.changed("bonding", late)
     assert event["since"] <= event["at"]
-    assert node(folder).changed("bonding", late) == []  # told is told: a restarted minion does not wait again
+    assert node(folder).changed("bonding", late) == []  # it was reported: a restarted minion does not wait again
     assert len(module.changed("bonding", {})) == 1
 
 
@@ -387,12 +388,12 @@ def test_validate_config(folder: Path) -> None:
     module = node(folder)
     assert module.validate_config([]) == (True, "valid")
     assert module.validate_config([{"interval": 5}, {"limit": 3}, {"_beacon_name": "x"}], ["limit"]) == (True, "valid")
-    assert module.validate_config({})[1].startswith("the configuration has to be a list")
-    assert module.validate_config(["x"])[1] == "each entry of the configuration has to be a mapping, and 'x' is none"
+    assert module.validate_config({})[1].startswith("the configuration must be a list")
+    assert module.validate_config(["x"])[1] == "each entry of the configuration must be a mapping, and 'x' is none"
     assert module.validate_config([{"intervall": 5}])[1].startswith("no key 'intervall'; there are ")
 
 
-# for any conditions, in any order, over any restarts
+# any conditions, in any order, across any restarts
 
 TEXTS = st.text(max_size=6) | st.text(st.characters(categories=["Cs", "Lu", "Cc"]), max_size=400)
 CONDITION = st.fixed_dictionaries(
@@ -401,14 +402,14 @@ CONDITIONS = st.dictionaries(
     st.builds("{}:{}".format, st.sampled_from(["slave_down", "bond_down"]), st.sampled_from(["a", "b", "ä:" * 300])),
     CONDITION, max_size=4)
 LOOK = st.tuples(CONDITIONS, st.sampled_from(["goes on", "goes on", "restarted", "damaged"]))
-# A failure is shown as it was found: to make it smaller takes minutes.
+# A failure is shown as hypothesis found it: shrinking it takes minutes.
 QUICK = settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @QUICK
 @given(st.lists(LOOK, max_size=8), st.sampled_from(["journal", "bonding.told"]))
 def test_each_change_once_and_each_recovery_once(looks: list, file: str) -> None:
-    """Also over damage to one of the two files, again and again."""
+    """This holds across damage to one of the two files, again and again."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "events"
         module, open_now, newest = node(folder), {}, 0
@@ -460,3 +461,12 @@ def test_a_long_text_is_cut_rather_than_left_out(folder: Path) -> None:
         "severity": "warning", "was": "a", "is": "b", "facts": facts}})
     assert event["facts"]["formula"] == "heartbeat"
     assert 6000 < len(event["facts"]["diff"]) < 8192 and event["facts"]["diff"].endswith("x…")
+
+
+def test_the_master_knows_the_same_severities_in_the_same_order() -> None:
+    """Two lists, as Salt's loader allows no import between them; the order is that of `alerts.incidents`."""
+    assert load_module("_modules/gateway_events.py").SEVERITIES == authentic.SEVERITIES
+
+
+def test_the_master_knows_the_same_roles() -> None:
+    assert {*load_module("_modules/gateway_events.py").ROLES, "unknown"} == set(authentic.ROLES)

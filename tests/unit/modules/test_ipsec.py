@@ -1,4 +1,4 @@
-"""The IPsec daemon's configuration and what is read out of it. Recorded: real Libreswan 4.10 and 5.2."""
+"""The IPsec daemon's configuration, and its answers. Recorded: real Libreswan 4.10 and 5.2."""
 from __future__ import annotations
 
 import os
@@ -20,7 +20,7 @@ def recorded(name: str) -> str:
 
 
 class Daemon:
-    """Answers as the real one did; notes what it was asked to do."""
+    """A daemon that gives recorded answers, and records what it is told to do."""
 
     def __init__(self, version: str, state: str) -> None:
         traffic = recorded(f"{version}-trafficstatus-{state}") if state != "several" else ""
@@ -112,7 +112,7 @@ def test_who_may_connect_is_told_by_the_certificates_subject(ipsec, view):
     assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == "%fromcert"
     found = ipsec.sections(view("winterthur", "gw1", some))["roadwarrior"]
     assert (found["rightid"], found["rightca"]) == ('"O=Example Ltd, OU=winterthur, CN=*"', "%same")
-    # what the file says and what was noted of it compare
+    # the file and the record of it are equal
     assert ipsec.parse(f"conn roadwarrior\n    rightid={found['rightid']}\n")["roadwarrior"]["rightid"] == \
         "O=Example Ltd, OU=winterthur, CN=*"
 
@@ -158,13 +158,13 @@ def test_a_person_has_one_address_however_the_client_names_itself(ipsec, view, p
 
 
 def test_a_site_that_calls_stays_in_its_own_connection_beside_persons(ipsec, view):
-    """5.2 does not know who issued an EC certificate, and would find that the persons' connection fits better."""
+    """5.2 does not know who issued an EC certificate, so the persons' connection would fit better."""
     def persons(site):
         site["connections"]["roadwarrior"]["persons"] = {"anna": "198.51.100.129"}
     for key, change, kind in (("ec 256", persons, "yes"), ("rsa 2048", persons, None), ("ec 256", None, None)):
         ipsec.key = key
         found = ipsec.sections(view("winterthur", "gw1", *([change] if change else [])))
-        # asked for its certificate, and another kind of server than those that take anybody's
+        # it asks for the peer's certificate, and is another kind of server than the connections for any authority
         assert found["bern"]["rightca"] == "%same" and "leftxauthserver" not in found["bern"]
         assert {options.get("leftxauthserver") for name, options in found.items() if "roadwarrior" in name} == {kind}
 
@@ -340,7 +340,7 @@ def test_a_connection_taken_out_is_removed_and_one_not_taken_is_told(ipsec):
     Path(ipsec.LOADED).write_text(CONFIGURATION)
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("conn bern", "conn lausanne"))
     assert ipsec.pending() == {"restart": [], "add": ["lausanne"], "replace": [], "remove": ["bern"], "authority": []}
-    # this daemon's answers are recorded: it never gets lausanne
+    # this daemon's answers are recorded: it never loads lausanne
     assert ipsec.reload()["refused"] == ["lausanne"]
     assert "lausanne" not in ipsec.parse(Path(ipsec.LOADED).read_text())
 
@@ -356,7 +356,7 @@ SAME = CONFIGURATION.replace("conn roadwarrior", "conn roadwarrior\n    leftcert
 
 @pytest.fixture(params=["4.10", "5.2"])
 def reissued(request, ipsec):
-    """A daemon that loaded its connections before its certificate came from an authority with this name."""
+    """A daemon that loaded its connections before an authority with this name issued its certificate."""
     ipsec.daemon(request.param, "active")
     for path in (ipsec.CONFIGURATION, ipsec.LOADED):
         Path(path).write_text(SAME)
@@ -374,13 +374,13 @@ def test_a_connection_that_asks_for_another_authoritys_certificates_is_loaded_ag
     assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == []
     daemon = reissued("CN=New CA")
     assert ipsec.pending()["replace"] == ipsec.pending()["authority"] == ["roadwarrior"]
-    # this daemon's answers are recorded: it asks for the old one's to the end of its days, and that is told
+    # this daemon's answers are recorded: it asks for the old authority's forever, which is reported
     assert ipsec.reload()["refused"] == ["roadwarrior"]
     assert daemon.asked == [["addconn", "--config", ipsec.CONFIGURATION, "roadwarrior"]] * 2
 
 
 def test_a_connection_that_was_refused_before_the_last_one_let_go_is_tried_again(ipsec):
-    """With an older certificate brought back, both real daemons refuse all but the last connection at first."""
+    """When an older certificate comes back, both real daemons at first refuse all but the last connection."""
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
     daemon, status = ipsec.__salt__["cmd.run_all"], recorded("5.2-status-active")
 
@@ -411,7 +411,7 @@ def test_looking_first_knows_what_another_authority_will_change(ipsec, reissued)
 
 
 def test_of_several_certificates_the_newest_with_a_key_counts(ipsec):
-    """NSS keeps a superseded certificate of the same subject, see certs."""
+    """NSS keeps a superseded certificate of the same subject; see certs."""
     def listed(issuer, month, key=": has private key"):
         return ['End certificate "gateway" - SN: 0x79ade5', "  subject: CN=gateway", f"  issuer: {issuer}",
                 f"  not before: Tue {month} 24 05:02:28 2026", "  not after: Thu Nov 23 05:12:28 2028",
@@ -435,7 +435,7 @@ def test_certificates_and_authorities_are_read_again_without_killing_4x(ipsec, v
     assert [argv[-1] for argv in ipsec.__salt__["cmd.run_all"].asked] == ["--rereadsecrets", *expected]
 
 
-# Libreswan's words after a certificate that was there earlier has come back, recorded
+# recorded: Libreswan's messages after an earlier certificate has come back
 NOT_READ = {
     "5.2": "\"bern\": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded",
     "4.10": "002 \"bern\": NSS: could not extract CKAID from RSA certificate 'gateway'\n"
@@ -453,7 +453,7 @@ def test_a_certificate_that_the_daemon_could_not_read_again_is_loaded_with_its_c
 
 
 def test_one_that_it_does_not_read_again_for_another_reason_keeps_its_tunnels(ipsec):
-    """Libreswan's words, connections.c: loaded again it would be refused, and its tunnels would be gone."""
+    """The message is in Libreswan's connections.c. Loaded again, it would be refused and lose its tunnels."""
     ipsec.__salt__["cmd.run_all"].answers["--rereadcerts"] = (
         "\"bern\": reloading leftcert='gateway' failed: left certificate 'gateway' is expired or not yet valid")
     assert ipsec.reread()
@@ -492,7 +492,7 @@ REVOKED = {"ids": ["CN=road1.example", "road1.gateway.winterthur.example"], "at"
 @pytest.mark.parametrize(("change", "ended"), [
     ({}, True),
     ({"ids": ["CN=somebody.else"]}, False),
-    ({"ids": ["gateway.bern.example"]}, True),           # as an IKE identity of that name
+    ({"ids": ["gateway.bern.example"]}, True),           # an IKE identity with that name
     ({"again": True}, False),                            # the tunnel is younger than the revocation
     ({"again": True, "at": "2026-12-24T00:00:00+00:00"}, True),
 ])
@@ -510,7 +510,7 @@ def test_a_revoked_persons_tunnel_ends(ipsec, monkeypatch, version, change, ende
 
 @pytest.mark.parametrize("version", ["4.10", "5.2"])
 def test_a_revoked_client_without_a_tunnel_goes_too(ipsec, monkeypatch, version):
-    """It could ask for one."""
+    """The client could ask for a tunnel."""
     ipsec.daemon(version, "active")
     daemon = ipsec.__salt__["cmd.run_all"]
     daemon.answers["--trafficstatus"] = ""
@@ -531,7 +531,7 @@ def test_lists_take_a_moment(ipsec, monkeypatch, view):
     monkeypatch.setattr(ipsec, "expel", lambda pillar: sent_away.append((pillar, clock[0])))
     assert [ipsec.take_lists()] == clock == [ipsec.LISTS_EVERY + 1]
     assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
-    # their clients call back at once: nobody of them has a tunnel for longer than a second
+    # their clients call back at once: none of them has a tunnel for longer than a second
     clock[0] = 0.0
     assert ipsec.take_lists("x:revoked") == ipsec.LISTS_EVERY + 1
     assert sent_away == [("x:revoked", second) for second in range(1, ipsec.LISTS_EVERY + 2)]
@@ -545,7 +545,7 @@ def test_lists_take_a_moment(ipsec, monkeypatch, view):
 
 
 class Beside:
-    """Commands and the kernel's socket, as the module `watching` gives them."""
+    """Commands and the kernel's socket, in place of the module `watching`."""
 
     def __init__(self, ipsec, version: str, tmp_path, monkeypatch) -> None:
         self.version, self.state = version, "active"
@@ -671,13 +671,13 @@ def test_one_that_does_not_listen_where_it_has_to_is_asked_until_it_does(beside,
     assert len(told) >= 5
     monkeypatch.setattr(ipsec, "_sockets", heard)
     told = [second for second in range(40) if beside.second()["answer"]]
-    assert told[0] <= 7 and len(told) == 2      # and then, as in quiet, after half a minute
+    assert told[0] <= 7 and len(told) == 2      # and then after half a minute, as when nothing happens
 
 
 @pytest.mark.parametrize("how", ["it has not loaded one yet", "it does not answer questions yet"])
 def test_one_that_has_just_started_is_asked_until_it_has_loaded_its_connections(
         beside, ipsec, monkeypatch, tmp_path, how):
-    """Also on the standby: what it said in its first moment was told as a fault, 20 s later."""
+    """Also on the standby: its answer from its first moment was reported as a fault 20 s later."""
     monkeypatch.setattr(ipsec, "_is_held", lambda _address: False)
     loaded = ipsec._connections
     if how.endswith("questions yet"):
@@ -689,7 +689,7 @@ def test_one_that_has_just_started_is_asked_until_it_has_loaded_its_connections(
     beside.code = 0
     monkeypatch.setattr(ipsec, "_connections", loaded)
     told = [second for second in range(30) if beside.second()["answer"]]
-    assert told[0] <= 7 and len(told) == 1      # and then, as in quiet, after half a minute
+    assert told[0] <= 7 and len(told) == 1      # and then after half a minute, as when nothing happens
 
 
 def test_a_tunnel_whose_last_sa_goes_is_told_at_once_and_the_daemon_asked(beside):

@@ -1,4 +1,4 @@
-"""The kernel's own configuration is read, and what is missing is named."""
+"""The kernel's own configuration is read, and missing options are named."""
 from __future__ import annotations
 
 import gzip
@@ -14,7 +14,7 @@ FEATURES = ["bonding", "openswan", "firewall"]
 
 @pytest.fixture
 def module(monkeypatch, tmp_path):
-    """The module looking at files under tmp_path instead of this machine's."""
+    """The module, reading files under tmp_path instead of this machine's."""
     module = load_module("_modules/kernel_options.py")
     monkeypatch.setattr(module.platform, "release", lambda: "7.2.7")
     monkeypatch.setattr(module, "Path", lambda path: tmp_path / str(path).lstrip("/"))

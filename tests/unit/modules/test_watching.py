@@ -1,4 +1,4 @@
-"""Commands and kernel sockets that are looked at without waiting."""
+"""Commands and kernel sockets, read without waiting."""
 from __future__ import annotations
 
 import os
@@ -52,7 +52,7 @@ def test_no_descriptors_are_left(watching):
 
 
 class Kernel:
-    """A socket's other end: what recv() gives, one after the other."""
+    """A socket with the given results of recv(), one after the other."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)

@@ -1,4 +1,4 @@
-"""What every state holds that changes something only if the master is still reached afterwards."""
+"""The tests for every state that keeps a change only if the master is reached afterwards."""
 from __future__ import annotations
 
 from types import ModuleType
@@ -12,7 +12,7 @@ CHANGES = {"it": {"old": "", "new": "x"}}
 
 
 class GuardedState:
-    """The outcomes of its execution module and what the state makes of each. `name` is both modules' name."""
+    """The outcomes of the execution module, and the state's result for each. Both modules are called `name`."""
 
     name: str
 
@@ -22,12 +22,12 @@ class GuardedState:
 
     @pytest.fixture
     def outcome(self) -> dict:
-        """What the execution module would say."""
+        """The outcome of the execution module."""
         return {"changes": CHANGES, "problem": "", "settled": ""}
 
     @pytest.fixture
     def state(self, outcome: dict, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-        """The state module over an execution module that says it."""
+        """The state module, with an execution module that has this outcome."""
         module = load_module(f"_states/{self.name}.py")
 
         def plan(*_: object) -> dict:

@@ -1,4 +1,4 @@
-"""_states/bonding.py: what each outcome of the module becomes."""
+"""_states/bonding.py: the state's result for each outcome of the module."""
 from __future__ import annotations
 
 from types import ModuleType

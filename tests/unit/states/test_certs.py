@@ -54,7 +54,7 @@ def test_test_mode_only_tells(state, function, found):
 
 
 def test_what_is_neither_certificate_nor_authority_is_a_change_too(state):
-    """A key of an older certificate that is still there, say."""
+    """For example, the key of an older certificate is still there."""
     ret = state.run("present", FOUND | {"same": False})
     assert list(ret["changes"]) == ["gateway"] and len(state.installed) == 1
 

@@ -1,4 +1,4 @@
-"""What a state run hands over to be written down."""
+"""What a state run hands over to be recorded."""
 from __future__ import annotations
 
 import pytest
@@ -45,7 +45,7 @@ def test_a_formulas_own_states_are_written_down_and_nothing_is_changed(state):
     state.__running__.update(outcomes(LOWS[1:2], False))
     ret = state.recorded("openswan")
     assert (ret["result"], ret["changes"]) == (True, {})
-    assert ret["comment"] == "3 things are written down, 1 of them new."
+    assert ret["comment"] == "3 things are recorded, 1 of them new."
     # /b failed, /d has not run
     assert state.calls == [("openswan", LOWS[:1], [LOWS[1], LOWS[3]])]
 

@@ -1,4 +1,4 @@
-"""_states/gateway_events.py: the running minion's beacons go by the pillar of the run."""
+"""_states/gateway_events.py: the running minion's beacons use the pillar of the run."""
 from __future__ import annotations
 
 from types import ModuleType
@@ -10,7 +10,7 @@ from tests.conftest import give_time, load_module
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch):
-    """The state on a node whose beacons go by a pillar, and by another once the minion was told to fetch it."""
+    """The state on a node whose beacons use a pillar, and another one after the minion has fetched it."""
     def make(now: str, then: str, test: bool = False) -> tuple[ModuleType, list[str]]:
         module, asked = load_module("_states/gateway_events.py"), []
 
@@ -29,7 +29,7 @@ def place(monkeypatch: pytest.MonkeyPatch):
 def test_beacons_that_go_by_this_pillar_are_left_alone(place) -> None:
     module, asked = place("new" * 20, "new" * 20)
     assert module.watched("x") == {"name": "x", "result": True, "changes": {},
-                                   "comment": "the beacons go by this pillar"}
+                                   "comment": "the beacons use this pillar"}
     assert asked == []
 
 

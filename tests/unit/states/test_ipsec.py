@@ -1,4 +1,4 @@
-"""The daemon as its file says: when it is reloaded, restarted, or told to wait."""
+"""The daemon follows its file: when it is reloaded, restarted, or must wait."""
 from __future__ import annotations
 
 import pytest
