@@ -38,6 +38,7 @@ import salt.utils.minions
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
 from alerts import authentic, files, service  # noqa: E402
+from alerts.shapes import Message  # noqa: E402
 from alerts.targets import Failed  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _on_end(stop: Callable[[], None]) -> None:
 # The bus
 
 
-def _read_forever(opts: dict, its: service.Service) -> None:
+def _read_forever(opts: dict[str, Any], its: service.Service) -> None:
     """Reads everything, at once: the master drops a listener that is 10,000 events behind."""
     while True:
         try:
@@ -114,7 +115,7 @@ def _read_forever(opts: dict, its: service.Service) -> None:
         time.sleep(0.5)
 
 
-async def _read(opts: dict, its: service.Service) -> None:
+async def _read(opts: dict[str, Any], its: service.Service) -> None:
     # Not SaltEvent.get_event: it unpacks every event on the bus, returns of large states included, before it looks at
     # the tag, and costs a run of its event loop each.
     client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
@@ -164,7 +165,7 @@ class _Links:
 
     service: service.Service
 
-    def __init__(self, opts: dict, other: str) -> None:
+    def __init__(self, opts: dict[str, Any], other: str) -> None:
         self._opts, self._other = opts, other
         self._clients = threading.local()
         self._tried = (0.0, False)
@@ -192,7 +193,7 @@ class _Links:
         """The ids of all minions with an accepted key."""
         return salt.utils.minions.CkMinions(self._opts).check_minions("*", "glob")["minions"]
 
-    def bus(self, message: dict[str, Any]) -> str:
+    def bus(self, message: Message) -> str:
         """Puts an alert on the bus, for whoever wants to make more of it. Called by one thread."""
         if getattr(self._clients, "bus", None) is None:
             self._clients.bus = salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False)
@@ -211,7 +212,8 @@ class _Links:
 
     def load(self) -> Any:
         """What pillar/alerts.sls says under `alerts`, decrypted."""
-        return _render(self._opts, self._path())
+        path = self._path()
+        return _render(self._opts, path) if path else None
 
     def _path(self) -> Path | None:
         paths = [Path(root) / "alerts.sls" for root in self._opts["pillar_roots"].get("base", [])]
@@ -234,7 +236,7 @@ class _Links:
         return alive
 
 
-def _render(opts: dict, path: Path) -> Any:
+def _render(opts: dict[str, Any], path: Path) -> Any:
     """A pillar file as its minions would get it, decrypted."""
     rendered = salt.template.compile_template(
         str(path), salt.loader.render(opts, {}), opts["renderer"], opts["renderer_blacklist"],

@@ -92,7 +92,7 @@ class Engine:
         self.jobs = Jobs()
         self.number, self.journal = 0, os.urandom(8).hex()
         self.bus_pid, self.bus_pipe, self.bus_said = 0, -1, b""
-        self.event: Any = None
+        self.event: salt.utils.event.SaltEvent | None = None
         self.written = 0.0
 
     def run(self) -> None:
@@ -110,7 +110,7 @@ class Engine:
                 present = self.inputs.look()
                 self.handle(decide.Inputs(present.shared, present.own))
 
-    def handle(self, event: Any) -> None:
+    def handle(self, event: decide.Event) -> None:
         """One event, all that follows from it, and the state of affairs for people."""
         for action in self.machine.handle(event, clock()):
             try:
@@ -165,10 +165,11 @@ class Engine:
         elif isinstance(action, decide.Ask) and said:
             self.on_told(said)
 
-    def on_told(self, said: dict[str, Any]) -> None:
+    def on_told(self, said: work.Answers) -> None:
         """Nodes have said what they are made of, and what is wrong with them: signed, as if it had come by the bus."""
         for site, nodes in said["nodes"].items():
-            self.handle(decide.Told(site, {minion: tuple(each) if each else None for minion, each in nodes.items()}))
+            self.handle(decide.Told(site, {minion: (each[0], each[1]) if each else None
+                                           for minion, each in nodes.items()}))
         for minion, events in said["conditions"].items():
             for each in events[:200]:
                 event, _why = authentic.check(each, None, self.secret)

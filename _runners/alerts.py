@@ -11,7 +11,7 @@ import datetime
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import salt.loader
 import salt.template
@@ -23,6 +23,7 @@ from salt.exceptions import SaltRunnerError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic, catalogue, delivery, files, message, routes
+    from alerts.shapes import Message, Status
     from alerts.targets import Failed
 finally:
     del sys.path[0]
@@ -33,7 +34,7 @@ _OLD = 30  # seconds after which the engine's status says that it does not run
 _LONGEST = 7 * 24 * 60  # minutes of a silence
 
 
-def status() -> dict:
+def status() -> dict[str, Any]:
     """
     Whether alerts get through: the engine, the queue, and when each target last took something.
 
@@ -47,10 +48,11 @@ def status() -> dict:
 
         salt-run alerts.status
     """
-    said, now = files.read(_folder() / files.STATUS), time.time()
-    if not isinstance(said, dict):
+    found, now = files.read(_folder() / files.STATUS), time.time()
+    if not isinstance(found, dict):
         return _result({"engine": "has never run; is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d, "
                         "and was the master restarted since?"}, wrong=True)
+    said = cast(Status, found)
     age = now - said["at"]
     runs = age < _OLD
     targets = {}
@@ -69,7 +71,7 @@ def status() -> dict:
         "dropped": said["dropped"], "mistakes": said["mistakes"]}, wrong=not runs or failing or bool(said["mistakes"]))
 
 
-def open_(site: str | None = None) -> list | dict:
+def open_(site: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
     """
     What is wrong now, as far as the gateways have told.
 
@@ -101,7 +103,7 @@ def open_(site: str | None = None) -> list | dict:
     return sorted(found, key=lambda incident: (incident["site"], incident["since"]))
 
 
-def test(site: str = "") -> dict:
+def test(site: str = "") -> dict[str, Any]:
     """
     Send a test alert to every target, past queue and limits, and wait for what each says.
 
@@ -136,7 +138,7 @@ def test(site: str = "") -> dict:
     return _result({"targets": said}, wrong)
 
 
-def silence(site: str, minutes: int = 60) -> dict:
+def silence(site: str, minutes: int = 60) -> dict[str, Any]:
     """
     Tell nobody about a site for a while. What is still wrong when it ends is told then; the bus hears of everything
     afterwards too.
@@ -169,7 +171,7 @@ def silence(site: str, minutes: int = 60) -> dict:
     return _result({"silences": _silences(now)})
 
 
-def validate() -> dict:
+def validate() -> dict[str, Any]:
     """
     Look for mistakes in pillar/alerts.sls, without sending anything.
 
@@ -212,7 +214,7 @@ def reference() -> str:
 __func_alias__ = {"open_": "open"}
 
 
-def _result(data: dict, wrong: bool = False) -> dict:
+def _result(data: dict[str, Any], wrong: bool = False) -> dict[str, Any]:
     """The return code is for salt-run and for the job's event."""
     __context__["retcode"] = 1 if wrong else 0
     return {**data, "retcode": __context__["retcode"]}
@@ -247,7 +249,7 @@ def _rendered(path: Path) -> Any:
     return rendered.get("alerts") if isinstance(rendered, dict) else None
 
 
-def _bus(one: dict[str, Any]) -> str:
+def _bus(one: Message) -> str:
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
         if not bus.fire_event(dict(one), f"gateway/alert/{one['site'] or 'all'}/{one['severity']}"):
             raise Failed("the master's bus does not take it; does the master run?")

@@ -33,7 +33,7 @@ _LARGEST = 16 << 20  # bytes; a list of 100,000 entries has 4 MB
 _PATIENCE = 20.0  # seconds without a byte
 
 
-def fetch(site: str, name: str, url: str) -> dict:
+def fetch(site: str, name: str, url: str) -> dict[str, Any]:
     """
     Fetch a revocation list and put it into the site's pillar: pillar/secrets/crls/SITE.sls.
 
@@ -59,7 +59,7 @@ def fetch(site: str, name: str, url: str) -> dict:
     return authority._told(_fetch, authority, site, name, url)
 
 
-def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict:
+def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict[str, Any]:
     authority._settings(site)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == authority._NAME_IN_PILLAR:
         raise _refuse(f"{name} can be no list's name: use letters, digits, '.', '_' and '-'; "
@@ -166,7 +166,7 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
             found = found.get(key, default) if isinstance(found, dict) else default
         return found
 
-    certs.__salt__ = {"pillar.get": pillar}
+    vars(certs)["__salt__"] = {"pillar.get": pillar}
     found, problems = [], []
     for name in secrets.get("certificates") or {}:
         try:
@@ -182,6 +182,8 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
 @functools.lru_cache(maxsize=2)
 def _loaded(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"lists_{Path(path).stem}_of_the_tree", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -195,5 +197,5 @@ def _certs() -> ModuleType:
 def _authority() -> ModuleType:
     """The runner that writes pillar's files, loaded as plain Python."""
     module = _loaded(str(Path(__file__).with_name("authority.py")))
-    module.__opts__, module.__context__ = __opts__, __context__
+    vars(module).update(__opts__=__opts__, __context__=__context__)          # as Salt's loader does it
     return module

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import salt.utils.event
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic
     from resync import bus, files, work
-    from resync.inputs import SITE, Inputs
+    from resync.inputs import Inputs
 finally:
     del sys.path[0]
 
@@ -34,7 +35,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def status(site: str | None = None) -> dict:
+def status(site: str | None = None) -> dict[str, Any]:
     """
     What the engine is doing, and what waits for what.
 
@@ -54,6 +55,7 @@ def status(site: str | None = None) -> dict:
         salt-run resync.status
         salt-run resync.status winterthur
     """
+    result: dict[str, Any]
     found = files.read_status(__opts__["cachedir"])
     age = found.pop("at", None)
     if not found.pop("enabled", True):
@@ -71,7 +73,7 @@ def status(site: str | None = None) -> dict:
     return _result(result, result["engine"] == "not running")
 
 
-def dry_run(site: str | None = None) -> dict:
+def dry_run(site: str | None = None) -> dict[str, Any]:
     """
     What a roll-out would do, asked of the nodes with ``test=True``. Nothing is changed.
 
@@ -97,7 +99,7 @@ def dry_run(site: str | None = None) -> dict:
                               for each in found.values()))
 
 
-def now(site: str) -> dict:
+def now(site: str) -> dict[str, Any]:
     """
     Roll a site out now, also when nothing has changed, when it failed before, or while everything is stopped.
 
@@ -113,7 +115,7 @@ def now(site: str) -> dict:
     return _wrong(site) or _order("now", site)
 
 
-def stop(site: str = "") -> dict:
+def stop(site: str = "") -> dict[str, Any]:
     """
     Begin nothing any more, at one site or at all. What has begun is ended in order. It lasts until :func:`go`, also
     when the master is started again.
@@ -130,7 +132,7 @@ def stop(site: str = "") -> dict:
     return (_wrong(site) if site else None) or _order("stop", site)
 
 
-def go(site: str = "") -> dict:
+def go(site: str = "") -> dict[str, Any]:
     """
     Go on, after :func:`stop` or after a roll-out that failed: what failed is tried again.
 
@@ -146,7 +148,7 @@ def go(site: str = "") -> dict:
     return (_wrong(site) if site else None) or _order("go", site)
 
 
-def compare(site: str) -> dict:
+def compare(site: str) -> dict[str, Any]:
     """
     Compare the two nodes of a site with each other: files, certificates, keys, by their fingerprints.
 
@@ -170,7 +172,7 @@ def compare(site: str) -> dict:
     return _result({"differences": lines}, bool(lines))
 
 
-def _nodes(site: str) -> dict:
+def _nodes(site: str) -> dict[str, str]:
     roots = (__opts__[name].get("base", []) for name in ("file_roots", "pillar_roots"))
     number = Inputs(*roots).look([site]).of(site)
     said = work.Hands(dict(__opts__)).told([site])["nodes"].get(site, {})
@@ -184,7 +186,7 @@ def _nodes(site: str) -> dict:
     return words
 
 
-def _order(name: str, site: str) -> dict:
+def _order(name: str, site: str) -> dict[str, Any]:
     """Fire it, and wait until the engine has heard it: its state of affairs is written anew then."""
     before = files.read_status(__opts__["cachedir"])
     if not before or before["at"] > files.STALE or not before.get("enabled"):
@@ -203,15 +205,15 @@ def _order(name: str, site: str) -> dict:
     return _result({"mistakes": ["the engine gateway_resync did not answer; see the master's log"]}, True)
 
 
-def _wrong(site: object) -> dict | None:
+def _wrong(site: object) -> dict[str, Any] | None:
     """The answer for what is no site of this master's."""
     known = authentic.Sites(__opts__["pillar_roots"].get("base", [])).names()
-    if isinstance(site, str) and SITE.fullmatch(site) and site in known:
+    if authentic.is_site_name(site) and site in known:
         return None
     return _result({"mistakes": [f"{str(site)[:60]!r}: is no site; give one of {', '.join(known)}"]}, True)
 
 
-def _result(result: dict, wrong: bool) -> dict:
+def _result(result: dict[str, Any], wrong: bool) -> dict[str, Any]:
     """What is returned; the return code is for salt-run and for the job's event."""
     __context__["retcode"] = 1 if wrong else 0
     return {**result, "retcode": __context__["retcode"]}

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ VERSION = 1
 MASTER = "master"  # the id under which the master signs its own events
 SECRET = "gateway_events.key"  # under pki_dir
 LARGEST = 8 * 1024  # bytes of an event as JSON
-SEVERITIES = ("info", "warning", "critical")
+SEVERITIES = ("info", "warning", "critical")  # the one order on the master: from the least severe to the most
 ROLES = ("active", "standby", "transition", "stopped", "split", "unknown")
 SITE = r"[A-Za-z][A-Za-z0-9_-]{0,62}"
 _ID = re.compile(rf"([a-z][a-z0-9-]{{0,62}})[.]({SITE})([.][A-Za-z0-9_.-]{{1,120}})?")  # as in pillar/top.sls
@@ -61,20 +62,43 @@ class Event(NamedTuple):
     facts: dict[str, Any]
 
 
-def _one_of(*allowed: Any) -> Any:
+Rule = Callable[[Any], bool]
+
+
+def rank(severity: str) -> int:
+    """
+    How severe, as a number from 0; see SEVERITIES.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    return SEVERITIES.index(severity)
+
+
+def worse(one: str, other: str) -> str:
+    """The more severe of two."""
+    return max(one, other, key=rank)
+
+
+def is_site_name(name: object) -> bool:
+    """Whether something can be the name of a site: a letter, then letters, digits, - and _, at most 63."""
+    return isinstance(name, str) and bool(re.fullmatch(SITE, name))
+
+
+def _one_of(*allowed: str) -> Rule:
     return lambda value: isinstance(value, str) and value in allowed
 
 
-def _text(longest: int) -> Any:
+def _text(longest: int) -> Rule:
     return lambda value: isinstance(value, str) and len(value) <= longest
 
 
-def _matches(pattern: re.Pattern) -> Any:
+def _matches(pattern: re.Pattern[str]) -> Rule:
     return lambda value: isinstance(value, str) and len(value) <= 300 and bool(pattern.fullmatch(value))
 
 
 # What is signed, each with what it has to be. Salt adds keys of its own on the way (_stamp, traces): not looked at.
-_FIELDS = {
+_FIELDS: dict[str, Rule] = {
     "version": lambda value: type(value) is int and value == VERSION,
     "journal": _matches(_HEX),
     "n": lambda value: type(value) is int and 0 < value < 2**53,
@@ -92,7 +116,7 @@ _FIELDS = {
 }
 
 
-def load_secret(pki_dir: str | os.PathLike) -> bytes:
+def load_secret(pki_dir: str | os.PathLike[str]) -> bytes:
     """
     The master's secret, made when there is none yet (32 random bytes, hex, mode 0600).
 
@@ -137,7 +161,7 @@ def key_of(secret: bytes, minion_id: str) -> str:
     return hmac.new(secret, named, hashlib.sha256).hexdigest()
 
 
-def signature(event: dict, key: str) -> str:
+def signature(event: dict[str, Any], key: str) -> str:
     """
     The signature of an event.
 
@@ -153,7 +177,7 @@ def signature(event: dict, key: str) -> str:
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-def sign(event: dict, key: str) -> dict:
+def sign(event: dict[str, Any], key: str) -> dict[str, Any]:
     """The event with its signature; see :func:`signature`."""
     return {**event, "signature": signature(event, key)}
 
@@ -227,7 +251,7 @@ class Sites:
 
     def nodes(self, site: str) -> tuple[str, ...]:
         """The names of a site's nodes, none when there is no such site or its file is not YAML. Cached by its time."""
-        if not re.fullmatch(SITE, site):
+        if not is_site_name(site):
             return ()
         for folder in self._folders:
             path = folder / f"{site}.sls"
@@ -245,7 +269,7 @@ class Sites:
     def names(self) -> list[str]:
         """All sites."""
         return sorted({path.stem for folder in self._folders for path in folder.glob("*.sls")
-                       if re.fullmatch(SITE, path.stem)})
+                       if is_site_name(path.stem)})
 
     def sender(self, minion_id: str) -> str:
         """The site of which a minion is a node, "" when it is none."""
@@ -261,9 +285,10 @@ def _node_names(text: str) -> tuple[str, ...]:
         return ()
 
 
-def _small(event: dict) -> bool:
+def _small(event: dict[Any, Any]) -> bool:
     """Whether something is plain JSON of a size that is worth looking at. Stops as soon as it is not."""
-    left, count, size = [(event, 0)], 0, 0
+    left: list[tuple[Any, int]] = [(event, 0)]
+    count = size = 0
     while left:
         value, depth = left.pop()
         count += 1
@@ -292,9 +317,9 @@ def _small(event: dict) -> bool:
     return True
 
 
-def _event(fields: dict) -> Event:
+def _event(fields: dict[str, Any]) -> Event:
     """The event as it is passed on. What it says of its own site does not count."""
-    node, site = whose(fields["id"]) or ("", fields["site"] if re.fullmatch(SITE, fields["site"]) else "")
+    node, site = whose(fields["id"]) or ("", fields["site"] if is_site_name(fields["site"]) else "")
     texts = {name: printable(fields[name]) for name in ("subject", "was", "cause")}
     return Event(journal=fields["journal"], n=fields["n"], id=fields["id"], site=site, node=node, role=fields["role"],
                  beacon=fields["beacon"], condition=fields["condition"], severity=fields["severity"],

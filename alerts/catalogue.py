@@ -6,7 +6,9 @@ printable text on one line (authentic.printable), and nothing of it is ever run.
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from alerts.shapes import Line
 
 NOTHING = "Nothing."
 
@@ -271,7 +273,7 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
 }
 
 
-def describe(line: dict[str, Any], site: str) -> dict[str, str]:
+def describe(line: Line, site: str) -> dict[str, str]:
     """
     A condition in words.
 
@@ -291,7 +293,7 @@ def describe(line: dict[str, Any], site: str) -> dict[str, str]:
     return {name: filled(text, words) for name, text in texts.items()}
 
 
-def _unknown(line: dict[str, Any]) -> Entry:
+def _unknown(line: Line) -> Entry:
     """A beacon that is newer than this file."""
     name = f"{line['beacon']}: {line['condition']}"
     return Entry(line["severity"], f"{{node}} reports {name} of {{subject}} ({{now}})",

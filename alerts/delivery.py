@@ -12,20 +12,21 @@ from typing import Any
 
 from alerts import message
 from alerts.limits import Limiter, Limits
+from alerts.shapes import Delivery, Message
 from alerts.spool import Spool
 from alerts.targets import Failed, mail, reason, slack, syslog, webhook
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 300.0
-WAYS: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
+WAYS: dict[str, Callable[[dict[str, Any], Message], str]] = {
     "mail": mail.deliver, "webhook": webhook.deliver, "slack": slack.deliver, "syslog": syslog.deliver}
 
 
 class Sender(threading.Thread):
     """Delivers to one target until it is told to stop."""
 
-    def __init__(self, name: str, deliver: Callable[[dict[str, Any]], str], spool: Spool, limits: Limits) -> None:
+    def __init__(self, name: str, deliver: Callable[[Message], str], spool: Spool, limits: Limits) -> None:
         """
         Args:
             name: the target's.
@@ -39,7 +40,7 @@ class Sender(threading.Thread):
         self._stopping = threading.Event()
         self._failures = 0
         self._tries: dict[int, int] = {}  # by number, how often it was refused
-        self.status: dict[str, Any] = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
+        self.status: Delivery = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -104,6 +105,6 @@ def pause(failures: int) -> float:
     return min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 10))
 
 
-def way_to(target: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+def way_to(target: dict[str, Any]) -> Callable[[Message], str]:
     """What gives a message to a configured target."""
     return lambda one: WAYS[target["type"]](target, one)

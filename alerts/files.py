@@ -12,7 +12,7 @@ SILENCES = "silences.json"  # by site, until when; written by the runner
 SPOOL = "queue.jsonl"
 
 
-def folder(cachedir: str | os.PathLike) -> Path:
+def folder(cachedir: str | os.PathLike[str]) -> Path:
     """The engine's folder under the master's cachedir."""
     return Path(cachedir) / "gateway_alerts"
 

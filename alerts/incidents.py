@@ -19,7 +19,8 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from alerts.authentic import SEVERITIES, Event
+from alerts.authentic import Event, rank, worse
+from alerts.shapes import Line
 
 GATHER = 0.15  # an incident's first event waits that long for others
 JOIN = 30.0  # and what comes within that time belongs to it
@@ -45,7 +46,7 @@ class Alert(NamedTuple):
     severity: str
     at: float
     incident: str
-    lines: list[dict[str, Any]]
+    lines: list[Line]
     more: int = 0  # conditions that are not among the lines
     silenced: bool = False  # told only now, because the site was silenced before
 
@@ -58,7 +59,7 @@ class Incident:
     site: str
     opened: float
     severity: str
-    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
     due: float | None = None  # when the next alert goes out
     told: int = 0  # alerts that have gone out
     more: int = 0
@@ -121,7 +122,8 @@ class Machine:
         incident = self._incident_for(now, key, event)
         self._note(now, incident, key, event)
         if quiet:
-            incident.lines.get(key, {})["told"] = True
+            if key in incident.lines:
+                incident.lines[key]["told"] = True
             incident.told = max(incident.told, 1)
             incident.due = None
             incident.severity = worse(incident.severity, event.severity)
@@ -153,7 +155,7 @@ class Machine:
             incident = self.incidents[self._of[key]]
             line = incident.lines[key]
             if line["open"] and not line["once"] and line["taken"] < asked:
-                alerts += self._over(now, key, {"recovered_at": ""}, quiet=False)
+                alerts += self._over(now, key, None, quiet=False)
         return alerts
 
     def tick(self, now: float) -> list[Alert]:
@@ -227,26 +229,29 @@ class Machine:
         if key not in incident.lines and len(incident.lines) >= LINES:
             incident.more += 1
             return
-        before = incident.lines.get(key, {"told": False, "open": False, "taken": now})
-        line = {name: getattr(event, name) for name in ("id", "node", "role", "beacon", "condition", "subject",
-                                                         "severity", "was", "since", "at", "cause", "facts", "once",
-                                                         "n", "journal")}
+        before = incident.lines.get(key)
+        still = before if before and before["open"] else None  # it was the case already
         # What has only happened: the last that was told of it is not so any more.
         again = event.once and incident.told > 0 and key in incident.lines
-        incident.lines[key] = {**line, "is": event.now, "open": not event.once, "again": again, "recovered_at": "",
-                               "told": before["told"] and before["open"],
-                               "taken": before["taken"] if before["open"] else now}
+        incident.lines[key] = {
+            "id": event.id, "node": event.node, "role": event.role, "beacon": event.beacon,
+            "condition": event.condition, "subject": event.subject, "severity": event.severity, "was": event.was,
+            "since": event.since, "at": event.at, "cause": event.cause, "facts": event.facts, "once": event.once,
+            "n": event.n, "journal": event.journal, "is": event.now, "open": not event.once, "again": again,
+            "recovered_at": "", "told": still is not None and still["told"],
+            "taken": still["taken"] if still else now}
         if not event.once:
             self._of[key] = incident.id
 
     def _recovered(self, now: float, key: str, event: Event, quiet: bool) -> list[Alert]:
         if key not in self._of:
             return []
-        return self._over(now, key, {"was": event.was, "is": event.now, "recovered_at": event.at}, quiet)
+        return self._over(now, key, event, quiet)
 
-    def _over(self, now: float, key: str, said: dict[str, str], quiet: bool) -> list[Alert]:
+    def _over(self, now: float, key: str, event: Event | None, quiet: bool) -> list[Alert]:
+        """`event`: the one that says so; None when the node does not name the condition any more."""
         incident = self.incidents[self._of[key]]
-        incident.lines[key] |= {**said, "open": False}
+        _end(incident.lines[key], event)
         if not incident.over or self._flaps_in(incident):
             return []
         if not incident.told:
@@ -275,7 +280,7 @@ class Machine:
         incident.told += 1
         chosen = [line for key, line in incident.lines.items() if not only or key == only]
         new = kind == "update"
-        lines = sorted((dict(line) for line in chosen), key=lambda line: (
+        lines = sorted((line.copy() for line in chosen), key=lambda line: (
             new and (line["told"] or not line["open"] and not line["once"]), -rank(line["severity"]), line["at"]))
         for line in chosen:
             line["told"] = True
@@ -317,7 +322,7 @@ class Machine:
         flap.times += not event.recovered
         incident = self.incidents[flap.incident]
         if event.recovered:
-            incident.lines[key] |= {"was": event.was, "is": event.now, "open": False, "recovered_at": event.at}
+            _end(incident.lines[key], event)
         else:
             self._note(now, incident, key, event)
         incident.lines[key]["times"] = flap.times
@@ -356,7 +361,14 @@ class Machine:
                     if line["open"] or key in self._flaps}
 
 
-def _again(line: dict[str, Any]) -> bool:
+def _end(line: Line, event: Event | None) -> None:
+    """The condition is over, as `event` says (None: without an event)."""
+    line["open"], line["recovered_at"] = False, event.at if event else ""
+    if event:
+        line["was"], line["is"] = event.was, event.now
+
+
+def _again(line: Line) -> bool:
     """Whether it has happened once more since it was told. (One that was kept by an earlier tree does not say.)"""
     return bool(line.get("again")) and not line["told"]
 
@@ -364,13 +376,3 @@ def _again(line: dict[str, Any]) -> bool:
 def key_of(event: Event) -> str:
     """What makes two events be about the same condition."""
     return f"{event.id}|{event.beacon}|{event.condition}|{event.subject}"
-
-
-def rank(severity: str) -> int:
-    """How severe, as a number."""
-    return SEVERITIES.index(severity)
-
-
-def worse(one: str, other: str) -> str:
-    """The more severe of two."""
-    return max(one, other, key=rank)

@@ -4,7 +4,10 @@ Nothing is thrown away here: what is over the limit waits a little and is told t
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from alerts.shapes import Message
 
 DIGEST = 5000  # alerts that one digest holds
 TOGETHER = 30  # more than that waiting at once: the target is behind, one by one would only make them later
@@ -35,7 +38,7 @@ class Limiter:
         self._sent: list[tuple[float, str]] = []
         self._digest: dict[str, float] = {}
 
-    def plan(self, now: float, waiting: dict[int, dict[str, Any]]) -> Plan:
+    def plan(self, now: float, waiting: Mapping[int, Message]) -> Plan:
         """
         What comes next.
 

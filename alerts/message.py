@@ -5,8 +5,10 @@ import datetime
 from typing import Any
 
 from alerts import catalogue
-from alerts.incidents import Alert, rank
+from alerts.authentic import rank
+from alerts.incidents import Alert
 from alerts.intake import seconds
+from alerts.shapes import Line, Message
 from alerts.spool import summary_of
 
 _MOST = 12  # conditions that are told at length or in a line
@@ -14,7 +16,7 @@ _KINDS = {"alert": "", "escalation": "now worse: ", "update": "also: ", "recover
           "flapping": "comes and goes: ", "calm": "calm again: ", "test": "test: ", "path": "sign of life: "}
 
 
-def compose(alert: Alert) -> dict[str, Any]:
+def compose(alert: Alert) -> Message:
     """
     What is put into the queue.
 
@@ -36,14 +38,14 @@ def compose(alert: Alert) -> dict[str, Any]:
             "caused": _caused(alert, lines)}
 
 
-def _caused(alert: Alert, lines: list[dict[str, Any]]) -> float:
+def _caused(alert: Alert, lines: list[Line]) -> float:
     """By the nodes' clocks: of an alert its first event, of all else the last."""
     if alert.kind == "alert":
         return min((seconds(line["at"]) for line in lines), default=alert.at)
     return max((seconds(line["recovered_at"] or line["at"]) for line in lines), default=alert.at)
 
 
-def _text(alert: Alert, lines: list[dict[str, Any]], described: list[dict[str, str]]) -> str:
+def _text(alert: Alert, lines: list[Line], described: list[dict[str, str]]) -> str:
     at = datetime.datetime.fromtimestamp(alert.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     out = [f"Site {alert.site or '(all)'}, {alert.severity}, {at}"]
     if alert.silenced:
@@ -77,7 +79,7 @@ def _text(alert: Alert, lines: list[dict[str, Any]], described: list[dict[str, s
     return "\n".join(out) + "\n"
 
 
-def _detail(line: dict[str, Any]) -> str:
+def _detail(line: Line) -> str:
     """Where it comes from, in the event's own words."""
     if line["recovered_at"]:
         return f"{line['id']} says {line['is'] or 'over'}, at {_short(line['recovered_at'])}; it had begun at " \
@@ -95,13 +97,14 @@ def _sentence(text: str) -> str:
     return f"{text}."
 
 
-def _facts(line: dict[str, Any]) -> dict[str, Any]:
+def _facts(line: Line) -> dict[str, Any]:
     names = ("id", "node", "role", "beacon", "condition", "subject", "severity", "was", "is", "since", "at", "cause",
              "facts", "open", "once", "recovered_at", "n", "journal")
-    return {name: line[name] for name in names}
+    fields = dict(line)
+    return {name: fields[name] for name in names}
 
 
-def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
+def digest(messages: list[Message], number: str) -> Message:
     """
     Several messages as one.
 
@@ -128,11 +131,11 @@ def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
             "alerts": entries[:2000], "caused": min(entry["caused"] or entry["at"] for entry in entries)}
 
 
-def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> dict[str, Any]:
+def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> Message:
     """A message of the alert path itself: a test, a sign of life."""
-    line = {"id": "master", "node": "", "role": "unknown", "beacon": "master", "condition": condition, "subject": "",
-            "severity": "info", "was": "", "is": "", "since": iso(at), "at": iso(at), "cause": text, "facts": {},
-            "open": False, "once": True, "recovered_at": "", "n": 0, "journal": ""}
+    line: Line = {"id": "master", "node": "", "role": "unknown", "beacon": "master", "condition": condition,
+                  "subject": "", "severity": "info", "was": "", "is": "", "since": iso(at), "at": iso(at),
+                  "cause": text, "facts": {}, "open": False, "once": True, "recovered_at": "", "n": 0, "journal": ""}
     return compose(Alert(name, kind, site, "info", at, "", [line]))
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from alerts.authentic import SEVERITIES, SITE
+from alerts.authentic import SEVERITIES, is_site_name
 from alerts.incidents import Settings
 from alerts.limits import Limits
 
@@ -160,7 +161,8 @@ def _together(where: str, kind: str, target: dict[str, Any], mistakes: list[str]
         mistakes.append(f"{where}:host: is missing; give the log server's name or address")
 
 
-def _routes(data: object, targets: dict, sites: list[str] | None, mistakes: list[str]) -> list[Route]:
+def _routes(data: object, targets: dict[str, dict[str, Any]], sites: list[str] | None, mistakes: list[str],
+            ) -> list[Route]:
     if not isinstance(data, list):
         mistakes.append("alerts:routes: has to be a list")
         return []
@@ -179,7 +181,7 @@ def _routes(data: object, targets: dict, sites: list[str] | None, mistakes: list
             mistakes.append(f"{where}:{key}: has to be a list of names")
             its[key] = []
         for site in its["sites"]:
-            if not re.fullmatch(SITE, site) or (sites is not None and site not in sites):
+            if not is_site_name(site) or (sites is not None and site not in sites):
                 known = ", ".join(sites or []) or "none"
                 mistakes.append(f"{where}:sites: {site[:60]!r} is no site; there are {known}")
         for severity in its["severities"]:
@@ -197,14 +199,14 @@ def _routes(data: object, targets: dict, sites: list[str] | None, mistakes: list
     return routes
 
 
-def _unknown(where: str, data: dict, known: tuple[str, ...], mistakes: list[str]) -> None:
+def _unknown(where: str, data: dict[Any, Any], known: tuple[str, ...], mistakes: list[str]) -> None:
     for key in data:
         if key not in known:
             mistakes.append(f"{where}:{str(key)[:60]}: there is no such key; there are {', '.join(known)}")
 
 
 def _number(value: object, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 
 
 def _numbers(data: object, bounds: dict[str, tuple[float, float]]) -> bool:
@@ -228,10 +230,7 @@ def _fits(rule: str, value: Any) -> bool:
         return isinstance(value, list) and bool(value) and all(_fits("address", each) for each in value)
     if not _line(value):
         return False
-    return {"text": lambda: True, "address": lambda: bool(_MAIL.fullmatch(value)),
-            "security": lambda: value in ("starttls", "tls", "none"), "path": lambda: value.startswith("/"),
-            "protocol": lambda: value in ("unix", "udp", "tcp", "tls"), "facility": lambda: value in FACILITIES,
-            "url": lambda: _is_url(value)}[rule]()
+    return _OF_LINES[rule](value)
 
 
 def _line(value: object) -> bool:
@@ -246,3 +245,11 @@ def _is_url(text: str) -> bool:
         return False
     return bool(parts.hostname) and " " not in text and (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK))
+
+
+# The rules for a text on one line.
+_OF_LINES: dict[str, Callable[[str], bool]] = {
+    "text": lambda value: True, "address": lambda value: bool(_MAIL.fullmatch(value)),
+    "security": lambda value: value in ("starttls", "tls", "none"), "path": lambda value: value.startswith("/"),
+    "protocol": lambda value: value in ("unix", "udp", "tcp", "tls"), "facility": lambda value: value in FACILITIES,
+    "url": _is_url}

@@ -24,6 +24,7 @@ from alerts.apart import Apart
 from alerts.incidents import Alert, Machine
 from alerts.intake import Ask, Intake, Taken
 from alerts.presence import Change, Presence
+from alerts.shapes import Message, Status
 from alerts.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Outside(NamedTuple):
 
     publish: Callable[[str, list[str], list[Any]], str]  # function, minions, arguments; gives the job's id
     known: Callable[[], Iterable[str]]  # ids of minions with an accepted key
-    bus: Callable[[dict[str, Any]], str]  # delivers a message to the master's bus
+    bus: Callable[[Message], str]  # delivers a message to the master's bus
     stamp: Callable[[], float]  # the time of pillar/alerts.sls, 0 when there is none
     load: Callable[[], Any]  # what it says
     cached: Callable[[str, str], Any]  # what a minion returned to a job, from the job cache; None when it is not there
@@ -84,7 +85,7 @@ class Service:
                                   first=min(30.0, presence / 2)) if presence else None
         self._apart, self._heard = Apart(), dict[str, float]()
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
-        self._in: deque[tuple] = deque()
+        self._in: deque[Callable[[float], list[Alert]]] = deque()  # each given the time
         self._wake = threading.Condition()
         self._asks: deque[tuple[str, list[str], list[Any]]] = deque()
         self._ask_wake = threading.Condition()
@@ -122,7 +123,7 @@ class Service:
                 self._counts["postponed"] += 1
                 self._put_newest(event.id)
                 return
-            self._put(("event", event))
+            self._put(lambda now: self._on_event(now, event))
             return
         self.refuse(why)
         if why == "unsigned":
@@ -146,14 +147,14 @@ class Service:
 
     def lost(self) -> None:
         """The connection to the bus is new: events may be missing, everybody is asked."""
-        self._put(("lost",))
+        self._put(self._on_lost)
 
     def answer(self, job: str, minion: str, said: object) -> None:
         """What a minion returned to a question of ours."""
         if job in self.pending:
-            self._put(("answer", job, minion, said))
+            self._put(lambda now: self._on_answer(now, job, minion, said))
 
-    def _put(self, item: tuple) -> None:
+    def _put(self, item: Callable[[float], list[Alert]]) -> None:
         self._in.append(item)
         with self._wake:
             self._wake.notify()
@@ -161,7 +162,7 @@ class Service:
     def _put_newest(self, minion: str) -> None:
         if minion not in self._doubted:
             self._doubted.add(minion)
-            self._put(("curious", minion))
+            self._put(lambda now: self._on_curious(now, minion))
 
     # The loop
 
@@ -192,8 +193,7 @@ class Service:
         self._counts["most_waiting"] = max(self._counts["most_waiting"], len(self._in))
         alerts: list[Alert] = []
         for _ in range(min(BATCH, len(self._in))):
-            item = self._in.popleft()
-            alerts += getattr(self, f"_on_{item[0]}")(now, *item[1:])
+            alerts += self._in.popleft()(now)
         alerts += self._large(now)
         alerts += self._took(now, self._intake.tick(now))
         alerts += self._look(now)
@@ -235,15 +235,15 @@ class Service:
         if said is TRIMMED:
             self._trimmed.append((now + CACHED, job, minion))
         elif asked.what == "newest" and isinstance(said, dict):
-            numbers = said.get("newest"), said.get("taken", 0)
-            if all(type(each) is int for each in numbers) and isinstance(said.get("journal"), str):
-                alerts += self._took(now, self._intake.newest(now, minion, said["journal"], *numbers))
+            number, taken, journal = said.get("newest"), said.get("taken", 0), said.get("journal")
+            if type(number) is int and type(taken) is int and isinstance(journal, str):
+                alerts += self._took(now, self._intake.newest(now, minion, journal, number, taken))
         elif asked.what == "since" and isinstance(said, dict):
             alerts += self._fetched(now, minion, said)
         elif asked.what == "conditions" and isinstance(said, list):
             events = self._true(minion, said)[0]
             alerts += self._machine.present(now, minion, [
-                (taken.event, taken.quiet) for taken in self._intake.conditions(minion, events)], asked.at)
+                (each.event, each.quiet) for each in self._intake.conditions(minion, events)], asked.at)
             self._dirty = True
         return alerts
 
@@ -254,7 +254,7 @@ class Service:
         return [alert for _, job, minion in due for alert in self._on_answer(
             now, job, minion, self._outside.cached(job, minion))]
 
-    def _fetched(self, now: float, minion: str, said: dict) -> list[Alert]:
+    def _fetched(self, now: float, minion: str, said: dict[str, Any]) -> list[Alert]:
         events, number, taken = said.get("events"), said.get("newest"), said.get("taken", 0)
         if not (isinstance(events, list) and type(number) is int and type(taken) is int
                 and isinstance(said.get("journal"), str)):
@@ -266,7 +266,7 @@ class Service:
         return self._took(now, self._intake.fetched(now, minion, said["journal"], number, taken, good,
                                                     unsigned is not None))
 
-    def _true(self, minion: str, events: list) -> tuple[list[authentic.Event], int | None]:
+    def _true(self, minion: str, events: list[Any]) -> tuple[list[authentic.Event], int | None]:
         """The events that are the node's own; and the number of the first that it could not sign."""
         good, unsigned = [], None
         for each in events[:2_000]:
@@ -436,15 +436,16 @@ class Service:
         gone = self._spool.keep_only({routes.BUS, *self.configuration.targets})
         if gone:
             log.warning("alerts: what waited for %s is dropped: there is no such target any more", ", ".join(gone))
-        before = {name: sender.status for name, sender in self._senders.items()}
+        before = self._senders
         for sender in self._senders.values():
             sender.join(30)
         self._senders = {}
-        ways = {routes.BUS: self._outside.bus}
+        ways: dict[str, Callable[[Message], str]] = {routes.BUS: self._outside.bus}
         ways |= {name: delivery.way_to(target) for name, target in self.configuration.targets.items()}
         for name, way in ways.items():
             sender = delivery.Sender(name, way, self._spool, self.configuration.limits[name])
-            sender.status |= before.get(name, {})
+            if name in before:
+                sender.status = before[name].status.copy()
             self._senders[name] = sender
             sender.start()
 
@@ -456,7 +457,7 @@ class Service:
         if stamp == self._silences_stamp:
             return
         self._silences_stamp = stamp
-        said = files.read(self._folder / files.SILENCES) if stamp else {}
+        said: Any = files.read(self._folder / files.SILENCES) if stamp else {}
         if isinstance(said, dict):
             before = self._machine.silences
             self._machine.silences = {site: float(until) for site, until in said.items()
@@ -486,7 +487,7 @@ class Service:
             self._last["status"] = now
             files.write(self._folder / files.STATUS, self.status(now))
 
-    def status(self, now: float) -> dict[str, Any]:
+    def status(self, now: float) -> Status:
         """What `salt-run alerts.status` shows. No secret, no address."""
         waiting = self._spool.counts()
         return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self._known),

@@ -15,8 +15,12 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
+
+from alerts.authentic import SEVERITIES, rank
+from alerts.shapes import Message, Summary
 
 COMPACT = 2 * 1024 * 1024  # bytes; the file is written anew when it is larger and mostly done with
 IDS = 20_000  # alerts that are known not to be new
@@ -24,6 +28,9 @@ IDS = 20_000  # alerts that are known not to be new
 
 class Spool:
     """Alerts that wait, by target. For several threads."""
+
+    _file: BufferedWriter
+    _size: int  # bytes of the file when it was last written anew
 
     def __init__(self, path: Path, most: int = 5000) -> None:
         """
@@ -36,14 +43,14 @@ class Spool:
         """
         self._path, self._most = path, most
         self._lock = threading.Condition()
-        self._waiting: dict[str, OrderedDict[int, dict[str, Any]]] = {}
+        self._waiting: dict[str, OrderedDict[int, Message]] = {}
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._next = 1
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._load()
         self._write_anew()
 
-    def add(self, alerts: list[tuple[dict[str, Any], list[str]]]) -> None:
+    def add(self, alerts: list[tuple[Message, list[str]]]) -> None:
         """
         Put alerts into the queue; they are on the disk afterwards. One whose `id` has been there is left out.
 
@@ -70,7 +77,7 @@ class Spool:
                     self._shrink(target)
             self._lock.notify_all()
 
-    def waiting(self, target: str) -> dict[int, dict[str, Any]]:
+    def waiting(self, target: str) -> dict[int, Message]:
         """What waits for a target, oldest first, by number."""
         with self._lock:
             return dict(self._waiting.get(target, {}))
@@ -126,7 +133,7 @@ class Spool:
             self._ids.popitem(last=False)
 
     def _load(self) -> None:
-        alerts: dict[int, dict[str, Any]] = {}
+        alerts: dict[int, Message] = {}
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -150,7 +157,7 @@ class Spool:
     def _write_anew(self) -> None:
         """Only what waits. Whole or not at all: the old file is there until the new one is on the disk."""
         targets: dict[int, list[str]] = {}
-        alerts: dict[int, dict[str, Any]] = {}
+        alerts: dict[int, Message] = {}
         for target, waiting in self._waiting.items():
             for number, alert in waiting.items():
                 targets.setdefault(number, []).append(target)
@@ -179,16 +186,15 @@ class Spool:
         waiting = self._waiting.get(target, OrderedDict())
         if len(waiting) <= self._most:
             return
-        order = {"info": 0, "warning": 1, "critical": 2}
-        oldest = sorted(waiting, key=lambda number: (order.get(waiting[number]["severity"], 0), number))
+        oldest = sorted(waiting, key=lambda number: (_rank(waiting[number]), number))
         chosen = sorted(oldest[:max(2, self._most // 10)])
         kept = [summary for number in chosen
                 for summary in waiting[number].get("digest", [summary_of(waiting[number])])]
         count = sum(waiting[number].get("count", 1) for number in chosen)
-        severity = max((waiting[number]["severity"] for number in chosen), key=lambda each: order.get(each, 0))
-        alert = {"id": f"shrunk-{chosen[0]}-{chosen[-1]}-{target}", "kind": "digest", "site": "", "severity": severity,
-                 "at": waiting[chosen[-1]]["at"], "incident": "", "subject": "", "lines": [], "count": count,
-                 "digest": kept[-500:]}
+        severity = max((waiting[number] for number in chosen), key=_rank)["severity"]
+        alert: Message = {"id": f"shrunk-{chosen[0]}-{chosen[-1]}-{target}", "kind": "digest", "site": "",
+                          "severity": severity, "at": waiting[chosen[-1]]["at"], "incident": "", "subject": "",
+                          "lines": [], "count": count, "digest": kept[-500:]}
         number = self._next
         self._next += 1
         self._append([{"add": number, "to": [target], "alert": alert}])
@@ -200,7 +206,13 @@ class Spool:
         waiting.move_to_end(number, last=False)
 
 
-def summary_of(alert: dict[str, Any]) -> dict[str, Any]:
+def summary_of(alert: Message) -> Summary:
     """An alert as one line of a digest."""
-    names = ("id", "site", "severity", "kind", "at", "caused", "subject")
-    return {name: alert.get(name, 0 if name == "caused" else "") for name in names}
+    return {"id": alert.get("id", ""), "site": alert.get("site", ""), "severity": alert.get("severity", ""),
+            "kind": alert.get("kind", ""), "at": alert.get("at", 0.0), "caused": alert.get("caused", 0.0),
+            "subject": alert.get("subject", "")}
+
+
+def _rank(alert: Message) -> int:
+    """How severe an alert of the queue's file is; one of an unknown severity is as one of the least."""
+    return rank(alert["severity"]) if alert["severity"] in SEVERITIES else 0

@@ -59,7 +59,7 @@ class Sorter:
         self.newest: dict[tuple[str, str], int] = {}  # by id and journal
         self.asked: dict[str, float] = {}  # by site: when a minion of it said last that it has started
 
-    def sort(self, raw: bytes, now: float) -> Any:
+    def sort(self, raw: bytes, now: float) -> decide.Event | None:
         """An event of decide, or None. `now`: seconds since 1970."""
         tag, _, data = raw.partition(_END)
         try:
@@ -73,7 +73,7 @@ class Sorter:
             log.debug("resync: dropped: %s", error)
         return None
 
-    def drift(self, tag: bytes, data: bytes) -> Any:
+    def drift(self, tag: bytes, data: bytes) -> decide.Drifted | decide.Returned | None:
         if len(data) > LARGEST or len(tag) > LONGEST_TAG:
             return None
         content = authentic.payload(salt.payload.loads(data, encoding="utf-8"))
@@ -92,14 +92,14 @@ class Sorter:
         self.newest[key] = event.n
         return True
 
-    def started(self, minion: str, now: float) -> Any:
+    def started(self, minion: str, now: float) -> decide.Reconnected | None:
         site = self.sites.sender(minion)
         if not site or now - self.asked.get(site, 0.0) < decide.ASKED:
             return None
         self.asked[site] = now
         return decide.Reconnected(site, minion)
 
-    def order(self, data: bytes, now: float) -> Any:
+    def order(self, data: bytes, now: float) -> decide.Order | None:
         if len(data) > LARGEST:
             return None
         event, _why = authentic.check(authentic.payload(salt.payload.loads(data, encoding="utf-8")), None, self.secret)
@@ -109,7 +109,7 @@ class Sorter:
         return decide.Order(event.condition, event.site) if abs(age) < OLD and self.fresh(event) else None
 
 
-def meaning(event: authentic.Event) -> Any:
+def meaning(event: authentic.Event) -> decide.Drifted | decide.Returned | None:
     """What a signed event of the beacon drift is for decide; None for what it does not know."""
     if event.beacon != "drift" or event.once:
         return None

@@ -9,7 +9,8 @@ of its roll-out: done, current (nothing was to be done), refused (mistakes), wai
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypedDict
 
 from resync.inputs import together
 
@@ -101,6 +102,9 @@ class Tick(NamedTuple):
     """Time passes."""
 
 
+Event = (Inputs | Told | RolledOut | Repaired | Drifted | Returned | Reconnected | Differences | Order | Tick)
+
+
 # Actions
 class RollOut(NamedTuple):
     """Bring a site's nodes up to date, the standby first. RolledOut comes back. `by_hand`: also when they are.
@@ -156,9 +160,40 @@ class Say(NamedTuple):
     text: str
 
 
+class State(TypedDict):
+    """What outlives the engine, as JSON."""
+    stopped: list[str]  # sites, and "" for all
+    failed: dict[str, str]  # by site, the number that could not be rolled out
+    refused: dict[str, str]  # by site, the number that has mistakes
+    halted: str  # the site whose failure ended a roll-out to all
+    raised: dict[str, str]  # "CONDITION SITE SUBJECT": what was told
+
+
 class Keep(NamedTuple):
     """Write this down, for the next life."""
-    state: dict[str, Any]
+    state: State
+
+
+Action = RollOut | Apply | Ask | Compare | Raise | Say | Keep
+
+
+class Waiting(TypedDict):
+    """A site in the queue, for people."""
+    because: str
+    waits_for: str
+
+
+class Status(TypedDict):
+    """The state of affairs, for people."""
+    orders: int
+    dry_run: bool
+    stopped: list[str]
+    halted_by: str
+    running: dict[str, str]
+    queue: dict[str, Waiting]
+    failed: list[str]
+    refused: list[str]
+    drift: list[str]
 
 
 class Config(NamedTuple):
@@ -172,36 +207,49 @@ class Config(NamedTuple):
     formulas: tuple[str, ...] = ()
 
 
-class Item:
+@dataclass
+class Postponed:
+    """Something that is tried again later: when, and how often it was put off."""
+
+    not_before: float = field(default=0.0, kw_only=True)
+    tries: int = field(default=0, kw_only=True)
+
+    def pause(self, now: float, least: float = 0.0) -> None:
+        """Not before the next of PAUSES, and not before `least` seconds."""
+        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
+        self.tries += 1
+
+
+@dataclass
+class Item(Postponed):
     """A site in the queue."""
 
-    def __init__(self, site: str, why: str, now: float) -> None:
-        self.site, self.why, self.since = site, why, now
-        self.tree = False  # in waves: what it is behind with is not its own alone
-        self.own = False  # something of its own changed: sooner than others
-        self.by_hand = False
-        self.not_before = now
-        self.tries = 0
-        self.waiting_since: float | None = None
+    site: str
+    why: str
+    since: float
+    tree: bool = False  # in waves: what it is behind with is not its own alone
+    own: bool = False  # something of its own changed: sooner than others
+    by_hand: bool = False
+    waiting_since: float | None = None
 
-    def pause(self, now: float, least: float = 0.0) -> None:
-        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
-        self.tries += 1
+    def __post_init__(self) -> None:
+        self.not_before = self.since
 
 
-class Trouble:
+@dataclass
+class Trouble(Postponed):
     """Something that is wrong with a node, until it is right again."""
 
-    def __init__(self, site: str, minion: str, condition: str, subject: str, formula: str, now: float) -> None:
-        self.site, self.minion, self.condition, self.subject = site, minion, condition, subject
-        self.formula = formula
-        self.not_before = self.since = now
-        self.tries = 0
-        self.fights_until: float | None = None
+    site: str
+    minion: str
+    condition: str
+    subject: str
+    formula: str
+    since: float
+    fights_until: float | None = None
 
-    def pause(self, now: float, least: float = 0.0) -> None:
-        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
-        self.tries += 1
+    def __post_init__(self) -> None:
+        self.not_before = self.since
 
 
 class Machine:
@@ -216,7 +264,7 @@ class Machine:
         self.refused: dict[str, str] = dict(kept.get("refused", {}))
         self.halted: str = str(kept.get("halted", ""))  # the site whose failure ended a roll-out to all
         self.raised: dict[str, str] = dict(kept.get("raised", {}))  # "CONDITION SITE SUBJECT": what was told
-        self.kept = self.state()
+        self.kept: State = self.state()
         self.shared: str | None = None
         self.own: dict[str, str] = {}
         self.shared_at = now
@@ -232,7 +280,7 @@ class Machine:
         self.compare_at: dict[str, float] = {}
         self.silent: dict[str, Item] = {}  # of which not all nodes have answered
         self.orders = 0  # heard in this life
-        self.out: list[Any] = []
+        self.out: list[Action] = []
 
     # What there is
 
@@ -240,13 +288,13 @@ class Machine:
         """What a site's nodes have to be made of; empty for a site that is not there."""
         return together(self.shared or "", self.own[site]) if site in self.own else ""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {"stopped": sorted(self.stopped), "failed": dict(self.failed), "refused": dict(self.refused),
                 "halted": self.halted, "raised": dict(self.raised)}
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """For people: what is going on and what is waiting, for what."""
-        waiting = {}
+        waiting: dict[str, Waiting] = {}
         for site, item in sorted(self.queue.items()):
             waiting[site] = {"because": item.why, "waits_for": self.hindrance(item) or "its turn"}
         return {"orders": self.orders, "dry_run": self.config.dry_run,
@@ -278,7 +326,7 @@ class Machine:
 
     # Events
 
-    def handle(self, event: Any, now: float) -> list[Any]:
+    def handle(self, event: Event, now: float) -> list[Action]:
         """What to do about an event."""
         self.now = max(now, self.now)
         self.out = []
@@ -298,9 +346,9 @@ class Machine:
             # What happened before this master was there is asked of the nodes.
             self.shared, self.own = event.shared, dict(event.own)
             self.compare_at = dict.fromkeys(self.own, self.now + COMPARED)
-            for known in (self.failed, self.refused):
-                for site in [site for site in known if known[site] != self.number(site)]:
-                    del known[site]
+            for numbers in (self.failed, self.refused):
+                for site in [site for site in numbers if numbers[site] != self.number(site)]:
+                    del numbers[site]
             if self.halted not in self.failed:
                 self.halted = ""
             return
@@ -338,13 +386,14 @@ class Machine:
         self.queue.pop(site, None)
         for key in [key for key, each in self.troubles.items() if each.site == site]:
             del self.troubles[key]
-        for known in (self.failed, self.refused, self.compare_at, self.asked_at, self.silent):
+        by_site: tuple[dict[str, Any], ...] = (self.failed, self.refused, self.compare_at, self.asked_at, self.silent)
+        for known in by_site:
             known.pop(site, None)
         self.stopped.discard(site)
         if self.halted == site:
             self.halted = ""
-        for key in [key for key in self.raised if key.split(" ")[1] == site]:
-            condition, _site, subject = key.split(" ", 2)
+        for told in [told for told in self.raised if told.split(" ")[1] == site]:
+            condition, _site, subject = told.split(" ", 2)
             self.over(condition, site, subject, "info", "the site was removed")
 
     def want(self, site: str, why: str, tree: bool = False, own: bool = False, at_once: bool = False) -> None:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alerts import authentic
+from alerts.authentic import is_site_name
 
-SITE = re.compile(authentic.SITE)
 # By pillar/top.sls; SITE stands for the site's name.
 OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
            "secrets/crls/SITE.sls")
@@ -53,7 +52,8 @@ def together(shared: str, own: str) -> str:
 class Inputs:
     """Looks at a master's folders. One for the life of a process: it remembers what it has read."""
 
-    def __init__(self, file_roots: Iterable[str | os.PathLike], pillar_roots: Iterable[str | os.PathLike]) -> None:
+    def __init__(self, file_roots: Iterable[str | os.PathLike[str]],
+                 pillar_roots: Iterable[str | os.PathLike[str]]) -> None:
         """The folders of the environment base."""
         self.file_roots = [Path(root) for root in file_roots]
         self.pillar_roots = [Path(root) for root in pillar_roots]
@@ -72,8 +72,8 @@ class Inputs:
             for entry in _entries(root):
                 if entry.name.endswith(".sls") and entry.name not in MASTERS_OWN:
                     self._add(shared, f"pillar {number} {entry.name}", entry.path)
-        names = self.sites() if sites is None else [site for site in sites if SITE.fullmatch(site)]
-        own = {site: number for site in names if (number := self._own(site))}
+        names = self.sites() if sites is None else [site for site in sites if is_site_name(site)]
+        own = {site: digest for site in names if (digest := self._own(site))}
         if sites is None:
             self._known = self._seen  # what is gone is forgotten
         else:
@@ -84,7 +84,7 @@ class Inputs:
         """The names of all sites."""
         found = {entry.name.removesuffix(".sls") for root in self.pillar_roots for entry in _entries(root / "sites")
                  if entry.name.endswith(".sls")}
-        return sorted(site for site in found if SITE.fullmatch(site))
+        return sorted(site for site in found if is_site_name(site))
 
     def _own(self, site: str) -> str:
         """Empty when there is no such site."""
@@ -151,7 +151,7 @@ def _stamp(state: os.stat_result) -> Stamp:
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """What is in a folder, without editors' files, sorted."""
     try:
         with os.scandir(folder) as entries:

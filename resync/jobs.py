@@ -22,13 +22,13 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 class Ended(NamedTuple):
     """A piece of work that is over. `wrong` is empty when it went through, whatever it said."""
 
-    name: Any
-    said: Any
+    name: object  # as it was given to Jobs.start
+    said: Any  # JSON
     wrong: str
 
 
 class _Job:
-    def __init__(self, name: Any, pid: int, pipe: int, until: float) -> None:
+    def __init__(self, name: object, pid: int, pipe: int, until: float) -> None:
         self.name, self.pid, self.pipe, self.until = name, pid, pipe, until
         self.said = b""
 
@@ -70,7 +70,7 @@ class Jobs:
     def __init__(self) -> None:
         self.jobs: dict[int, _Job] = {}  # by its pipe
 
-    def start(self, name: Any, work: Callable[[], Any], seconds: float, now: float) -> None:
+    def start(self, name: object, work: Callable[[], Any], seconds: float, now: float) -> None:
         """`work()` gives what JSON can hold. It is killed after so many seconds. Raises OSError."""
         def tell(pipe: int) -> None:
             try:

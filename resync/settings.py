@@ -4,11 +4,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from alerts.authentic import is_site_name
 from resync import decide
-from resync.inputs import SITE
 
-DEFAULTS = {"enabled": True, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET, "without": [],
-            "rank": 0, "other": ""}
+DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET,
+                            "without": [], "rank": 0, "other": ""}
 # What is put right by itself when it was changed by hand: the formulas of the tree.
 FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")
 
@@ -38,13 +38,12 @@ def read(given: Any) -> Settings:
     for key in ("enabled", "dry_run"):
         if not isinstance(its[key], bool):
             wrong.append(f"{key}: {_show(its[key])} is neither true nor false")
-    wrong += _number("parallel", its["parallel"], int, 1, 100)
-    wrong += _number("quiet", its["quiet"], (int, float), 1.2, 600)
-    wrong += _number("rank", its["rank"], int, 0, 1)
+    wrong += _number("parallel", its["parallel"], 1, 100)
+    wrong += _number("quiet", its["quiet"], 1.2, 600, whole=False)
+    wrong += _number("rank", its["rank"], 0, 1)
     for key in ("first", "without"):
         its[key] = [its[key]] if isinstance(its[key], str) else its[key]
-        if not isinstance(its[key], list) or not all(isinstance(each, str) and SITE.fullmatch(each)
-                                                     for each in its[key]):
+        if not isinstance(its[key], list) or not all(map(is_site_name, its[key])):
             wrong.append(f"{key}: {_show(its[key])} is no list of sites")
     if not isinstance(its["other"], str):
         wrong.append(f"other: {_show(its['other'])} is no name or address")
@@ -57,8 +56,9 @@ def read(given: Any) -> Settings:
         (its["other"],) if its["rank"] == 1 else (), tuple(its["without"]), FORMULAS))
 
 
-def _number(key: str, value: Any, kind: Any, low: float, high: float) -> Iterable[str]:
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+def _number(key: str, value: Any, low: float, high: float, whole: bool = True) -> Iterable[str]:
+    if (not isinstance(value, (int, float)) or isinstance(value, bool) or whole and not isinstance(value, int)
+            or not low <= value <= high):
         yield f"{key}: {_show(value)} is not between {low:g} and {high:g}"
 
 

@@ -6,7 +6,7 @@ that is said of a failure is cut to a length that an event takes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import salt.client
 import salt.runner
@@ -25,6 +25,17 @@ STEPS = {"standby_applied": "the standby could not be applied", "standby_healthy
 TOUCHED = ("active_applied", "active_healthy")
 
 
+# [number, current] of a node; ["", False] of one that has no record, None of one that does not answer.
+Record = list[Any] | None
+
+
+class Answers(TypedDict):
+    """What nodes answered to decide.Ask, as JSON: it comes through a pipe."""
+
+    nodes: dict[str, dict[str, Record]]  # by site and minion
+    conditions: dict[str, list[Any]]  # by minion, its events
+
+
 class Hands:
     """One master's. In a process of its own: the clients of Salt are not made for threads."""
 
@@ -40,13 +51,15 @@ class Hands:
         return sorted(each for each in self.accepted() if self.sites.sender(each) == site)
 
     def accepted(self) -> list[str]:
-        return salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
+        found: list[str] = salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
+        return found
 
-    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER) -> dict[str, dict]:
+    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER,
+            ) -> dict[str, dict[str, Any]]:
         """What some functions return on some minions, by minion and function; without minions that do not answer."""
         # Trap: a job of several functions is shorter, and as long as it runs no state can be applied on that minion
         # (Salt 3008.3: saltutil.is_running can not match a list).
-        found: dict[str, dict] = {minion: {} for minion in minions}
+        found: dict[str, dict[str, Any]] = {minion: {} for minion in minions}
         with salt.client.get_local_client(mopts=self.opts) as client:
             for function, arguments in functions.items():
                 said = client.cmd(list(found), function, arguments, tgt_type="list", timeout=timeout) if found else {}
@@ -54,13 +67,13 @@ class Hands:
                          if said.get(minion, False) is not False}
         return found
 
-    def told(self, sites: Iterable[str] = ()) -> dict[str, Any]:
+    def told(self, sites: Iterable[str] = ()) -> Answers:
         """For Ask: `nodes`, by site and minion [number, current] or None, and `conditions`, by minion its events."""
         wanted = set(sites)
         of = {minion: site for minion in self.accepted() if (site := self.sites.sender(minion))
               and (not wanted or site in wanted)}
         said = self.ask(sorted(of), {"drift.inputs": [], "gateway_events.conditions": []})
-        nodes: dict[str, dict[str, list[Any] | None]] = {}
+        nodes: dict[str, dict[str, Record]] = {}
         for minion, site in of.items():
             nodes.setdefault(site, {})[minion] = _number(said.get(minion))
         conditions = {minion: each["gateway_events.conditions"] for minion, each in said.items()
@@ -299,7 +312,7 @@ def _name(key: str) -> str:
     return parts[1] if len(parts) == 4 else key
 
 
-def _number(said: dict[str, Any] | None) -> list[Any] | None:
+def _number(said: dict[str, Any] | None) -> Record:
     """[number, current] out of a node's answers; None when it does not answer, ["", False] where it has no record."""
     if said is None:
         return None

@@ -7,13 +7,14 @@ import email.utils
 import smtplib
 from typing import Any
 
+from alerts.shapes import Message
 from alerts.targets import Failed, context, reason
 
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _IMPORTANCE = {"critical": "high", "warning": "normal", "info": "low"}
 
 
-def compose(target: dict[str, Any], message: dict[str, Any]) -> email.message.EmailMessage:
+def compose(target: dict[str, Any], message: Message) -> email.message.EmailMessage:
     """
     Args:
         target: its configuration.
@@ -37,18 +38,18 @@ def compose(target: dict[str, Any], message: dict[str, Any]) -> email.message.Em
     return mail
 
 
-def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+def deliver(target: dict[str, Any], message: Message) -> str:
     """
     Raises:
         Failed: with the server's answer, or why there was none.
     """
     mail, security = compose(target, message), target.get("security", "starttls")
     port, timeout = target.get("port", _PORTS[security]), target.get("timeout", 20)
-    more = {"context": context(target)} if security == "tls" else {}
+    host, hello = target["host"], target.get("hello")
+    checks = context(target) if security == "tls" else None
     try:
-        server = (smtplib.SMTP_SSL if security == "tls" else smtplib.SMTP)(
-            target["host"], port, local_hostname=target.get("hello"), timeout=timeout, **more)
-        with server:
+        with (smtplib.SMTP_SSL(host, port, local_hostname=hello, timeout=timeout, context=checks)
+              if security == "tls" else smtplib.SMTP(host, port, local_hostname=hello, timeout=timeout)) as server:
             if security == "starttls":
                 server.starttls(context=context(target))
             if "user" in target:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from alerts.shapes import Message
 from alerts.targets import webhook
 
 _COLOURS = {"critical": "#c0392b", "warning": "#e67e22", "info": "#2980b9"}
@@ -14,7 +15,7 @@ _OVER = "#27ae60"
 LONGEST = 3000  # characters of the text; Slack cuts what is much longer
 
 
-def compose(target: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+def compose(target: dict[str, Any], message: Message) -> dict[str, Any]:
     """
     Args:
         target: its configuration.
@@ -30,7 +31,7 @@ def compose(target: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     return made | ({"channel": target["channel"]} if "channel" in target else {})
 
 
-def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+def deliver(target: dict[str, Any], message: Message) -> str:
     """
     Raises:
         targets.Failed: as webhook's.

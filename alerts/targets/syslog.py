@@ -10,6 +10,7 @@ import socket
 from typing import Any
 
 from alerts.routes import FACILITIES
+from alerts.shapes import Message
 from alerts.targets import Failed, context, reason
 
 _SEVERITIES = {"critical": 2, "warning": 4, "info": 6}
@@ -17,7 +18,7 @@ _PORTS = {"udp": 514, "tcp": 514, "tls": 6514}
 LONGEST = 1900  # bytes; every receiver has to take 480, should take 2048 (RFC 5424, 6.1)
 
 
-def line(target: dict[str, Any], message: dict[str, Any]) -> bytes:
+def line(target: dict[str, Any], message: Message) -> bytes:
     """
     Args:
         target: its configuration.
@@ -30,12 +31,14 @@ def line(target: dict[str, Any], message: dict[str, Any]) -> bytes:
     at = datetime.datetime.fromtimestamp(message["at"], datetime.UTC).isoformat(timespec="milliseconds")
     host = re.sub(r"[^!-~]", "", socket.gethostname())[:255] or "-"
     # 32473 is the number for examples (RFC 5612): this is a private element, as the @ says.
-    data = "".join(f' {key}="{_quoted(message[key])}"' for key in ("id", "kind", "site", "severity") if message[key])
+    named = (("id", message["id"]), ("kind", message["kind"]), ("site", message["site"]),
+             ("severity", message["severity"]))
+    data = "".join(f' {key}="{_quoted(value)}"' for key, value in named if value)
     head = f"<{priority}>1 {at.replace('+00:00', 'Z')} {host} gateway-alerts - {message['kind']} [gateway@32473{data}] "
     return _cut(head.encode() + b"\xef\xbb\xbf" + text.encode())
 
 
-def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+def deliver(target: dict[str, Any], message: Message) -> str:
     """
     Raises:
         Failed: it could not be sent. Over UDP nobody knows whether it arrived.
@@ -57,11 +60,14 @@ def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
                 there.sendto(data, address)
             return "sent; over UDP nobody answers"
         with socket.create_connection((host, port), timeout) as plain:
-            there = context(target).wrap_socket(plain, server_hostname=host) if protocol == "tls" else plain
-            there.sendall(b"%d %s" % (len(data), data))
-            if there is not plain:
+            framed = b"%d %s" % (len(data), data)
+            if protocol == "tls":
+                secured = context(target).wrap_socket(plain, server_hostname=host)
+                secured.sendall(framed)
                 with contextlib.suppress(OSError):
-                    there.unwrap()
+                    secured.unwrap()
+            else:
+                plain.sendall(framed)
             return "sent"
     except (OSError, ValueError) as error:
         raise Failed(reason(error)) from None

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from alerts.shapes import Message
 from alerts.targets import Failed, context, reason
 
 
@@ -23,15 +24,16 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+def deliver(target: dict[str, Any], message: Message) -> str:
     """
     Raises:
         Failed: with the server's answer, or why there was none.
     """
-    body = json.dumps({key: message[key] for key in (
+    fields = dict(message)
+    body = json.dumps({key: fields[key] for key in (
         "id", "kind", "site", "severity", "at", "caused", "incident", "subject", "text", "conditions",
         "alerts")
-        if key in message}).encode()
+        if key in fields}).encode()
     headers = dict(target.get("headers", {}))
     if "secret" in target:
         now = str(int(time.time()))
@@ -47,7 +49,7 @@ def post(target: dict[str, Any], body: bytes, headers: dict[str, str]) -> str:
     """
     request = urllib.request.Request(target["url"], data=body, method="POST", headers={
         "Content-Type": "application/json; charset=utf-8", "User-Agent": "gateway-alerts", **headers})
-    handlers = [_NoRedirect()]
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
     if target["url"].startswith("https:"):
         handlers.append(urllib.request.HTTPSHandler(context=context(target)))
     else:
