@@ -45,10 +45,8 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_alerts"
 
-LARGEST = 64 * 1024  # bytes of a message with the tag of an event; Salt's own additions included
 _EVENTS = (b"salt/beacon/", b"gateway/master/")
-_END = b"\n\n"  # between tag and data (salt.utils.event.TAGEND)
-_OTHER = 4506  # the port of the other master that is tried
+_OTHER_PORT = 4506  # the port of the other master that is tried
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -140,9 +138,9 @@ async def _read(opts: dict[str, Any], its: service.Service) -> None:
 
 def _sort(raw: bytes, its: service.Service) -> None:
     """One message of the bus: most are for others."""
-    tag, _, data = raw.partition(_END)
+    tag, _, data = raw.partition(authentic.END_OF_TAG)
     if tag.startswith(_EVENTS):
-        if len(raw) > LARGEST or len(tag) > 400:
+        if len(raw) > authentic.MAX_MESSAGE_BYTES or len(tag) > authentic.MAX_TAG_BYTES:
             its.refuse("large")
             return
         try:
@@ -156,7 +154,7 @@ def _sort(raw: bytes, its: service.Service) -> None:
             content = salt.payload.loads(data, encoding="utf-8")
             said = content.get("return") if isinstance(content, dict) else None
             its.answer(parts[2], parts[4], service.TRIMMED if b"VALUE_TRIMMED" in data else said)
-    elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < 400:
+    elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < authentic.MAX_TAG_BYTES:
         its.started(tag.decode("utf-8", "replace").split("/")[2])
 
 
@@ -226,7 +224,7 @@ class _Links:
         at, alive = self._tried
         if time.monotonic() - at > 5:
             # NAME, NAME:PORT, or an IPv6 address
-            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER)
+            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER_PORT)
             try:
                 with socket.create_connection((host, int(port)), timeout=2):
                     alive = True

@@ -44,11 +44,11 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_resync"
 
-LOOK = 0.5  # seconds between two looks at the files
-STATUS = 2.0  # and at most between two states of affairs written for people
-IDLE = 60.0
+LOOK_SECONDS = 0.5  # seconds between two looks at the files
+STATUS_SECONDS = 2.0  # and at most between two states of affairs written for people
+IDLE_SECONDS = 60.0
 # How long a piece of work may take.
-ASKING, WORKING = 120.0, 1800.0
+MAX_ASKING_SECONDS, MAX_WORKING_SECONDS = 120.0, 1800.0
 _LEVELS = {"info": logging.INFO, "notice": logging.WARNING, "warning": logging.WARNING}
 
 
@@ -76,7 +76,7 @@ def start() -> None:
     if not wanted.enabled:
         files.write_status(opts["cachedir"], {"enabled": False, "mistakes": list(wanted.mistakes)})
         while True:  # one that ends is started again
-            time.sleep(IDLE)
+            time.sleep(IDLE_SECONDS)
     Engine(opts, wanted.decide).run()
 
 
@@ -88,7 +88,7 @@ class Engine:
         self.secret = authentic.load_secret(opts["pki_dir"])
         self.hands = work.Hands(opts, config.after)
         self.inputs = Inputs(opts["file_roots"].get("base", []), opts["pillar_roots"].get("base", []))
-        self.machine = decide.Machine(config, clock(), files.read_state(opts["cachedir"]))
+        self.machine = decide.RolloutMachine(config, clock(), files.read_state(opts["cachedir"]))
         self.jobs = Jobs()
         self.number, self.journal = 0, os.urandom(8).hex()
         self.bus_pid, self.bus_pipe, self.bus_said = 0, -1, b""
@@ -106,7 +106,7 @@ class Engine:
             for ended in self.jobs.ended(clock()):
                 self.on_ended(ended)
             if clock() >= next_look:
-                next_look = clock() + LOOK
+                next_look = clock() + LOOK_SECONDS
                 present = self.inputs.look()
                 self.handle(decide.Inputs(present.shared, present.own))
 
@@ -117,7 +117,7 @@ class Engine:
                 getattr(self, "do_" + type(action).__name__.lower())(action)
             except OSError as error:
                 log.error("resync: %s: %s", type(action).__name__, error)
-        if not isinstance(event, decide.Inputs) or clock() - self.written >= STATUS:
+        if not isinstance(event, decide.Inputs) or clock() - self.written >= STATUS_SECONDS:
             self.written = clock()
             files.write_status(self.opts["cachedir"], {"enabled": True, "mistakes": [], **self.machine.status()})
 
@@ -141,7 +141,7 @@ class Engine:
             os.waitpid(self.bus_pid, 0)
             self.bus_pid = 0
             log.warning("resync: the reader of the master's bus has ended: a new one, and all nodes are asked")
-            time.sleep(LOOK)
+            time.sleep(LOOK_SECONDS)
             self.machine.ask_all_at = clock()
             return
         *lines, self.bus_said = (self.bus_said + more).split(b"\n")
@@ -181,29 +181,27 @@ class Engine:
 
     def do_rollout(self, action: decide.RollOut) -> None:
         self.jobs.start(action, lambda: self.hands.roll_out(action.site, action.number, action.by_hand, action.tree),
-                        WORKING, clock())
+                        MAX_WORKING_SECONDS, clock())
 
     def do_apply(self, action: decide.Apply) -> None:
         self.jobs.start(action, lambda: self.hands.repair(
-            action.site, action.minion, action.formula, action.number, action.subjects, action.alone), WORKING, clock())
+            action.site, action.minion, action.formula, action.number, action.subjects, action.alone),
+            MAX_WORKING_SECONDS, clock())
 
     def do_ask(self, action: decide.Ask) -> None:
-        self.jobs.start(action, lambda: self.hands.told(action.sites), ASKING, clock())
+        self.jobs.start(action, lambda: self.hands.told(action.sites), MAX_ASKING_SECONDS, clock())
 
     def do_compare(self, action: decide.Compare) -> None:
-        self.jobs.start(action, lambda: self.hands.differences(action.site), ASKING, clock())
+        self.jobs.start(action, lambda: self.hands.differences(action.site), MAX_ASKING_SECONDS, clock())
 
     def do_raise(self, action: decide.Raise) -> None:
         """An event of the master's own, signed like a node's."""
         self.number += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        event = {
-            "version": authentic.VERSION, "journal": self.journal, "n": self.number, "id": authentic.MASTER,
-            "site": action.site, "node": "", "role": "unknown", "beacon": "master", "condition": action.condition,
-            "subject": action.subject[:300], "severity": action.severity, "was": action.was[:2000],
-            "is": action.now[:2000], "since": now, "at": now, "recovered": action.recovered,
-            "once": action.condition == "would_resync", "cause": action.cause[:2000], "facts": {}}
-        signed = authentic.sign(event, authentic.key_of(self.secret, authentic.MASTER))
+        signed = authentic.of_master(
+            self.secret, self.journal, self.number, action.condition, now, site=action.site, subject=action.subject,
+            severity=action.severity, was=action.was, now=action.now, cause=action.cause, recovered=action.recovered,
+            once=action.condition == "would_resync")
         if self.event is None:
             self.event = salt.utils.event.get_master_event(self.opts, self.opts["sock_dir"], listen=False)
         if not self.event.fire_event(signed, f"gateway/master/{action.condition}"):

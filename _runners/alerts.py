@@ -30,8 +30,8 @@ finally:
 
 __virtualname__ = "alerts"
 
-_OLD = 30  # seconds after which the engine's status says that it does not run
-_LONGEST = 7 * 24 * 60  # minutes of a silence
+_STALE_SECONDS = 30  # seconds after which the engine's status says that it does not run
+_MAX_SILENCE_MINUTES = 7 * 24 * 60  # minutes of a silence
 
 
 def status() -> dict[str, Any]:
@@ -54,7 +54,7 @@ def status() -> dict[str, Any]:
                         "and was the master restarted since?"}, wrong=True)
     said = cast(Status, found)
     age = now - said["at"]
-    runs = age < _OLD
+    runs = age < _STALE_SECONDS
     targets = {}
     for name, its in sorted(said["targets"].items()):
         targets[name] = f"took {its['sent']}, the last one {_ago(now, its['last_taken'])}" + (
@@ -159,8 +159,8 @@ def silence(site: str, minutes: int = 60) -> dict[str, Any]:
     """
     if not isinstance(site, str) or site not in _sites().names():
         return _result({"mistakes": [f"{str(site)[:60]!r} is no site; there are {', '.join(_sites().names())}"]}, True)
-    if type(minutes) not in (int, float) or not 0 <= minutes <= _LONGEST:
-        return _result({"mistakes": [f"minutes: give a number from 0 to {_LONGEST}"]}, wrong=True)
+    if type(minutes) not in (int, float) or not 0 <= minutes <= _MAX_SILENCE_MINUTES:
+        return _result({"mistakes": [f"minutes: give a number from 0 to {_MAX_SILENCE_MINUTES}"]}, wrong=True)
     now, path = time.time(), _folder() / files.SILENCES
     silences = files.read(path)
     silences = {each: until for each, until in (silences if isinstance(silences, dict) else {}).items() if until > now}

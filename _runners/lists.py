@@ -29,8 +29,8 @@ from salt.exceptions import CommandExecutionError, SaltRenderError, SaltRunnerEr
 
 __virtualname__ = "lists"
 
-_LARGEST = 16 << 20  # bytes; a list of 100,000 entries has 4 MB
-_PATIENCE = 20.0  # seconds without a byte
+_MAX_LIST_BYTES = 16 << 20  # bytes; a list of 100,000 entries has 4 MB
+_PATIENCE_SECONDS = 20.0  # seconds without a byte
 
 
 def fetch(site: str, name: str, url: str) -> dict[str, Any]:
@@ -86,16 +86,16 @@ def _download(url: str) -> bytes:
     if not re.match(r"https?://[^\s/]", str(url)):
         raise _refuse(f"{url} is no URL that begins with http:// or https://")
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
-            data = answer.read(_LARGEST + 1)
+        with urllib.request.urlopen(url, timeout=_PATIENCE_SECONDS) as answer:
+            data = answer.read(_MAX_LIST_BYTES + 1)
             wanted = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         raise _refuse(f"{url} answered {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = getattr(error, "reason", error) or type(error).__name__
         raise _refuse(f"{url} could not be fetched: {why}") from None
-    if len(data) > _LARGEST:
-        raise _refuse(f"{url} has more than {_LARGEST >> 20} MiB, which no list should have")
+    if len(data) > _MAX_LIST_BYTES:
+        raise _refuse(f"{url} has more than {_MAX_LIST_BYTES >> 20} MiB, which no list should have")
     if wanted and wanted.isdigit() and len(data) < int(wanted):
         raise _refuse(f"{url} broke off after {len(data)} of {wanted} bytes")
     return data

@@ -28,7 +28,7 @@ finally:
 __virtualname__ = "resync"
 
 # How long the engine may take to say that it has heard an order.
-_HEARD = 10.0
+_ORDER_SECONDS = 10.0
 
 
 def __virtual__() -> str:
@@ -60,7 +60,7 @@ def status(site: str | None = None) -> dict[str, Any]:
     age = found.pop("at", None)
     if not found.pop("enabled", True):
         result = {"engine": "disabled"} | ({"mistakes": found["mistakes"]} if found.get("mistakes") else {})
-    elif age is None or age > files.STALE:
+    elif age is None or age > files.STALE_SECONDS:
         result = {"engine": "not running"}
     else:
         found.pop("mistakes", None)
@@ -189,14 +189,14 @@ def _nodes(site: str) -> dict[str, str]:
 def _order(name: str, site: str) -> dict[str, Any]:
     """Fire it, and wait until the engine has heard it: its state of affairs is written anew then."""
     before = files.read_status(__opts__["cachedir"])
-    if not before or before["at"] > files.STALE or not before.get("enabled"):
+    if not before or before["at"] > files.STALE_SECONDS or not before.get("enabled"):
         return _result({"mistakes": ["the engine gateway_resync does not run on this master: is it in `engines`, and "
                                      "`gateway_resync: {enabled: true}`? See the master's log"]}, True)
     secret = authentic.load_secret(__opts__["pki_dir"])
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as event:
-        event.fire_event(bus.order(name, site, secret, os.urandom(8).hex(), 1), bus.ORDER)
+        event.fire_event(bus.order(name, site, secret, os.urandom(8).hex(), 1), bus.ORDER_TAG)
     heard = before.get("orders", 0)
-    deadline = time.monotonic() + _HEARD
+    deadline = time.monotonic() + _ORDER_SECONDS
     while time.monotonic() < deadline:
         found = files.read_status(__opts__["cachedir"])
         if found.get("orders", 0) > heard:

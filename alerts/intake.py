@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 from alerts.authentic import MASTER, Event
 
-ORDER = 0.3  # events of one minion may overtake each other on their way through the master
-ASK_AGAIN = 10.0  # between two questions to one node
-LONGEST_PAUSE = 300.0
-ANSWER = 15.0  # an answer comes within that, or it does not
-LATE = 6.0  # what comes later than that over the bus has been held for the other master too
-HOLD = 8.0  # rank 1 waits that long for the other master
-BURST, RATE = 100.0, 10.0  # events of one node that are taken from the bus: at once, and each second
-NEWS = 600.0  # of a node that was never heard of: what is older is history
-SET_BACK = 150.0  # an answer that is older than what is known for that long is no late one
-JOURNALS = 8  # of the master's own engines
-KEPT = 500  # a node's journal is that long
+REORDER_SECONDS = 0.3  # events of one minion may overtake each other on their way through the master
+ASK_AGAIN_SECONDS = 10.0  # between two questions to one node
+MAX_PAUSE_SECONDS = 300.0
+ANSWER_SECONDS = 15.0  # an answer comes within that, or it does not
+LATE_SECONDS = 6.0  # what comes later than that over the bus has been held for the other master too
+HOLD_SECONDS = 8.0  # rank 1 waits that long for the other master
+BURST_EVENTS, EVENTS_PER_SECOND = 100.0, 10.0  # events of one node that are taken from the bus: at once, and each second
+NEWS_SECONDS = 600.0  # of a node that was never heard of: what is older is history
+SET_BACK_SECONDS = 150.0  # an answer that is older than what is known for that long is no late one
+MAX_OWN_JOURNALS = 8  # of the master's own engines
+JOURNAL_EVENTS = 500  # a node's journal is that long
 
 
 class Taken(NamedTuple):
@@ -54,11 +54,11 @@ class Node:
     waiting: dict[int, tuple[float, Event]] = field(default_factory=dict)  # out of order
     asked: float | None = None
     wanted: bool = False  # to be asked as soon as it may be
-    pause: float = ASK_AGAIN  # until it is asked again
+    pause: float = ASK_AGAIN_SECONDS  # until it is asked again
     moved: float = 0.0  # when n last grew
     doubted: float | None = None  # when it was last asked how far it has got
     taken: int = 0  # by a master, as far as the node has said
-    tokens: float = BURST
+    tokens: float = BURST_EVENTS
     at: float = 0.0
 
 
@@ -97,7 +97,7 @@ class Intake:
         if not self._affordable(now, node):
             self.want(now, event.id)
             return self._drop("too many")
-        if self.rank == 0 and now - seconds(event.at) > LATE:
+        if self.rank == 0 and now - seconds(event.at) > LATE_SECONDS:
             # A minion delivers what it could not while this master was away: the other one may have told it.
             self.want(now, event.id)
             return []
@@ -110,8 +110,8 @@ class Intake:
         happen, so it costs no more than a place in the next question to all that are in question.
         """
         node = self.nodes.setdefault(minion, Node(at=now))
-        if node.doubted is None or now - node.doubted >= ASK_AGAIN:
-            node.doubted, node.pause = now, ASK_AGAIN
+        if node.doubted is None or now - node.doubted >= ASK_AGAIN_SECONDS:
+            node.doubted, node.pause = now, ASK_AGAIN_SECONDS
             self.asks.append(Ask("newest", minion))
 
     def has_journal(self, minion: str) -> bool:
@@ -138,7 +138,7 @@ class Intake:
                 self.asks.append(Ask("conditions", minion))
             else:
                 self.want(now, minion)
-        elif node.journal == journal and number < node.n and now - node.moved > SET_BACK:
+        elif node.journal == journal and number < node.n and now - node.moved > SET_BACK_SECONDS:
             # a virtual machine that was set back: its numbers come a second time
             node.n, node.ahead = number, set()
             self.asks.append(Ask("conditions", minion))
@@ -163,7 +163,7 @@ class Intake:
         node = self.nodes.setdefault(minion, Node(at=now))
         node.asked, node.wanted, node.taken = now, False, taken
         if not unsigned:
-            node.pause = ASK_AGAIN
+            node.pause = ASK_AGAIN_SECONDS
         if not journal:
             return []
         first = not node.journal
@@ -172,7 +172,7 @@ class Intake:
             self.asks.append(Ask("conditions", minion))
             if first:
                 # nothing is known of this node: its history is not news, what is the case is
-                old = [event.n for event in events if now - seconds(event.at) > NEWS]
+                old = [event.n for event in events if now - seconds(event.at) > NEWS_SECONDS]
                 node.n = max([0, *old])
         out = []
         for event in sorted(events, key=lambda event: event.n):
@@ -204,10 +204,10 @@ class Intake:
             if node.wanted:
                 self._ask(now, minion, node)
         for minion, held in self._held.items():
-            if minion not in self._questioned and held[0][0] + HOLD <= now:
+            if minion not in self._questioned and held[0][0] + HOLD_SECONDS <= now:
                 self._questioned[minion] = now
                 self.asks.append(Ask("newest", minion))
-        for minion in [minion for minion, at in self._questioned.items() if now - at > ANSWER]:
+        for minion in [minion for minion, at in self._questioned.items() if now - at > ANSWER_SECONDS]:
             out += self._released(now, minion, 0)  # no answer: rather twice than not at all
         return out
 
@@ -218,7 +218,7 @@ class Intake:
             since, event = node.waiting[number]
             if number == node.n + 1:
                 pass
-            elif now - since >= ORDER:
+            elif now - since >= REORDER_SECONDS:
                 node.wanted = True
             else:
                 break
@@ -238,12 +238,12 @@ class Intake:
     def _ask(self, now: float, minion: str, node: Node) -> None:
         if node.asked is None or now - node.asked >= node.pause:
             if node.asked is not None:
-                node.pause = min(LONGEST_PAUSE, 2 * node.pause)
+                node.pause = min(MAX_PAUSE_SECONDS, 2 * node.pause)
             node.asked = now
             self.asks.append(Ask("since", minion, node.n, node.journal))
 
     def _affordable(self, now: float, node: Node) -> bool:
-        node.tokens = min(BURST, node.tokens + RATE * max(0.0, now - node.at))
+        node.tokens = min(BURST_EVENTS, node.tokens + EVENTS_PER_SECOND * max(0.0, now - node.at))
         node.at = now
         if node.tokens < 1:
             return False
@@ -255,7 +255,7 @@ class Intake:
             return self._drop("repeated")
         self.own.pop(event.journal, None)
         self.own[event.journal] = event.n
-        while len(self.own) > JOURNALS:
+        while len(self.own) > MAX_OWN_JOURNALS:
             del self.own[next(iter(self.own))]
         return [Taken(event, False)]
 
@@ -280,8 +280,8 @@ class Intake:
         """What rank 1 has kept long enough."""
         self._questioned.pop(minion, None)
         held = self._held.pop(minion, [])
-        due = [event for since, event in held if since + HOLD <= now or event.n <= taken]
-        rest = [(since, event) for since, event in held if not (since + HOLD <= now or event.n <= taken)]
+        due = [event for since, event in held if since + HOLD_SECONDS <= now or event.n <= taken]
+        rest = [(since, event) for since, event in held if not (since + HOLD_SECONDS <= now or event.n <= taken)]
         if rest:
             self._held[minion] = rest
         mine = [event.n for event in due if event.n > taken]
@@ -298,7 +298,7 @@ class Intake:
             held = {event.n for _, event in self._held.get(minion, [])}
             done = node.n if not held else min(node.n, min(held) - 1)
             ahead = (node.ahead | set(range(done + 1, node.n + 1))) - held
-            out[minion] = [node.journal, done, sorted(ahead)[-KEPT:]]
+            out[minion] = [node.journal, done, sorted(ahead)[-JOURNAL_EVENTS:]]
         return {"nodes": out, "own": self.own}
 
     def restore(self, state: dict[str, Any]) -> None:

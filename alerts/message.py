@@ -1,4 +1,4 @@
-"""An alert in words, the same for every target: subject, text, and the facts for machines."""
+"""Writes an alert as a message, the same for every target: subject, text, and the facts for machines."""
 from __future__ import annotations
 
 import datetime
@@ -11,18 +11,18 @@ from alerts.intake import seconds
 from alerts.shapes import Line, Message
 from alerts.spool import summary_of
 
-_MOST = 12  # conditions that are told at length or in a line
+_MAX_LINES = 12  # conditions that the text names
 _KINDS = {"alert": "", "escalation": "now worse: ", "update": "also: ", "recovery": "over: ",
           "flapping": "comes and goes: ", "calm": "calm again: ", "test": "test: ", "path": "sign of life: "}
 
 
 def compose(alert: Alert) -> Message:
     """
-    What is put into the queue.
+    Write an alert as the message that goes into the queue.
 
     Returns:
         id, kind, site, severity, at (seconds since 1970), incident, subject, text, brief (the next step, one line),
-        conditions (for machines), caused (when the event was noticed that made it be told, as `at`).
+        conditions (for machines), caused (when the node noticed the event that led to the alert, as `at`).
     """
     lines = alert.lines or []
     described = [catalogue.describe(line, alert.site) for line in lines]
@@ -39,7 +39,7 @@ def compose(alert: Alert) -> Message:
 
 
 def _caused(alert: Alert, lines: list[Line]) -> float:
-    """By the nodes' clocks: of an alert its first event, of all else the last."""
+    """When the cause was noticed, by the nodes' clocks: of an alert its first event, of all other kinds the last."""
     if alert.kind == "alert":
         return min((seconds(line["at"]) for line in lines), default=alert.at)
     return max((seconds(line["recovered_at"] or line["at"]) for line in lines), default=alert.at)
@@ -68,19 +68,19 @@ def _text(alert: Alert, lines: list[Line], described: list[dict[str, str]]) -> s
                 "", "What to do", f"  {words['todo']}"]
     if lines[1:] or alert.more:
         out += ["", "Also, from the same site within half a minute"]
-        for line, each in list(zip(lines, described, strict=True))[1:_MOST]:
+        for line, each in list(zip(lines, described, strict=True))[1:_MAX_LINES]:
             state = "over" if not line["open"] and not line["once"] else line["severity"]
             out.append(f"  - [{state}] {_sentence(each['happened'])}")
             if not over and state == "critical":
                 out.append(f"    To do: {each['todo']}")
-        left = max(0, len(lines) - _MOST) + alert.more
+        left = max(0, len(lines) - _MAX_LINES) + alert.more
         if left:
             out.append(f"  - and {left} more: salt-run alerts.open")
     return "\n".join(out) + "\n"
 
 
 def _detail(line: Line) -> str:
-    """Where it comes from, in the event's own words."""
+    """The sentence with what the event says itself."""
     if line["recovered_at"]:
         return f"{line['id']} says {line['is'] or 'over'}, at {_short(line['recovered_at'])}; it had begun at " \
                f"{_short(line['since'])}."
@@ -93,7 +93,7 @@ def _short(time: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a name."""
+    """With a full stop."""
     return f"{text}."
 
 
@@ -106,11 +106,11 @@ def _facts(line: Line) -> dict[str, Any]:
 
 def digest(messages: list[Message], number: str) -> Message:
     """
-    Several messages as one.
+    Join several messages to one.
 
     Args:
-        messages: as they were in the queue; digests among them are taken apart.
-        number: makes the id.
+        messages: as they stood in the queue; digests among them are taken apart.
+        number: the id is `digest-NUMBER`.
     """
     entries = [entry for message in messages for entry in message.get("digest", [summary_of(message)])]
     count = sum(message.get("count", 1) for message in messages)
@@ -132,7 +132,7 @@ def digest(messages: list[Message], number: str) -> Message:
 
 
 def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> Message:
-    """A message of the alert path itself: a test, a sign of life."""
+    """A message about the alerts themselves: a test (kind `test`) or the sign of life (kind `path`)."""
     line: Line = {"id": "master", "node": "", "role": "unknown", "beacon": "master", "condition": condition,
                   "subject": "", "severity": "info", "was": "", "is": "", "since": iso(at), "at": iso(at),
                   "cause": text, "facts": {}, "open": False, "once": True, "recovered_at": "", "n": 0, "journal": ""}
@@ -140,7 +140,7 @@ def simple(kind: str, name: str, at: float, condition: str, text: str, site: str
 
 
 def iso(at: float) -> str:
-    """Seconds since 1970 as events have them."""
+    """A time in seconds since 1970 as ISO 8601, UTC, as in events."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-EVERY = 60.0
-ANSWER = 20.0
-FIRST = 30.0  # after this engine has started: the minions find their master again
+ROUND_SECONDS = 60.0
+ANSWER_SECONDS = 20.0
+FIRST_ROUND_SECONDS = 30.0  # after this engine has started: the minions find their master again
 
 
 class Change(NamedTuple):
@@ -23,7 +23,8 @@ class Change(NamedTuple):
 class Presence:
     """Of all gateways."""
 
-    def __init__(self, now: float, every: float = EVERY, answer: float = ANSWER, first: float = FIRST) -> None:
+    def __init__(self, now: float, every: float = ROUND_SECONDS, answer: float = ANSWER_SECONDS,
+                 first: float = FIRST_ROUND_SECONDS) -> None:
         self._every, self._answer = every, answer
         self._next = now + first
         self._heard: dict[str, float] = {}

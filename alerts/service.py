@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from alerts import authentic, delivery, files, message, routes
 from alerts.apart import Apart
-from alerts.incidents import Alert, Machine
+from alerts.incidents import Alert, IncidentMachine
 from alerts.intake import Ask, Intake, Taken
 from alerts.presence import Change, Presence
 from alerts.shapes import Message, Status
@@ -29,18 +29,18 @@ from alerts.spool import Spool
 
 log = logging.getLogger(__name__)
 
-QUEUE = 10_000  # true events that may wait here; more are left in the nodes' journals and fetched
-BATCH = 1_000
-SAVE = 1.0
-STATUS = 2.0
-APART = 0.5  # between two looks for nodes that do not hear each other
-MARK = 2.0  # between two words to the nodes on what was taken
-GATHER_ASKS = 0.2
-CACHED = 1.5  # the job cache has an answer that long after the bus
+MAX_WAITING_EVENTS = 10_000  # true events that may wait here; more are left in the nodes' journals and fetched
+BATCH_EVENTS = 1_000
+SAVE_SECONDS = 1.0
+STATUS_SECONDS = 2.0
+APART_SECONDS = 0.5  # between two looks for nodes that do not hear each other
+MARK_SECONDS = 2.0  # between two words to the nodes on what was taken
+GATHER_ASKS_SECONDS = 0.2
+JOB_CACHE_SECONDS = 1.5  # the job cache has an answer that long after the bus
 TRIMMED = object()  # an answer that was too large for the bus
-ROUND = 60.0  # all nodes are asked how far they are, where nobody looks who answers
-STRANGERS = 3600.0  # between two questions for their journals to nodes that never reported anything
-ANSWERS = 120.0  # a question is forgotten after that; late answers are signs of life as well
+NEWEST_ROUND_SECONDS = 60.0  # all nodes are asked how far they are, where nobody looks who answers
+STRANGERS_SECONDS = 3600.0  # between two questions for their journals to nodes that never reported anything
+FORGET_QUESTION_SECONDS = 120.0  # a question is forgotten after that; late answers are signs of life as well
 
 
 class Outside(NamedTuple):
@@ -80,7 +80,7 @@ class Service:
         self._folder, self._secret, self._sites, self._outside = folder, secret, sites, outside
         self._rank, self._name = rank, name
         now = time.time()
-        self._intake, self._machine = Intake(rank), Machine()
+        self._intake, self._machine = Intake(rank), IncidentMachine()
         self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
         self._apart, self._heard = Apart(), dict[str, float]()
@@ -119,7 +119,7 @@ class Service:
         """Something from the bus with the tag of an event. Cheap, whatever it is."""
         event, why = authentic.check(authentic.payload(data), tag, self._secret)
         if event is not None:
-            if len(self._in) >= QUEUE:
+            if len(self._in) >= MAX_WAITING_EVENTS:
                 self._counts["postponed"] += 1
                 self._put_newest(event.id)
                 return
@@ -192,7 +192,7 @@ class Service:
         """One round: a batch of what came in, then what time brings."""
         self._counts["most_waiting"] = max(self._counts["most_waiting"], len(self._in))
         alerts: list[Alert] = []
-        for _ in range(min(BATCH, len(self._in))):
+        for _ in range(min(BATCH_EVENTS, len(self._in))):
             alerts += self._in.popleft()(now)
         alerts += self._large(now)
         alerts += self._took(now, self._intake.tick(now))
@@ -233,7 +233,7 @@ class Service:
             return []
         alerts = self._speaks(now, minion)
         if said is TRIMMED:
-            self._trimmed.append((now + CACHED, job, minion))
+            self._trimmed.append((now + JOB_CACHE_SECONDS, job, minion))
         elif asked.what == "newest" and isinstance(said, dict):
             number, taken, journal = said.get("newest"), said.get("taken", 0), said.get("journal")
             if type(number) is int and type(taken) is int and isinstance(journal, str):
@@ -298,13 +298,13 @@ class Service:
         if self._last["known"] + (5 if self._stranger else 60) < now:
             self._look_for_gateways(now)
         if self._presence is None:
-            if now - self._last["round"] >= ROUND:
+            if now - self._last["round"] >= NEWEST_ROUND_SECONDS:
                 self._last["round"] = now
                 self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
             return []
         ask, changes = self._presence.tick(now, self._known)
         # A node without the module has to load all of its modules to say so: rarely.
-        everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS
+        everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS_SECONDS
         if everybody:
             self._last["strangers"] = now
         for minion in ask:
@@ -329,7 +329,7 @@ class Service:
 
     def _look_apart(self, now: float) -> list[Alert]:
         """Nodes that both live and do not hear each other."""
-        if now - self._last["apart"] < APART:
+        if now - self._last["apart"] < APART_SECONDS:
             return []
         self._last["apart"] = now
         dead: dict[str, dict[str, float]] = {}
@@ -366,16 +366,16 @@ class Service:
             else:
                 self._ask(ask)
         self._intake.asks.clear()
-        if now - self._last["asks"] >= GATHER_ASKS:
+        if now - self._last["asks"] >= GATHER_ASKS_SECONDS:
             self._last["asks"] = now
             for what, whom in (("newest", self._newest_asks), ("conditions", self._condition_asks),
                                ("ping", self._ping_asks)):
                 if whom:
                     self._publish(what, sorted(whom), [])
                     whom.clear()
-            for job in [job for job, asked in self.pending.items() if now - asked.at > ANSWERS]:
+            for job in [job for job, asked in self.pending.items() if now - asked.at > FORGET_QUESTION_SECONDS]:
                 del self.pending[job]
-        if self._intake.marks and now - self._last["mark"] >= MARK:
+        if self._intake.marks and now - self._last["mark"] >= MARK_SECONDS:
             self._last["mark"] = now
             self._publish("taken", sorted(self._intake.marks), [dict(self._intake.marks)])
             self._intake.marks.clear()
@@ -470,7 +470,7 @@ class Service:
     # Files
 
     def _now_and_then(self, now: float) -> None:
-        if self._dirty and now - self._last["save"] >= SAVE:
+        if self._dirty and now - self._last["save"] >= SAVE_SECONDS:
             self._save(now)
         if now - self._last["config"] >= 5:
             self._last["config"] = now
@@ -483,7 +483,7 @@ class Service:
             said = f"{self._name} looks after {len(self._known)} gateways; " \
                    f"{len(self._machine.incidents)} incidents are open"
             self._spool.add([(message.simple("path", f"path-{int(now)}", now, "alert_path", said), targets)])
-        if now - self._last["status"] >= STATUS:
+        if now - self._last["status"] >= STATUS_SECONDS:
             self._last["status"] = now
             files.write(self._folder / files.STATUS, self.status(now))
 
@@ -516,4 +516,4 @@ class Service:
         except (KeyError, TypeError, ValueError, AttributeError):
             log.error("alerts: %s is damaged: beginning anew; what is wrong now is asked of the nodes",
                       self._folder / files.STATE)
-            self._machine, self._intake = Machine(self._machine.settings), Intake(self._rank)
+            self._machine, self._intake = IncidentMachine(self._machine.settings), Intake(self._rank)

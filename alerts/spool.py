@@ -22,8 +22,8 @@ from typing import Any
 from alerts.authentic import SEVERITIES, rank
 from alerts.shapes import Message, Summary
 
-COMPACT = 2 * 1024 * 1024  # bytes; the file is written anew when it is larger and mostly done with
-IDS = 20_000  # alerts that are known not to be new
+COMPACT_BYTES = 2 * 1024 * 1024  # bytes; the file is written anew when it is larger and mostly done with
+MAX_REMEMBERED_IDS = 20_000  # alerts that are known not to be new
 
 
 class Spool:
@@ -104,7 +104,7 @@ class Spool:
             waiting = self._waiting.get(target, OrderedDict())
             gone = [number for number in numbers if waiting.pop(number, None) is not None]
             self._append([{"done": number, "to": target} for number in gone])
-            if self._file.tell() > COMPACT and self._file.tell() > 4 * self._size:
+            if self._file.tell() > COMPACT_BYTES and self._file.tell() > 4 * self._size:
                 self._write_anew()
 
     def keep_only(self, targets: set[str]) -> list[str]:
@@ -129,7 +129,7 @@ class Spool:
 
     def _remember(self, name: str) -> None:
         self._ids[name] = None
-        while len(self._ids) > IDS:
+        while len(self._ids) > MAX_REMEMBERED_IDS:
             self._ids.popitem(last=False)
 
     def _load(self) -> None:

@@ -19,13 +19,10 @@ from resync import decide
 
 log = logging.getLogger(__name__)
 
-ORDER = "gateway/resync/order"
-ORDERS = ("stop", "go", "now")
-OLD = 60.0  # an order is not followed later than that
-LARGEST = 64 * 1024
-LONGEST_TAG = 400
-_END = b"\n\n"  # between tag and data (salt.utils.event.TAGEND)
-_REMEMBERED = 1000
+ORDER_TAG = "gateway/resync/order"
+ORDER_NAMES = ("stop", "go", "now")
+MAX_ORDER_AGE_SECONDS = 60.0  # an order is not followed later than that
+_MAX_JOURNALS = 1000
 
 
 def read(opts: dict[str, Any], secret: bytes, sites: authentic.Sites, pipe: int) -> None:
@@ -61,20 +58,20 @@ class Sorter:
 
     def sort(self, raw: bytes, now: float) -> decide.Event | None:
         """An event of decide, or None. `now`: seconds since 1970."""
-        tag, _, data = raw.partition(_END)
+        tag, _, data = raw.partition(authentic.END_OF_TAG)
         try:
             if tag.startswith(b"salt/beacon/") and tag.count(b"/drift/") == 1:
                 return self.drift(tag, data)
-            if tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < LONGEST_TAG:
+            if tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < authentic.MAX_TAG_BYTES:
                 return self.started(tag.decode().split("/")[2], now)
-            if tag == ORDER.encode():
+            if tag == ORDER_TAG.encode():
                 return self.order(data, now)
         except Exception as error:  # noqa: BLE001  # whatever somebody has put there
             log.debug("resync: dropped: %s", error)
         return None
 
     def drift(self, tag: bytes, data: bytes) -> decide.Drifted | decide.Returned | None:
-        if len(data) > LARGEST or len(tag) > LONGEST_TAG:
+        if len(data) > authentic.MAX_MESSAGE_BYTES or len(tag) > authentic.MAX_TAG_BYTES:
             return None
         content = authentic.payload(salt.payload.loads(data, encoding="utf-8"))
         event, _why = authentic.check(content, tag.decode(), self.secret)
@@ -87,26 +84,28 @@ class Sorter:
         key = event.id, event.journal
         if event.n <= self.newest.get(key, 0):
             return False
-        if len(self.newest) > 10 * _REMEMBERED:
+        if len(self.newest) > 10 * _MAX_JOURNALS:
             self.newest.clear()
         self.newest[key] = event.n
         return True
 
     def started(self, minion: str, now: float) -> decide.Reconnected | None:
         site = self.sites.sender(minion)
-        if not site or now - self.asked.get(site, 0.0) < decide.ASKED:
+        if not site or now - self.asked.get(site, 0.0) < decide.ASK_SITE_SECONDS:
             return None
         self.asked[site] = now
         return decide.Reconnected(site, minion)
 
     def order(self, data: bytes, now: float) -> decide.Order | None:
-        if len(data) > LARGEST:
+        if len(data) > authentic.MAX_MESSAGE_BYTES:
             return None
         event, _why = authentic.check(authentic.payload(salt.payload.loads(data, encoding="utf-8")), None, self.secret)
-        if not event or event.id != authentic.MASTER or event.beacon != "resync" or event.condition not in ORDERS:
+        if not event or event.id != authentic.MASTER or event.beacon != "resync" or event.condition not in ORDER_NAMES:
             return None
         age = now - datetime.fromisoformat(event.at).timestamp()
-        return decide.Order(event.condition, event.site) if abs(age) < OLD and self.fresh(event) else None
+        if abs(age) >= MAX_ORDER_AGE_SECONDS or not self.fresh(event):
+            return None
+        return decide.Order(event.condition, event.site)
 
 
 def meaning(event: authentic.Event) -> decide.Drifted | decide.Returned | None:
@@ -121,10 +120,6 @@ def meaning(event: authentic.Event) -> decide.Drifted | decide.Returned | None:
 
 
 def order(name: str, site: str, secret: bytes, journal: str, number: int) -> dict[str, Any]:
-    """A person's order, signed by this master, to be fired with the tag ORDER."""
+    """A person's order, signed by this master, to be fired with the tag ORDER_TAG."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return authentic.sign({
-        "version": authentic.VERSION, "journal": journal, "n": number, "id": authentic.MASTER, "site": site, "node": "",
-        "role": "unknown", "beacon": "resync", "condition": name, "subject": "", "severity": "info", "was": "",
-        "is": "", "since": now, "at": now, "recovered": False, "once": True, "cause": "", "facts": {}},
-        authentic.key_of(secret, authentic.MASTER))
+    return authentic.of_master(secret, journal, number, name, now, beacon="resync", site=site, once=True)

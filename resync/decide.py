@@ -14,23 +14,23 @@ from typing import Any, NamedTuple, TypedDict
 
 from resync.inputs import together
 
-QUIET = 1.5  # a change has to be over for that long: an editor, a git pull in its middle
-EVERY = 900.0  # all nodes are asked what they are made of
-COMPARED = 3600.0  # the two nodes of each site are compared with each other
-PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # before the next try where a site or a node can not be worked on
-WAITED = 300.0  # after that long somebody is told
-ELSEWHERE = 60.0  # a master that comes after another one: how long that one has, and between two looks
-FIGHT = 3  # repairs of one thing within FIGHT_WITHIN; then somebody works against them
-FIGHT_WITHIN = 600.0
-FIGHT_ENDS = 3600.0
-REPAIRS = 4  # nodes that are repaired at the same time
-REPAIRED = 60.0  # the node's own beacon tells by then that it is right again
-ASKED = 5.0  # one site's nodes are not asked more often than that because of what anybody says
-RESTLESS = 60.0  # it is said that inputs change all the time
+QUIET_SECONDS = 1.5  # a change has to be over for that long: an editor, a git pull in its middle
+ASK_ALL_SECONDS = 900.0  # all nodes are asked what they are made of
+COMPARE_SECONDS = 3600.0  # the two nodes of each site are compared with each other
+PAUSE_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # before the next try where a site or a node can not be worked on
+WAITING_ALERT_SECONDS = 300.0  # after that long somebody is told
+OTHER_MASTER_SECONDS = 60.0  # a master that comes after another one: how long that one has, and between two looks
+FIGHT_REPAIRS = 3  # repairs of one thing within FIGHT_WITHIN_SECONDS; then somebody works against them
+FIGHT_WITHIN_SECONDS = 600.0
+FIGHT_REST_SECONDS = 3600.0
+MAX_PARALLEL_REPAIRS = 4  # nodes that are repaired at the same time
+REPAIR_SETTLES_SECONDS = 60.0  # the node's own beacon tells by then that it is right again
+ASK_SITE_SECONDS = 5.0  # one site's nodes are not asked more often than that because of what anybody says
+RESTLESS_SECONDS = 60.0  # it is said that inputs change all the time
 # What is told of a roll-out that came to nothing, and how severe it is.
-ROLL_OUTS = {"rollout_failed": "critical", "rollout_refused": "critical", "rollout_waits": "warning"}
+ROLL_OUT_SEVERITIES = {"rollout_failed": "critical", "rollout_refused": "critical", "rollout_waits": "warning"}
 # What a stopped heartbeat is: a person's doing, and starting it could make both nodes active.
-NEVER = {("service_changed", "heartbeat")}
+NEVER_REPAIRED = {("service_changed", "heartbeat")}
 
 
 # Events
@@ -201,7 +201,7 @@ class Config(NamedTuple):
     dry_run: bool = False
     first: tuple[str, ...] = ()
     parallel: int = 4
-    quiet: float = QUIET
+    quiet: float = QUIET_SECONDS
     after: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     formulas: tuple[str, ...] = ()
@@ -215,8 +215,8 @@ class Postponed:
     tries: int = field(default=0, kw_only=True)
 
     def pause(self, now: float, least: float = 0.0) -> None:
-        """Not before the next of PAUSES, and not before `least` seconds."""
-        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
+        """Not before the next of PAUSE_SECONDS, and not before `least` seconds."""
+        self.not_before = now + max(PAUSE_SECONDS[min(self.tries, len(PAUSE_SECONDS) - 1)], least)
         self.tries += 1
 
 
@@ -252,7 +252,7 @@ class Trouble(Postponed):
         self.not_before = self.since
 
 
-class Machine:
+class RolloutMachine:
     """All decisions of one master."""
 
     def __init__(self, config: Config, now: float, kept: dict[str, Any] | None = None) -> None:
@@ -345,7 +345,7 @@ class Machine:
         if self.shared is None:
             # What happened before this master was there is asked of the nodes.
             self.shared, self.own = event.shared, dict(event.own)
-            self.compare_at = dict.fromkeys(self.own, self.now + COMPARED)
+            self.compare_at = dict.fromkeys(self.own, self.now + COMPARE_SECONDS)
             for numbers in (self.failed, self.refused):
                 for site in [site for site in numbers if numbers[site] != self.number(site)]:
                     del numbers[site]
@@ -368,7 +368,7 @@ class Machine:
             for site in self.own:
                 self.want(site, "the tree has changed", tree=True)
         for site in sorted(changed):
-            self.compare_at.setdefault(site, self.now + COMPARED)
+            self.compare_at.setdefault(site, self.now + COMPARE_SECONDS)
             self.want(site, "its files have changed", own=True)
         if self.halted and tree:
             # (Where only the failed site's own files have changed, its next outcome tells.)
@@ -377,9 +377,10 @@ class Machine:
         for site in [*self.failed]:
             if self.failed[site] != self.number(site):
                 del self.failed[site]
-        if self.changed_at - self.restless_since > RESTLESS:
+        if self.changed_at - self.restless_since > RESTLESS_SECONDS:
             self.restless_since = self.now
-            self.say("warning", f"files have not come to rest for {RESTLESS:.0f} s: their changes are not rolled out")
+            self.say("warning", f"files have not come to rest for {RESTLESS_SECONDS:.0f} s: their changes are not "
+                                "rolled out")
 
     def forget(self, site: str) -> None:
         """A site that is not there any more."""
@@ -406,7 +407,7 @@ class Machine:
         item.tries, item.waiting_since = 0, None
         item.not_before = self.now if at_once else self.now + self.config.quiet
         if self.config.after and not at_once:
-            item.not_before = max(item.not_before, self.now + ELSEWHERE)
+            item.not_before = max(item.not_before, self.now + OTHER_MASTER_SECONDS)
 
     def on_told(self, event: Told) -> None:
         number = self.number(event.site)
@@ -430,7 +431,7 @@ class Machine:
                 self.want(event.site, f"{', '.join(behind)} missed a change", tree=True)
         elif all(said and said[0] for said in event.nodes.values()):
             # What was told before this master was away, and is put right since.
-            for condition, severity in ROLL_OUTS.items():
+            for condition, severity in ROLL_OUT_SEVERITIES.items():
                 self.over(condition, event.site, "", severity, "both nodes are up to date")
 
     def on_rolledout(self, event: RolledOut) -> None:
@@ -456,10 +457,11 @@ class Machine:
             return
         item.by_hand = False
         if event.outcome in ("waits", "elsewhere"):
-            item.pause(self.now, ELSEWHERE if event.outcome == "elsewhere" else 0.0)
+            item.pause(self.now, OTHER_MASTER_SECONDS if event.outcome == "elsewhere" else 0.0)
             if event.outcome == "waits":
                 item.waiting_since = item.waiting_since if item.waiting_since is not None else self.now
-                if self.now - item.waiting_since >= WAITED and f"rollout_waits {event.site} " not in self.raised:
+                if (self.now - item.waiting_since >= WAITING_ALERT_SECONDS
+                        and f"rollout_waits {event.site} " not in self.raised):
                     self.alert("rollout_waits", event.site, "", "warning", event.why)
             return
         if event.number != number:
@@ -471,7 +473,7 @@ class Machine:
             self.compare(event.site)
             for each in self.troubles.values():
                 if each.site == event.site:  # the node itself tells that it is right again
-                    each.not_before = max(each.not_before, self.now + ASKED)
+                    each.not_before = max(each.not_before, self.now + ASK_SITE_SECONDS)
         elif event.outcome == "refused":
             self.refused[event.site] = number
             self.alert("rollout_refused", event.site, "", "critical", event.why, "rolled out")
@@ -495,7 +497,7 @@ class Machine:
         if event.formula not in self.config.formulas:
             self.say("warning", f"{event.minion}: {event.condition} {event.subject}: of no formula of this tree")
             return
-        if (event.condition, event.formula) in NEVER:
+        if (event.condition, event.formula) in NEVER_REPAIRED:
             self.say("info", f"{event.minion}: {event.formula} was stopped by somebody, and is left so")
             return
         known = self.troubles.setdefault(key, Trouble(
@@ -503,7 +505,7 @@ class Machine:
         if not known.fights_until:
             # Changed once more: no pause from the time before.
             known.tries = 0
-            known.not_before = self.now + (ELSEWHERE if self.config.after else 0.0)
+            known.not_before = self.now + (OTHER_MASTER_SECONDS if self.config.after else 0.0)
 
     def on_returned(self, event: Returned) -> None:
         if event.site in self.config.without:
@@ -514,10 +516,11 @@ class Machine:
         elif key not in self.troubles:
             self.troubles[key] = Trouble(event.site, event.minion, "not_compared", "", "", self.now)
             if self.config.after:
-                self.troubles[key].not_before = self.now + ELSEWHERE
+                self.troubles[key].not_before = self.now + OTHER_MASTER_SECONDS
 
     def on_reconnected(self, event: Reconnected) -> None:
-        if event.site in self.own and self.now - self.asked_at.get(event.site, self.now - ASKED) >= ASKED:
+        asked = self.asked_at.get(event.site)
+        if event.site in self.own and (asked is None or self.now - asked >= ASK_SITE_SECONDS):
             self.asked_at[event.site] = self.now
             self.out.append(Ask((event.site,)))
 
@@ -538,8 +541,8 @@ class Machine:
             if event.outcome == "gone":
                 del self.troubles[each.minion, each.condition, each.subject]
             else:
-                each.pause(self.now, {"done": REPAIRED, "failed": REPAIRED, "elsewhere": ELSEWHERE}.get(
-                    event.outcome, 0.0))
+                each.pause(self.now, {"done": REPAIR_SETTLES_SECONDS, "failed": REPAIR_SETTLES_SECONDS,
+                                      "elsewhere": OTHER_MASTER_SECONDS}.get(event.outcome, 0.0))
         site = its[0].site if its else ""
         if event.outcome == "behind" and site in self.own and site not in self.queue and self.number(site) not in (
                 self.failed.get(site), self.refused.get(site)):
@@ -584,7 +587,7 @@ class Machine:
     # What follows from all that
 
     def compare(self, site: str) -> None:
-        self.compare_at[site] = self.now + COMPARED
+        self.compare_at[site] = self.now + COMPARE_SECONDS
         self.out.append(Compare(site))
 
     def may_stop(self, site: str) -> bool:
@@ -627,12 +630,12 @@ class Machine:
 
     def decide(self) -> None:
         if self.now >= self.ask_all_at:
-            self.ask_all_at = self.now + EVERY
+            self.ask_all_at = self.now + ASK_ALL_SECONDS
             self.out.append(Ask())
         again = tuple(sorted(site for site, each in self.silent.items() if self.now >= each.not_before))
         if again:
             for site in again:
-                self.silent[site].not_before = self.now + EVERY  # its answer tells when next
+                self.silent[site].not_before = self.now + ASK_ALL_SECONDS  # its answer tells when next
             self.out.append(Ask(again))
         for item in sorted(self.queue.values(), key=self.order):
             if self.hindrance(item):
@@ -669,7 +672,7 @@ class Machine:
             if self.may_stop(each.site) or each.site in self.queue or self.number(each.site) in (
                     "", self.failed.get(each.site), self.refused.get(each.site)):
                 continue  # the site's own roll-out puts it right, or nothing is applied there at all
-            if sum(isinstance(job, Apply) for job in self.busy.values()) >= REPAIRS:
+            if sum(isinstance(job, Apply) for job in self.busy.values()) >= MAX_PARALLEL_REPAIRS:
                 return
             self.repair(each)
 
@@ -687,7 +690,7 @@ class Machine:
         what = f"apply {trouble.formula or 'everything'} on {trouble.minion}"
         if self.config.dry_run:
             for each in its:
-                each.not_before = self.now + FIGHT_ENDS
+                each.not_before = self.now + FIGHT_REST_SECONDS
             self.would(trouble.site, f"{what}: {', '.join(each.condition + ' ' + each.subject for each in its)}")
             return
         for each in its:
@@ -704,13 +707,13 @@ class Machine:
     def fought(self, trouble: Trouble) -> bool:
         """Whether this was put right too often; says so."""
         key = trouble.minion, trouble.subject
-        times = self.repairs[key] = [at for at in self.repairs.get(key, []) if self.now - at < FIGHT_WITHIN]
-        if len(times) < FIGHT:
+        times = self.repairs[key] = [at for at in self.repairs.get(key, []) if self.now - at < FIGHT_WITHIN_SECONDS]
+        if len(times) < FIGHT_REPAIRS:
             return False
-        trouble.fights_until = self.now + FIGHT_ENDS
+        trouble.fights_until = self.now + FIGHT_REST_SECONDS
         self.alert("drift_fight", trouble.site, f"{trouble.minion} {trouble.subject}", "warning",
-                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left "
-                   f"as it is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
+                   f"not right for long, though put right {FIGHT_REPAIRS} times within {FIGHT_WITHIN_SECONDS / 60:.0f} "
+                   f"minutes: left as it is for {FIGHT_REST_SECONDS / 60:.0f} minutes", "put right")
         return True
 
 

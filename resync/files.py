@@ -10,7 +10,7 @@ from alerts import files
 from resync import decide
 
 FOLDER = "gateway_resync"  # under Salt's cachedir
-STALE = 15.0  # a state of affairs that old is of an engine that does not run
+STALE_SECONDS = 15.0  # a state of affairs that old is of an engine that does not run
 
 
 def folder(cachedir: str | os.PathLike[str]) -> Path:

@@ -17,17 +17,17 @@ from typing import NamedTuple
 from alerts.authentic import is_site_name
 
 # By pillar/top.sls; SITE stands for the site's name.
-OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
+FILES_OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
            "secrets/crls/SITE.sls")
 MASTERS_OWN = ("alerts.sls",)  # in the pillar's folder, and for no node
 # Editors' and Python's own; a file that Salt writes and renames begins with a dot, too.
 JUNK = re.compile(r"\..*|.*~|#.*#|.*\.(swp|swx|pyc|pyo|tmp|orig|rej)|__pycache__|4913")
 # A number is of a moment, and a pillar is made during one: within that time of a change it may be of neither.
-SETTLED = 1.0
-UNSETTLED = "unsettled-"
+SETTLED_SECONDS = 1.0
+UNSETTLED_PREFIX = "unsettled-"
 # A file that was written this shortly before it was read may be written again within the same tick of its clock.
-RACY = 0.05
-TRIES = 3
+RACY_SECONDS = 0.05
+READ_TRIES = 3
 
 Stamp = tuple[int, int, int, int]  # inode, size, mtime, ctime
 
@@ -90,7 +90,7 @@ class Inputs:
         """Empty when there is no such site."""
         number, found = hashlib.sha256(), False
         for root in self.pillar_roots:
-            for pattern in OF_SITE:
+            for pattern in FILES_OF_SITE:
                 there = self._add(number, pattern, str(root / pattern.replace("SITE", site)))
                 found = found or there and pattern.startswith("sites/")
         return number.hexdigest() if found else ""
@@ -107,7 +107,7 @@ class Inputs:
 
     def _contents(self, path: str) -> str:
         """The digest of a file's contents; empty when it is not there."""
-        for _attempt in range(TRIES):
+        for _attempt in range(READ_TRIES):
             try:
                 state = os.stat(path)
                 if not stat.S_ISREG(state.st_mode):
@@ -126,7 +126,7 @@ class Inputs:
             except OSError as error:
                 return f"can not be read: {error.errno}"
             if _stamp(after) == stamp:
-                if time.time() - max(state.st_mtime, state.st_ctime) > RACY:
+                if time.time() - max(state.st_mtime, state.st_ctime) > RACY_SECONDS:
                     self._seen[path] = stamp, digest
                 return digest
         return digest  # it changes all the time: so does its number
@@ -143,7 +143,7 @@ def of_site(inputs: Inputs, site: str, now: float) -> tuple[str, str]:
     number = present.of(site)
     if not number:
         return "", ""
-    settled = "" if now - present.newest >= SETTLED else UNSETTLED
+    settled = "" if now - present.newest >= SETTLED_SECONDS else UNSETTLED_PREFIX
     return settled + number, settled + present.shared
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-LARGEST = 64 * 1024 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -96,7 +96,7 @@ class Jobs:
         try:
             while more := os.read(job.pipe, 1 << 16):
                 job.said += more
-                if len(job.said) > LARGEST:
+                if len(job.said) > MAX_OUTPUT_BYTES:
                     return self._end(job, "it said too much")
         except BlockingIOError:
             return self._end(job, "it took too long") if now >= job.until else None

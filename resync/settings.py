@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from alerts.authentic import is_site_name
 from resync import decide
 
-DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET,
-                            "without": [], "rank": 0, "other": ""}
+DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4,
+                            "quiet": decide.QUIET_SECONDS, "without": [], "rank": 0, "other": ""}
 # What is put right by itself when it was changed by hand: the formulas of the tree.
 FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")
 

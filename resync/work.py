@@ -14,10 +14,10 @@ import salt.utils.minions
 
 from alerts.authentic import Sites
 
-ANSWER = 15  # seconds for a node to answer a question
-APPLIED = 600  # for one to be applied
-REACH = 3  # for a node to reach another master
-LONGEST = 1500
+ANSWER_SECONDS = 15  # seconds for a node to answer a question
+APPLY_SECONDS = 600  # for one to be applied
+CONNECT_SECONDS = 3  # for a node to reach another master
+MAX_REASON_CHARACTERS = 1500
 STEPS = {"standby_applied": "the standby could not be applied", "standby_healthy": "the standby is not healthy",
          "active_applied": "the active node could not be applied",
          "active_healthy": "the active node is not healthy"}
@@ -54,7 +54,7 @@ class Hands:
         found: list[str] = salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
         return found
 
-    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER,
+    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER_SECONDS,
             ) -> dict[str, dict[str, Any]]:
         """What some functions return on some minions, by minion and function; without minions that do not answer."""
         # Trap: a job of several functions is shorter, and as long as it runs no state can be applied on that minion
@@ -95,7 +95,8 @@ class Hands:
         """The address of another master that sees to these nodes, as they say: one that they reach. Else nothing."""
         port = self.opts["ret_port"]
         for address in self.after:
-            said = self.ask(minions, {"network.connect": [address, port, {"__kwarg__": True, "timeout": REACH}]})
+            said = self.ask(minions, {"network.connect": [address, port,
+                                                          {"__kwarg__": True, "timeout": CONNECT_SECONDS}]})
             if any(isinstance(each.get("network.connect"), dict) and each["network.connect"].get("result")
                    for each in said.values()):
                 return address
@@ -172,7 +173,8 @@ class Hands:
         if not formula and (role in ("transition", "split") or alone and role == "active" and "standby" in others):
             return "waits", f"it is {role}"
         with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list", timeout=APPLIED)
+            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list",
+                              timeout=APPLY_SECONDS)
         if not done.get(minion):
             return "waits", "it did not answer to the end"
         if running := occupied(done[minion]):
@@ -196,7 +198,7 @@ class Hands:
             return {"refused": mistakes or ["no node of it has an accepted key"]}
         pair = self.run("gateway.pair", site)
         with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLIED, kwarg={"test": True})
+            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLY_SECONDS, kwarg={"test": True})
         found = {}
         for minion in sorted(minions, key=lambda each: each != pair["standby"]):
             states = done.get(minion, "it did not answer")
@@ -324,5 +326,5 @@ def _number(said: dict[str, Any] | None) -> Record:
 
 def _cut(text: str, rest: str = "") -> str:
     """A text of a length that an event takes, with the end that has to stay."""
-    most = LONGEST - len(rest)
+    most = MAX_REASON_CHARACTERS - len(rest)
     return (text if len(text) <= most else f"{text[:most - 1]}…") + rest

@@ -11,8 +11,8 @@ from alerts.shapes import Message
 from alerts.targets import webhook
 
 _COLOURS = {"critical": "#c0392b", "warning": "#e67e22", "info": "#2980b9"}
-_OVER = "#27ae60"
-LONGEST = 3000  # characters of the text; Slack cuts what is much longer
+_COLOUR_OVER = "#27ae60"
+MAX_CHARACTERS = 3000  # characters of the text; Slack cuts what is much longer
 
 
 def compose(target: dict[str, Any], message: Message) -> dict[str, Any]:
@@ -22,9 +22,9 @@ def compose(target: dict[str, Any], message: Message) -> dict[str, Any]:
         message: see message.py.
     """
     text = message["text"]
-    if len(text) > LONGEST:
-        text = text[:LONGEST] + "\n..."
-    colour = _OVER if message["kind"] in ("recovery", "calm") else _COLOURS[message["severity"]]
+    if len(text) > MAX_CHARACTERS:
+        text = text[:MAX_CHARACTERS] + "\n..."
+    colour = _COLOUR_OVER if message["kind"] in ("recovery", "calm") else _COLOURS[message["severity"]]
     made = {"text": _escaped(message["subject"]),
             "attachments": [{"color": colour, "text": _escaped(text), "fallback": _escaped(message["subject"]),
                              "ts": int(message["at"])}]}

@@ -15,7 +15,7 @@ from alerts.targets import Failed, context, reason
 
 _SEVERITIES = {"critical": 2, "warning": 4, "info": 6}
 _PORTS = {"udp": 514, "tcp": 514, "tls": 6514}
-LONGEST = 1900  # bytes; every receiver has to take 480, should take 2048 (RFC 5424, 6.1)
+MAX_LINE_BYTES = 1900  # bytes; every receiver has to take 480, should take 2048 (RFC 5424, 6.1)
 
 
 def line(target: dict[str, Any], message: Message) -> bytes:
@@ -78,4 +78,4 @@ def _quoted(text: str) -> str:
 
 
 def _cut(data: bytes) -> bytes:
-    return data if len(data) <= LONGEST else data[:LONGEST].decode("utf-8", "ignore").encode() + b"..."
+    return data if len(data) <= MAX_LINE_BYTES else data[:MAX_LINE_BYTES].decode("utf-8", "ignore").encode() + b"..."

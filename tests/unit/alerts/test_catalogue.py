@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from alerts import catalogue, message
 from alerts.authentic import SEVERITIES, printable
-from alerts.incidents import Machine
+from alerts.incidents import IncidentMachine
 from tests.conftest import TREE, load_module
 from tests.unit.alerts.events import T, made
 
@@ -35,7 +35,7 @@ def test_an_entry_says_everything_and_uses_known_words(key):
 
 
 def alert_of(*events):
-    machine = Machine()
+    machine = IncidentMachine()
     for event in events:
         machine.take(T, event)
     return machine.tick(T + 1)[0]

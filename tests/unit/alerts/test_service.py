@@ -259,7 +259,7 @@ def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
 
 
 def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch):
-    monkeypatch.setattr(service, "QUEUE", 5)
+    monkeypatch.setattr(service, "MAX_WAITING_EVENTS", 5)
     offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
     step(world)
     assert world.service.status(time.time())["counts"]["postponed"] == 14

@@ -55,7 +55,7 @@ def test_a_line_that_was_cut_off_costs_that_line(tmp_path):
 
 
 def test_the_file_does_not_grow_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(spools, "COMPACT", 2000)
+    monkeypatch.setattr(spools, "COMPACT_BYTES", 2000)
     one = Spool(tmp_path / "queue")
     for number in range(60):
         one.add([(alert(number), ["mail"])])
@@ -91,7 +91,7 @@ sys.path.insert(0, {str(TREE)!r})
 from pathlib import Path
 from alerts import spool as spools
 alert = lambda number: {{"id": f"a{{number}}", "severity": "info"}}
-spools.COMPACT = 3000
+spools.COMPACT_BYTES = 3000
 one = spools.Spool(Path({str(tmp_path / 'queue')!r}))
 start = int(sys.argv[1])
 for number in range(start, start + 100000):

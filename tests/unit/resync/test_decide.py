@@ -17,7 +17,6 @@ from resync.decide import (
     Drifted,
     Inputs,
     Keep,
-    Machine,
     Order,
     Raise,
     Reconnected,
@@ -25,6 +24,7 @@ from resync.decide import (
     Returned,
     RolledOut,
     RollOut,
+    RolloutMachine,
     Say,
     Tick,
     Told,
@@ -42,7 +42,7 @@ class Master:
     def __init__(self, config: Config = CONFIG, kept: dict | None = None, sites: tuple[str, ...] = SITES) -> None:
         self.now = 1000.0
         self.shared, self.own = "tree", dict.fromkeys(sites, "a")
-        self.machine = Machine(config, self.now, kept)
+        self.machine = RolloutMachine(config, self.now, kept)
         self.done: list[Any] = []
         self.tell(Inputs(self.shared, self.own))
 
@@ -216,7 +216,7 @@ def test_a_failure_outlives_the_master():
     master.wait(3)
     master.end("basel", "failed")
     kept = [each for each in master.done if isinstance(each, Keep)][-1].state
-    again = Machine(CONFIG, 0.0, kept)
+    again = RolloutMachine(CONFIG, 0.0, kept)
     again.handle(Inputs(master.shared, master.own), 0.0)
     for site in SITES:
         again.handle(Told(site, {f"gw1.{site}": ("old", True)}), 1.0)
@@ -229,7 +229,7 @@ def test_a_failure_is_forgotten_when_its_reason_changed_while_the_master_was_awa
     master.wait(3)
     master.end("basel", "failed")
     kept = [each for each in master.done if isinstance(each, Keep)][-1].state
-    again = Machine(CONFIG, 0.0, kept)
+    again = RolloutMachine(CONFIG, 0.0, kept)
     again.handle(Inputs("another", master.own), 0.0)
     again.handle(Told("bern", {"gw-a.bern": ("old", True)}), 1.0)
     assert any(isinstance(each, RollOut) for each in again.handle(Tick(), 100.0))
@@ -630,7 +630,7 @@ EVENT = st.one_of(
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(EVENT, st.floats(0, 400)), max_size=40))
 def test_nothing_raises_and_nothing_is_done_twice_at_a_site(events):
-    machine, now = Machine(CONFIG, 0.0), 0.0
+    machine, now = RolloutMachine(CONFIG, 0.0), 0.0
     machine.handle(Inputs("x", dict.fromkeys(SITES, "a")), 0.0)
     at_work: set[str] = set()
     for event, then in events:

@@ -82,7 +82,7 @@ def test_a_file_with_another_name_is_another(tree):
 
 
 def test_what_did_not_change_is_not_read_again(tree, monkeypatch):
-    monkeypatch.setattr(inputs, "RACY", -1.0)  # ctime can not be set back: these files are of this very moment
+    monkeypatch.setattr(inputs, "RACY_SECONDS", -1.0)  # ctime can not be set back: these files are of this very moment
     same = looks(tree)
     first = same.look()
     monkeypatch.setattr("builtins.open", lambda *_args: pytest.fail("read again"))

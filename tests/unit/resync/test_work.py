@@ -84,7 +84,7 @@ def test_a_failure_is_cut_to_what_an_event_takes():
     returned = {"ret": {GW2: {f"a_|-{number}_|-b_|-c": {"result": False, "comment": "x" * 5000}
                               for number in range(50)}}}
     _, why = outcome(orchestrated(state("standby_applied", 0, False, changes=returned)))
-    assert len(why) <= work.LONGEST and why.endswith("the active node was not touched")
+    assert len(why) <= work.MAX_REASON_CHARACTERS and why.endswith("the active node was not touched")
 
 
 @pytest.mark.parametrize(("states", "lines"), [

@@ -180,7 +180,7 @@ def server():
 
 def test_the_way_to_it(lists, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(lists, "_LARGEST", 50)
+    monkeypatch.setattr(lists, "_MAX_LIST_BYTES", 50)
     assert DOWNLOAD(f"{server}/list") == b"list"
     for url, expected in {f"{server}/cut": "broke off|IncompleteRead", f"{server}/gone": "answered 404 Not Found",
                           f"{server}/large": "has more than", "file:///etc/passwd": "no URL that begins with http",

@@ -31,7 +31,7 @@ def test_an_engine_that_never_ran(runner):
 def test_an_engine_that_has_ended(runner, monkeypatch):
     files.write_status(runner.folder, {"enabled": True, "queue": {}})
     assert runner.status() == {"engine": "running", "queue": {}, "retcode": 0}
-    monkeypatch.setattr(files, "STALE", -1)
+    monkeypatch.setattr(files, "STALE_SECONDS", -1)
     assert runner.status() == {"engine": "not running", "retcode": 1}
 
 
