@@ -360,5 +360,5 @@ def _event(fields: dict[str, Any]) -> Event:
 
 
 def printable(text: str) -> str:
-    """A text on one line: characters that end a header, colour a terminal or turn the writing direction become spaces."""
+    """A text on one line: what ends a header, colours a terminal or turns the writing direction becomes a space."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)

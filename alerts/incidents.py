@@ -193,8 +193,8 @@ class IncidentMachine:
     # Incidents
 
     def _has_more(self, now: float, incident: Incident) -> bool:
-        """Whether an update is due: a condition has joined since the last alert and has lasted long enough, or something
-        has happened once more and not again for a while."""
+        """Whether an update is due: since the last alert a condition has joined and has lasted long enough, or
+        something has happened once more and not again for a while."""
         return any(_again(line) and now - line["taken"] >= STAYS_SECONDS
                    or line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
                    and now - line["taken"] >= (STAYS_SECONDS if line["severity"] == "critical" else JOIN)

@@ -49,9 +49,9 @@ def _text(alert: Alert, lines: list[Line], described: list[dict[str, str]]) -> s
     at = datetime.datetime.fromtimestamp(alert.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     out = [f"Site {alert.site or '(all)'}, {alert.severity}, {at}"]
     if alert.silenced:
-        out.append("The site was silenced; this is the case now that it is not any more.")
+        out.append("The site was silenced. The silence has ended; this is the state now.")
     if alert.kind == "flapping":
-        out.append("It comes and goes. You are told again when it has been quiet for a while.")
+        out.append("The condition comes and goes. The next alert comes when it has been quiet for a while.")
     if not lines:
         return "\n".join(out) + "\n"
     first, words = lines[0], described[0]
@@ -64,7 +64,7 @@ def _text(alert: Alert, lines: list[Line], described: list[dict[str, str]]) -> s
     out += ["", "What happened", *happened]
     if not over:
         out += ["", "What it means for users", f"  {words['means']}",
-                "", "What has been done by itself", f"  {words['done']}",
+                "", "What was done automatically", f"  {words['done']}",
                 "", "What to do", f"  {words['todo']}"]
     if lines[1:] or alert.more:
         out += ["", "Also, from the same site within half a minute"]
@@ -117,13 +117,13 @@ def digest(messages: list[Message], number: str) -> Message:
     sites = {entry["site"] for entry in entries}
     severity = max((entry["severity"] for entry in entries), key=rank)
     site = sites.pop() if len(sites) == 1 else ""
-    text = [f"{count} alerts came faster than they can be told one by one. The newest last:", ""]
+    text = [f"{count} alerts came faster than they can be sent one by one. The newest is last:", ""]
     for entry in entries[:300]:
         at = datetime.datetime.fromtimestamp(entry["at"], datetime.UTC).strftime("%H:%M:%S")
         text.append(f"  {at} {entry['subject']}")
     if count > len(entries[:300]):
         text.append(f"  and {count - len(entries[:300])} more")
-    text += ["", "What is the case now: salt-run alerts.open"]
+    text += ["", "What is wrong now: salt-run alerts.open"]
     conditions = [condition for message in messages for condition in message.get("conditions", [])]
     return {"id": f"digest-{number}", "kind": "digest", "site": site, "severity": severity,
             "at": entries[-1]["at"], "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",

@@ -1,12 +1,12 @@
-"""The engine's inside: events in, messages into the queue, questions out. Threads, files and clocks, and no Salt.
+"""The engine without Salt: takes events, writes messages into the queue, asks nodes. Has threads, files and clocks.
 
-    reader thread            the loop here                       sender threads (delivery.py)
-    offer() checks the  -->  numbers, incidents, routes  -->  queue on disk  -->  one for each target
+    reader thread              the loop                          sender threads (delivery.py)
+    offer() verifies the  -->  numbers, incidents, routes  -->  queue on disk  -->  one thread per target
     signature                     |
-                             questions to nodes --> asking thread --> answers come over the bus: answer()
+                               questions to nodes --> asking thread --> the answers come over the bus: answer()
 
-Order of writing: a message is in the queue on disk before the number of its event counts as done. So a crash in
-between makes the event be fetched and decided again, and the queue knows the message by its id.
+Order of writing: a message is in the queue on disk before the number of its event counts as done. After a crash in
+between, the engine fetches the event again and decides the same, and the queue recognises the message by its id.
 """
 from __future__ import annotations
 
@@ -29,53 +29,53 @@ from alerts.spool import Spool
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING_EVENTS = 10_000  # true events that may wait here; more are left in the nodes' journals and fetched
-BATCH_EVENTS = 1_000
-SAVE_SECONDS = 1.0
-STATUS_SECONDS = 2.0
-APART_SECONDS = 0.5  # between two looks for nodes that do not hear each other
-MARK_SECONDS = 2.0  # between two words to the nodes on what was taken
-GATHER_ASKS_SECONDS = 0.2
-JOB_CACHE_SECONDS = 1.5  # the job cache has an answer that long after the bus
-TRIMMED = object()  # an answer that was too large for the bus
-NEWEST_ROUND_SECONDS = 60.0  # all nodes are asked how far they are, where nobody looks who answers
-STRANGERS_SECONDS = 3600.0  # between two questions for their journals to nodes that never reported anything
-FORGET_QUESTION_SECONDS = 120.0  # a question is forgotten after that; late answers are signs of life as well
+MAX_WAITING_EVENTS = 10_000  # verified events that wait here; further ones stay in the journals and are fetched
+BATCH_EVENTS = 1_000  # taken in one round of the loop
+SAVE_SECONDS = 1.0  # at least, between two writes of the state
+STATUS_SECONDS = 2.0  # between two writes of status.json
+APART_SECONDS = 0.5  # between two searches for nodes that do not hear each other
+MARK_SECONDS = 2.0  # between two reports to the nodes of what this master has taken
+GATHER_ASKS_SECONDS = 0.2  # questions to several nodes collect for this time
+JOB_CACHE_SECONDS = 1.5  # after an answer on the bus: then the job cache has it too
+TRIMMED = object()  # stands for an answer that was too large for the bus
+NEWEST_ROUND_SECONDS = 60.0  # between two questions to all nodes for their newest number, where `presence` is 0
+STRANGERS_SECONDS = 3600.0  # between two questions for the newest number to nodes that never reported anything
+FORGET_QUESTION_SECONDS = 120.0  # until then a late answer counts as a sign of life
 
 
 class Outside(NamedTuple):
-    """What the service needs of the world."""
+    """What the service needs from Salt."""
 
-    publish: Callable[[str, list[str], list[Any]], str]  # function, minions, arguments; gives the job's id
-    known: Callable[[], Iterable[str]]  # ids of minions with an accepted key
+    publish: Callable[[str, list[str], list[Any]], str]  # sends a question (function, minions, arguments); the job's id
+    known: Callable[[], Iterable[str]]  # the ids of minions with an accepted key
     bus: Callable[[Message], str]  # delivers a message to the master's bus
     stamp: Callable[[], float]  # the time of pillar/alerts.sls, 0 when there is none
-    load: Callable[[], Any]  # what it says
-    cached: Callable[[str, str], Any]  # what a minion returned to a job, from the job cache; None when it is not there
-    other_alive: Callable[[], bool]  # whether the master with rank 0 can be reached
+    load: Callable[[], Any]  # the value of its key `alerts`
+    cached: Callable[[str, str], Any]  # a minion's answer to a job (id, minion) from the job cache; None without one
+    other_alive: Callable[[], bool]  # whether this master reaches the one with rank 0
 
 
 class Asked(NamedTuple):
-    """A question that is on its way."""
+    """A question that was sent."""
 
-    what: str
-    at: float
+    what: str  # since, newest, conditions, taken, ping
+    at: float  # seconds since 1970
 
 
 class Service:
-    """One engine."""
+    """All parts of the engine."""
 
     def __init__(self, folder: Path, secret: bytes, sites: authentic.Sites, outside: Outside, rank: int | None = None,
                  presence: float = 60.0, name: str = "master") -> None:
         """
         Args:
-            folder: where it keeps its files.
+            folder: for the engine's files.
             secret: see authentic.load_secret.
-            sites: of the master's pillar.
-            outside: the world.
-            rank: 0 or 1 where two masters share the minions, else None.
-            presence: seconds between two looks at who answers; 0: never.
-            name: this master's, for the sign of life.
+            sites: the sites in the master's pillar.
+            outside: the functions that reach Salt.
+            rank: 0 or 1 where two masters share the minions, otherwise None.
+            presence: seconds between two rounds of asking all nodes whether they answer; 0: no rounds.
+            name: this master's name, for the sign of life.
         """
         self._folder, self._secret, self._sites, self._outside = folder, secret, sites, outside
         self._rank, self._name = rank, name
@@ -113,10 +113,10 @@ class Service:
         self._spool = Spool(folder / files.SPOOL, self.configuration.queue)
         self._start_senders()
 
-    # Called by the reader
+    # Called by the reader thread
 
     def offer(self, tag: str, data: object) -> None:
-        """Something from the bus with the tag of an event. Cheap, whatever it is."""
+        """A message on the bus with the tag of an event. Costs little, whatever it is."""
         event, why = authentic.check(authentic.payload(data), tag, self._secret)
         if event is not None:
             if len(self._in) >= MAX_WAITING_EVENTS:
@@ -130,12 +130,13 @@ class Service:
             self._doubt(tag.split("/")[2] if tag.startswith("salt/beacon/") and tag.count("/") > 2 else "")
 
     def refuse(self, why: str) -> None:
-        """Counts what was dropped."""
+        """Counts a dropped message."""
         self._refused[why] = self._refused.get(why, 0) + 1
 
     def started(self, minion: str) -> None:
-        """A minion has started, says anybody: there may be more in its journal."""
-        # One that never reported anything has no journal, perhaps not even the module: asking makes it load them all.
+        """A message says that a minion has started: there may be more in its journal. Anybody can send that message."""
+        # A node that never reported anything has no journal, perhaps not even the module: a question would make it load
+        # all of its modules.
         if minion in self._known and self._intake.has_journal(minion) or minion not in self._known:
             self._doubt(minion)
 
@@ -143,14 +144,14 @@ class Service:
         if minion in self._known:
             self._put_newest(minion)
         else:
-            self._stranger = True  # perhaps a gateway whose key was accepted a moment ago
+            self._stranger = True  # it may be a gateway whose key was accepted a moment ago
 
     def lost(self) -> None:
-        """The connection to the bus is new: events may be missing, everybody is asked."""
+        """The connection to the bus is new, so events may be missing: all nodes are asked."""
         self._put(self._on_lost)
 
     def answer(self, job: str, minion: str, said: object) -> None:
-        """What a minion returned to a question of ours."""
+        """A minion's answer on the bus to a job. Ignored when the job is no question of this engine."""
         if job in self.pending:
             self._put(lambda now: self._on_answer(now, job, minion, said))
 
@@ -167,7 +168,7 @@ class Service:
     # The loop
 
     def run(self) -> None:
-        """Until :meth:`stop`."""
+        """Works until :meth:`stop`."""
         asking = threading.Thread(target=self._ask_forever, name="alerts-asks", daemon=True)
         asking.start()
         while not self._stopping:
@@ -189,7 +190,7 @@ class Service:
         self._stopping = True
 
     def step(self, now: float) -> None:
-        """One round: a batch of what came in, then what time brings."""
+        """One round: a batch of what came in, then everything that is due at this time."""
         self._counts["most_waiting"] = max(self._counts["most_waiting"], len(self._in))
         alerts: list[Alert] = []
         for _ in range(min(BATCH_EVENTS, len(self._in))):
@@ -213,7 +214,7 @@ class Service:
         return self._speaks(now, event.id) + self._took(now, self._intake.event(now, event))
 
     def _speaks(self, now: float, minion: str) -> list[Alert]:
-        """Something true came from it."""
+        """A verified event or an answer came from a node."""
         self._heard[minion] = now
         return self._changes(now, self._presence.heard(now, minion)) if self._presence else []
 
@@ -248,7 +249,7 @@ class Service:
         return alerts
 
     def _large(self, now: float) -> list[Alert]:
-        """Answers that the bus did not take whole: Salt cuts at `max_event_size`, the job cache has all of it."""
+        """Answers too large for the bus: Salt cuts them at `max_event_size`; the job cache has the whole answer."""
         due = [each for each in self._trimmed if each[0] <= now]
         self._trimmed = [each for each in self._trimmed if each[0] > now]
         return [alert for _, job, minion in due for alert in self._on_answer(
@@ -267,7 +268,7 @@ class Service:
                                                     unsigned is not None))
 
     def _true(self, minion: str, events: list[Any]) -> tuple[list[authentic.Event], int | None]:
-        """The events that are the node's own; and the number of the first that it could not sign."""
+        """The verified events of a node, and the number of the first one that it could not sign (None: no such)."""
         good, unsigned = [], None
         for each in events[:2_000]:
             event, why = authentic.check(each, None, self._secret)
@@ -292,7 +293,7 @@ class Service:
         self._spool.add([(message.compose(alert), self.configuration.of(alert.site, alert.severity))
                          for alert in alerts])
 
-    # Who is there
+    # Presence
 
     def _look(self, now: float) -> list[Alert]:
         if self._last["known"] + (5 if self._stranger else 60) < now:
@@ -303,7 +304,7 @@ class Service:
                 self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
             return []
         ask, changes = self._presence.tick(now, self._known)
-        # A node without the module has to load all of its modules to say so: rarely.
+        # A node without the module loads all of its modules before it can say so. So these are asked rarely.
         everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS_SECONDS
         if everybody:
             self._last["strangers"] = now
@@ -316,8 +317,8 @@ class Service:
         self._last["known"], self._stranger = now, False
         try:
             self._known = frozenset(minion for minion in self._outside.known() if self._sites.sender(minion))
-        except Exception:  # Salt's own; the gateways known before stay
-            log.exception("alerts: which minions there are")
+        except Exception:  # an error of Salt's; the gateways known before stay
+            log.exception("alerts: can not list the minions with an accepted key")
 
     def _changes(self, now: float, changes: list[Change]) -> list[Alert]:
         alerts = []
@@ -328,7 +329,7 @@ class Service:
         return alerts
 
     def _look_apart(self, now: float) -> list[Alert]:
-        """Nodes that both live and do not hear each other."""
+        """Looks for sites whose nodes are both alive and do not hear each other."""
         if now - self._last["apart"] < APART_SECONDS:
             return []
         self._last["apart"] = now
@@ -346,7 +347,7 @@ class Service:
 
     def _said(self, now: float, site: str, node: str, condition: str, subject: str, since: float, over: bool,
               words: tuple[str, str]) -> list[Alert]:
-        """What this engine itself has noticed, critical; `words` for when all is well and when it is not."""
+        """A critical event of the engine's own. `words`: the good state and the bad one."""
         self._dirty = True
         self._own_number += 1
         was, is_now = reversed(words) if over else words
@@ -398,18 +399,18 @@ class Service:
                 what, minions, arguments = self._asks.popleft()
             try:
                 self._outside.publish(what, minions, arguments)
-            except Exception as error:  # Salt's own, of many kinds: the question comes again
+            except Exception as error:  # of Salt's, of many kinds; the question is asked again later
                 log.warning("alerts: could not ask %s of %d minions: %s", what, len(minions), error)
                 time.sleep(1)
 
     def expect(self, job: str, what: str) -> None:
-        """Answers to this job are wanted. Called before it is published."""
+        """Registers a job as a question of this engine. Called before the job is published."""
         self.pending[job] = Asked(what, time.time())
 
     # Configuration
 
     def _configure(self) -> bool:
-        """Reads pillar/alerts.sls when it has changed. With mistakes what held before goes on."""
+        """Reads pillar/alerts.sls when it has changed; returns whether it took it. With mistakes the old one stays."""
         stamp = self._outside.stamp()
         if stamp == self._stamp:
             return False
@@ -421,7 +422,7 @@ class Service:
                 made, self._mistakes = routes.check(self._outside.load(), self._sites.names())
                 if not self._mistakes:
                     self.configuration = made
-            except Exception as error:  # a renderer's, of many kinds; what it says may hold a secret
+            except Exception as error:  # a renderer's, of many kinds; its text may hold a secret
                 self._mistakes = [f"pillar/alerts.sls can not be rendered ({type(error).__name__}): "
                                   "salt-run alerts.validate"]
         for mistake in self._mistakes:
@@ -430,12 +431,12 @@ class Service:
         return not self._mistakes
 
     def _start_senders(self) -> None:
-        """A thread for each target, the old ones end."""
+        """Ends the threads of the old targets and starts one for each target."""
         for sender in self._senders.values():
             sender.stop()
         gone = self._spool.keep_only({routes.BUS, *self.configuration.targets})
         if gone:
-            log.warning("alerts: what waited for %s is dropped: there is no such target any more", ", ".join(gone))
+            log.warning("alerts: dropped what waited for %s: these targets do not exist any more", ", ".join(gone))
         before = self._senders
         for sender in self._senders.values():
             sender.join(30)
@@ -480,7 +481,7 @@ class Service:
         if hours and now - self._last["life"] >= hours * 3600:
             self._last["life"], self._dirty = now, True
             targets = [name for name, target in self.configuration.targets.items() if target.get("heartbeat", True)]
-            said = f"{self._name} looks after {len(self._known)} gateways; " \
+            said = f"{self._name} watches {len(self._known)} gateways; " \
                    f"{len(self._machine.incidents)} incidents are open"
             self._spool.add([(message.simple("path", f"path-{int(now)}", now, "alert_path", said), targets)])
         if now - self._last["status"] >= STATUS_SECONDS:
@@ -488,7 +489,7 @@ class Service:
             files.write(self._folder / files.STATUS, self.status(now))
 
     def status(self, now: float) -> Status:
-        """What `salt-run alerts.status` shows. No secret, no address."""
+        """What `salt-run alerts.status` shows. Holds no secret and no address."""
         waiting = self._spool.counts()
         return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self._known),
                 "silent": sorted(self._presence.silent) if self._presence else [],
@@ -514,6 +515,6 @@ class Service:
                 self._presence.restore(state["presence"])
             self._last["life"] = min(float(state["life"]), time.time())
         except (KeyError, TypeError, ValueError, AttributeError):
-            log.error("alerts: %s is damaged: beginning anew; what is wrong now is asked of the nodes",
+            log.error("alerts: %s is damaged: starting without it and asking the nodes for their conditions",
                       self._folder / files.STATE)
             self._machine, self._intake = IncidentMachine(self._machine.settings), Intake(self._rank)

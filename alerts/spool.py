@@ -1,12 +1,12 @@
-"""The queue on disk between deciding and delivering: what is in it has survived.
+"""The queue on disk between the engine's decisions and the delivery. It survives a crash and a power cut.
 
-One file of JSON lines, only ever appended to and written anew when most of it is done with:
+One file of JSON lines. Lines are only appended; the file is rewritten when most of it is done:
 
     {"add": 7, "to": ["operators", "log"], "alert": {...}}
     {"done": 7, "to": "log"}
 
-add() returns when the lines are on the disk. What was delivered is only written, not waited for: after a power cut an
-alert may be sent a second time, with the same id; after kill -9 it is not. A line that was cut off is left out.
+add() returns when the lines are on the disk. done() writes without waiting for the disk. So after a power cut an alert
+may be sent a second time, with the same id; after kill -9 it is not. An incomplete last line is ignored.
 """
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from typing import Any
 from alerts.authentic import SEVERITIES, rank
 from alerts.shapes import Message, Summary
 
-COMPACT_BYTES = 2 * 1024 * 1024  # bytes; the file is written anew when it is larger and mostly done with
-MAX_REMEMBERED_IDS = 20_000  # alerts that are known not to be new
+COMPACT_BYTES = 2 * 1024 * 1024  # a larger file is rewritten when most of it is done
+MAX_REMEMBERED_IDS = 20_000  # ids of earlier alerts, each of which is taken only once
 
 
 class Spool:
-    """Alerts that wait, by target. For several threads."""
+    """The alerts that wait for each target. Safe to use from several threads."""
 
     _file: BufferedWriter
-    _size: int  # bytes of the file when it was last written anew
+    _size: int  # bytes of the file when it was last rewritten
 
     def __init__(self, path: Path, most: int = 5000) -> None:
         """
         Args:
-            path: the file; its folder is made, 0700.
-            most: alerts that may wait for one target; more are shrunk, the oldest of the least severe first.
+            path: the file; its folder is created with mode 0700.
+            most: alerts that may wait for one target. Of more, the oldest of the least severe become one digest.
 
         Raises:
-            OSError: it can not be written.
+            OSError: the file can not be written.
         """
         self._path, self._most = path, most
         self._lock = threading.Condition()
@@ -48,17 +48,17 @@ class Spool:
         self._next = 1
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._load()
-        self._write_anew()
+        self._rewrite()
 
     def add(self, alerts: list[tuple[Message, list[str]]]) -> None:
         """
-        Put alerts into the queue; they are on the disk afterwards. One whose `id` has been there is left out.
+        Put alerts into the queue; they are on the disk when this returns. An alert with a known `id` is ignored.
 
         Args:
             alerts: each with the names of its targets.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the file can not be written, as when the disk is full.
         """
         with self._lock:
             lines = []
@@ -78,37 +78,39 @@ class Spool:
             self._lock.notify_all()
 
     def waiting(self, target: str) -> dict[int, Message]:
-        """What waits for a target, oldest first, by number."""
+        """The alerts that wait for a target, by number, the oldest first."""
         with self._lock:
             return dict(self._waiting.get(target, {}))
 
     def counts(self) -> dict[str, int]:
-        """By target, how many wait."""
+        """By target, how many alerts wait."""
         with self._lock:
             return {target: len(waiting) for target, waiting in self._waiting.items() if waiting}
 
     def wait(self, target: str, seconds: float, anything_new: bool) -> None:
-        """Returns when something waits for the target (with `anything_new`, when something is added), or time is up."""
+        """
+        Returns when an alert waits for the target (with `anything_new`: when an alert is added), or after `seconds`.
+        """
         with self._lock:
             if anything_new or not self._waiting.get(target):
                 self._lock.wait(seconds)
 
     def wake(self) -> None:
-        """Lets all that wait look again."""
+        """Wakes all threads in :meth:`wait`."""
         with self._lock:
             self._lock.notify_all()
 
     def done(self, target: str, numbers: list[int]) -> None:
-        """A target has taken alerts."""
+        """A target has taken the alerts with these numbers."""
         with self._lock:
             waiting = self._waiting.get(target, OrderedDict())
             gone = [number for number in numbers if waiting.pop(number, None) is not None]
             self._append([{"done": number, "to": target} for number in gone])
             if self._file.tell() > COMPACT_BYTES and self._file.tell() > 4 * self._size:
-                self._write_anew()
+                self._rewrite()
 
     def keep_only(self, targets: set[str]) -> list[str]:
-        """Forget what waits for targets that are not configured any more. Gives their names."""
+        """Drop the alerts of all other targets, which are not configured any more. Returns the names of those."""
         with self._lock:
             gone = sorted(target for target, waiting in self._waiting.items() if target not in targets and waiting)
             for target in gone:
@@ -117,7 +119,7 @@ class Spool:
             return gone
 
     def close(self) -> None:
-        """Nothing can be added afterwards."""
+        """Closes the file. Nothing can be added afterwards."""
         with self._lock:
             self._file.close()
 
@@ -154,8 +156,8 @@ class Spool:
                     self._waiting.get(entry["to"], OrderedDict()).pop(entry["done"], None)
                     self._next = max(self._next, entry["done"] + 1)
 
-    def _write_anew(self) -> None:
-        """Only what waits. Whole or not at all: the old file is there until the new one is on the disk."""
+    def _rewrite(self) -> None:
+        """Writes a new file with only the alerts that wait. The old file stays until the new one is on the disk."""
         targets: dict[int, list[str]] = {}
         alerts: dict[int, Message] = {}
         for target, waiting in self._waiting.items():
@@ -182,7 +184,7 @@ class Spool:
         self._file, self._size = file, file.tell()
 
     def _shrink(self, target: str) -> None:
-        """Too much waits: the oldest of the least severe become one line each of a single alert."""
+        """When too many alerts wait for a target, replaces the oldest of the least severe by one digest."""
         waiting = self._waiting.get(target, OrderedDict())
         if len(waiting) <= self._most:
             return

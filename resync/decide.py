@@ -17,7 +17,7 @@ from resync.inputs import together
 QUIET_SECONDS = 1.5  # a change has to be over for that long: an editor, a git pull in its middle
 ASK_ALL_SECONDS = 900.0  # all nodes are asked what they are made of
 COMPARE_SECONDS = 3600.0  # the two nodes of each site are compared with each other
-PAUSE_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # before the next try where a site or a node can not be worked on
+PAUSE_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 WAITING_ALERT_SECONDS = 300.0  # after that long somebody is told
 OTHER_MASTER_SECONDS = 60.0  # a master that comes after another one: how long that one has, and between two looks
 FIGHT_REPAIRS = 3  # repairs of one thing within FIGHT_WITHIN_SECONDS; then somebody works against them

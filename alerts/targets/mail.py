@@ -1,4 +1,4 @@
-"""Mail over SMTP, by default with STARTTLS and a certificate that is checked."""
+"""Mail over SMTP, by default with STARTTLS. The server's certificate is checked."""
 from __future__ import annotations
 
 import email.message
@@ -16,8 +16,10 @@ _IMPORTANCE = {"critical": "high", "warning": "normal", "info": "low"}
 
 def compose(target: dict[str, Any], message: Message) -> email.message.EmailMessage:
     """
+    Write a message as a mail.
+
     Args:
-        target: its configuration.
+        target: the target's configuration.
         message: see message.py.
     """
     mail = email.message.EmailMessage(policy=email.policy.SMTP)
@@ -28,7 +30,7 @@ def compose(target: dict[str, Any], message: Message) -> email.message.EmailMess
     domain = target["from"].rpartition("@")[2]
     mail["Message-ID"] = f"<{message['id']}@{domain}>"
     if message["incident"]:
-        # an incident is one thread in a mail reader
+        # so an incident is one thread in a mail reader
         mail["References"] = f"<{message['incident']}@{domain}>"
     mail["Importance"] = _IMPORTANCE[message["severity"]]
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
@@ -40,8 +42,10 @@ def compose(target: dict[str, Any], message: Message) -> email.message.EmailMess
 
 def deliver(target: dict[str, Any], message: Message) -> str:
     """
+    Send a message; returns the server's answer in words.
+
     Raises:
-        Failed: with the server's answer, or why there was none.
+        Failed: with the server's answer, or the reason why there was none.
     """
     mail, security = compose(target, message), target.get("security", "starttls")
     port, timeout = target.get("port", _PORTS[security]), target.get("timeout", 20)

@@ -1,4 +1,4 @@
-"""A message to Slack, or to what takes the same JSON (Mattermost, Rocket.Chat, Discord's /slack).
+"""A message to Slack, or to a server that takes the same JSON (Mattermost, Rocket.Chat, Discord's /slack).
 
 The format: https://api.slack.com/messaging/webhooks, with the classic `attachments` for the colour.
 """
@@ -12,13 +12,15 @@ from alerts.targets import webhook
 
 _COLOURS = {"critical": "#c0392b", "warning": "#e67e22", "info": "#2980b9"}
 _COLOUR_OVER = "#27ae60"
-MAX_CHARACTERS = 3000  # characters of the text; Slack cuts what is much longer
+MAX_CHARACTERS = 3000  # of the text; Slack cuts a much longer one
 
 
 def compose(target: dict[str, Any], message: Message) -> dict[str, Any]:
     """
+    Write a message as Slack's JSON.
+
     Args:
-        target: its configuration.
+        target: the target's configuration.
         message: see message.py.
     """
     text = message["text"]
@@ -33,12 +35,14 @@ def compose(target: dict[str, Any], message: Message) -> dict[str, Any]:
 
 def deliver(target: dict[str, Any], message: Message) -> str:
     """
+    Send a message; returns the server's answer in words.
+
     Raises:
-        targets.Failed: as webhook's.
+        targets.Failed: see webhook.post.
     """
     return webhook.post(target, json.dumps(compose(target, message)).encode(), {})
 
 
 def _escaped(text: str) -> str:
-    """Slack's three: https://api.slack.com/reference/surfaces/formatting#escaping. Nobody is called by an event."""
+    """Slack's three: https://api.slack.com/reference/surfaces/formatting#escaping. So no event can mention a person."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

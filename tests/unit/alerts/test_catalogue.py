@@ -49,7 +49,7 @@ def test_a_message_can_be_read(key):
     event = event._replace(site="winterthur")
     said = message.compose(alert_of(event))
     assert said["subject"].startswith("[critical] winterthur: ") and "{" not in said["subject"] + said["text"]
-    for part in ("What happened", "What it means for users", "What has been done by itself", "What to do"):
+    for part in ("What happened", "What it means for users", "What was done automatically", "What to do"):
         assert f"\n{part}\n" in said["text"]
     assert all(len(line) < 400 for line in said["text"].splitlines())
 

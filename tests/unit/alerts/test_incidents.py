@@ -43,8 +43,8 @@ def test_what_follows_joins_silently_unless_it_is_worse():
 
 def test_what_joined_and_stays_is_told_later():
     told = run(IncidentMachine(), (0, made(1)), (1, made(2, subject="bond0/eth2")),
-               (2, made(3, subject="c", severity="info")), (3, made(4, subject="d")), (9, made(5, subject="d", recovered=True)),
-               (40, made(9, minion="gw-a.bern")))
+               (2, made(3, subject="c", severity="info")), (3, made(4, subject="d")),
+               (9, made(5, subject="d", recovered=True)), (40, made(9, minion="gw-a.bern")))
     assert told[:2] == [(0.15, "alert", "warning", 1), (31.0, "update", "warning", 4)]
 
 
