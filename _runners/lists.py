@@ -2,11 +2,11 @@
 Revocation lists of other authorities
 =====================================
 
-For a site whose certificates come from an authority that publishes its list at a URL: ``fetch`` brings it into pillar,
-and the next `state.apply` to the nodes. docs/certificates.md says when this is needed. What the authority of this
-master revokes is published by the runner ``authority``, into the same file.
+For a site whose certificates come from an authority that publishes its list at a URL. ``fetch`` puts the list into
+pillar, and the next `state.apply` brings it to the nodes. docs/certificates.md says when this is needed. The runner
+``authority`` writes the list of this master's own authority into the same file.
 
-No secret is taken or returned: a list is public.
+This runner takes and returns no secret: a list is public.
 """
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from salt.exceptions import CommandExecutionError, SaltRenderError, SaltRunnerEr
 
 __virtualname__ = "lists"
 
-_MAX_LIST_BYTES = 16 << 20  # bytes; a list of 100,000 entries has 4 MB
-_PATIENCE_SECONDS = 20.0  # seconds without a byte
+_MAX_LIST_BYTES = 16 << 20  # a list of 100,000 entries has 4 MB
+_PATIENCE_SECONDS = 20.0  # for the next byte of a download
 
 
 def fetch(site: str, name: str, url: str) -> dict[str, Any]:
     """
     Fetch a revocation list and put it into the site's pillar: pillar/secrets/crls/SITE.sls.
 
-    Refused, with nothing changed: what is no list, one that is stale, one that is not signed by an authority of the
-    site's own certificates, and one that is older than the one that is there.
+    Refuses and changes nothing when the download is no list, when the list is stale, when no authority of the site's
+    own certificates has signed it, or when it is older than the one in pillar.
 
     Args:
         site: the site's name.
-        name: what the list is called in pillar: letters, digits, '.', '_' and '-'.
-        url: where it is, http or https; PEM or DER.
+        name: the list's name in pillar: letters, digits, '.', '_' and '-'.
+        url: where the list is, http or https; PEM or DER.
 
     Returns:
-        ``number``, ``entries``, ``next_update``, ``changed`` and, if so, ``written`` and ``next`` (what to do now); or
-        ``mistakes`` and ``retcode`` 1.
+        ``number``, ``entries``, ``next_update``, ``changed``; if it is true also ``written`` (the file) and ``next``
+        (the next command). Or ``mistakes`` and ``retcode`` 1.
 
     CLI Example:
 
@@ -64,7 +64,7 @@ def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict[str, A
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == authority._NAME_IN_PILLAR:
         raise _refuse(f"{name} can be no list's name: use letters, digits, '.', '_' and '-'; "
                       f"{authority._NAME_IN_PILLAR} is this master's own authority")
-    authority._listed(site)          # a damaged file is told first
+    authority._listed(site)          # names a damaged file before the download
     crl = _read(url, _download(url))
     _check(url, crl, _authorities(authority, site))
     with authority._locked(authority._pillar_file("crls", site).parent):
@@ -123,19 +123,19 @@ def _check(url: str, crl: Any, authorities: list[Any]) -> None:
 
 
 def _signed(crl: Any, authority: Any) -> bool:
-    with contextlib.suppress(*_certs()._UNREADABLE):          # in a way that this key can not
+    with contextlib.suppress(*_certs()._UNREADABLE):          # a signature that does not fit this kind of key
         return crl.is_signature_valid(authority.public_key())
     return False
 
 
 def _newer(url: str, crl: Any, there: str | None) -> bool:
-    """Whether it has to come in. Raises SaltRunnerError where it is older than the one that is there."""
+    """Whether a list replaces the one in pillar. Raises SaltRunnerError when it is older than that one."""
     if there is None:
         return True
     try:
         old = x509.load_pem_x509_crl(str(there).encode())
     except ValueError:
-        return True          # half a one: every list is better
+        return True          # a damaged one: every list is better
     if old.issuer != crl.issuer or old == crl:
         return old != crl
     if (_number(crl) or 0, crl.last_update_utc) < (_number(old) or 0, old.last_update_utc):
@@ -153,10 +153,10 @@ def _number(crl: Any) -> int | None:
 
 
 def _authorities(authority: ModuleType, site: str) -> list[Any]:
-    """The authorities in the chains of a site's certificates, read from pillar as its nodes read them."""
+    """The authorities in the chains of a site's certificates, read from pillar in the same way as the nodes do."""
     try:
         secrets = authority._tree()._secrets(site, salt.loader.render(__opts__, {}))
-    except SaltRenderError:          # it would show lines of the file
+    except SaltRenderError:          # its own text would show lines of the file
         raise _refuse(f"a file of {site} below pillar/secrets is no YAML that Salt can read") from None
     certs = _certs()
 

@@ -2,8 +2,8 @@
 Resync, for people
 ==================
 
-What the engine ``gateway_resync`` does and waits for, what a roll-out would do, and how to stop it, go on, or have a
-site rolled out now. docs/resync.md explains all of it.
+Shows what the engine ``gateway_resync`` does and waits for, and what a roll-out would do. Stops the engine, lets it
+continue, or has a site rolled out now. docs/resync.md explains all of it.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import salt.utils.event
 
 # Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
-# comes first, and only for this.
+# comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic
@@ -27,8 +27,7 @@ finally:
 
 __virtualname__ = "resync"
 
-# How long the engine may take to say that it has heard an order.
-_ORDER_SECONDS = 10.0
+_ORDER_SECONDS = 10.0  # for the engine to confirm an order
 
 
 def __virtual__() -> str:
@@ -37,16 +36,17 @@ def __virtual__() -> str:
 
 def status(site: str | None = None) -> dict[str, Any]:
     """
-    What the engine is doing, and what waits for what.
+    What the engine does, and what waits for what.
 
     Args:
-        site: also ask this site's nodes what they are made of.
+        site: also ask this site's nodes whether they are up to date.
 
     Returns:
         ``engine``: ``running``, ``disabled``, or ``not running``; ``dry_run``; ``stopped``: sites, or ``all``, that a
-        person has stopped; ``halted_by``: the site whose failure ended a roll-out; ``running``, ``queue``, by site;
-        ``failed``, ``refused``: sites; ``drift``: what is being put right; ``nodes``, with a site: by minion
-        ``up to date``, ``behind``, ``never applied`` or ``silent``, and whether it was compared since its boot.
+        person has stopped; ``halted_by``: the site whose failure stopped the roll-out to all sites; ``running``,
+        ``queue``, by site; ``failed``, ``refused``: sites; ``drift``: what is to be repaired; ``nodes``, with a site:
+        by minion ``up to date``, ``behind``, ``never applied`` or ``silent``, and whether it was compared since its
+        boot.
 
     CLI Example:
 
@@ -78,12 +78,12 @@ def dry_run(site: str | None = None) -> dict[str, Any]:
     What a roll-out would do, asked of the nodes with ``test=True``. Nothing is changed.
 
     Args:
-        site: the site's name; left out, all.
+        site: the site's name; left out, all sites.
 
     Returns:
         ``sites``, by site: ``refused``, the site's mistakes; or ``first``, by minion in the order of a roll-out its
         ``role``, the states that ``would_change`` and those that ``would_fail``; and ``waits_for``, when the pair is
-        none.
+        not one active and one standby node.
 
     CLI Example:
 
@@ -101,10 +101,13 @@ def dry_run(site: str | None = None) -> dict[str, Any]:
 
 def now(site: str) -> dict[str, Any]:
     """
-    Roll a site out now, also when nothing has changed, when it failed before, or while everything is stopped.
+    Roll a site out now: also when nothing has changed, when it failed before, or while everything is stopped.
 
     Args:
         site: the site's name.
+
+    Returns:
+        ``done`` when the engine has taken the order; otherwise ``mistakes`` and ``retcode`` 1.
 
     CLI Example:
 
@@ -117,11 +120,14 @@ def now(site: str) -> dict[str, Any]:
 
 def stop(site: str = "") -> dict[str, Any]:
     """
-    Begin nothing any more, at one site or at all. What has begun is ended in order. It lasts until :func:`go`, also
-    when the master is started again.
+    Start nothing more, at one site or at all. A roll-out that runs is finished. Lasts until :func:`go`, also over a
+    restart of the master.
 
     Args:
-        site: the site's name; left out, all.
+        site: the site's name; left out, all sites.
+
+    Returns:
+        As :func:`now`.
 
     CLI Example:
 
@@ -134,10 +140,13 @@ def stop(site: str = "") -> dict[str, Any]:
 
 def go(site: str = "") -> dict[str, Any]:
     """
-    Go on, after :func:`stop` or after a roll-out that failed: what failed is tried again.
+    Continue after :func:`stop` or after a failed roll-out. What failed is tried again.
 
     Args:
-        site: the site's name; left out, all.
+        site: the site's name; left out, all sites.
+
+    Returns:
+        As :func:`now`.
 
     CLI Example:
 
@@ -156,7 +165,7 @@ def compare(site: str) -> dict[str, Any]:
         site: the site's name.
 
     Returns:
-        ``differences``, a line each; empty when there are none.
+        ``differences``, one line each; ``retcode`` 1 when there are any.
 
     CLI Example:
 
@@ -187,7 +196,7 @@ def _nodes(site: str) -> dict[str, str]:
 
 
 def _order(name: str, site: str) -> dict[str, Any]:
-    """Fire it, and wait until the engine has heard it: its state of affairs is written anew then."""
+    """Send an order and wait until the engine has taken it: its status then counts one order more."""
     before = files.read_status(__opts__["cachedir"])
     if not before or before["at"] > files.STALE_SECONDS or not before.get("enabled"):
         return _result({"mistakes": ["the engine gateway_resync does not run on this master: is it in `engines`, and "
@@ -206,7 +215,7 @@ def _order(name: str, site: str) -> dict[str, Any]:
 
 
 def _wrong(site: object) -> dict[str, Any] | None:
-    """The answer for what is no site of this master's."""
+    """The result for a name that is no site of this master; None for a site."""
     known = authentic.Sites(__opts__["pillar_roots"].get("base", [])).names()
     if authentic.is_site_name(site) and site in known:
         return None
@@ -214,6 +223,6 @@ def _wrong(site: object) -> dict[str, Any] | None:
 
 
 def _result(result: dict[str, Any], wrong: bool) -> dict[str, Any]:
-    """What is returned; the return code is for salt-run and for the job's event."""
+    """Adds the return code, which salt-run and the job's event use."""
     __context__["retcode"] = 1 if wrong else 0
     return {**result, "retcode": __context__["retcode"]}

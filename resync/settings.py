@@ -1,4 +1,4 @@
-"""The master's configuration ``gateway_resync``, checked: what there is, what holds when it is left out."""
+"""Checks the master's configuration ``gateway_resync``, and fills in the defaults."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from resync import decide
 
 DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4,
                             "quiet": decide.QUIET_SECONDS, "without": [], "rank": 0, "other": ""}
-# What is put right by itself when it was changed by hand: the formulas of the tree.
+# The formulas of the tree. The engine applies one of them to repair what was changed by hand.
 FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")
 
 
 class Settings(NamedTuple):
-    """What the engine goes by; `mistakes`, a line each, leave it idle."""
+    """The engine's settings. `mistakes`, one line each: with any, the engine does nothing."""
 
     enabled: bool
     decide: decide.Config
@@ -23,7 +23,7 @@ class Settings(NamedTuple):
 
 def read(given: Any) -> Settings:
     """
-    Out of the master's configuration.
+    Check the configuration. Never raises.
 
     Args:
         given: the value of ``gateway_resync``; None when there is none.
@@ -31,9 +31,10 @@ def read(given: Any) -> Settings:
     wrong: list[str] = []
     given = {} if given is None else given
     if not isinstance(given, dict):
-        wrong.append("has to be a mapping")
+        wrong.append("must be a mapping")
         given = {}
-    wrong += [f"{str(key)[:40]}: is unknown; there are {', '.join(DEFAULTS)}" for key in given if key not in DEFAULTS]
+    known = ", ".join(DEFAULTS)
+    wrong += [f"{str(key)[:40]}: is unknown; the keys are {known}" for key in given if key not in DEFAULTS]
     its = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}
     for key in ("enabled", "dry_run"):
         if not isinstance(its[key], bool):
@@ -48,7 +49,7 @@ def read(given: Any) -> Settings:
     if not isinstance(its["other"], str):
         wrong.append(f"other: {_show(its['other'])} is no name or address")
     elif its["rank"] == 1 and not its["other"]:
-        wrong.append("other: is missing; rank 1 leaves everything to that master as long as the nodes reach it")
+        wrong.append("other: is missing; rank 1 leaves everything to that master while the nodes reach it")
     if wrong:
         return Settings(False, decide.Config(), tuple(f"gateway_resync: {line}" for line in wrong))
     return Settings(its["enabled"], decide.Config(

@@ -163,7 +163,7 @@ def test_a_failed_first_site_stops_all_that_has_not_begun_and_says_so_once():
     master.end("basel", "failed", "the standby could not be applied")
     assert master.raised() == [("rollout_failed", "basel", False)]
     raised = next(each for each in master.done if isinstance(each, Raise))
-    assert raised.severity == "critical" and raised.cause == "4 more sites are not begun"
+    assert raised.severity == "critical" and raised.cause == "4 further sites are not started"
     assert master.wait(3600) == [] and master.raised() == []
     assert master.machine.status()["halted_by"] == "basel"
 

@@ -39,7 +39,7 @@ def test_what_it_raises_is_said(jobs):
 
 def test_one_that_dies(jobs):
     jobs.start("a", lambda: os.kill(os.getpid(), signal.SIGKILL), 10, time.monotonic())
-    assert ended(jobs) == [("a", None, "it ended without a word")]
+    assert ended(jobs) == [("a", None, "it ended without a result")]
 
 
 def test_one_that_hangs_is_killed(jobs):
