@@ -62,7 +62,7 @@ def fetch(site: str, name: str, url: str) -> dict[str, Any]:
 def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict[str, Any]:
     authority._settings(site)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == authority._NAME_IN_PILLAR:
-        raise _refuse(f"{name} can be no list's name: use letters, digits, '.', '_' and '-'; "
+        raise _refuse(f"{name} is not a valid name for a list: use letters, digits, '.', '_' and '-'; "
                       f"{authority._NAME_IN_PILLAR} is this master's own authority")
     authority._listed(site)          # names a damaged file before the download
     crl = _read(url, _download(url))
@@ -95,7 +95,7 @@ def _download(url: str) -> bytes:
         why = getattr(error, "reason", error) or type(error).__name__
         raise _refuse(f"{url} could not be fetched: {why}") from None
     if len(data) > _MAX_LIST_BYTES:
-        raise _refuse(f"{url} has more than {_MAX_LIST_BYTES >> 20} MiB, which no list should have")
+        raise _refuse(f"{url} has more than {_MAX_LIST_BYTES >> 20} MiB; no list should be so large")
     if wanted and wanted.isdigit() and len(data) < int(wanted):
         raise _refuse(f"{url} broke off after {len(data)} of {wanted} bytes")
     return data
@@ -118,7 +118,7 @@ def _check(url: str, crl: Any, authorities: list[Any]) -> None:
     named = [each for each in authorities if each.subject == crl.issuer]
     if not any(_signed(crl, each) for each in named):
         issuer = crl.issuer.rfc4514_string()
-        raise _refuse(f"{url} is not signed by \"{issuer}\", in whose name it is" if named else
+        raise _refuse(f"{url} is not signed by \"{issuer}\", which it names as its issuer" if named else
                       f"{url} is from \"{issuer}\", which is no authority of the site's certificates")
 
 
@@ -140,8 +140,8 @@ def _newer(url: str, crl: Any, there: str | None) -> bool:
         return old != crl
     if (_number(crl) or 0, crl.last_update_utc) < (_number(old) or 0, old.last_update_utc):
         raise _refuse(f"{url} is number {_number(crl)} of {crl.last_update_utc:%Y-%m-%d %H:%M}, and number "
-                      f"{_number(old)} of {old.last_update_utc:%Y-%m-%d %H:%M} is in pillar already: people who were "
-                      "revoked since could come back; ask its authority")
+                      f"{_number(old)} of {old.last_update_utc:%Y-%m-%d %H:%M} is in pillar already: persons who "
+                      "were revoked since then could connect again; ask its authority")
     return True
 
 
@@ -174,7 +174,7 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
         except CommandExecutionError as error:
             problems.append(str(error))
     if not found:
-        raise _refuse(problems[0] if problems else f"{site} has no certificate in pillar, so nobody can say whose list "
+        raise _refuse(problems[0] if problems else f"{site} has no certificate in pillar, so it is unknown whose list "
                       "counts there")
     return found
 

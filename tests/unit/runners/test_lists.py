@@ -96,7 +96,7 @@ def test_what_this_masters_own_authority_has_there_stays(lists):
     (lambda: b"<html>not found</html>", "is no readable certificate revocation list"),
     (lambda: der(AUTHORITY.crl(number=9))[:-40], "is no readable certificate revocation list"),
     (lambda: der(AUTHORITY.crl(number=9, end=-DAY / 2)), "is stale: the next list was due on"),
-    (lambda: der(Authority("Test CA").crl(number=9)), 'is not signed by "CN=Test CA", in whose name it is'),
+    (lambda: der(Authority("Test CA").crl(number=9)), 'is not signed by "CN=Test CA", which it names as its issuer'),
     (lambda: der(Authority("Other CA").crl(number=9)), 'is from "CN=Other CA", which is no authority of the site'),
     (lambda: der(AUTHORITY.crl(number=6)), "is number 6 of"),
     (lambda: der(AUTHORITY.crl(number=7, start=-2 * DAY)), "and number 7 of"),
@@ -115,7 +115,7 @@ def test_a_bad_one_is_one_line_and_changes_nothing(lists, served, expected):
 
 @pytest.mark.parametrize(("words", "expected"), [
     (("../x", "ca", URL), "is no site's name"), (("basel", "ca", URL), "sites/basel.sls is under none of"),
-    (("winterthur", "a b", URL), "can be no list's name"), (("winterthur", "../x", URL), "can be no list's name"),
+    (("winterthur", "a b", URL), "is not a valid name for a list"), (("winterthur", "../x", URL), "is not a valid name for a list"),
     (("winterthur", "gateway-authority", URL), "is this master's own authority"),
     (("bern", "ca", URL), "bern has no certificate in pillar")])
 def test_wrong_words(lists, words, expected):
