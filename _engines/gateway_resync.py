@@ -110,7 +110,7 @@ class Engine:
                 present = self.inputs.look()
                 self.handle(decide.Inputs(present.shared, present.own))
 
-    def handle(self, event: decide.Event) -> None:
+    def handle(self, event: decide.ResyncEvent) -> None:
         """Take an event, carry out the actions that follow, and write the status for people."""
         for action in self.machine.handle(event, clock()):
             try:

@@ -23,7 +23,7 @@ from salt.exceptions import SaltRunnerError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic, catalogue, delivery, files, message, routes
-    from alerts.shapes import Message, Status
+    from alerts.shapes import EngineStatus, Message
     from alerts.targets import Failed
 finally:
     del sys.path[0]
@@ -53,7 +53,7 @@ def status() -> dict[str, Any]:
     if not isinstance(found, dict):
         return _result({"engine": "has never run; is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d, "
                         "and was the master restarted since?"}, wrong=True)
-    said = cast(Status, found)
+    said = cast(EngineStatus, found)
     age = now - said["at"]
     runs = age < _STALE_SECONDS
     targets = {}

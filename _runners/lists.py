@@ -140,8 +140,8 @@ def _newer(url: str, crl: Any, there: str | None) -> bool:
         return old != crl
     if (_number(crl) or 0, crl.last_update_utc) < (_number(old) or 0, old.last_update_utc):
         raise _refuse(f"{url} is number {_number(crl)} of {crl.last_update_utc:%Y-%m-%d %H:%M}, and number "
-                      f"{_number(old)} of {old.last_update_utc:%Y-%m-%d %H:%M} is in pillar already: persons who "
-                      "were revoked since then could connect again; ask its authority")
+                      f"{_number(old)} of {old.last_update_utc:%Y-%m-%d %H:%M} is in pillar already: people who were "
+                      "revoked since could come back; ask its authority")
     return True
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 STATE = "state.json"  # the nodes' event numbers, the open incidents
-STATUS = "status.json"  # for people (shapes.Status)
+STATUS = "status.json"  # for people (shapes.EngineStatus)
 SILENCES = "silences.json"  # by site, until when (seconds since 1970); the runner writes it
 SPOOL = "queue.jsonl"  # the queue (spool.py)
 

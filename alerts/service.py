@@ -24,7 +24,7 @@ from alerts.apart import Apart
 from alerts.incidents import Alert, IncidentMachine
 from alerts.intake import Ask, Intake, Taken
 from alerts.presence import Change, Presence
-from alerts.shapes import Message, Status
+from alerts.shapes import EngineStatus, Message
 from alerts.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -488,7 +488,7 @@ class Service:
             self._last["status"] = now
             files.write(self._folder / files.STATUS, self.status(now))
 
-    def status(self, now: float) -> Status:
+    def status(self, now: float) -> EngineStatus:
         """What `salt-run alerts.status` shows. Holds no secret and no address."""
         waiting = self._spool.counts()
         return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self._known),

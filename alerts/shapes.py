@@ -65,7 +65,7 @@ class TargetStatus(Delivery):
     waiting: int
 
 
-class Status(TypedDict):
+class EngineStatus(TypedDict):
     """The file status.json, for `salt-run alerts.status`."""
 
     at: float

@@ -63,7 +63,7 @@ class Sorter:
         self.newest: dict[tuple[str, str], int] = {}  # by id and journal, the newest number
         self.asked: dict[str, float] = {}  # by site, when the last start of one of its minions was passed on
 
-    def sort(self, raw: bytes, now: float) -> decide.Event | None:
+    def sort(self, raw: bytes, now: float) -> decide.ResyncEvent | None:
         """The event of a message, or None when it does not concern resync. `now`: seconds since 1970."""
         tag, _, data = raw.partition(authentic.END_OF_TAG)
         try:

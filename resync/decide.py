@@ -113,7 +113,7 @@ class Tick(NamedTuple):
     """Time passes."""
 
 
-Event = (Inputs | Told | RolledOut | Repaired | Drifted | Returned | Reconnected | Differences | Order | Tick)
+ResyncEvent = Inputs | Told | RolledOut | Repaired | Drifted | Returned | Reconnected | Differences | Order | Tick
 
 
 # Actions
@@ -178,16 +178,16 @@ class Keep(NamedTuple):
     state: State
 
 
-Action = RollOut | Apply | Ask | Compare | Raise | Say | Keep
+ResyncAction = RollOut | Apply | Ask | Compare | Raise | Say | Keep
 
 
 class Waiting(TypedDict):
-    """A site in the queue, for people (in :class:`Status`)."""
+    """A site in the queue, for people (in :class:`ResyncStatus`)."""
     because: str
     waits_for: str
 
 
-class Status(TypedDict):
+class ResyncStatus(TypedDict):
     """What the engine does and waits for, for people."""
     orders: int  # taken since the engine started
     dry_run: bool
@@ -290,7 +290,7 @@ class RolloutMachine:
         self.compare_at: dict[str, float] = {}
         self.silent: dict[str, Item] = {}  # sites of which not all nodes have answered
         self.orders = 0  # taken since the engine started
-        self.out: list[Action] = []
+        self.out: list[ResyncAction] = []
 
     # State
 
@@ -303,7 +303,7 @@ class RolloutMachine:
         return {"stopped": sorted(self.stopped), "failed": dict(self.failed), "refused": dict(self.refused),
                 "halted": self.halted, "raised": dict(self.raised)}
 
-    def status(self) -> Status:
+    def status(self) -> ResyncStatus:
         """What the engine does, and what waits for what; for people."""
         waiting: dict[str, Waiting] = {}
         for site, item in sorted(self.queue.items()):
@@ -338,7 +338,7 @@ class RolloutMachine:
 
     # Events
 
-    def handle(self, event: Event, now: float) -> list[Action]:
+    def handle(self, event: ResyncEvent, now: float) -> list[ResyncAction]:
         """Take an event; returns the actions that follow from it. `now`: seconds, of a steady clock."""
         self.now = max(now, self.now)
         self.out = []

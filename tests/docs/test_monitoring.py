@@ -1,4 +1,4 @@
-"""docs/monitoring.md shows what is really sent, and lists every event there is."""
+"""docs/monitoring.md shows a mail as it is sent, and lists every event."""
 from __future__ import annotations
 
 import re

@@ -1,4 +1,4 @@
-"""Nodes that call each other dead: whether both live."""
+"""Two nodes that report each other as dead: are both alive?"""
 from __future__ import annotations
 
 from alerts.apart import ASK_AGAIN_SECONDS, Apart, Change

@@ -1,4 +1,4 @@
-"""Every condition has words for it, and the words hold whatever an event says."""
+"""Every condition has its texts, and the texts stay right whatever an event says."""
 from __future__ import annotations
 
 import re

@@ -1,4 +1,4 @@
-"""One cause is told once, more severe once more, its end once; what comes and goes is told as that."""
+"""One cause makes one alert, one more when it becomes more severe, one at its end; a flapping condition has its own."""
 from __future__ import annotations
 
 import json
@@ -13,7 +13,7 @@ from tests.unit.alerts.events import T, made
 
 
 def run(machine: IncidentMachine, *steps: tuple) -> list[tuple[float, str, str, int]]:
-    """Feeds (time, event) in, with ticks in between, as a clock would. Gives (time, kind, severity, lines)."""
+    """Feeds (time, event) in, with ticks in between, as a clock would. Returns (time, kind, severity, lines)."""
     out, todo = [], sorted(steps, key=lambda step: step[0])
     for step in range(int(todo[-1][0] * 20) + 10):
         now = T + step / 20 + 1e-4
@@ -83,7 +83,7 @@ def test_what_only_happened_has_no_end():
 @pytest.mark.parametrize("severity", ["critical", "info"])
 @pytest.mark.parametrize("back", [3, 25])
 def test_a_role_that_moves_back_is_told_too(severity, back):
-    """Within the half minute it joined silently, and the last that anybody was told was wrong."""
+    """Within half a minute it joined without an alert, so the last alert named the wrong role."""
     def moved(second: int, number: int, minion: str, now: str) -> tuple[int, Event]:
         return second, made(number, minion=minion, condition="role_changed", severity=severity, once=True, now=now,
                             at=f"2024-05-01T10:00:{second:02}.100Z")
@@ -207,7 +207,7 @@ def test_many_conditions_stay_one_readable_incident():
 
 @pytest.mark.parametrize("when", range(0, 9))
 def test_a_restart_changes_nothing(when):
-    """Stopped at any point and carried on from what was saved: the same is told."""
+    """Stopped at any point and continued from the saved state: the alerts are the same."""
     steps = [(0, made(1)), (0.1, made(2, subject="b")), (3, made(3, subject="c", severity="critical")),
              (5, made(4, recovered=True)), (6, made(5)), (8, made(6, recovered=True)),
              (9, made(7, subject="b", recovered=True)),
@@ -229,7 +229,7 @@ def test_a_restart_changes_nothing(when):
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["info", "warning", "critical"]), st.booleans(),
                           st.booleans(), st.sampled_from([0.0, 0.05, 1.0, 40.0])), max_size=30))
 def test_nothing_wrong_is_left_untold(history):
-    """Whatever comes: what is open at the end was told, and no alert is told of nothing."""
+    """Whatever comes: what is open at the end was alerted, and no alert is empty."""
     machine, now, alerts = IncidentMachine(Settings(times=2, minutes=1)), T, []
     for number, (subject, severity, recovered, once, pause) in enumerate(history, 1):
         now += pause

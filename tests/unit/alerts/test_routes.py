@@ -1,4 +1,4 @@
-"""Every mistake of the configuration is named at once, and an alert goes where it should."""
+"""Every mistake of the configuration is named at once, and an alert goes to the right targets."""
 from __future__ import annotations
 
 import pytest

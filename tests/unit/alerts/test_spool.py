@@ -1,4 +1,4 @@
-"""What is in the queue survives anything, and is there once."""
+"""What is in the queue survives any crash, and is there only once."""
 from __future__ import annotations
 
 import json
@@ -84,7 +84,7 @@ def test_targets_that_are_gone_are_forgotten(tmp_path):
 
 
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    """A process adds, delivers and says so on its output; whatever it said before it was killed is true afterwards."""
+    """A process adds, delivers and prints each step. What it printed before it was killed is true afterwards."""
     script = f"""
 import sys, time
 sys.path.insert(0, {str(TREE)!r})
@@ -120,5 +120,5 @@ for number in range(start, start + 100000):
     left = set(ids(Spool(tmp_path / "queue"), "mail"))
     assert len(added) > 3
     assert added - done - left == set()
-    assert len(done & left) <= 2        # said so, and killed before it was
+    assert len(done & left) <= 2        # printed, and killed before it was written
     assert json.loads((tmp_path / "queue").read_bytes().splitlines()[0])["ids"]

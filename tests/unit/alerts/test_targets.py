@@ -1,4 +1,4 @@
-"""Each kind of target gets what it understands, over a checked connection, and a failure says why and no secret."""
+"""Each type of target gets its format, over a checked connection. The text of a failure has the reason, no secret."""
 from __future__ import annotations
 
 import hashlib

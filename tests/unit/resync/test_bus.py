@@ -1,4 +1,4 @@
-"""What is taken from the bus: what a node has signed, and nothing that anybody else has put there."""
+"""Only what a node has signed is taken from the bus, and nothing that anybody else has put there."""
 from __future__ import annotations
 
 import time

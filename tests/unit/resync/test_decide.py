@@ -1,4 +1,4 @@
-"""What is rolled out where and when: what happened, what is done about it."""
+"""What is rolled out where and when: events in, actions out."""
 from __future__ import annotations
 
 from typing import Any
@@ -37,7 +37,7 @@ SITE = "winterthur"
 
 
 class Master:
-    """A machine, its clock, what there is, and what it last did."""
+    """A RolloutMachine, its clock, its files, and its last actions."""
 
     def __init__(self, config: Config = CONFIG, kept: dict | None = None, sites: tuple[str, ...] = SITES) -> None:
         self.now = 1000.0
@@ -52,7 +52,7 @@ class Master:
         return self.work()
 
     def wait(self, seconds: float) -> list[Any]:
-        """As the engine does it: a look each half second."""
+        """As the engine does it: it looks at the files every half second."""
         done, until = [], self.now + seconds
         while self.now < until:
             self.now += 0.5
@@ -70,7 +70,7 @@ class Master:
         return [each for each in self.done if isinstance(each, (RollOut, Apply))]
 
     def sites(self) -> list[str]:
-        """Where something was begun."""
+        """The sites of the last roll-outs and repairs."""
         return [each.site for each in self.work()]
 
     def raised(self) -> list[tuple[str, str, bool]]:
@@ -246,7 +246,7 @@ def test_sites_that_do_not_answer_come_last():
 
 
 def refused() -> Master:
-    """One that has refused a site, and told it."""
+    """A master that has refused a site and raised the event."""
     master = Master()
     master.change(SITE)
     master.wait(3)
@@ -278,7 +278,7 @@ def test_what_was_told_of_a_refused_site_ends_where_a_person_says_go_before_it_i
 
 def test_what_was_told_ends_where_it_was_put_right_while_the_master_was_away():
     kept = [each for each in refused().done if isinstance(each, Keep)][-1].state
-    same = Master(kept=kept)      # with the site's file as it was before
+    same = Master(kept=kept)      # with the site's file unchanged
     same.tell(Told(SITE, {GW1: (same.number(), True), GW2: None}))
     assert same.raised() == [], "one of them did not answer"
     same.tell(Told(SITE, {GW1: (same.number(), True), GW2: (same.number(), True)}))
@@ -471,7 +471,7 @@ def test_what_a_repair_does_not_put_right_is_tried_again_and_told_in_the_end():
 
 
 def test_a_node_that_does_not_have_what_there_is_gets_it_by_a_roll_out():
-    """The present formula on the active node would be a change that the standby has never seen."""
+    """The formula could bring a change to the active node that the standby was not applied with."""
     master = Master()
     master.tell(DRIFT)
     master.end(SITE, "behind")

@@ -1,4 +1,4 @@
-"""Work in processes of its own: what it says, that it ends, and what becomes of it when it does not."""
+"""Jobs in processes of their own: their results, their end, and what happens when one does not end."""
 from __future__ import annotations
 
 import os

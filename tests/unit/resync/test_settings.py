@@ -1,4 +1,4 @@
-"""The master's configuration gateway_resync, and what the engine keeps on disk."""
+"""The master's configuration gateway_resync, and the engine's files on disk."""
 from __future__ import annotations
 
 import stat

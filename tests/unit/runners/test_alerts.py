@@ -1,4 +1,4 @@
-"""What the operator asks about alerts, without a master."""
+"""The runner alerts, without a master."""
 from __future__ import annotations
 
 import shutil
