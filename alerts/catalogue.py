@@ -206,7 +206,7 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "critical", "the IPsec daemon of {node} listens on the wrong addresses ({now})",
         "the IPsec daemon of {node} listens where it should again",
         "Nobody can connect, or the wrong node answers.",
-        "The role agent restarts a daemon that listens on none of its addresses after a takeover.",
+        "The role agent restarts a daemon that listens on none of the right addresses after a takeover.",
         f"{_IPSEC}. On the node: ipsec whack --listen; if that does not help, systemctl restart ipsec"),
     ("ipsec", "connection_unserved"): Entry(
         "critical", "the IPsec daemon of {node} refuses everybody on some connections ({now})",
@@ -220,23 +220,23 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "The client's configuration must name the virtual address; docs/troubleshooting.md, \"A tunnel\""),
     # drift
     ("drift", "file_changed"): Entry(
-        "warning", "somebody changed {subject} on {node} by hand", "{subject} on {node} is as the site says again",
+        "warning", "somebody changed {subject} on {node} by hand", "{subject} on {node} matches the master again",
         "Depends on the file; after a takeover the other node would behave differently.",
         "The master restores it.",
         "Why was it changed? Put the change into the site or the tree: salt '{id}' state.apply test=True"),
     ("drift", "sysctl_changed"): Entry(
         "warning", "somebody changed the kernel setting {subject} on {node} ({now})",
-        "{subject} on {node} is as the site says again",
+        "{subject} on {node} matches the master again",
         "Depends on the setting.", "The master restores it.",
         "If it is needed, put it into the site: salt '{id}' state.apply test=True"),
     ("drift", "firewall_changed"): Entry(
         "warning", "somebody changed the firewall of {node} by hand ({subject})",
-        "the firewall of {node} is as the site says again",
+        "the firewall of {node} matches the master again",
         "It may let in, or keep out, what it should not.", "The master restores it.",
         "If it is needed, put it into the site's firewall: salt '{id}' state.apply test=True"),
     ("drift", "service_changed"): Entry(
         "warning", "the service {subject} of {node} is {now}",
-        "the service {subject} of {node} is as the site says again",
+        "the service {subject} of {node} matches the master again",
         "Depends on the service.", "The master restores it, but never starts a heartbeat that somebody stopped.",
         "On the node: systemctl status and journalctl -u with the name of the service"),
     ("drift", "not_compared"): Entry(
@@ -247,7 +247,7 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
     # found by the master itself
     ("master", "rollout_failed"): Entry(
         "critical", "a change could not be rolled out to {site}: {now}", "the change is rolled out to {site}",
-        "Users are served as before if it says that the active node was not touched. Otherwise check the active node.",
+        "Users are served as before if this alert says that the active node was not touched. Otherwise check that node.",
         "The roll-out has stopped. The master tries again after the next change, or after salt-run resync.go {site}.",
         "salt-run gateway.validate {site}, then: salt '*.{site}' state.apply test=True"),
     ("master", "rollout_refused"): Entry(
