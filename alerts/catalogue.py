@@ -247,7 +247,8 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
     # found by the master itself
     ("master", "rollout_failed"): Entry(
         "critical", "a change could not be rolled out to {site}: {now}", "the change is rolled out to {site}",
-        "Users are served as before if this alert says that the active node was not touched. Otherwise check that node.",
+        "Users are served as before if this alert says that the active node was not touched. Otherwise check that "
+        "node.",
         "The roll-out has stopped. The master tries again after the next change, or after salt-run resync.go {site}.",
         "salt-run gateway.validate {site}, then: salt '*.{site}' state.apply test=True"),
     ("master", "rollout_refused"): Entry(
