@@ -2,15 +2,15 @@
 Alerts from the gateways' events
 ================================
 
-Runs on the master as long as that does: listens on its event bus for what the gateways report, and tells people. What
-is decided is in the tree's package ``alerts``; this file gives it Salt's bus, keys, jobs and configuration.
+Runs on the master as long as the master runs. Listens on the event bus for the gateways' reports and sends alerts to
+people. The tree's package ``alerts`` decides; this file connects it to Salt's bus, keys, jobs and configuration.
 
 Master's configuration, all optional (docs/monitoring.md)::
 
     gateway_alerts:
-      rank: 0          # with two masters that share the minions: 0 on one, 1 on the other
-      other: master-a  # on the one with rank 1: the other's name or address, NAME:PORT where its port is not 4506
-      presence: 60     # seconds between two looks at who answers, 0 for never
+      rank: 0          # where two masters share the minions: 0 on the first, 1 on the second
+      other: master-a  # on the second: name or address of the first, NAME:PORT where its port is not 4506
+      presence: 60     # seconds between two rounds of asking all nodes whether they answer; 0: no rounds
 """
 from __future__ import annotations
 
@@ -34,20 +34,19 @@ import salt.utils.event
 import salt.utils.jid
 import salt.utils.minions
 
-# At the end: nothing of the tree shadows what is installed.
+# The tree comes last in the path, so that nothing in it shadows an installed package.
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
 from alerts import authentic, files, service  # noqa: E402
+from alerts.shapes import Message  # noqa: E402
 from alerts.targets import Failed  # noqa: E402
 
 log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_alerts"
 
-LARGEST = 64 * 1024  # bytes of a message with the tag of an event; Salt's own additions included
 _EVENTS = (b"salt/beacon/", b"gateway/master/")
-_END = b"\n\n"  # between tag and data (salt.utils.event.TAGEND)
-_OTHER = 4506  # the port of the other master that is tried
+_OTHER_PORT = 4506  # of the other master, for the test whether it is reachable
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -58,7 +57,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def start() -> None:
     """
-    Listens until the master ends. Salt starts it again when it falls over.
+    Works until the master ends. Salt restarts it when it fails.
 
     CLI Example:
 
@@ -70,11 +69,11 @@ def start() -> None:
     wanted = __opts__.get("gateway_alerts") or {}
     rank = wanted.get("rank")
     if rank not in (None, 0, 1):
-        log.error("gateway_alerts:rank: %s is neither 0 nor 1; going on as the only master", str(rank)[:40])
+        log.error("gateway_alerts:rank: %s is neither 0 nor 1; working as the only master", str(rank)[:40])
         rank = None
     if rank == 1 and not wanted.get("other"):
-        log.warning("gateway_alerts:other: is missing on the master with rank 1: silent nodes are told by both masters")
-    opts = dict(__opts__)  # for threads: Salt's own is bound to this one
+        log.warning("gateway_alerts:other: is missing on the master with rank 1: both masters alert about silent nodes")
+    opts = dict(__opts__)  # for the threads: Salt's own mapping is bound to this one
     links = _Links(opts, str(wanted.get("other") or ""))
     its = service.Service(
         files.folder(__opts__["cachedir"]), authentic.load_secret(__opts__["pki_dir"]),
@@ -89,7 +88,7 @@ def start() -> None:
 
 
 def _on_end(stop: Callable[[], None]) -> None:
-    """The master's own handler goes on to do its part."""
+    """Calls `stop` on SIGTERM, and then the handler that was there before."""
     before = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: Any) -> None:
@@ -104,30 +103,30 @@ def _on_end(stop: Callable[[], None]) -> None:
 # The bus
 
 
-def _read_forever(opts: dict, its: service.Service) -> None:
-    """Reads everything, at once: the master drops a listener that is 10,000 events behind."""
+def _read_forever(opts: dict[str, Any], its: service.Service) -> None:
+    """Reads all messages without delay: the master drops a listener that is 10,000 events behind."""
     while True:
         try:
             asyncio.run(_read(opts, its))
         except Exception:  # a broken connection, of many kinds
-            log.exception("alerts: the connection to the master's bus; trying again")
+            log.exception("alerts: lost the connection to the master's bus; connecting again")
         time.sleep(0.5)
 
 
-async def _read(opts: dict, its: service.Service) -> None:
-    # Not SaltEvent.get_event: it unpacks every event on the bus, returns of large states included, before it looks at
-    # the tag, and costs a run of its event loop each.
+async def _read(opts: dict[str, Any], its: service.Service) -> None:
+    # Not SaltEvent.get_event: it unpacks every event on the bus before it looks at the tag, also the returns of large
+    # states, and runs its event loop once for each.
     client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
     try:
         await client.connect()
-        its.lost()  # what was before is asked for, now that the answers can be heard
+        its.lost()  # asks for earlier events, now that the answers can be received
         stream, count = getattr(client, "_stream", None), 0
         while True:
             raw = await client.recv()
             if raw is None:
                 continue
             if getattr(client, "_stream", None) is not stream:
-                stream = client._stream  # it has connected again by itself
+                stream = client._stream  # the client has reconnected by itself
                 its.lost()
             _sort(raw, its)
             count += 1
@@ -138,16 +137,16 @@ async def _read(opts: dict, its: service.Service) -> None:
 
 
 def _sort(raw: bytes, its: service.Service) -> None:
-    """One message of the bus: most are for others."""
-    tag, _, data = raw.partition(_END)
+    """Passes one message of the bus on to the service. Most messages are for others."""
+    tag, _, data = raw.partition(authentic.END_OF_TAG)
     if tag.startswith(_EVENTS):
-        if len(raw) > LARGEST or len(tag) > 400:
+        if len(raw) > authentic.MAX_MESSAGE_BYTES or len(tag) > authentic.MAX_TAG_BYTES:
             its.refuse("large")
             return
         try:
             content = salt.payload.loads(data, encoding="utf-8")
             its.offer(tag.decode("utf-8"), content)
-        except Exception:  # whatever somebody has put there
+        except Exception:  # the content can be anything
             its.refuse("malformed")
     elif tag.startswith(b"salt/job/"):
         parts = tag.decode("utf-8", "replace").split("/")
@@ -155,22 +154,22 @@ def _sort(raw: bytes, its: service.Service) -> None:
             content = salt.payload.loads(data, encoding="utf-8")
             said = content.get("return") if isinstance(content, dict) else None
             its.answer(parts[2], parts[4], service.TRIMMED if b"VALUE_TRIMMED" in data else said)
-    elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < 400:
+    elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < authentic.MAX_TAG_BYTES:
         its.started(tag.decode("utf-8", "replace").split("/")[2])
 
 
 class _Links:
-    """What the service needs of Salt."""
+    """The functions of service.Outside."""
 
     service: service.Service
 
-    def __init__(self, opts: dict, other: str) -> None:
+    def __init__(self, opts: dict[str, Any], other: str) -> None:
         self._opts, self._other = opts, other
         self._clients = threading.local()
         self._tried = (0.0, False)
 
     def publish(self, what: str, minions: list[str], arguments: list[Any]) -> str:
-        """Starts a job on some minions; the answers come over the bus. Called by one thread."""
+        """Starts a job on some minions; returns its id. The answers come over the bus. Only one thread calls this."""
         if getattr(self._clients, "jobs", None) is None:
             self._clients.jobs = salt.client.get_local_client(mopts=self._opts)
         job = salt.utils.jid.gen_jid(self._opts)
@@ -180,7 +179,7 @@ class _Links:
         return job
 
     def cached(self, job: str, minion: str) -> Any:
-        """What a minion returned, as the job cache has it."""
+        """What a minion returned to a job, from the job cache; None when it is not there."""
         try:
             with salt.client.get_local_client(mopts=self._opts) as client:
                 return client.get_cache_returns(job).get(minion, {}).get("ret")
@@ -192,8 +191,8 @@ class _Links:
         """The ids of all minions with an accepted key."""
         return salt.utils.minions.CkMinions(self._opts).check_minions("*", "glob")["minions"]
 
-    def bus(self, message: dict[str, Any]) -> str:
-        """Puts an alert on the bus, for whoever wants to make more of it. Called by one thread."""
+    def bus(self, message: Message) -> str:
+        """Puts an alert on the bus, for other programs. Only one thread calls this."""
         if getattr(self._clients, "bus", None) is None:
             self._clients.bus = salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False)
         fired = self._clients.bus.fire_event(
@@ -210,21 +209,22 @@ class _Links:
         return path.stat().st_mtime if path else 0.0
 
     def load(self) -> Any:
-        """What pillar/alerts.sls says under `alerts`, decrypted."""
-        return _render(self._opts, self._path())
+        """The value of the key `alerts` in pillar/alerts.sls, decrypted."""
+        path = self._path()
+        return _render(self._opts, path) if path else None
 
     def _path(self) -> Path | None:
         paths = [Path(root) / "alerts.sls" for root in self._opts["pillar_roots"].get("base", [])]
         return next((path for path in paths if path.is_file()), None)
 
     def other_alive(self) -> bool:
-        """Whether the other master can be reached. Asked at most every five seconds."""
+        """Whether this master reaches the other one. Tries at most once in five seconds."""
         if not self._other:
             return False
         at, alive = self._tried
         if time.monotonic() - at > 5:
             # NAME, NAME:PORT, or an IPv6 address
-            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER)
+            host, port = self._other.split(":") if self._other.count(":") == 1 else (self._other, _OTHER_PORT)
             try:
                 with socket.create_connection((host, int(port)), timeout=2):
                     alive = True
@@ -234,8 +234,8 @@ class _Links:
         return alive
 
 
-def _render(opts: dict, path: Path) -> Any:
-    """A pillar file as its minions would get it, decrypted."""
+def _render(opts: dict[str, Any], path: Path) -> Any:
+    """The key `alerts` of a pillar file, rendered and decrypted as for a minion."""
     rendered = salt.template.compile_template(
         str(path), salt.loader.render(opts, {}), opts["renderer"], opts["renderer_blacklist"],
         opts["renderer_whitelist"])

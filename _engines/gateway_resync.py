@@ -1,22 +1,22 @@
 """
-Resync: both nodes of each site become what the master says
-===========================================================
+Resync: both nodes of each site get the state that the master has
+=================================================================
 
-Runs on the master as long as that does: looks twice a second whether pillar or tree have changed, listens for what the
-gateways report of changes made to them by hand, and rolls out. What is decided is in the tree's package ``resync``;
-this file gives it Salt's bus and processes. For people: ``salt-run resync.status`` and docs/resync.md.
+Runs on the master as long as the master runs. Checks twice a second whether pillar or tree have changed, listens for
+reports of changes made by hand on the gateways, and rolls out. The tree's package ``resync`` decides; this file
+connects it to Salt's bus and to processes. For people: ``salt-run resync.status`` and docs/resync.md.
 
 Master's configuration, all optional::
 
     gateway_resync:
-      enabled: true    # false: does nothing of all this
-      dry_run: false   # say what would be done, on the bus and in the log, and do nothing
-      first: []        # sites in which a change of the tree is tried first
+      enabled: true    # false: the engine does nothing
+      dry_run: false   # true: reports on the bus and in the log what it would do, and does nothing
+      first: []        # sites that get a change of the tree first
       parallel: 4      # sites at once
-      quiet: 1.5       # seconds without a further change before one is rolled out
-      without: []      # sites that are left alone
-      rank: 0          # with two masters that share the minions: 0 on one, 1 on the other
-      other: ''        # on the one with rank 1: the other's name or address
+      quiet: 1.5       # seconds without a further change before a change is rolled out
+      without: []      # sites that the engine ignores
+      rank: 0          # where two masters share the minions: 0 on the first, 1 on the second
+      other: ''        # on the second: name or address of the first
 """
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from typing import Any
 
 import salt.utils.event
 
-# At the end: nothing of the tree shadows what is installed.
+# The tree comes last in the path, so that nothing in it shadows an installed package.
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
 from alerts import authentic  # noqa: E402
@@ -44,11 +44,11 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_resync"
 
-LOOK = 0.5  # seconds between two looks at the files
-STATUS = 2.0  # and at most between two states of affairs written for people
-IDLE = 60.0
-# How long a piece of work may take.
-ASKING, WORKING = 120.0, 1800.0
+LOOK_SECONDS = 0.5  # between two looks at the files
+STATUS_SECONDS = 2.0  # at most, between two writes of the status for people
+IDLE_SECONDS = 60.0
+# How long a job may take that asks nodes, and one that applies them.
+MAX_ASKING_SECONDS, MAX_WORKING_SECONDS = 120.0, 1800.0
 _LEVELS = {"info": logging.INFO, "notice": logging.WARNING, "warning": logging.WARNING}
 
 
@@ -60,7 +60,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 def start() -> None:
     """
-    Works until the master ends. Salt starts it again when it falls over.
+    Works until the master ends. Salt restarts it when it fails.
 
     CLI Example:
 
@@ -75,28 +75,28 @@ def start() -> None:
         log.error("%s; nothing is rolled out", line)
     if not wanted.enabled:
         files.write_status(opts["cachedir"], {"enabled": False, "mistakes": list(wanted.mistakes)})
-        while True:  # one that ends is started again
-            time.sleep(IDLE)
+        while True:  # Salt would restart an engine that ends
+            time.sleep(IDLE_SECONDS)
     Engine(opts, wanted.decide).run()
 
 
 class Engine:
-    """The loop."""
+    """The engine's loop."""
 
     def __init__(self, opts: dict[str, Any], config: decide.Config) -> None:
         self.opts = opts
         self.secret = authentic.load_secret(opts["pki_dir"])
         self.hands = work.Hands(opts, config.after)
         self.inputs = Inputs(opts["file_roots"].get("base", []), opts["pillar_roots"].get("base", []))
-        self.machine = decide.Machine(config, clock(), files.read_state(opts["cachedir"]))
+        self.machine = decide.RolloutMachine(config, clock(), files.read_state(opts["cachedir"]))
         self.jobs = Jobs()
         self.number, self.journal = 0, os.urandom(8).hex()
         self.bus_pid, self.bus_pipe, self.bus_said = 0, -1, b""
-        self.event: Any = None
+        self.event: salt.utils.event.SaltEvent | None = None
         self.written = 0.0
 
     def run(self) -> None:
-        """For ever."""
+        """Works for ever."""
         next_look = 0.0
         while True:
             self.listen()
@@ -106,25 +106,25 @@ class Engine:
             for ended in self.jobs.ended(clock()):
                 self.on_ended(ended)
             if clock() >= next_look:
-                next_look = clock() + LOOK
+                next_look = clock() + LOOK_SECONDS
                 present = self.inputs.look()
                 self.handle(decide.Inputs(present.shared, present.own))
 
-    def handle(self, event: Any) -> None:
-        """One event, all that follows from it, and the state of affairs for people."""
+    def handle(self, event: decide.ResyncEvent) -> None:
+        """Take an event, carry out the actions that follow, and write the status for people."""
         for action in self.machine.handle(event, clock()):
             try:
                 getattr(self, "do_" + type(action).__name__.lower())(action)
             except OSError as error:
                 log.error("resync: %s: %s", type(action).__name__, error)
-        if not isinstance(event, decide.Inputs) or clock() - self.written >= STATUS:
+        if not isinstance(event, decide.Inputs) or clock() - self.written >= STATUS_SECONDS:
             self.written = clock()
             files.write_status(self.opts["cachedir"], {"enabled": True, "mistakes": [], **self.machine.status()})
 
-    # What comes in
+    # Events
 
     def listen(self) -> None:
-        """The reader of the bus, which says a JSON list a line."""
+        """Starts the process that reads the bus, if it does not run. It writes one JSON list per line."""
         if not self.bus_pid:
             opts, secret, sites = self.opts, self.secret, self.hands.sites
             self.bus_pid, self.bus_pipe = child(lambda pipe: bus.read(opts, secret, sites, pipe))
@@ -132,6 +132,7 @@ class Engine:
             self.bus_said = b""
 
     def read_bus(self) -> None:
+        """Takes what the process that reads the bus has written."""
         try:
             more = os.read(self.bus_pipe, 1 << 16)
         except BlockingIOError:
@@ -140,8 +141,8 @@ class Engine:
             os.close(self.bus_pipe)
             os.waitpid(self.bus_pid, 0)
             self.bus_pid = 0
-            log.warning("resync: the reader of the master's bus has ended: a new one, and all nodes are asked")
-            time.sleep(LOOK)
+            log.warning("resync: the reader of the master's bus has ended: restarting it and asking all nodes")
+            time.sleep(LOOK_SECONDS)
             self.machine.ask_all_at = clock()
             return
         *lines, self.bus_said = (self.bus_said + more).split(b"\n")
@@ -150,7 +151,7 @@ class Engine:
             self.handle(getattr(decide, name)(*values))
 
     def on_ended(self, ended: Ended) -> None:
-        """A piece of work is over."""
+        """A job has ended: turns its result into an event."""
         action, said = ended.name, ended.said
         if ended.wrong:
             log.warning("resync: %s: %s", type(action).__name__, ended.wrong)
@@ -165,10 +166,11 @@ class Engine:
         elif isinstance(action, decide.Ask) and said:
             self.on_told(said)
 
-    def on_told(self, said: dict[str, Any]) -> None:
-        """Nodes have said what they are made of, and what is wrong with them: signed, as if it had come by the bus."""
+    def on_told(self, said: work.Answers) -> None:
+        """Nodes have answered with their numbers and their signed conditions. Those count like events on the bus."""
         for site, nodes in said["nodes"].items():
-            self.handle(decide.Told(site, {minion: tuple(each) if each else None for minion, each in nodes.items()}))
+            self.handle(decide.Told(site, {minion: (each[0], each[1]) if each else None
+                                           for minion, each in nodes.items()}))
         for minion, events in said["conditions"].items():
             for each in events[:200]:
                 event, _why = authentic.check(each, None, self.secret)
@@ -176,33 +178,31 @@ class Engine:
                 if found:
                     self.handle(found)
 
-    # What is to be done
+    # Actions
 
     def do_rollout(self, action: decide.RollOut) -> None:
         self.jobs.start(action, lambda: self.hands.roll_out(action.site, action.number, action.by_hand, action.tree),
-                        WORKING, clock())
+                        MAX_WORKING_SECONDS, clock())
 
     def do_apply(self, action: decide.Apply) -> None:
         self.jobs.start(action, lambda: self.hands.repair(
-            action.site, action.minion, action.formula, action.number, action.subjects, action.alone), WORKING, clock())
+            action.site, action.minion, action.formula, action.number, action.subjects, action.alone),
+            MAX_WORKING_SECONDS, clock())
 
     def do_ask(self, action: decide.Ask) -> None:
-        self.jobs.start(action, lambda: self.hands.told(action.sites), ASKING, clock())
+        self.jobs.start(action, lambda: self.hands.told(action.sites), MAX_ASKING_SECONDS, clock())
 
     def do_compare(self, action: decide.Compare) -> None:
-        self.jobs.start(action, lambda: self.hands.differences(action.site), ASKING, clock())
+        self.jobs.start(action, lambda: self.hands.differences(action.site), MAX_ASKING_SECONDS, clock())
 
     def do_raise(self, action: decide.Raise) -> None:
-        """An event of the master's own, signed like a node's."""
+        """Sends an event of the master itself, signed like a node's."""
         self.number += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        event = {
-            "version": authentic.VERSION, "journal": self.journal, "n": self.number, "id": authentic.MASTER,
-            "site": action.site, "node": "", "role": "unknown", "beacon": "master", "condition": action.condition,
-            "subject": action.subject[:300], "severity": action.severity, "was": action.was[:2000],
-            "is": action.now[:2000], "since": now, "at": now, "recovered": action.recovered,
-            "once": action.condition == "would_resync", "cause": action.cause[:2000], "facts": {}}
-        signed = authentic.sign(event, authentic.key_of(self.secret, authentic.MASTER))
+        signed = authentic.of_master(
+            self.secret, self.journal, self.number, action.condition, now, site=action.site, subject=action.subject,
+            severity=action.severity, was=action.was, now=action.now, cause=action.cause, recovered=action.recovered,
+            once=action.condition == "would_resync")
         if self.event is None:
             self.event = salt.utils.event.get_master_event(self.opts, self.opts["sock_dir"], listen=False)
         if not self.event.fire_event(signed, f"gateway/master/{action.condition}"):

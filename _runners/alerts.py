@@ -1,9 +1,9 @@
 """
-Alerts of the gateways, for whoever gets them
-=============================================
+Alerts of the gateways, for operators
+=====================================
 
-What is wrong now, when each target last took something, a test alert, quiet for a site that is worked on. The alerts
-themselves come from the engine ``_engines/gateway_alerts.py``; docs/monitoring.md.
+Shows what is wrong now and when each target last took an alert, sends a test alert, silences a site during work. The
+engine ``_engines/gateway_alerts.py`` sends the alerts themselves. See docs/monitoring.md.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import datetime
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import salt.loader
 import salt.template
@@ -19,27 +19,29 @@ import salt.utils.event
 from salt.exceptions import SaltRunnerError
 
 # Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
-# comes first, and only for this.
+# comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic, catalogue, delivery, files, message, routes
+    from alerts.shapes import EngineStatus, Message
     from alerts.targets import Failed
 finally:
     del sys.path[0]
 
 __virtualname__ = "alerts"
 
-_OLD = 30  # seconds after which the engine's status says that it does not run
-_LONGEST = 7 * 24 * 60  # minutes of a silence
+_STALE_SECONDS = 30  # an older status file means that the engine does not run
+_MAX_SILENCE_MINUTES = 7 * 24 * 60
 
 
-def status() -> dict:
+def status() -> dict[str, Any]:
     """
-    Whether alerts get through: the engine, the queue, and when each target last took something.
+    Whether alerts get through: the engine, the queue, and when each target last took an alert.
 
     Returns:
-        ``engine``, ``targets``, ``gateways``, ``silent``, ``silences``, ``dropped`` (what came over the bus and was no
-        true event, by reason), ``mistakes`` (of pillar/alerts.sls); ``retcode`` 1 when something is wrong.
+        ``engine``, ``rank``, ``targets``, ``gateways``, ``silent``, ``silences``, ``events``, ``dropped`` (by reason,
+        how many messages on the bus were no verified event), ``mistakes`` (in pillar/alerts.sls); ``retcode`` 1 when
+        something is wrong.
 
     CLI Example:
 
@@ -47,12 +49,13 @@ def status() -> dict:
 
         salt-run alerts.status
     """
-    said, now = files.read(_folder() / files.STATUS), time.time()
-    if not isinstance(said, dict):
+    found, now = files.read(_folder() / files.STATUS), time.time()
+    if not isinstance(found, dict):
         return _result({"engine": "has never run; is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d, "
                         "and was the master restarted since?"}, wrong=True)
+    said = cast(EngineStatus, found)
     age = now - said["at"]
-    runs = age < _OLD
+    runs = age < _STALE_SECONDS
     targets = {}
     for name, its in sorted(said["targets"].items()):
         targets[name] = f"took {its['sent']}, the last one {_ago(now, its['last_taken'])}" + (
@@ -61,7 +64,7 @@ def status() -> dict:
     failing = any(its["failure"] for its in said["targets"].values())
     counts, last = said["counts"], _ago(now, said["at"])
     return _result({
-        "engine": f"runs (process {said['pid']})" if runs else f"DOES NOT RUN: its last word is {last}",
+        "engine": f"runs (process {said['pid']})" if runs else f"DOES NOT RUN: its last status is of {last}",
         "rank": "the only master" if said["rank"] is None else said["rank"],
         "targets": targets, "gateways": said["gateways"], "silent": said["silent"], "silences": _silences(now),
         "events": f"{counts['events']} since it started, {counts['alerts']} alerts; {said['waiting_events']} wait, at "
@@ -69,15 +72,16 @@ def status() -> dict:
         "dropped": said["dropped"], "mistakes": said["mistakes"]}, wrong=not runs or failing or bool(said["mistakes"]))
 
 
-def open_(site: str | None = None) -> list | dict:
+def open_(site: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
     """
-    What is wrong now, as far as the gateways have told.
+    What is wrong now, by the gateways' reports.
 
     Args:
-        site: one site; left out, all.
+        site: the site's name; left out, all sites.
 
     Returns:
-        For each incident ``site``, ``severity``, ``since`` and its ``conditions``, in words.
+        For each incident ``site``, ``severity``, ``since``, ``told`` (whether an alert went out) and ``conditions``, in
+        words.
 
     CLI Example:
 
@@ -101,15 +105,17 @@ def open_(site: str | None = None) -> list | dict:
     return sorted(found, key=lambda incident: (incident["site"], incident["since"]))
 
 
-def test(site: str = "") -> dict:
+def test(site: str = "") -> dict[str, Any]:
     """
-    Send a test alert to every target, past queue and limits, and wait for what each says.
+    Send a test alert to every target, without queue and limits, and wait for the answers.
 
     Args:
-        site: named in the test alert; left out, none. Only the targets that this site's alerts go to are tried then.
+        site: the site that the test alert names; only the targets of this site's alerts get it. Left out: no site, all
+            targets.
 
     Returns:
-        By target what it answered; ``retcode`` 1 when one did not take it.
+        ``targets``: by target, its answer; or ``mistakes``, of pillar/alerts.sls. ``retcode`` 1 when a target did not
+        take the alert.
 
     CLI Example:
 
@@ -136,17 +142,17 @@ def test(site: str = "") -> dict:
     return _result({"targets": said}, wrong)
 
 
-def silence(site: str, minutes: int = 60) -> dict:
+def silence(site: str, minutes: int = 60) -> dict[str, Any]:
     """
-    Tell nobody about a site for a while. What is still wrong when it ends is told then; the bus hears of everything
-    afterwards too.
+    Send no new alerts of a site for a while, to no target and not to the bus. When the silence ends, alerts of what is
+    still wrong go out.
 
     Args:
         site: the site's name.
-        minutes: how long, at most a week; 0 ends it.
+        minutes: how long, at most a week; 0 ends the silence.
 
     Returns:
-        ``silences``: by site, until when.
+        ``silences``: by site, until when; or ``mistakes`` and ``retcode`` 1.
 
     CLI Example:
 
@@ -156,9 +162,10 @@ def silence(site: str, minutes: int = 60) -> dict:
         salt-run alerts.silence winterthur 0
     """
     if not isinstance(site, str) or site not in _sites().names():
-        return _result({"mistakes": [f"{str(site)[:60]!r} is no site; there are {', '.join(_sites().names())}"]}, True)
-    if type(minutes) not in (int, float) or not 0 <= minutes <= _LONGEST:
-        return _result({"mistakes": [f"minutes: give a number from 0 to {_LONGEST}"]}, wrong=True)
+        known = ", ".join(_sites().names())
+        return _result({"mistakes": [f"{str(site)[:60]!r} is no site; the sites are {known}"]}, wrong=True)
+    if type(minutes) not in (int, float) or not 0 <= minutes <= _MAX_SILENCE_MINUTES:
+        return _result({"mistakes": [f"minutes: give a number from 0 to {_MAX_SILENCE_MINUTES}"]}, wrong=True)
     now, path = time.time(), _folder() / files.SILENCES
     silences = files.read(path)
     silences = {each: until for each, until in (silences if isinstance(silences, dict) else {}).items() if until > now}
@@ -169,12 +176,12 @@ def silence(site: str, minutes: int = 60) -> dict:
     return _result({"silences": _silences(now)})
 
 
-def validate() -> dict:
+def validate() -> dict[str, Any]:
     """
-    Look for mistakes in pillar/alerts.sls, without sending anything.
+    Look for mistakes in pillar/alerts.sls. Sends nothing.
 
     Returns:
-        ``targets``, ``routes`` in words, ``mistakes``; ``retcode`` 1 when there are mistakes. No secret.
+        ``targets``, ``routes`` in words, ``mistakes``; ``retcode`` 1 when there are mistakes. Shows no secret.
 
     CLI Example:
 
@@ -199,7 +206,7 @@ def reference() -> str:
 
         salt-run --no-color alerts.reference
     """
-    rows = ["| Event | Severity | What happened | What it means for users | What is done by itself | Next step |",
+    rows = ["| Event | Severity | What happened | What it means for users | Done automatically | Next step |",
             "| --- | --- | --- | --- | --- | --- |"]
     stand = {"{node}": "NODE", "{site}": "SITE", "{subject}": "SUBJECT", "{was}": "BEFORE", "{now}": "NOW",
              "{id}": "ID"}
@@ -212,8 +219,8 @@ def reference() -> str:
 __func_alias__ = {"open_": "open"}
 
 
-def _result(data: dict, wrong: bool = False) -> dict:
-    """The return code is for salt-run and for the job's event."""
+def _result(data: dict[str, Any], wrong: bool = False) -> dict[str, Any]:
+    """Adds the return code, which salt-run and the job's event use."""
     __context__["retcode"] = 1 if wrong else 0
     return {**data, "retcode": __context__["retcode"]}
 
@@ -227,7 +234,7 @@ def _sites() -> authentic.Sites:
 
 
 def _configuration() -> tuple[routes.Configuration, list[str]]:
-    """What pillar/alerts.sls says; without it, what holds then."""
+    """The configuration in pillar/alerts.sls and its mistakes; without the file the default."""
     for root in __opts__["pillar_roots"].get("base", []):
         path = Path(root) / "alerts.sls"
         if path.is_file():
@@ -241,13 +248,13 @@ def _rendered(path: Path) -> Any:
             str(path), salt.loader.render(__opts__, {}), __opts__["renderer"], __opts__["renderer_blacklist"],
             __opts__["renderer_whitelist"])
     except Exception as error:
-        # Not with its text: a renderer shows the line, and the line may hold a secret.
+        # Without the error's text: a renderer shows the line, and the line may hold a secret.
         raise SaltRunnerError(f"{path}: can not be rendered ({type(error).__name__}); is it YAML, with #!yaml|gpg as "
                               f"its first line where values are encrypted?") from None
     return rendered.get("alerts") if isinstance(rendered, dict) else None
 
 
-def _bus(one: dict[str, Any]) -> str:
+def _bus(one: Message) -> str:
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
         if not bus.fire_event(dict(one), f"gateway/alert/{one['site'] or 'all'}/{one['severity']}"):
             raise Failed("the master's bus does not take it; does the master run?")

@@ -2,11 +2,11 @@
 Revocation lists of other authorities
 =====================================
 
-For a site whose certificates come from an authority that publishes its list at a URL: ``fetch`` brings it into pillar,
-and the next `state.apply` to the nodes. docs/certificates.md says when this is needed. What the authority of this
-master revokes is published by the runner ``authority``, into the same file.
+For a site whose certificates come from an authority that publishes its list at a URL. ``fetch`` puts the list into
+pillar, and the next `state.apply` brings it to the nodes. docs/certificates.md says when this is needed. The runner
+``authority`` writes the list of this master's own authority into the same file.
 
-No secret is taken or returned: a list is public.
+This runner takes and returns no secret: a list is public.
 """
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from salt.exceptions import CommandExecutionError, SaltRenderError, SaltRunnerEr
 
 __virtualname__ = "lists"
 
-_LARGEST = 16 << 20  # bytes; a list of 100,000 entries has 4 MB
-_PATIENCE = 20.0  # seconds without a byte
+_MAX_LIST_BYTES = 16 << 20  # a list of 100,000 entries has 4 MB
+_PATIENCE_SECONDS = 20.0  # for the next byte of a download
 
 
-def fetch(site: str, name: str, url: str) -> dict:
+def fetch(site: str, name: str, url: str) -> dict[str, Any]:
     """
     Fetch a revocation list and put it into the site's pillar: pillar/secrets/crls/SITE.sls.
 
-    Refused, with nothing changed: what is no list, one that is stale, one that is not signed by an authority of the
-    site's own certificates, and one that is older than the one that is there.
+    Refuses and changes nothing when the download is no list, when the list is stale, when no authority of the site's
+    own certificates has signed it, or when it is older than the one in pillar.
 
     Args:
         site: the site's name.
-        name: what the list is called in pillar: letters, digits, '.', '_' and '-'.
-        url: where it is, http or https; PEM or DER.
+        name: the list's name in pillar: letters, digits, '.', '_' and '-'.
+        url: where the list is, http or https; PEM or DER.
 
     Returns:
-        ``number``, ``entries``, ``next_update``, ``changed`` and, if so, ``written`` and ``next`` (what to do now); or
-        ``mistakes`` and ``retcode`` 1.
+        ``number``, ``entries``, ``next_update``, ``changed``; if it is true also ``written`` (the file) and ``next``
+        (the next command). Or ``mistakes`` and ``retcode`` 1.
 
     CLI Example:
 
@@ -59,12 +59,12 @@ def fetch(site: str, name: str, url: str) -> dict:
     return authority._told(_fetch, authority, site, name, url)
 
 
-def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict:
+def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict[str, Any]:
     authority._settings(site)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == authority._NAME_IN_PILLAR:
-        raise _refuse(f"{name} can be no list's name: use letters, digits, '.', '_' and '-'; "
+        raise _refuse(f"{name} is not a valid name for a list: use letters, digits, '.', '_' and '-'; "
                       f"{authority._NAME_IN_PILLAR} is this master's own authority")
-    authority._listed(site)          # a damaged file is told first
+    authority._listed(site)          # names a damaged file before the download
     crl = _read(url, _download(url))
     _check(url, crl, _authorities(authority, site))
     with authority._locked(authority._pillar_file("crls", site).parent):
@@ -86,16 +86,16 @@ def _download(url: str) -> bytes:
     if not re.match(r"https?://[^\s/]", str(url)):
         raise _refuse(f"{url} is no URL that begins with http:// or https://")
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
-            data = answer.read(_LARGEST + 1)
+        with urllib.request.urlopen(url, timeout=_PATIENCE_SECONDS) as answer:
+            data = answer.read(_MAX_LIST_BYTES + 1)
             wanted = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         raise _refuse(f"{url} answered {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = getattr(error, "reason", error) or type(error).__name__
         raise _refuse(f"{url} could not be fetched: {why}") from None
-    if len(data) > _LARGEST:
-        raise _refuse(f"{url} has more than {_LARGEST >> 20} MiB, which no list should have")
+    if len(data) > _MAX_LIST_BYTES:
+        raise _refuse(f"{url} has more than {_MAX_LIST_BYTES >> 20} MiB; no list should be so large")
     if wanted and wanted.isdigit() and len(data) < int(wanted):
         raise _refuse(f"{url} broke off after {len(data)} of {wanted} bytes")
     return data
@@ -118,24 +118,24 @@ def _check(url: str, crl: Any, authorities: list[Any]) -> None:
     named = [each for each in authorities if each.subject == crl.issuer]
     if not any(_signed(crl, each) for each in named):
         issuer = crl.issuer.rfc4514_string()
-        raise _refuse(f"{url} is not signed by \"{issuer}\", in whose name it is" if named else
+        raise _refuse(f"{url} is not signed by \"{issuer}\", which it names as its issuer" if named else
                       f"{url} is from \"{issuer}\", which is no authority of the site's certificates")
 
 
 def _signed(crl: Any, authority: Any) -> bool:
-    with contextlib.suppress(*_certs()._UNREADABLE):          # in a way that this key can not
+    with contextlib.suppress(*_certs()._UNREADABLE):          # a signature that does not fit this kind of key
         return crl.is_signature_valid(authority.public_key())
     return False
 
 
 def _newer(url: str, crl: Any, there: str | None) -> bool:
-    """Whether it has to come in. Raises SaltRunnerError where it is older than the one that is there."""
+    """Whether a list replaces the one in pillar. Raises SaltRunnerError when it is older than that one."""
     if there is None:
         return True
     try:
         old = x509.load_pem_x509_crl(str(there).encode())
     except ValueError:
-        return True          # half a one: every list is better
+        return True          # a damaged one: every list is better
     if old.issuer != crl.issuer or old == crl:
         return old != crl
     if (_number(crl) or 0, crl.last_update_utc) < (_number(old) or 0, old.last_update_utc):
@@ -153,10 +153,10 @@ def _number(crl: Any) -> int | None:
 
 
 def _authorities(authority: ModuleType, site: str) -> list[Any]:
-    """The authorities in the chains of a site's certificates, read from pillar as its nodes read them."""
+    """The authorities in the chains of a site's certificates, read from pillar in the same way as the nodes do."""
     try:
         secrets = authority._tree()._secrets(site, salt.loader.render(__opts__, {}))
-    except SaltRenderError:          # it would show lines of the file
+    except SaltRenderError:          # its own text would show lines of the file
         raise _refuse(f"a file of {site} below pillar/secrets is no YAML that Salt can read") from None
     certs = _certs()
 
@@ -166,7 +166,7 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
             found = found.get(key, default) if isinstance(found, dict) else default
         return found
 
-    certs.__salt__ = {"pillar.get": pillar}
+    vars(certs)["__salt__"] = {"pillar.get": pillar}
     found, problems = [], []
     for name in secrets.get("certificates") or {}:
         try:
@@ -174,7 +174,7 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
         except CommandExecutionError as error:
             problems.append(str(error))
     if not found:
-        raise _refuse(problems[0] if problems else f"{site} has no certificate in pillar, so nobody can say whose list "
+        raise _refuse(problems[0] if problems else f"{site} has no certificate in pillar, so it is unknown whose list "
                       "counts there")
     return found
 
@@ -182,6 +182,8 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
 @functools.lru_cache(maxsize=2)
 def _loaded(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"lists_{Path(path).stem}_of_the_tree", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -195,5 +197,5 @@ def _certs() -> ModuleType:
 def _authority() -> ModuleType:
     """The runner that writes pillar's files, loaded as plain Python."""
     module = _loaded(str(Path(__file__).with_name("authority.py")))
-    module.__opts__, module.__context__ = __opts__, __context__
+    vars(module).update(__opts__=__opts__, __context__=__context__)          # as Salt's loader does it
     return module

@@ -2,8 +2,8 @@
 Resync, for people
 ==================
 
-What the engine ``gateway_resync`` does and waits for, what a roll-out would do, and how to stop it, go on, or have a
-site rolled out now. docs/resync.md explains all of it.
+Shows what the engine ``gateway_resync`` does and waits for, and what a roll-out would do. Stops the engine, lets it
+continue, or has a site rolled out now. docs/resync.md explains all of it.
 """
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import salt.utils.event
 
 # Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
-# comes first, and only for this.
+# comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic
     from resync import bus, files, work
-    from resync.inputs import SITE, Inputs
+    from resync.inputs import Inputs
 finally:
     del sys.path[0]
 
 __virtualname__ = "resync"
 
-# How long the engine may take to say that it has heard an order.
-_HEARD = 10.0
+_ORDER_SECONDS = 10.0  # for the engine to confirm an order
 
 
 def __virtual__() -> str:
     return __virtualname__
 
 
-def status(site: str | None = None) -> dict:
+def status(site: str | None = None) -> dict[str, Any]:
     """
-    What the engine is doing, and what waits for what.
+    What the engine does, and what waits for what.
 
     Args:
-        site: also ask this site's nodes what they are made of.
+        site: also ask this site's nodes whether they are up to date.
 
     Returns:
         ``engine``: ``running``, ``disabled``, or ``not running``; ``dry_run``; ``stopped``: sites, or ``all``, that a
-        person has stopped; ``halted_by``: the site whose failure ended a roll-out; ``running``, ``queue``, by site;
-        ``failed``, ``refused``: sites; ``drift``: what is being put right; ``nodes``, with a site: by minion
-        ``up to date``, ``behind``, ``never applied`` or ``silent``, and whether it was compared since its boot.
+        person has stopped; ``halted_by``: the site whose failure stopped the roll-out to all sites; ``running``,
+        ``queue``, by site; ``failed``, ``refused``: sites; ``drift``: what is to be repaired; ``nodes``, with a site:
+        by minion ``up to date``, ``behind``, ``never applied`` or ``silent``, and whether it was compared since its
+        boot.
 
     CLI Example:
 
@@ -54,11 +55,12 @@ def status(site: str | None = None) -> dict:
         salt-run resync.status
         salt-run resync.status winterthur
     """
+    result: dict[str, Any]
     found = files.read_status(__opts__["cachedir"])
     age = found.pop("at", None)
     if not found.pop("enabled", True):
         result = {"engine": "disabled"} | ({"mistakes": found["mistakes"]} if found.get("mistakes") else {})
-    elif age is None or age > files.STALE:
+    elif age is None or age > files.STALE_SECONDS:
         result = {"engine": "not running"}
     else:
         found.pop("mistakes", None)
@@ -71,17 +73,17 @@ def status(site: str | None = None) -> dict:
     return _result(result, result["engine"] == "not running")
 
 
-def dry_run(site: str | None = None) -> dict:
+def dry_run(site: str | None = None) -> dict[str, Any]:
     """
     What a roll-out would do, asked of the nodes with ``test=True``. Nothing is changed.
 
     Args:
-        site: the site's name; left out, all.
+        site: the site's name; left out, all sites.
 
     Returns:
         ``sites``, by site: ``refused``, the site's mistakes; or ``first``, by minion in the order of a roll-out its
         ``role``, the states that ``would_change`` and those that ``would_fail``; and ``waits_for``, when the pair is
-        none.
+        not one active and one standby node.
 
     CLI Example:
 
@@ -97,12 +99,15 @@ def dry_run(site: str | None = None) -> dict:
                               for each in found.values()))
 
 
-def now(site: str) -> dict:
+def now(site: str) -> dict[str, Any]:
     """
-    Roll a site out now, also when nothing has changed, when it failed before, or while everything is stopped.
+    Roll a site out now: also when nothing has changed, when it failed before, or while everything is stopped.
 
     Args:
         site: the site's name.
+
+    Returns:
+        ``done`` when the engine has taken the order; otherwise ``mistakes`` and ``retcode`` 1.
 
     CLI Example:
 
@@ -113,13 +118,16 @@ def now(site: str) -> dict:
     return _wrong(site) or _order("now", site)
 
 
-def stop(site: str = "") -> dict:
+def stop(site: str = "") -> dict[str, Any]:
     """
-    Begin nothing any more, at one site or at all. What has begun is ended in order. It lasts until :func:`go`, also
-    when the master is started again.
+    Start nothing more, at one site or at all. A roll-out that runs is finished. Lasts until :func:`go`, also over a
+    restart of the master.
 
     Args:
-        site: the site's name; left out, all.
+        site: the site's name; left out, all sites.
+
+    Returns:
+        As :func:`now`.
 
     CLI Example:
 
@@ -130,12 +138,15 @@ def stop(site: str = "") -> dict:
     return (_wrong(site) if site else None) or _order("stop", site)
 
 
-def go(site: str = "") -> dict:
+def go(site: str = "") -> dict[str, Any]:
     """
-    Go on, after :func:`stop` or after a roll-out that failed: what failed is tried again.
+    Continue after :func:`stop` or after a failed roll-out. What failed is tried again.
 
     Args:
-        site: the site's name; left out, all.
+        site: the site's name; left out, all sites.
+
+    Returns:
+        As :func:`now`.
 
     CLI Example:
 
@@ -146,7 +157,7 @@ def go(site: str = "") -> dict:
     return (_wrong(site) if site else None) or _order("go", site)
 
 
-def compare(site: str) -> dict:
+def compare(site: str) -> dict[str, Any]:
     """
     Compare the two nodes of a site with each other: files, certificates, keys, by their fingerprints.
 
@@ -154,7 +165,7 @@ def compare(site: str) -> dict:
         site: the site's name.
 
     Returns:
-        ``differences``, a line each; empty when there are none.
+        ``differences``, one line each; ``retcode`` 1 when there are any.
 
     CLI Example:
 
@@ -170,7 +181,7 @@ def compare(site: str) -> dict:
     return _result({"differences": lines}, bool(lines))
 
 
-def _nodes(site: str) -> dict:
+def _nodes(site: str) -> dict[str, str]:
     roots = (__opts__[name].get("base", []) for name in ("file_roots", "pillar_roots"))
     number = Inputs(*roots).look([site]).of(site)
     said = work.Hands(dict(__opts__)).told([site])["nodes"].get(site, {})
@@ -184,17 +195,17 @@ def _nodes(site: str) -> dict:
     return words
 
 
-def _order(name: str, site: str) -> dict:
-    """Fire it, and wait until the engine has heard it: its state of affairs is written anew then."""
+def _order(name: str, site: str) -> dict[str, Any]:
+    """Send an order and wait until the engine has taken it: its status then counts one order more."""
     before = files.read_status(__opts__["cachedir"])
-    if not before or before["at"] > files.STALE or not before.get("enabled"):
+    if not before or before["at"] > files.STALE_SECONDS or not before.get("enabled"):
         return _result({"mistakes": ["the engine gateway_resync does not run on this master: is it in `engines`, and "
                                      "`gateway_resync: {enabled: true}`? See the master's log"]}, True)
     secret = authentic.load_secret(__opts__["pki_dir"])
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as event:
-        event.fire_event(bus.order(name, site, secret, os.urandom(8).hex(), 1), bus.ORDER)
+        event.fire_event(bus.order(name, site, secret, os.urandom(8).hex(), 1), bus.ORDER_TAG)
     heard = before.get("orders", 0)
-    deadline = time.monotonic() + _HEARD
+    deadline = time.monotonic() + _ORDER_SECONDS
     while time.monotonic() < deadline:
         found = files.read_status(__opts__["cachedir"])
         if found.get("orders", 0) > heard:
@@ -203,15 +214,15 @@ def _order(name: str, site: str) -> dict:
     return _result({"mistakes": ["the engine gateway_resync did not answer; see the master's log"]}, True)
 
 
-def _wrong(site: object) -> dict | None:
-    """The answer for what is no site of this master's."""
+def _wrong(site: object) -> dict[str, Any] | None:
+    """The result for a name that is no site of this master; None for a site."""
     known = authentic.Sites(__opts__["pillar_roots"].get("base", [])).names()
-    if isinstance(site, str) and SITE.fullmatch(site) and site in known:
+    if authentic.is_site_name(site) and site in known:
         return None
     return _result({"mistakes": [f"{str(site)[:60]!r}: is no site; give one of {', '.join(known)}"]}, True)
 
 
-def _result(result: dict, wrong: bool) -> dict:
-    """What is returned; the return code is for salt-run and for the job's event."""
+def _result(result: dict[str, Any], wrong: bool) -> dict[str, Any]:
+    """Adds the return code, which salt-run and the job's event use."""
     __context__["retcode"] = 1 if wrong else 0
     return {**result, "retcode": __context__["retcode"]}

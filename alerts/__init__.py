@@ -1,5 +1,6 @@
-"""What the master makes of the gateways' events: who is told what, once.
+"""Alerts: the master turns the gateways' events into messages to people, each once.
 
-Everything that decides (authentic, intake, incidents, presence, routes) is told the time and does no I/O, like
-agent/decide.py; service.py puts the parts together and _engines/gateway_alerts.py gives them Salt's bus.
+The files that decide (authentic, intake, incidents, presence, apart, limits, routes) get the time as an argument, like
+agent/decide.py. They do no I/O, but for the secret and the site files that authentic reads. service.py puts the parts
+together, and _engines/gateway_alerts.py connects them to Salt's bus.
 """

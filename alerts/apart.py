@@ -1,26 +1,26 @@
-"""Sites whose nodes do not hear each other while both live, without any I/O.
+"""Finds sites whose two nodes are both alive and do not hear each other. No I/O.
 
-To one of them that looks like a dead node. Only the master, which both reach, can tell: each says of the other that it
-is dead, and each has said something since. A node that said so and died afterwards says nothing any more.
+To each node the other one looks dead. Only the master, which both reach, can tell the difference: each node reports the
+other as dead, and each has said something since. A node that reported this and then died says nothing any more.
 """
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-AGAIN = 10.0  # between two questions to a node
+ASK_AGAIN_SECONDS = 10.0  # at least, between two questions to the same node
 
 
 class Change(NamedTuple):
-    """The nodes of a site do not hear each other, or do so again."""
+    """The nodes of a site do not hear each other (`apart`), or hear each other again."""
 
     site: str
     apart: bool
-    since: float
+    since: float  # seconds since 1970
 
 
 class Apart:
-    """Of all sites."""
+    """Which sites are apart, and which nodes to ask."""
 
     def __init__(self) -> None:
         self._asked: dict[str, float] = {}
@@ -28,16 +28,17 @@ class Apart:
     def look(self, now: float, dead: Mapping[str, Mapping[str, float]], told: Mapping[str, float],
              heard: Mapping[str, float]) -> tuple[list[Change], set[str]]:
         """
-        What follows from what is known.
+        Compare the reports of the nodes. All times are in seconds since 1970.
 
         Args:
             now: the time.
-            dead: by site the nodes' minion ids that call the other one dead now, with when the master heard that.
-            told: sites that are told to be apart, with since when.
-            heard: by minion id when it last said anything true.
+            dead: by site, the minion ids of the nodes that report the other node as dead now, each with the time at
+                which the master took the report.
+            told: the sites that are reported as apart already, each with the time since when.
+            heard: by minion id, when the node's last verified event or answer came.
 
         Returns:
-            What has changed, and minions to ask for any word.
+            The sites that became apart or stopped being so, and the minion ids to ask for any answer.
         """
         changes, ask = [], set()
         both = {site: nodes for site, nodes in dead.items() if len(nodes) == 2}
@@ -47,7 +48,8 @@ class Apart:
             if site not in told and not silent:
                 changes.append(Change(site, True, since))
             elif site not in told:
-                ask |= {minion for minion in silent if now - self._asked.get(minion, 0.0) >= AGAIN}
+                ask |= {minion for minion in silent if now - self._asked.get(minion, 0.0) >= ASK_AGAIN_SECONDS}
         changes += [Change(site, False, since) for site, since in told.items() if site not in both]
-        self._asked = {minion: at for minion, at in self._asked.items() if now - at < AGAIN} | dict.fromkeys(ask, now)
+        self._asked = {minion: at for minion, at in self._asked.items() if now - at < ASK_AGAIN_SECONDS}
+        self._asked |= dict.fromkeys(ask, now)
         return changes, ask

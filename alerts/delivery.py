@@ -1,6 +1,6 @@
-"""One thread for each target: takes from the queue what the limits allow, tries until it is taken.
+"""Delivers the queue: one thread per target, which sends what the limits allow and retries until the target takes it.
 
-A target that is slow or away holds up no other. After a failure the pause grows from 1 s to 5 minutes.
+A slow or unreachable target delays no other. After failures in a row the pause grows from 1 s to 5 minutes.
 """
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ from typing import Any
 
 from alerts import message
 from alerts.limits import Limiter, Limits
+from alerts.shapes import Delivery, Message
 from alerts.spool import Spool
 from alerts.targets import Failed, mail, reason, slack, syslog, webhook
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 300.0
-WAYS: dict[str, Callable[[dict[str, Any], dict[str, Any]], str]] = {
+MAX_PAUSE_SECONDS = 300.0
+WAYS: dict[str, Callable[[dict[str, Any], Message], str]] = {
     "mail": mail.deliver, "webhook": webhook.deliver, "slack": slack.deliver, "syslog": syslog.deliver}
 
 
 class Sender(threading.Thread):
-    """Delivers to one target until it is told to stop."""
+    """Delivers to one target until :meth:`stop`."""
 
-    def __init__(self, name: str, deliver: Callable[[dict[str, Any]], str], spool: Spool, limits: Limits) -> None:
+    def __init__(self, name: str, deliver: Callable[[Message], str], spool: Spool, limits: Limits) -> None:
         """
         Args:
-            name: the target's.
-            deliver: gives one message to it; says what was answered, or raises Failed.
+            name: the target's name.
+            deliver: delivers one message; returns the target's answer in words, or raises Failed.
             spool: the queue.
-            limits: of this target.
+            limits: the limits of this target.
         """
         super().__init__(name=f"alerts-{name}", daemon=True)
         self.target = name
         self._deliver, self._spool, self._limiter = deliver, spool, Limiter(limits)
         self._stopping = threading.Event()
         self._failures = 0
-        self._tries: dict[int, int] = {}  # by number, how often it was refused
-        self.status: dict[str, Any] = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
+        self._tries: dict[int, int] = {}  # by number in the queue, how often the target refused it
+        self.status: Delivery = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
 
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self._stopping.wait(self._once())
-            except Exception:  # whatever it is, the next alert is tried
+            except Exception:  # whatever the error is, the thread goes on
                 log.exception("alerts: %s: delivery", self.target)
                 self._stopping.wait(5)
 
     def stop(self) -> None:
-        """What waits stays in the queue."""
+        """Ends the thread. What waits stays in the queue."""
         self._stopping.set()
         self._spool.wake()
 
     def _once(self) -> float:
-        """Delivers at most one message. Returns for how long to do nothing."""
+        """Delivers at most one message. Returns the seconds to wait before the next call."""
         now = time.monotonic()
         waiting = self._spool.waiting(self.target)
         if not waiting:
@@ -63,7 +64,7 @@ class Sender(threading.Thread):
             self._spool.wait(self.target, 1.0, anything_new=False)
             return 0.0
         if self._tries:
-            # What was refused goes behind what was not: one message alone holds up no other.
+            # Refused messages go to the end: a message that the target never takes delays no other.
             waiting = dict(sorted(waiting.items(), key=lambda each: (self._tries.get(each[0], 0), each[0])))
         plan = self._limiter.plan(now, waiting)
         if not plan.send:
@@ -100,10 +101,10 @@ class Sender(threading.Thread):
 
 
 def pause(failures: int) -> float:
-    """Seconds after so many failures in a row."""
-    return min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 10))
+    """Seconds to wait after a number of failures in a row."""
+    return min(MAX_PAUSE_SECONDS, 2.0 ** min(failures - 1, 10))
 
 
-def way_to(target: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
-    """What gives a message to a configured target."""
+def way_to(target: dict[str, Any]) -> Callable[[Message], str]:
+    """The function that delivers a message to a configured target."""
     return lambda one: WAYS[target["type"]](target, one)

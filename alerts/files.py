@@ -1,4 +1,4 @@
-"""Where the engine keeps what outlives it, and what the runner reads: JSON files in the master's cachedir."""
+"""The engine's files in the master's cachedir: its state across restarts, and what the runner reads. All are JSON."""
 from __future__ import annotations
 
 import json
@@ -6,19 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-STATE = "state.json"  # numbers, incidents
-STATUS = "status.json"  # for people
-SILENCES = "silences.json"  # by site, until when; written by the runner
-SPOOL = "queue.jsonl"
+STATE = "state.json"  # the nodes' event numbers, the open incidents
+STATUS = "status.json"  # for people (shapes.EngineStatus)
+SILENCES = "silences.json"  # by site, until when (seconds since 1970); the runner writes it
+SPOOL = "queue.jsonl"  # the queue (spool.py)
 
 
-def folder(cachedir: str | os.PathLike) -> Path:
+def folder(cachedir: str | os.PathLike[str]) -> Path:
     """The engine's folder under the master's cachedir."""
     return Path(cachedir) / "gateway_alerts"
 
 
 def read(path: Path) -> Any:
-    """A file's JSON; None when there is none or it is damaged."""
+    """The contents of a JSON file; None when there is no file or it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -27,7 +27,7 @@ def read(path: Path) -> Any:
 
 def write(path: Path, data: Any) -> None:
     """
-    Whole or not at all, 0600, on the disk when this returns.
+    Write a JSON file, mode 0600: completely or not at all. It is on the disk when this returns.
 
     Raises:
         OSError: it can not be written.

@@ -1,16 +1,16 @@
-"""What is told to people, and what is not: events in, alerts out, without any I/O.
+"""Decides which alerts people get: events in, alerts out. No I/O.
 
-Each call is told the time (seconds since 1970: incidents outlive a restart). One cause makes many events: what a site
-reports within 30 s is one *incident*, told once, again when it becomes more severe or when more turns out to be wrong
-and stays so, and once more when all of it is over. What comes and goes all the time is told as that: once when it
-begins, once when it has calmed down.
+Each call gets the time (in seconds since 1970, because incidents outlive a restart). One cause makes many events. So
+what a site reports within 30 s is one *incident*. People get one alert when it begins, another one when it becomes more
+severe or when further conditions join it and last, and a last one when all of it is over. A condition that comes and
+goes all the time *flaps*: people get one alert when this begins and one when it has ended.
 
-    event --> incident (waits 150 ms for company) --> alert
-                 |  more severe --> escalation
-                 |  joined since, and still the case after 10 s (critical) or at the end of the 30 s --> update
-                 |  has happened once more (a role that moves back), and not again for 10 s --> update
-                 |  all over    --> recovery
-    the same condition more than 4 times in 10 minutes --> flapping ... 10 minutes without --> calm
+    event --> incident (waits 150 ms for further events) --> alert
+                 |  a more severe condition joins                                         --> escalation
+                 |  another condition joins, and still lasts after 10 s (critical) or 30 s --> update
+                 |  something happens once more (a role that moves back), and not again for 10 s --> update
+                 |  all of it is over                                                     --> recovery
+    the same condition more than 4 times in 10 minutes --> flapping ... 10 minutes without it --> calm
 """
 from __future__ import annotations
 
@@ -19,66 +19,67 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from alerts.authentic import SEVERITIES, Event
+from alerts.authentic import Event, rank, worse
+from alerts.shapes import Line
 
-GATHER = 0.15  # an incident's first event waits that long for others
-JOIN = 30.0  # and what comes within that time belongs to it
-STAYS = 10.0  # what is critical and has joined silently, or has happened again, is told when that stands so long
-LINES = 100  # conditions that an incident names; more are counted
-INCIDENTS = 30  # open ones of a site; more join the newest
-REMEMBERED = 20_000  # conditions whose newest number is kept
+GATHER_SECONDS = 0.15  # a new incident waits this long for further events before its alert goes out
+JOIN = 30.0  # seconds: events of the site within this time join the incident
+STAYS_SECONDS = 10.0  # a critical condition that has joined, or something that has happened again: update after this
+MAX_LINES = 100  # conditions that an incident names; further ones are only counted
+MAX_INCIDENTS_OF_SITE = 30  # open incidents of a site; further conditions join the newest
+MAX_REMEMBERED_CONDITIONS = 20_000  # conditions of which the newest event's number is kept
 
 
 class Settings(NamedTuple):
-    """What an operator may set (pillar/alerts.sls, `flapping`)."""
+    """What counts as flapping; an operator may set it (pillar/alerts.sls, `flapping`)."""
 
-    times: int = 4
-    minutes: float = 10.0
+    times: int = 4  # more often than this ...
+    minutes: float = 10.0  # ... within this time
 
 
 class Alert(NamedTuple):
-    """Something to be told. `lines` are the conditions as they are now, each a mapping."""
+    """An alert. `lines` are its conditions as they are now."""
 
-    id: str  # the same again when a crash makes it be decided again
+    id: str  # the same when a crash makes the engine decide it a second time
     kind: str  # alert, escalation, update, recovery, flapping, calm
     site: str
     severity: str
-    at: float
+    at: float  # seconds since 1970
     incident: str
-    lines: list[dict[str, Any]]
+    lines: list[Line]
     more: int = 0  # conditions that are not among the lines
-    silenced: bool = False  # told only now, because the site was silenced before
+    silenced: bool = False  # it was held back, because the site was silenced
 
 
 @dataclass
 class Incident:
-    """What is wrong at a site, from one cause as far as one can tell."""
+    """Conditions of one site that began together, presumably from one cause. Times are seconds since 1970."""
 
     id: str
     site: str
     opened: float
     severity: str
-    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
     due: float | None = None  # when the next alert goes out
     told: int = 0  # alerts that have gone out
-    more: int = 0
-    held: bool = False  # kept back by a silence
-    update: bool = False  # what is due is an update
+    more: int = 0  # conditions that are not among the lines
+    held: bool = False  # a silence holds it back
+    update: bool = False  # the alert that is due is an update
 
     @property
     def over(self) -> bool:
-        """Whether nothing of it is the case any more. What is only said to have happened never is."""
+        """Whether none of its conditions is the case any more. What only happens (`once`) counts as over."""
         return not any(line["open"] for line in self.lines.values())
 
     @property
     def lasting(self) -> bool:
-        """Whether there is something that can be over."""
+        """Whether it has a condition that lasts and so can end."""
         return any(not line["once"] for line in self.lines.values())
 
 
 @dataclass
 class Flap:
-    """A condition that comes and goes."""
+    """A condition that flaps. Times are seconds since 1970."""
 
     incident: str
     began: float
@@ -86,28 +87,31 @@ class Flap:
     times: int
 
 
-class Machine:
-    """Everything that is open. All its state is in :meth:`state`."""
+class IncidentMachine:
+    """All open incidents. :meth:`state` has what must outlive a restart."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.incidents: dict[str, Incident] = {}
         self.silences: dict[str, float] = {}  # by site, until when
         self._of: dict[str, str] = {}  # by condition, the open incident that it is in
-        self._raised: dict[str, list[float]] = {}  # by condition, when it began lately
-        self._flaps: dict[str, Flap] = {}
-        self._newest: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._raised: dict[str, list[float]] = {}  # by condition, when it began within the last minutes
+        self._flaps: dict[str, Flap] = {}  # by condition
+        self._newest: OrderedDict[str, tuple[str, int]] = OrderedDict()  # by condition, the last event's journal and n
 
-    # What comes in
+    # Events
 
     def take(self, now: float, event: Event, quiet: bool = False) -> list[Alert]:
         """
-        An event that was checked.
+        Take a verified event.
 
         Args:
             now: the time.
-            event: see authentic.
-            quiet: somebody else has told it (the other master): remember it, tell nobody.
+            event: see authentic.Event.
+            quiet: the other master has sent an alert of it: only remember it.
+
+        Returns:
+            The alerts that go out at once. :meth:`tick` returns the others.
         """
         key = key_of(event)
         if self._is_old(key, event):
@@ -121,28 +125,28 @@ class Machine:
         incident = self._incident_for(now, key, event)
         self._note(now, incident, key, event)
         if quiet:
-            incident.lines.get(key, {})["told"] = True
+            if key in incident.lines:
+                incident.lines[key]["told"] = True
             incident.told = max(incident.told, 1)
             incident.due = None
             incident.severity = worse(incident.severity, event.severity)
         elif not incident.told:
             incident.severity = worse(incident.severity, event.severity)
-            incident.due = now + GATHER if incident.due is None else incident.due
+            incident.due = now + GATHER_SECONDS if incident.due is None else incident.due
         elif rank(event.severity) > rank(incident.severity):
             incident.severity, incident.update = event.severity, False
-            incident.due = now + GATHER if incident.due is None else incident.due
+            incident.due = now + GATHER_SECONDS if incident.due is None else incident.due
         return []
 
     def present(self, now: float, minion: str, events: list[tuple[Event, bool]], asked: float) -> list[Alert]:
         """
-        All that is the case on a node, as it says itself: what is not there any more is over, whether an event came
-        or not.
+        Take a node's list of all its conditions. A condition that is not in it is over, also without an event.
 
         Args:
             now: the time.
-            minion: the node.
-            events: each with whether somebody else has told it.
-            asked: when the node was asked; what came since may not be in the answer.
+            minion: the node's minion id.
+            events: the conditions, each with whether the other master has sent an alert of it.
+            asked: when the node was asked; what came later may be missing in the answer.
         """
         for event, quiet in events:
             if key_of(event) not in self._of:
@@ -153,11 +157,11 @@ class Machine:
             incident = self.incidents[self._of[key]]
             line = incident.lines[key]
             if line["open"] and not line["once"] and line["taken"] < asked:
-                alerts += self._over(now, key, {"recovered_at": ""}, quiet=False)
+                alerts += self._over(now, key, None, quiet=False)
         return alerts
 
     def tick(self, now: float) -> list[Alert]:
-        """Time passes."""
+        """Returns the alerts that are due at this time."""
         self.silences = {site: until for site, until in self.silences.items() if until > now}
         alerts = []
         for incident in list(self.incidents.values()):
@@ -177,33 +181,33 @@ class Machine:
         return alerts
 
     def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, float]]:
-        """What is the case of one kind: site, minion id and since when this engine knows of it."""
+        """Where a condition is the case now: site, minion id, and since when this engine knows of it."""
         lines = [(incident.site, incident.lines[key]) for key, incident in (
             (key, self.incidents[name]) for key, name in self._of.items() if f"|{beacon}|{condition}|" in key)]
         return [(site, line["id"], line["taken"]) for site, line in lines if line["open"]]
 
     def next_due(self) -> float | None:
-        """When :meth:`tick` has something to do that can not wait for the next second."""
+        """When the next alert is due, so that :meth:`tick` is called in time; None when none is."""
         return min((incident.due for incident in self.incidents.values() if incident.due is not None), default=None)
 
-    # What follows
+    # Incidents
 
     def _has_more(self, now: float, incident: Incident) -> bool:
-        """Whether something has joined since it was told that is still the case, or has happened again, and not just
-        for a moment."""
-        return any(_again(line) and now - line["taken"] >= STAYS
+        """Whether an update is due: since the last alert a condition has joined and has lasted long enough, or
+        something has happened once more and not again for a while."""
+        return any(_again(line) and now - line["taken"] >= STAYS_SECONDS
                    or line["open"] and not line["told"] and not line["once"] and line["severity"] != "info"
-                   and now - line["taken"] >= (STAYS if line["severity"] == "critical" else JOIN)
+                   and now - line["taken"] >= (STAYS_SECONDS if line["severity"] == "critical" else JOIN)
                    for key, line in incident.lines.items() if key not in self._flaps)
 
     def _is_old(self, key: str, event: Event) -> bool:
-        """Whether a later event of this condition has been here: one that was missed and fetched came too late."""
+        """Whether a later event of this condition was taken already: this one was missed and fetched afterwards."""
         journal, number = self._newest.get(key, ("", 0))
         if journal == event.journal and event.n <= number:
             return True
         self._newest[key] = event.journal, event.n
         self._newest.move_to_end(key)
-        if len(self._newest) > REMEMBERED:
+        if len(self._newest) > MAX_REMEMBERED_CONDITIONS:
             self._newest.popitem(last=False)
         return False
 
@@ -213,7 +217,7 @@ class Machine:
         of_site = [incident for incident in self.incidents.values() if incident.site == event.site]
         joined = [incident for incident in of_site if now - incident.opened <= JOIN
                   and not (incident.told and incident.lasting and incident.over)]
-        if not joined and len(of_site) >= INCIDENTS:
+        if not joined and len(of_site) >= MAX_INCIDENTS_OF_SITE:
             joined = of_site
         if joined:
             return joined[-1]
@@ -223,36 +227,39 @@ class Machine:
         return incident
 
     def _note(self, now: float, incident: Incident, key: str, event: Event) -> None:
-        """The condition becomes a line of the incident."""
-        if key not in incident.lines and len(incident.lines) >= LINES:
+        """Writes the event into the incident's line of this condition."""
+        if key not in incident.lines and len(incident.lines) >= MAX_LINES:
             incident.more += 1
             return
-        before = incident.lines.get(key, {"told": False, "open": False, "taken": now})
-        line = {name: getattr(event, name) for name in ("id", "node", "role", "beacon", "condition", "subject",
-                                                         "severity", "was", "since", "at", "cause", "facts", "once",
-                                                         "n", "journal")}
-        # What has only happened: the last that was told of it is not so any more.
+        before = incident.lines.get(key)
+        still = before if before and before["open"] else None  # it was the case already
+        # Something that only happens has happened once more: the last alert is out of date.
         again = event.once and incident.told > 0 and key in incident.lines
-        incident.lines[key] = {**line, "is": event.now, "open": not event.once, "again": again, "recovered_at": "",
-                               "told": before["told"] and before["open"],
-                               "taken": before["taken"] if before["open"] else now}
+        incident.lines[key] = {
+            "id": event.id, "node": event.node, "role": event.role, "beacon": event.beacon,
+            "condition": event.condition, "subject": event.subject, "severity": event.severity, "was": event.was,
+            "since": event.since, "at": event.at, "cause": event.cause, "facts": event.facts, "once": event.once,
+            "n": event.n, "journal": event.journal, "is": event.now, "open": not event.once, "again": again,
+            "recovered_at": "", "told": still is not None and still["told"],
+            "taken": still["taken"] if still else now}
         if not event.once:
             self._of[key] = incident.id
 
     def _recovered(self, now: float, key: str, event: Event, quiet: bool) -> list[Alert]:
         if key not in self._of:
             return []
-        return self._over(now, key, {"was": event.was, "is": event.now, "recovered_at": event.at}, quiet)
+        return self._over(now, key, event, quiet)
 
-    def _over(self, now: float, key: str, said: dict[str, str], quiet: bool) -> list[Alert]:
+    def _over(self, now: float, key: str, event: Event | None, quiet: bool) -> list[Alert]:
+        """Ends a condition. `event`: the one that says so; None when the node only stopped listing the condition."""
         incident = self.incidents[self._of[key]]
-        incident.lines[key] |= {**said, "open": False}
+        _end(incident.lines[key], event)
         if not incident.over or self._flaps_in(incident):
             return []
         if not incident.told:
             if incident.held:
-                self._close(incident)  # came and went during a silence
-            return []  # it is about to be told, with its end
+                self._close(incident)  # it began and ended during a silence
+            return []  # its alert is due in a moment, and will name the end too
         alert = self._alert(now, incident, "recovery")
         self._close(incident)
         return [] if quiet else [alert]
@@ -271,11 +278,11 @@ class Machine:
         return [alert]
 
     def _alert(self, now: float, incident: Incident, kind: str, only: str = "") -> Alert:
-        """`only`: the one condition that it is about."""
+        """The alert of an incident as it is now; with `only`, of this one condition."""
         incident.told += 1
         chosen = [line for key, line in incident.lines.items() if not only or key == only]
         new = kind == "update"
-        lines = sorted((dict(line) for line in chosen), key=lambda line: (
+        lines = sorted((line.copy() for line in chosen), key=lambda line: (
             new and (line["told"] or not line["open"] and not line["once"]), -rank(line["severity"]), line["at"]))
         for line in chosen:
             line["told"] = True
@@ -289,10 +296,10 @@ class Machine:
             if self._of.get(key) == incident.id:
                 del self._of[key]
 
-    # What comes and goes
+    # Flapping
 
     def _flapping(self, now: float, key: str, event: Event) -> list[Alert] | None:
-        """None when the condition is not one that comes and goes."""
+        """The alerts of a condition that flaps; None when it does not."""
         flap = self._flaps.get(key)
         if not event.recovered:
             times = self._raised.setdefault(key, [])
@@ -317,7 +324,7 @@ class Machine:
         flap.times += not event.recovered
         incident = self.incidents[flap.incident]
         if event.recovered:
-            incident.lines[key] |= {"was": event.was, "is": event.now, "open": False, "recovered_at": event.at}
+            _end(incident.lines[key], event)
         else:
             self._note(now, incident, key, event)
         incident.lines[key]["times"] = flap.times
@@ -338,16 +345,16 @@ class Machine:
     # What outlives a restart
 
     def state(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+        """What :meth:`restore` takes, as JSON."""
         return {"incidents": [asdict(incident) for incident in self.incidents.values()],
                 "raised": self._raised, "flaps": {key: asdict(flap) for key, flap in self._flaps.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """
-        Carry on from :meth:`state`.
+        Continue from :meth:`state`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: `state` is something else.
         """
         self.incidents = {each["id"]: Incident(**each) for each in state["incidents"]}
         self._raised = {key: [float(at) for at in times] for key, times in state["raised"].items() if times}
@@ -356,21 +363,18 @@ class Machine:
                     if line["open"] or key in self._flaps}
 
 
-def _again(line: dict[str, Any]) -> bool:
-    """Whether it has happened once more since it was told. (One that was kept by an earlier tree does not say.)"""
+def _end(line: Line, event: Event | None) -> None:
+    """The condition is over, as `event` says (None: without an event)."""
+    line["open"], line["recovered_at"] = False, event.at if event else ""
+    if event:
+        line["was"], line["is"] = event.was, event.now
+
+
+def _again(line: Line) -> bool:
+    """Whether it has happened once more since the last alert. (Lines saved by an earlier tree have no key `again`.)"""
     return bool(line.get("again")) and not line["told"]
 
 
 def key_of(event: Event) -> str:
-    """What makes two events be about the same condition."""
+    """The key of an event's condition: two events with the same key are about the same condition."""
     return f"{event.id}|{event.beacon}|{event.condition}|{event.subject}"
-
-
-def rank(severity: str) -> int:
-    """How severe, as a number."""
-    return SEVERITIES.index(severity)
-
-
-def worse(one: str, other: str) -> str:
-    """The more severe of two."""
-    return max(one, other, key=rank)

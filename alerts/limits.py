@@ -1,47 +1,50 @@
-"""What a target gets next out of what waits for it: single alerts while there are few, a digest when there are many.
+"""Chooses what a target gets next: single alerts while few wait, a digest when many wait.
 
-Nothing is thrown away here: what is over the limit waits a little and is told together. No I/O, the time is given.
+Nothing is dropped here: alerts above the limit wait a little and go out together. No I/O; the caller gives the time.
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-DIGEST = 5000  # alerts that one digest holds
-TOGETHER = 30  # more than that waiting at once: the target is behind, one by one would only make them later
+from alerts.shapes import Message
+
+MAX_DIGEST_ALERTS = 5000  # in one digest
+BEHIND_ALERTS = 30  # when more alerts wait, the target is behind: one by one they would arrive even later
 
 
 class Limits(NamedTuple):
-    """Of one target."""
+    """The limits of one target."""
 
-    site: int = 10  # single alerts of one site
-    target: int = 60  # single alerts of all sites
-    minutes: float = 10.0  # in that time
-    digest_seconds: float = 60.0  # between two digests of what is above that
+    site: int = 10  # single alerts of one site ...
+    target: int = 60  # ... and of all sites ...
+    minutes: float = 10.0  # ... within this time
+    digest_seconds: float = 60.0  # between two digests of the alerts above these limits
 
 
 class Plan(NamedTuple):
-    """What to send now: one number alone, several as a digest, or none until `wait` seconds have passed."""
+    """What to send now: one number as a single alert, several as a digest, or none for `wait` seconds."""
 
-    send: list[int]
+    send: list[int]  # numbers in the queue
     wait: float = 0.0
-    group: str | None = None  # of a digest: its site, "" for all
+    group: str | None = None  # of a digest: its site, "" for all sites; None for a single alert
 
 
 class Limiter:
-    """What one target was sent lately."""
+    """Counts what one target was sent within the last minutes."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._sent: list[tuple[float, str]] = []
         self._digest: dict[str, float] = {}
 
-    def plan(self, now: float, waiting: dict[int, dict[str, Any]]) -> Plan:
+    def plan(self, now: float, waiting: Mapping[int, Message]) -> Plan:
         """
-        What comes next.
+        What to send next.
 
         Args:
-            now: seconds, any steady clock.
-            waiting: alerts in the order in which they came, by number in the queue.
+            now: the time in seconds, of any steady clock.
+            waiting: the alerts that wait, by number in the queue, in the order in which to send them.
         """
         span = self.limits.minutes * 60
         self._sent = [(at, site) for at, site in self._sent if now - at < span]
@@ -49,8 +52,8 @@ class Limiter:
         counts: dict[str, int] = {}
         for _, site in self._sent:
             counts[site] = counts.get(site, 0) + 1
-        if len(waiting) > TOGETHER and self._left(now, "") <= 0:
-            return Plan(list(waiting)[:DIGEST], group="")
+        if len(waiting) > BEHIND_ALERTS and self._left(now, "") <= 0:
+            return Plan(list(waiting)[:MAX_DIGEST_ALERTS], group="")
         for number, alert in waiting.items():
             if not full and counts.get(alert["site"], 0) < self.limits.site:
                 return Plan([number])
@@ -61,16 +64,16 @@ class Limiter:
         for group, numbers in groups.items():
             left = self._left(now, group)
             if left <= 0:
-                return Plan(numbers[:DIGEST], group=group)
+                return Plan(numbers[:MAX_DIGEST_ALERTS], group=group)
             wait = min(wait, left)
         return Plan([], wait)
 
     def _left(self, now: float, group: str) -> float:
-        """Seconds until the next digest may go out; not above 0: now."""
+        """Seconds until the next digest may go out; 0 or less: now."""
         return self._digest[group] + self.limits.digest_seconds - now if group in self._digest else 0.0
 
     def sent(self, now: float, plan: Plan, site: str) -> None:
-        """What was planned has arrived; `site` is that of a single alert."""
+        """The target has taken what was planned. `site`: of a single alert."""
         if plan.group is None:
             self._sent.append((now, site))
         else:

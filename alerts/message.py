@@ -1,26 +1,28 @@
-"""An alert in words, the same for every target: subject, text, and the facts for machines."""
+"""Writes an alert as a message, the same for every target: subject, text, and the facts for machines."""
 from __future__ import annotations
 
 import datetime
 from typing import Any
 
 from alerts import catalogue
-from alerts.incidents import Alert, rank
+from alerts.authentic import rank
+from alerts.incidents import Alert
 from alerts.intake import seconds
+from alerts.shapes import Line, Message
 from alerts.spool import summary_of
 
-_MOST = 12  # conditions that are told at length or in a line
+_MAX_LINES = 12  # conditions that the text names
 _KINDS = {"alert": "", "escalation": "now worse: ", "update": "also: ", "recovery": "over: ",
           "flapping": "comes and goes: ", "calm": "calm again: ", "test": "test: ", "path": "sign of life: "}
 
 
-def compose(alert: Alert) -> dict[str, Any]:
+def compose(alert: Alert) -> Message:
     """
-    What is put into the queue.
+    Write an alert as the message that goes into the queue.
 
     Returns:
         id, kind, site, severity, at (seconds since 1970), incident, subject, text, brief (the next step, one line),
-        conditions (for machines), caused (when the event was noticed that made it be told, as `at`).
+        conditions (for machines), caused (when the node noticed the event that led to the alert, as `at`).
     """
     lines = alert.lines or []
     described = [catalogue.describe(line, alert.site) for line in lines]
@@ -36,20 +38,20 @@ def compose(alert: Alert) -> dict[str, Any]:
             "caused": _caused(alert, lines)}
 
 
-def _caused(alert: Alert, lines: list[dict[str, Any]]) -> float:
-    """By the nodes' clocks: of an alert its first event, of all else the last."""
+def _caused(alert: Alert, lines: list[Line]) -> float:
+    """When the cause was noticed, by the nodes' clocks: of an alert its first event, of all other kinds the last."""
     if alert.kind == "alert":
         return min((seconds(line["at"]) for line in lines), default=alert.at)
     return max((seconds(line["recovered_at"] or line["at"]) for line in lines), default=alert.at)
 
 
-def _text(alert: Alert, lines: list[dict[str, Any]], described: list[dict[str, str]]) -> str:
+def _text(alert: Alert, lines: list[Line], described: list[dict[str, str]]) -> str:
     at = datetime.datetime.fromtimestamp(alert.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     out = [f"Site {alert.site or '(all)'}, {alert.severity}, {at}"]
     if alert.silenced:
-        out.append("The site was silenced; this is the case now that it is not any more.")
+        out.append("The site was silenced. The silence has ended; this is the state now.")
     if alert.kind == "flapping":
-        out.append("It comes and goes. You are told again when it has been quiet for a while.")
+        out.append("The condition comes and goes. The next alert comes when it has been quiet for a while.")
     if not lines:
         return "\n".join(out) + "\n"
     first, words = lines[0], described[0]
@@ -62,23 +64,23 @@ def _text(alert: Alert, lines: list[dict[str, Any]], described: list[dict[str, s
     out += ["", "What happened", *happened]
     if not over:
         out += ["", "What it means for users", f"  {words['means']}",
-                "", "What has been done by itself", f"  {words['done']}",
+                "", "What was done automatically", f"  {words['done']}",
                 "", "What to do", f"  {words['todo']}"]
     if lines[1:] or alert.more:
         out += ["", "Also, from the same site within half a minute"]
-        for line, each in list(zip(lines, described, strict=True))[1:_MOST]:
+        for line, each in list(zip(lines, described, strict=True))[1:_MAX_LINES]:
             state = "over" if not line["open"] and not line["once"] else line["severity"]
             out.append(f"  - [{state}] {_sentence(each['happened'])}")
             if not over and state == "critical":
                 out.append(f"    To do: {each['todo']}")
-        left = max(0, len(lines) - _MOST) + alert.more
+        left = max(0, len(lines) - _MAX_LINES) + alert.more
         if left:
             out.append(f"  - and {left} more: salt-run alerts.open")
     return "\n".join(out) + "\n"
 
 
-def _detail(line: dict[str, Any]) -> str:
-    """Where it comes from, in the event's own words."""
+def _detail(line: Line) -> str:
+    """The sentence with what the event says itself."""
     if line["recovered_at"]:
         return f"{line['id']} says {line['is'] or 'over'}, at {_short(line['recovered_at'])}; it had begun at " \
                f"{_short(line['since'])}."
@@ -91,36 +93,37 @@ def _short(time: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a name."""
+    """With a full stop."""
     return f"{text}."
 
 
-def _facts(line: dict[str, Any]) -> dict[str, Any]:
+def _facts(line: Line) -> dict[str, Any]:
     names = ("id", "node", "role", "beacon", "condition", "subject", "severity", "was", "is", "since", "at", "cause",
              "facts", "open", "once", "recovered_at", "n", "journal")
-    return {name: line[name] for name in names}
+    fields = dict(line)
+    return {name: fields[name] for name in names}
 
 
-def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
+def digest(messages: list[Message], number: str) -> Message:
     """
-    Several messages as one.
+    Join several messages to one.
 
     Args:
-        messages: as they were in the queue; digests among them are taken apart.
-        number: makes the id.
+        messages: as they stood in the queue; digests among them are taken apart.
+        number: the id is `digest-NUMBER`.
     """
     entries = [entry for message in messages for entry in message.get("digest", [summary_of(message)])]
     count = sum(message.get("count", 1) for message in messages)
     sites = {entry["site"] for entry in entries}
     severity = max((entry["severity"] for entry in entries), key=rank)
     site = sites.pop() if len(sites) == 1 else ""
-    text = [f"{count} alerts came faster than they can be told one by one. The newest last:", ""]
+    text = [f"{count} alerts came faster than they can be sent one by one. The newest is last:", ""]
     for entry in entries[:300]:
         at = datetime.datetime.fromtimestamp(entry["at"], datetime.UTC).strftime("%H:%M:%S")
         text.append(f"  {at} {entry['subject']}")
     if count > len(entries[:300]):
         text.append(f"  and {count - len(entries[:300])} more")
-    text += ["", "What is the case now: salt-run alerts.open"]
+    text += ["", "What is wrong now: salt-run alerts.open"]
     conditions = [condition for message in messages for condition in message.get("conditions", [])]
     return {"id": f"digest-{number}", "kind": "digest", "site": site, "severity": severity,
             "at": entries[-1]["at"], "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",
@@ -128,16 +131,16 @@ def digest(messages: list[dict[str, Any]], number: str) -> dict[str, Any]:
             "alerts": entries[:2000], "caused": min(entry["caused"] or entry["at"] for entry in entries)}
 
 
-def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> dict[str, Any]:
-    """A message of the alert path itself: a test, a sign of life."""
-    line = {"id": "master", "node": "", "role": "unknown", "beacon": "master", "condition": condition, "subject": "",
-            "severity": "info", "was": "", "is": "", "since": iso(at), "at": iso(at), "cause": text, "facts": {},
-            "open": False, "once": True, "recovered_at": "", "n": 0, "journal": ""}
+def simple(kind: str, name: str, at: float, condition: str, text: str, site: str = "") -> Message:
+    """A message about the alerts themselves: a test (kind `test`) or the sign of life (kind `path`)."""
+    line: Line = {"id": "master", "node": "", "role": "unknown", "beacon": "master", "condition": condition,
+                  "subject": "", "severity": "info", "was": "", "is": "", "since": iso(at), "at": iso(at),
+                  "cause": text, "facts": {}, "open": False, "once": True, "recovered_at": "", "n": 0, "journal": ""}
     return compose(Alert(name, kind, site, "info", at, "", [line]))
 
 
 def iso(at: float) -> str:
-    """Seconds since 1970 as events have them."""
+    """A time in seconds since 1970 as ISO 8601, UTC, as in events."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
 
 

@@ -1,29 +1,30 @@
-"""Which nodes have fallen silent, without any I/O.
+"""Finds nodes that have fallen silent. No I/O.
 
-All gateways are asked once a minute with one publish. One from which nothing has come within 20 s is asked again, and
-is silent when nothing comes then either. Anything true counts as a word: an event, an answer.
+Once a minute one job asks all gateways. A gateway from which nothing comes within 20 s is asked again; if nothing comes
+then either, it is silent. Every verified event and every answer counts as a sign of life.
 """
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-EVERY = 60.0
-ANSWER = 20.0
-FIRST = 30.0  # after this engine has started: the minions find their master again
+ROUND_SECONDS = 60.0  # between two rounds of questions
+ANSWER_SECONDS = 20.0  # an answer must come within this time
+FIRST_ROUND_SECONDS = 30.0  # after the engine has started: the minions reconnect to their master first
 
 
 class Change(NamedTuple):
-    """A node has fallen silent, or speaks again."""
+    """A node has fallen silent, or answers again."""
 
     minion: str
     silent: bool
-    since: float  # when it was last heard; when that is not known, when it was first asked
+    since: float  # when it last answered, seconds since 1970; if unknown, when it was first asked
 
 
 class Presence:
-    """Of all gateways."""
+    """Which gateways answer."""
 
-    def __init__(self, now: float, every: float = EVERY, answer: float = ANSWER, first: float = FIRST) -> None:
+    def __init__(self, now: float, every: float = ROUND_SECONDS, answer: float = ANSWER_SECONDS,
+                 first: float = FIRST_ROUND_SECONDS) -> None:
         self._every, self._answer = every, answer
         self._next = now + first
         self._heard: dict[str, float] = {}
@@ -31,7 +32,7 @@ class Presence:
         self.silent: dict[str, float] = {}
 
     def heard(self, now: float, minion: str) -> list[Change]:
-        """Something true came from it."""
+        """A verified event or an answer came from a node."""
         self._heard[minion] = now
         if minion in self.silent:
             return [Change(minion, False, self.silent.pop(minion))]
@@ -39,14 +40,14 @@ class Presence:
 
     def tick(self, now: float, known: frozenset[str]) -> tuple[frozenset[str], list[Change]]:
         """
-        Time passes.
+        Compare what came with what was asked.
 
         Args:
             now: the time.
-            known: all gateways that there are now.
+            known: the minion ids of all gateways.
 
         Returns:
-            Whom to ask, and what has changed.
+            The minion ids to ask now, and the nodes that fell silent or answer again.
         """
         changes = [Change(minion, False, self.silent.pop(minion)) for minion in self.silent.keys() - known]
         if self._asked is not None:
@@ -76,9 +77,9 @@ class Presence:
 
     def restore(self, state: dict[str, Any]) -> None:
         """
-        Carry on from :meth:`state`.
+        Continue from :meth:`state`.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: it is something else.
+            KeyError, TypeError, ValueError, AttributeError: `state` is something else.
         """
         self.silent = {str(minion): float(at) for minion, at in state["silent"].items()}

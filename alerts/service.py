@@ -1,12 +1,12 @@
-"""The engine's inside: events in, messages into the queue, questions out. Threads, files and clocks, and no Salt.
+"""The engine without Salt: takes events, writes messages into the queue, asks nodes. Has threads, files and clocks.
 
-    reader thread            the loop here                       sender threads (delivery.py)
-    offer() checks the  -->  numbers, incidents, routes  -->  queue on disk  -->  one for each target
+    reader thread              the loop                          sender threads (delivery.py)
+    offer() verifies the  -->  numbers, incidents, routes  -->  queue on disk  -->  one thread per target
     signature                     |
-                             questions to nodes --> asking thread --> answers come over the bus: answer()
+                               questions to nodes --> asking thread --> the answers come over the bus: answer()
 
-Order of writing: a message is in the queue on disk before the number of its event counts as done. So a crash in
-between makes the event be fetched and decided again, and the queue knows the message by its id.
+Order of writing: a message is in the queue on disk before the number of its event counts as done. After a crash in
+between, the engine fetches the event again and decides the same, and the queue recognises the message by its id.
 """
 from __future__ import annotations
 
@@ -21,70 +21,71 @@ from typing import Any, NamedTuple
 
 from alerts import authentic, delivery, files, message, routes
 from alerts.apart import Apart
-from alerts.incidents import Alert, Machine
+from alerts.incidents import Alert, IncidentMachine
 from alerts.intake import Ask, Intake, Taken
 from alerts.presence import Change, Presence
+from alerts.shapes import EngineStatus, Message
 from alerts.spool import Spool
 
 log = logging.getLogger(__name__)
 
-QUEUE = 10_000  # true events that may wait here; more are left in the nodes' journals and fetched
-BATCH = 1_000
-SAVE = 1.0
-STATUS = 2.0
-APART = 0.5  # between two looks for nodes that do not hear each other
-MARK = 2.0  # between two words to the nodes on what was taken
-GATHER_ASKS = 0.2
-CACHED = 1.5  # the job cache has an answer that long after the bus
-TRIMMED = object()  # an answer that was too large for the bus
-ROUND = 60.0  # all nodes are asked how far they are, where nobody looks who answers
-STRANGERS = 3600.0  # between two questions for their journals to nodes that never reported anything
-ANSWERS = 120.0  # a question is forgotten after that; late answers are signs of life as well
+MAX_WAITING_EVENTS = 10_000  # verified events that wait here; further ones stay in the journals and are fetched
+BATCH_EVENTS = 1_000  # taken in one round of the loop
+SAVE_SECONDS = 1.0  # at least, between two writes of the state
+STATUS_SECONDS = 2.0  # between two writes of status.json
+APART_SECONDS = 0.5  # between two searches for nodes that do not hear each other
+MARK_SECONDS = 2.0  # between two reports to the nodes of what this master has taken
+GATHER_ASKS_SECONDS = 0.2  # questions to several nodes collect for this time
+JOB_CACHE_SECONDS = 1.5  # after an answer on the bus: then the job cache has it too
+TRIMMED = object()  # stands for an answer that was too large for the bus
+NEWEST_ROUND_SECONDS = 60.0  # between two questions to all nodes for their newest number, where `presence` is 0
+STRANGERS_SECONDS = 3600.0  # between two questions for the newest number to nodes that never reported anything
+FORGET_QUESTION_SECONDS = 120.0  # until then a late answer counts as a sign of life
 
 
 class Outside(NamedTuple):
-    """What the service needs of the world."""
+    """What the service needs from Salt."""
 
-    publish: Callable[[str, list[str], list[Any]], str]  # function, minions, arguments; gives the job's id
-    known: Callable[[], Iterable[str]]  # ids of minions with an accepted key
-    bus: Callable[[dict[str, Any]], str]  # delivers a message to the master's bus
+    publish: Callable[[str, list[str], list[Any]], str]  # sends a question (function, minions, arguments); the job's id
+    known: Callable[[], Iterable[str]]  # the ids of minions with an accepted key
+    bus: Callable[[Message], str]  # delivers a message to the master's bus
     stamp: Callable[[], float]  # the time of pillar/alerts.sls, 0 when there is none
-    load: Callable[[], Any]  # what it says
-    cached: Callable[[str, str], Any]  # what a minion returned to a job, from the job cache; None when it is not there
-    other_alive: Callable[[], bool]  # whether the master with rank 0 can be reached
+    load: Callable[[], Any]  # the value of its key `alerts`
+    cached: Callable[[str, str], Any]  # a minion's answer to a job (id, minion) from the job cache; None without one
+    other_alive: Callable[[], bool]  # whether this master reaches the one with rank 0
 
 
 class Asked(NamedTuple):
-    """A question that is on its way."""
+    """A question that was sent."""
 
-    what: str
-    at: float
+    what: str  # since, newest, conditions, taken, ping
+    at: float  # seconds since 1970
 
 
 class Service:
-    """One engine."""
+    """All parts of the engine."""
 
     def __init__(self, folder: Path, secret: bytes, sites: authentic.Sites, outside: Outside, rank: int | None = None,
                  presence: float = 60.0, name: str = "master") -> None:
         """
         Args:
-            folder: where it keeps its files.
+            folder: for the engine's files.
             secret: see authentic.load_secret.
-            sites: of the master's pillar.
-            outside: the world.
-            rank: 0 or 1 where two masters share the minions, else None.
-            presence: seconds between two looks at who answers; 0: never.
-            name: this master's, for the sign of life.
+            sites: the sites in the master's pillar.
+            outside: the functions that reach Salt.
+            rank: 0 or 1 where two masters share the minions, otherwise None.
+            presence: seconds between two rounds of asking all nodes whether they answer; 0: no rounds.
+            name: this master's name, for the sign of life.
         """
         self._folder, self._secret, self._sites, self._outside = folder, secret, sites, outside
         self._rank, self._name = rank, name
         now = time.time()
-        self._intake, self._machine = Intake(rank), Machine()
+        self._intake, self._machine = Intake(rank), IncidentMachine()
         self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
         self._apart, self._heard = Apart(), dict[str, float]()
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
-        self._in: deque[tuple] = deque()
+        self._in: deque[Callable[[float], list[Alert]]] = deque()  # each given the time
         self._wake = threading.Condition()
         self._asks: deque[tuple[str, list[str], list[Any]]] = deque()
         self._ask_wake = threading.Condition()
@@ -112,29 +113,30 @@ class Service:
         self._spool = Spool(folder / files.SPOOL, self.configuration.queue)
         self._start_senders()
 
-    # Called by the reader
+    # Called by the reader thread
 
     def offer(self, tag: str, data: object) -> None:
-        """Something from the bus with the tag of an event. Cheap, whatever it is."""
+        """A message on the bus with the tag of an event. Costs little, whatever it is."""
         event, why = authentic.check(authentic.payload(data), tag, self._secret)
         if event is not None:
-            if len(self._in) >= QUEUE:
+            if len(self._in) >= MAX_WAITING_EVENTS:
                 self._counts["postponed"] += 1
                 self._put_newest(event.id)
                 return
-            self._put(("event", event))
+            self._put(lambda now: self._on_event(now, event))
             return
         self.refuse(why)
         if why == "unsigned":
             self._doubt(tag.split("/")[2] if tag.startswith("salt/beacon/") and tag.count("/") > 2 else "")
 
     def refuse(self, why: str) -> None:
-        """Counts what was dropped."""
+        """Counts a dropped message."""
         self._refused[why] = self._refused.get(why, 0) + 1
 
     def started(self, minion: str) -> None:
-        """A minion has started, says anybody: there may be more in its journal."""
-        # One that never reported anything has no journal, perhaps not even the module: asking makes it load them all.
+        """A message says that a minion has started: there may be more in its journal. Anybody can send that message."""
+        # A node that never reported anything has no journal, perhaps not even the module: a question would make it load
+        # all of its modules.
         if minion in self._known and self._intake.has_journal(minion) or minion not in self._known:
             self._doubt(minion)
 
@@ -142,18 +144,18 @@ class Service:
         if minion in self._known:
             self._put_newest(minion)
         else:
-            self._stranger = True  # perhaps a gateway whose key was accepted a moment ago
+            self._stranger = True  # it may be a gateway whose key was accepted a moment ago
 
     def lost(self) -> None:
-        """The connection to the bus is new: events may be missing, everybody is asked."""
-        self._put(("lost",))
+        """The connection to the bus is new, so events may be missing: all nodes are asked."""
+        self._put(self._on_lost)
 
     def answer(self, job: str, minion: str, said: object) -> None:
-        """What a minion returned to a question of ours."""
+        """A minion's answer on the bus to a job. Ignored when the job is no question of this engine."""
         if job in self.pending:
-            self._put(("answer", job, minion, said))
+            self._put(lambda now: self._on_answer(now, job, minion, said))
 
-    def _put(self, item: tuple) -> None:
+    def _put(self, item: Callable[[float], list[Alert]]) -> None:
         self._in.append(item)
         with self._wake:
             self._wake.notify()
@@ -161,12 +163,12 @@ class Service:
     def _put_newest(self, minion: str) -> None:
         if minion not in self._doubted:
             self._doubted.add(minion)
-            self._put(("curious", minion))
+            self._put(lambda now: self._on_curious(now, minion))
 
     # The loop
 
     def run(self) -> None:
-        """Until :meth:`stop`."""
+        """Works until :meth:`stop`."""
         asking = threading.Thread(target=self._ask_forever, name="alerts-asks", daemon=True)
         asking.start()
         while not self._stopping:
@@ -188,12 +190,11 @@ class Service:
         self._stopping = True
 
     def step(self, now: float) -> None:
-        """One round: a batch of what came in, then what time brings."""
+        """One round: a batch of what came in, then everything that is due at this time."""
         self._counts["most_waiting"] = max(self._counts["most_waiting"], len(self._in))
         alerts: list[Alert] = []
-        for _ in range(min(BATCH, len(self._in))):
-            item = self._in.popleft()
-            alerts += getattr(self, f"_on_{item[0]}")(now, *item[1:])
+        for _ in range(min(BATCH_EVENTS, len(self._in))):
+            alerts += self._in.popleft()(now)
         alerts += self._large(now)
         alerts += self._took(now, self._intake.tick(now))
         alerts += self._look(now)
@@ -213,7 +214,7 @@ class Service:
         return self._speaks(now, event.id) + self._took(now, self._intake.event(now, event))
 
     def _speaks(self, now: float, minion: str) -> list[Alert]:
-        """Something true came from it."""
+        """A verified event or an answer came from a node."""
         self._heard[minion] = now
         return self._changes(now, self._presence.heard(now, minion)) if self._presence else []
 
@@ -233,28 +234,28 @@ class Service:
             return []
         alerts = self._speaks(now, minion)
         if said is TRIMMED:
-            self._trimmed.append((now + CACHED, job, minion))
+            self._trimmed.append((now + JOB_CACHE_SECONDS, job, minion))
         elif asked.what == "newest" and isinstance(said, dict):
-            numbers = said.get("newest"), said.get("taken", 0)
-            if all(type(each) is int for each in numbers) and isinstance(said.get("journal"), str):
-                alerts += self._took(now, self._intake.newest(now, minion, said["journal"], *numbers))
+            number, taken, journal = said.get("newest"), said.get("taken", 0), said.get("journal")
+            if type(number) is int and type(taken) is int and isinstance(journal, str):
+                alerts += self._took(now, self._intake.newest(now, minion, journal, number, taken))
         elif asked.what == "since" and isinstance(said, dict):
             alerts += self._fetched(now, minion, said)
         elif asked.what == "conditions" and isinstance(said, list):
             events = self._true(minion, said)[0]
             alerts += self._machine.present(now, minion, [
-                (taken.event, taken.quiet) for taken in self._intake.conditions(minion, events)], asked.at)
+                (each.event, each.quiet) for each in self._intake.conditions(minion, events)], asked.at)
             self._dirty = True
         return alerts
 
     def _large(self, now: float) -> list[Alert]:
-        """Answers that the bus did not take whole: Salt cuts at `max_event_size`, the job cache has all of it."""
+        """Answers too large for the bus: Salt cuts them at `max_event_size`; the job cache has the whole answer."""
         due = [each for each in self._trimmed if each[0] <= now]
         self._trimmed = [each for each in self._trimmed if each[0] > now]
         return [alert for _, job, minion in due for alert in self._on_answer(
             now, job, minion, self._outside.cached(job, minion))]
 
-    def _fetched(self, now: float, minion: str, said: dict) -> list[Alert]:
+    def _fetched(self, now: float, minion: str, said: dict[str, Any]) -> list[Alert]:
         events, number, taken = said.get("events"), said.get("newest"), said.get("taken", 0)
         if not (isinstance(events, list) and type(number) is int and type(taken) is int
                 and isinstance(said.get("journal"), str)):
@@ -266,8 +267,8 @@ class Service:
         return self._took(now, self._intake.fetched(now, minion, said["journal"], number, taken, good,
                                                     unsigned is not None))
 
-    def _true(self, minion: str, events: list) -> tuple[list[authentic.Event], int | None]:
-        """The events that are the node's own; and the number of the first that it could not sign."""
+    def _true(self, minion: str, events: list[Any]) -> tuple[list[authentic.Event], int | None]:
+        """The verified events of a node, and the number of the first one that it could not sign (None: no such)."""
         good, unsigned = [], None
         for each in events[:2_000]:
             event, why = authentic.check(each, None, self._secret)
@@ -292,19 +293,19 @@ class Service:
         self._spool.add([(message.compose(alert), self.configuration.of(alert.site, alert.severity))
                          for alert in alerts])
 
-    # Who is there
+    # Presence
 
     def _look(self, now: float) -> list[Alert]:
         if self._last["known"] + (5 if self._stranger else 60) < now:
             self._look_for_gateways(now)
         if self._presence is None:
-            if now - self._last["round"] >= ROUND:
+            if now - self._last["round"] >= NEWEST_ROUND_SECONDS:
                 self._last["round"] = now
                 self._newest_asks |= {minion for minion in self._known if self._intake.has_journal(minion)}
             return []
         ask, changes = self._presence.tick(now, self._known)
-        # A node without the module has to load all of its modules to say so: rarely.
-        everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS
+        # A node without the module loads all of its modules before it can say so. So these are asked rarely.
+        everybody = bool(ask) and now - self._last["strangers"] >= STRANGERS_SECONDS
         if everybody:
             self._last["strangers"] = now
         for minion in ask:
@@ -316,8 +317,8 @@ class Service:
         self._last["known"], self._stranger = now, False
         try:
             self._known = frozenset(minion for minion in self._outside.known() if self._sites.sender(minion))
-        except Exception:  # Salt's own; the gateways known before stay
-            log.exception("alerts: which minions there are")
+        except Exception:  # an error of Salt's; the gateways known before stay
+            log.exception("alerts: can not list the minions with an accepted key")
 
     def _changes(self, now: float, changes: list[Change]) -> list[Alert]:
         alerts = []
@@ -328,8 +329,8 @@ class Service:
         return alerts
 
     def _look_apart(self, now: float) -> list[Alert]:
-        """Nodes that both live and do not hear each other."""
-        if now - self._last["apart"] < APART:
+        """Looks for sites whose nodes are both alive and do not hear each other."""
+        if now - self._last["apart"] < APART_SECONDS:
             return []
         self._last["apart"] = now
         dead: dict[str, dict[str, float]] = {}
@@ -346,7 +347,7 @@ class Service:
 
     def _said(self, now: float, site: str, node: str, condition: str, subject: str, since: float, over: bool,
               words: tuple[str, str]) -> list[Alert]:
-        """What this engine itself has noticed, critical; `words` for when all is well and when it is not."""
+        """A critical event of the engine's own. `words`: the good state and the bad one."""
         self._dirty = True
         self._own_number += 1
         was, is_now = reversed(words) if over else words
@@ -366,16 +367,16 @@ class Service:
             else:
                 self._ask(ask)
         self._intake.asks.clear()
-        if now - self._last["asks"] >= GATHER_ASKS:
+        if now - self._last["asks"] >= GATHER_ASKS_SECONDS:
             self._last["asks"] = now
             for what, whom in (("newest", self._newest_asks), ("conditions", self._condition_asks),
                                ("ping", self._ping_asks)):
                 if whom:
                     self._publish(what, sorted(whom), [])
                     whom.clear()
-            for job in [job for job, asked in self.pending.items() if now - asked.at > ANSWERS]:
+            for job in [job for job, asked in self.pending.items() if now - asked.at > FORGET_QUESTION_SECONDS]:
                 del self.pending[job]
-        if self._intake.marks and now - self._last["mark"] >= MARK:
+        if self._intake.marks and now - self._last["mark"] >= MARK_SECONDS:
             self._last["mark"] = now
             self._publish("taken", sorted(self._intake.marks), [dict(self._intake.marks)])
             self._intake.marks.clear()
@@ -398,18 +399,18 @@ class Service:
                 what, minions, arguments = self._asks.popleft()
             try:
                 self._outside.publish(what, minions, arguments)
-            except Exception as error:  # Salt's own, of many kinds: the question comes again
+            except Exception as error:  # of Salt's, of many kinds; the question is asked again later
                 log.warning("alerts: could not ask %s of %d minions: %s", what, len(minions), error)
                 time.sleep(1)
 
     def expect(self, job: str, what: str) -> None:
-        """Answers to this job are wanted. Called before it is published."""
+        """Registers a job as a question of this engine. Called before the job is published."""
         self.pending[job] = Asked(what, time.time())
 
     # Configuration
 
     def _configure(self) -> bool:
-        """Reads pillar/alerts.sls when it has changed. With mistakes what held before goes on."""
+        """Reads pillar/alerts.sls when it has changed; returns whether it took it. With mistakes the old one stays."""
         stamp = self._outside.stamp()
         if stamp == self._stamp:
             return False
@@ -421,7 +422,7 @@ class Service:
                 made, self._mistakes = routes.check(self._outside.load(), self._sites.names())
                 if not self._mistakes:
                     self.configuration = made
-            except Exception as error:  # a renderer's, of many kinds; what it says may hold a secret
+            except Exception as error:  # a renderer's, of many kinds; its text may hold a secret
                 self._mistakes = [f"pillar/alerts.sls can not be rendered ({type(error).__name__}): "
                                   "salt-run alerts.validate"]
         for mistake in self._mistakes:
@@ -430,21 +431,22 @@ class Service:
         return not self._mistakes
 
     def _start_senders(self) -> None:
-        """A thread for each target, the old ones end."""
+        """Ends the threads of the old targets and starts one for each target."""
         for sender in self._senders.values():
             sender.stop()
         gone = self._spool.keep_only({routes.BUS, *self.configuration.targets})
         if gone:
-            log.warning("alerts: what waited for %s is dropped: there is no such target any more", ", ".join(gone))
-        before = {name: sender.status for name, sender in self._senders.items()}
+            log.warning("alerts: dropped what waited for %s: these targets do not exist any more", ", ".join(gone))
+        before = self._senders
         for sender in self._senders.values():
             sender.join(30)
         self._senders = {}
-        ways = {routes.BUS: self._outside.bus}
+        ways: dict[str, Callable[[Message], str]] = {routes.BUS: self._outside.bus}
         ways |= {name: delivery.way_to(target) for name, target in self.configuration.targets.items()}
         for name, way in ways.items():
             sender = delivery.Sender(name, way, self._spool, self.configuration.limits[name])
-            sender.status |= before.get(name, {})
+            if name in before:
+                sender.status = before[name].status.copy()
             self._senders[name] = sender
             sender.start()
 
@@ -456,7 +458,7 @@ class Service:
         if stamp == self._silences_stamp:
             return
         self._silences_stamp = stamp
-        said = files.read(self._folder / files.SILENCES) if stamp else {}
+        said: Any = files.read(self._folder / files.SILENCES) if stamp else {}
         if isinstance(said, dict):
             before = self._machine.silences
             self._machine.silences = {site: float(until) for site, until in said.items()
@@ -469,7 +471,7 @@ class Service:
     # Files
 
     def _now_and_then(self, now: float) -> None:
-        if self._dirty and now - self._last["save"] >= SAVE:
+        if self._dirty and now - self._last["save"] >= SAVE_SECONDS:
             self._save(now)
         if now - self._last["config"] >= 5:
             self._last["config"] = now
@@ -479,15 +481,15 @@ class Service:
         if hours and now - self._last["life"] >= hours * 3600:
             self._last["life"], self._dirty = now, True
             targets = [name for name, target in self.configuration.targets.items() if target.get("heartbeat", True)]
-            said = f"{self._name} looks after {len(self._known)} gateways; " \
+            said = f"{self._name} watches {len(self._known)} gateways; " \
                    f"{len(self._machine.incidents)} incidents are open"
             self._spool.add([(message.simple("path", f"path-{int(now)}", now, "alert_path", said), targets)])
-        if now - self._last["status"] >= STATUS:
+        if now - self._last["status"] >= STATUS_SECONDS:
             self._last["status"] = now
             files.write(self._folder / files.STATUS, self.status(now))
 
-    def status(self, now: float) -> dict[str, Any]:
-        """What `salt-run alerts.status` shows. No secret, no address."""
+    def status(self, now: float) -> EngineStatus:
+        """What `salt-run alerts.status` shows. Holds no secret and no address."""
         waiting = self._spool.counts()
         return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self._known),
                 "silent": sorted(self._presence.silent) if self._presence else [],
@@ -513,6 +515,6 @@ class Service:
                 self._presence.restore(state["presence"])
             self._last["life"] = min(float(state["life"]), time.time())
         except (KeyError, TypeError, ValueError, AttributeError):
-            log.error("alerts: %s is damaged: beginning anew; what is wrong now is asked of the nodes",
+            log.error("alerts: %s is damaged: starting without it and asking the nodes for their conditions",
                       self._folder / files.STATE)
-            self._machine, self._intake = Machine(self._machine.settings), Intake(self._rank)
+            self._machine, self._intake = IncidentMachine(self._machine.settings), Intake(self._rank)

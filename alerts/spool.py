@@ -1,12 +1,12 @@
-"""The queue on disk between deciding and delivering: what is in it has survived.
+"""The queue on disk between the engine's decisions and the delivery. It survives a crash and a power cut.
 
-One file of JSON lines, only ever appended to and written anew when most of it is done with:
+One file of JSON lines. Lines are only appended; the file is rewritten when most of it is done:
 
     {"add": 7, "to": ["operators", "log"], "alert": {...}}
     {"done": 7, "to": "log"}
 
-add() returns when the lines are on the disk. What was delivered is only written, not waited for: after a power cut an
-alert may be sent a second time, with the same id; after kill -9 it is not. A line that was cut off is left out.
+add() returns when the lines are on the disk. done() writes without waiting for the disk. So after a power cut an alert
+may be sent a second time, with the same id; after kill -9 it is not. An incomplete last line is ignored.
 """
 from __future__ import annotations
 
@@ -15,43 +15,50 @@ import json
 import os
 import threading
 from collections import OrderedDict
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-COMPACT = 2 * 1024 * 1024  # bytes; the file is written anew when it is larger and mostly done with
-IDS = 20_000  # alerts that are known not to be new
+from alerts.authentic import SEVERITIES, rank
+from alerts.shapes import Message, Summary
+
+COMPACT_BYTES = 2 * 1024 * 1024  # a larger file is rewritten when most of it is done
+MAX_REMEMBERED_IDS = 20_000  # ids of earlier alerts, each of which is taken only once
 
 
 class Spool:
-    """Alerts that wait, by target. For several threads."""
+    """The alerts that wait for each target. Safe to use from several threads."""
+
+    _file: BufferedWriter
+    _size: int  # bytes of the file when it was last rewritten
 
     def __init__(self, path: Path, most: int = 5000) -> None:
         """
         Args:
-            path: the file; its folder is made, 0700.
-            most: alerts that may wait for one target; more are shrunk, the oldest of the least severe first.
+            path: the file; its folder is created with mode 0700.
+            most: alerts that may wait for one target. Of more, the oldest of the least severe become one digest.
 
         Raises:
-            OSError: it can not be written.
+            OSError: the file can not be written.
         """
         self._path, self._most = path, most
         self._lock = threading.Condition()
-        self._waiting: dict[str, OrderedDict[int, dict[str, Any]]] = {}
+        self._waiting: dict[str, OrderedDict[int, Message]] = {}
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._next = 1
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._load()
-        self._write_anew()
+        self._rewrite()
 
-    def add(self, alerts: list[tuple[dict[str, Any], list[str]]]) -> None:
+    def add(self, alerts: list[tuple[Message, list[str]]]) -> None:
         """
-        Put alerts into the queue; they are on the disk afterwards. One whose `id` has been there is left out.
+        Put alerts into the queue; they are on the disk when this returns. An alert with a known `id` is ignored.
 
         Args:
             alerts: each with the names of its targets.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the file can not be written, as when the disk is full.
         """
         with self._lock:
             lines = []
@@ -70,38 +77,40 @@ class Spool:
                     self._shrink(target)
             self._lock.notify_all()
 
-    def waiting(self, target: str) -> dict[int, dict[str, Any]]:
-        """What waits for a target, oldest first, by number."""
+    def waiting(self, target: str) -> dict[int, Message]:
+        """The alerts that wait for a target, by number, the oldest first."""
         with self._lock:
             return dict(self._waiting.get(target, {}))
 
     def counts(self) -> dict[str, int]:
-        """By target, how many wait."""
+        """By target, how many alerts wait."""
         with self._lock:
             return {target: len(waiting) for target, waiting in self._waiting.items() if waiting}
 
     def wait(self, target: str, seconds: float, anything_new: bool) -> None:
-        """Returns when something waits for the target (with `anything_new`, when something is added), or time is up."""
+        """
+        Returns when an alert waits for the target (with `anything_new`: when an alert is added), or after `seconds`.
+        """
         with self._lock:
             if anything_new or not self._waiting.get(target):
                 self._lock.wait(seconds)
 
     def wake(self) -> None:
-        """Lets all that wait look again."""
+        """Wakes all threads in :meth:`wait`."""
         with self._lock:
             self._lock.notify_all()
 
     def done(self, target: str, numbers: list[int]) -> None:
-        """A target has taken alerts."""
+        """A target has taken the alerts with these numbers."""
         with self._lock:
             waiting = self._waiting.get(target, OrderedDict())
             gone = [number for number in numbers if waiting.pop(number, None) is not None]
             self._append([{"done": number, "to": target} for number in gone])
-            if self._file.tell() > COMPACT and self._file.tell() > 4 * self._size:
-                self._write_anew()
+            if self._file.tell() > COMPACT_BYTES and self._file.tell() > 4 * self._size:
+                self._rewrite()
 
     def keep_only(self, targets: set[str]) -> list[str]:
-        """Forget what waits for targets that are not configured any more. Gives their names."""
+        """Drop the alerts of all other targets, which are not configured any more. Returns the names of those."""
         with self._lock:
             gone = sorted(target for target, waiting in self._waiting.items() if target not in targets and waiting)
             for target in gone:
@@ -110,7 +119,7 @@ class Spool:
             return gone
 
     def close(self) -> None:
-        """Nothing can be added afterwards."""
+        """Closes the file. Nothing can be added afterwards."""
         with self._lock:
             self._file.close()
 
@@ -122,11 +131,11 @@ class Spool:
 
     def _remember(self, name: str) -> None:
         self._ids[name] = None
-        while len(self._ids) > IDS:
+        while len(self._ids) > MAX_REMEMBERED_IDS:
             self._ids.popitem(last=False)
 
     def _load(self) -> None:
-        alerts: dict[int, dict[str, Any]] = {}
+        alerts: dict[int, Message] = {}
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -147,10 +156,10 @@ class Spool:
                     self._waiting.get(entry["to"], OrderedDict()).pop(entry["done"], None)
                     self._next = max(self._next, entry["done"] + 1)
 
-    def _write_anew(self) -> None:
-        """Only what waits. Whole or not at all: the old file is there until the new one is on the disk."""
+    def _rewrite(self) -> None:
+        """Writes a new file with only the alerts that wait. The old file stays until the new one is on the disk."""
         targets: dict[int, list[str]] = {}
-        alerts: dict[int, dict[str, Any]] = {}
+        alerts: dict[int, Message] = {}
         for target, waiting in self._waiting.items():
             for number, alert in waiting.items():
                 targets.setdefault(number, []).append(target)
@@ -175,20 +184,19 @@ class Spool:
         self._file, self._size = file, file.tell()
 
     def _shrink(self, target: str) -> None:
-        """Too much waits: the oldest of the least severe become one line each of a single alert."""
+        """When too many alerts wait for a target, replaces the oldest of the least severe by one digest."""
         waiting = self._waiting.get(target, OrderedDict())
         if len(waiting) <= self._most:
             return
-        order = {"info": 0, "warning": 1, "critical": 2}
-        oldest = sorted(waiting, key=lambda number: (order.get(waiting[number]["severity"], 0), number))
+        oldest = sorted(waiting, key=lambda number: (_rank(waiting[number]), number))
         chosen = sorted(oldest[:max(2, self._most // 10)])
         kept = [summary for number in chosen
                 for summary in waiting[number].get("digest", [summary_of(waiting[number])])]
         count = sum(waiting[number].get("count", 1) for number in chosen)
-        severity = max((waiting[number]["severity"] for number in chosen), key=lambda each: order.get(each, 0))
-        alert = {"id": f"shrunk-{chosen[0]}-{chosen[-1]}-{target}", "kind": "digest", "site": "", "severity": severity,
-                 "at": waiting[chosen[-1]]["at"], "incident": "", "subject": "", "lines": [], "count": count,
-                 "digest": kept[-500:]}
+        severity = max((waiting[number] for number in chosen), key=_rank)["severity"]
+        alert: Message = {"id": f"shrunk-{chosen[0]}-{chosen[-1]}-{target}", "kind": "digest", "site": "",
+                          "severity": severity, "at": waiting[chosen[-1]]["at"], "incident": "", "subject": "",
+                          "lines": [], "count": count, "digest": kept[-500:]}
         number = self._next
         self._next += 1
         self._append([{"add": number, "to": [target], "alert": alert}])
@@ -200,7 +208,13 @@ class Spool:
         waiting.move_to_end(number, last=False)
 
 
-def summary_of(alert: dict[str, Any]) -> dict[str, Any]:
+def summary_of(alert: Message) -> Summary:
     """An alert as one line of a digest."""
-    names = ("id", "site", "severity", "kind", "at", "caused", "subject")
-    return {name: alert.get(name, 0 if name == "caused" else "") for name in names}
+    return {"id": alert.get("id", ""), "site": alert.get("site", ""), "severity": alert.get("severity", ""),
+            "kind": alert.get("kind", ""), "at": alert.get("at", 0.0), "caused": alert.get("caused", 0.0),
+            "subject": alert.get("subject", "")}
+
+
+def _rank(alert: Message) -> int:
+    """How severe an alert of the queue's file is; one of an unknown severity is as one of the least."""
+    return rank(alert["severity"]) if alert["severity"] in SEVERITIES else 0

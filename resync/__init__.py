@@ -1,6 +1,6 @@
-"""Resync: whatever changes on the master or on a gateway, both nodes of each site become what the master says.
+"""Resync: after any change on the master or on a gateway, both nodes of the site get the state that the master has.
 
-``inputs.py`` tells what there is and ``bus.py`` what happens, ``decide.py`` what is to be done about it, ``work.py``
-does it through Salt, in processes of ``jobs.py``. The engine ``_engines/gateway_resync.py`` joins them, the runner
+``inputs.py`` reads what the master has, ``bus.py`` reads the event bus, ``decide.py`` decides what to do, ``work.py``
+does it through Salt, in processes of ``jobs.py``. The engine ``_engines/gateway_resync.py`` joins them. The runner
 ``_runners/resync.py`` is for people. See docs/resync.md.
 """

@@ -1,69 +1,81 @@
-"""What is rolled out where and when: decisions without any I/O.
+"""Decides what is rolled out where and when. No I/O.
 
-Events come in, each with the time (seconds, any steady clock), actions come out; nothing in here sleeps, reads or
-sends. What is decided, in words: docs/resync.md.
+Events come in, each with the time (in seconds, of any steady clock), and actions come out. Nothing in here sleeps,
+reads or sends. docs/resync.md explains the decisions.
 
-A site is *behind* when its nodes are not made of what there is. It is queued, and taken out of the queue by the outcome
-of its roll-out: done, current (nothing was to be done), refused (mistakes), waits (its pair is none), failed, elsewhere
-(another master sees to it), bare (no node has ever been applied). Only one thing at a time happens to a site.
+A site is *behind* when the number of one of its nodes is not the site's present number (inputs.py). It then stands in
+the queue until the outcome of its roll-out takes it out:
+
+    done       both nodes are up to date now
+    current    both nodes were up to date already
+    refused    the site has mistakes
+    failed     a step of the roll-out failed
+    bare       none of its nodes was ever applied
+    waits      the pair is not one active and one standby node, or a node does not answer: the site stays in the queue
+    elsewhere  another master takes care of it: the site stays in the queue
+
+A site has only one roll-out or repair at a time.
 """
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypedDict
 
 from resync.inputs import together
 
-QUIET = 1.5  # a change has to be over for that long: an editor, a git pull in its middle
-EVERY = 900.0  # all nodes are asked what they are made of
-COMPARED = 3600.0  # the two nodes of each site are compared with each other
-PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # before the next try where a site or a node can not be worked on
-WAITED = 300.0  # after that long somebody is told
-ELSEWHERE = 60.0  # a master that comes after another one: how long that one has, and between two looks
-FIGHT = 3  # repairs of one thing within FIGHT_WITHIN; then somebody works against them
-FIGHT_WITHIN = 600.0
-FIGHT_ENDS = 3600.0
-REPAIRS = 4  # nodes that are repaired at the same time
-REPAIRED = 60.0  # the node's own beacon tells by then that it is right again
-ASKED = 5.0  # one site's nodes are not asked more often than that because of what anybody says
-RESTLESS = 60.0  # it is said that inputs change all the time
-# What is told of a roll-out that came to nothing, and how severe it is.
-ROLL_OUTS = {"rollout_failed": "critical", "rollout_refused": "critical", "rollout_waits": "warning"}
-# What a stopped heartbeat is: a person's doing, and starting it could make both nodes active.
-NEVER = {("service_changed", "heartbeat")}
+QUIET_SECONDS = 1.5  # without a further change, before a change is rolled out: an editor or a git pull may be half done
+ASK_ALL_SECONDS = 900.0  # between two questions to all nodes for their numbers
+COMPARE_SECONDS = 3600.0  # between two comparisons of a site's two nodes
+# Before each next try at a site or node that can not be applied now.
+PAUSE_SECONDS = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+WAITING_ALERT_SECONDS = 300.0  # a site that waits for this long is alerted
+OTHER_MASTER_SECONDS = 60.0  # the master with rank 1 leaves the other one this time, and looks again after it
+FIGHT_REPAIRS = 3  # repairs of one thing within FIGHT_WITHIN_SECONDS; then somebody works against them
+FIGHT_WITHIN_SECONDS = 600.0
+FIGHT_REST_SECONDS = 3600.0  # then that thing is not repaired for this time
+MAX_PARALLEL_REPAIRS = 4  # nodes that are repaired at the same time
+REPAIR_SETTLES_SECONDS = 60.0  # after a repair: within this time the node's own beacon reports that it is right again
+ASK_SITE_SECONDS = 5.0  # at least, between two questions to a site because of unsigned messages
+RESTLESS_SECONDS = 60.0  # files that change for this long without a pause are reported in the log
+# The alerts of a roll-out that did not succeed, with their severities.
+ROLL_OUT_SEVERITIES = {"rollout_failed": "critical", "rollout_refused": "critical", "rollout_waits": "warning"}
+# Never repaired: a person has stopped heartbeat, and starting it could make both nodes active. (condition, formula)
+NEVER_REPAIRED = {("service_changed", "heartbeat")}
 
 
 # Events
 class Inputs(NamedTuple):
-    """What there is on the master: resync.inputs.Present."""
+    """The digests of what the master has: resync.inputs.Present."""
     shared: str
-    own: dict[str, str]
+    own: dict[str, str]  # by site
 
 
 class Told(NamedTuple):
-    """What the nodes of a site say of themselves, by minion id: what they are made of, empty for a node that was never
-    applied, and whether they were compared with the master since they booted. None for one that does not answer."""
+    """The answers of a site's nodes."""
     site: str
+    # By minion id: the node's number (empty if it was never applied), and whether the node was compared with the master
+    # since it booted. None for a node that does not answer.
     nodes: dict[str, tuple[str, bool] | None]
 
 
 class RolledOut(NamedTuple):
-    """The end of a roll-out."""
+    """A roll-out has ended."""
     site: str
-    number: str  # what was rolled out
-    outcome: str  # done, current, refused, waits, failed, elsewhere, bare
+    number: str  # the site's number when the roll-out began
+    outcome: str  # see the head of this file
     why: str = ""
 
 
 class Repaired(NamedTuple):
-    """The end of an Apply: done, failed, waits, behind, elsewhere, gone (nothing is wrong there any more)."""
+    """An Apply has ended."""
     minion: str
     formula: str
-    outcome: str
+    outcome: str  # done, failed, waits, behind, elsewhere, gone (nothing is wrong there any more)
     why: str = ""
 
 
 class Drifted(NamedTuple):
-    """Something on a node is not as Salt left it, or is right again (`present` false). The event was signed."""
+    """A node reports drift: something is not as Salt left it, or is right again (`present` false). It was signed."""
     site: str
     minion: str
     condition: str
@@ -73,73 +85,69 @@ class Drifted(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """A node booted and was not compared since, or was (`present` false). The event was signed."""
+    """A node reports that it booted and was not compared since, or that it was (`present` false). It was signed."""
     site: str
     minion: str
     present: bool = True
 
 
 class Reconnected(NamedTuple):
-    """A node's minion has started, as anybody says."""
+    """An unsigned message says that a node's minion has started."""
     site: str
     minion: str
 
 
 class Differences(NamedTuple):
-    """How a site's nodes differ from each other, a line each."""
+    """The differences between a site's two nodes."""
     site: str
-    lines: tuple[str, ...]
+    lines: tuple[str, ...]  # empty: the nodes are the same
 
 
 class Order(NamedTuple):
-    """A person asks: stop, go, now. `site` empty: all."""
-    name: str
-    site: str = ""
+    """A person's order."""
+    name: str  # stop, go, now
+    site: str = ""  # empty: all
 
 
 class Tick(NamedTuple):
     """Time passes."""
 
 
+ResyncEvent = Inputs | Told | RolledOut | Repaired | Drifted | Returned | Reconnected | Differences | Order | Tick
+
+
 # Actions
 class RollOut(NamedTuple):
-    """Bring a site's nodes up to date, the standby first. RolledOut comes back. `by_hand`: also when they are.
-
-    `tree`: the number of what all sites have, which is a part of theirs.
-    """
+    """Bring a site's nodes up to date, the standby first. RolledOut comes back."""
     site: str
-    number: str
+    number: str  # the site's present number
     why: str
-    by_hand: bool = False
-    tree: str = ""
+    by_hand: bool = False  # a person asked: apply nodes that are up to date as well
+    tree: str = ""  # the digest of what all sites share
 
 
 class Apply(NamedTuple):
-    """One formula, or with an empty one everything, on one node. Repaired comes back.
-
-    `alone`: not while that node is active, since its peer is to be done first. `subjects`: (condition, subject).
-    """
+    """Apply one formula, or everything, on one node. Repaired comes back."""
     site: str
     minion: str
-    formula: str
+    formula: str  # empty: everything
     number: str
-    subjects: tuple[tuple[str, str], ...] = ()
-    alone: bool = False
+    subjects: tuple[tuple[str, str], ...] = ()  # what is wrong: (condition, subject)
+    alone: bool = False  # not while that node is active: its peer must be applied first
 
 
 class Ask(NamedTuple):
-    """Ask nodes what they are made of and what is wrong with them; Told comes back, and what events would have told.
-    `sites` empty: all."""
-    sites: tuple[str, ...] = ()
+    """Ask nodes for their numbers and conditions. Told comes back, and an event of each condition."""
+    sites: tuple[str, ...] = ()  # empty: all
 
 
 class Compare(NamedTuple):
-    """Compare the nodes of a site with each other; Differences comes back."""
+    """Compare the two nodes of a site. Differences comes back."""
     site: str
 
 
 class Raise(NamedTuple):
-    """Tell whoever listens; with `recovered` that it is over."""
+    """Send an event of the master to its bus; `recovered`: the condition is over."""
     condition: str
     site: str
     subject: str
@@ -151,102 +159,153 @@ class Raise(NamedTuple):
 
 
 class Say(NamedTuple):
-    """A line for the log."""
-    priority: str
+    """Write a line into the log."""
+    priority: str  # info, notice, warning
     text: str
 
 
+class State(TypedDict):
+    """What must outlive the engine, as JSON."""
+    stopped: list[str]  # sites, and "" for all
+    failed: dict[str, str]  # by site, the number whose roll-out failed
+    refused: dict[str, str]  # by site, the number with mistakes
+    halted: str  # the site whose failure stopped the roll-out to all sites; empty: none
+    raised: dict[str, str]  # by "CONDITION SITE SUBJECT", the text of an event that is not over
+
+
 class Keep(NamedTuple):
-    """Write this down, for the next life."""
-    state: dict[str, Any]
+    """Write this to the disk, for the next start of the engine."""
+    state: State
+
+
+ResyncAction = RollOut | Apply | Ask | Compare | Raise | Say | Keep
+
+
+class Waiting(TypedDict):
+    """A site in the queue, for people (in :class:`ResyncStatus`)."""
+    because: str
+    waits_for: str
+
+
+class ResyncStatus(TypedDict):
+    """What the engine does and waits for, for people."""
+    orders: int  # taken since the engine started
+    dry_run: bool
+    stopped: list[str]
+    halted_by: str
+    running: dict[str, str]
+    queue: dict[str, Waiting]
+    failed: list[str]
+    refused: list[str]
+    drift: list[str]
 
 
 class Config(NamedTuple):
-    """The master's configuration gateway_resync."""
+    """The checked configuration gateway_resync (settings.py)."""
     dry_run: bool = False
     first: tuple[str, ...] = ()
     parallel: int = 4
-    quiet: float = QUIET
-    after: tuple[str, ...] = ()
+    quiet: float = QUIET_SECONDS
+    after: tuple[str, ...] = ()  # addresses of the masters that come before this one (rank 1)
     without: tuple[str, ...] = ()
-    formulas: tuple[str, ...] = ()
+    formulas: tuple[str, ...] = ()  # that exist in the tree
 
 
-class Item:
+@dataclass
+class Postponed:
+    """Something that is tried later: not before when, and how often it was put off."""
+
+    not_before: float = field(default=0.0, kw_only=True)
+    tries: int = field(default=0, kw_only=True)
+
+    def pause(self, now: float, least: float = 0.0) -> None:
+        """Put off by the next of PAUSE_SECONDS, and by `least` seconds at least."""
+        self.not_before = now + max(PAUSE_SECONDS[min(self.tries, len(PAUSE_SECONDS) - 1)], least)
+        self.tries += 1
+
+
+@dataclass
+class Item(Postponed):
     """A site in the queue."""
 
-    def __init__(self, site: str, why: str, now: float) -> None:
-        self.site, self.why, self.since = site, why, now
-        self.tree = False  # in waves: what it is behind with is not its own alone
-        self.own = False  # something of its own changed: sooner than others
-        self.by_hand = False
-        self.not_before = now
-        self.tries = 0
-        self.waiting_since: float | None = None
+    site: str
+    why: str
+    since: float
+    tree: bool = False  # it misses a change that concerns all sites: rolled out in waves
+    own: bool = False  # a file of its own has changed: it comes before others
+    by_hand: bool = False  # a person asked for it
+    waiting_since: float | None = None
 
-    def pause(self, now: float, least: float = 0.0) -> None:
-        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
-        self.tries += 1
+    def __post_init__(self) -> None:
+        self.not_before = self.since
 
 
-class Trouble:
-    """Something that is wrong with a node, until it is right again."""
+@dataclass
+class Trouble(Postponed):
+    """A reported drift of a node, until it is right again. Condition not_compared has no formula."""
 
-    def __init__(self, site: str, minion: str, condition: str, subject: str, formula: str, now: float) -> None:
-        self.site, self.minion, self.condition, self.subject = site, minion, condition, subject
-        self.formula = formula
-        self.not_before = self.since = now
-        self.tries = 0
-        self.fights_until: float | None = None
+    site: str
+    minion: str
+    condition: str
+    subject: str
+    formula: str
+    since: float
+    fights_until: float | None = None
 
-    def pause(self, now: float, least: float = 0.0) -> None:
-        self.not_before = now + max(PAUSES[min(self.tries, len(PAUSES) - 1)], least)
-        self.tries += 1
+    def __post_init__(self) -> None:
+        self.not_before = self.since
 
 
-class Machine:
+class RolloutMachine:
     """All decisions of one master."""
 
     def __init__(self, config: Config, now: float, kept: dict[str, Any] | None = None) -> None:
-        """`kept`: what Keep had."""
+        """
+        Args:
+            config: the configuration.
+            now: the time.
+            kept: the State of the last Keep; None when there is none.
+        """
         self.config, self.now = config, now
         kept = kept or {}
-        self.stopped: set[str] = set(kept.get("stopped", ()))  # sites, and "" for all
-        self.failed: dict[str, str] = dict(kept.get("failed", {}))  # site: the number that could not be rolled out
+        # These five: see State.
+        self.stopped: set[str] = set(kept.get("stopped", ()))
+        self.failed: dict[str, str] = dict(kept.get("failed", {}))
         self.refused: dict[str, str] = dict(kept.get("refused", {}))
-        self.halted: str = str(kept.get("halted", ""))  # the site whose failure ended a roll-out to all
-        self.raised: dict[str, str] = dict(kept.get("raised", {}))  # "CONDITION SITE SUBJECT": what was told
-        self.kept = self.state()
+        self.halted: str = str(kept.get("halted", ""))
+        self.raised: dict[str, str] = dict(kept.get("raised", {}))
+        self.kept: State = self.state()
         self.shared: str | None = None
         self.own: dict[str, str] = {}
         self.shared_at = now
         self.changed_at = self.restless_since = now
-        self.shown: dict[str, str] = {}  # in a dry run: what was said of a site already
-        self.done: set[str] = set()  # sites that have the present tree
+        self.shown: dict[str, str] = {}  # in a dry run, by site: the number that was reported already
+        self.done: set[str] = set()  # sites to which the present tree was rolled out
         self.queue: dict[str, Item] = {}
         self.troubles: dict[tuple[str, str, str], Trouble] = {}
-        self.repairs: dict[tuple[str, str], list[float]] = {}  # (minion, subject): when
+        self.repairs: dict[tuple[str, str], list[float]] = {}  # by minion and subject, when it was repaired
         self.busy: dict[str, RollOut | Apply] = {}  # by site
         self.asked_at: dict[str, float] = {}
         self.ask_all_at = now
         self.compare_at: dict[str, float] = {}
-        self.silent: dict[str, Item] = {}  # of which not all nodes have answered
-        self.orders = 0  # heard in this life
-        self.out: list[Any] = []
+        self.silent: dict[str, Item] = {}  # sites of which not all nodes have answered
+        self.orders = 0  # taken since the engine started
+        self.out: list[ResyncAction] = []
 
-    # What there is
+    # State
 
     def number(self, site: str) -> str:
-        """What a site's nodes have to be made of; empty for a site that is not there."""
+        """The present number of a site; empty for a site that does not exist."""
         return together(self.shared or "", self.own[site]) if site in self.own else ""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
+        """What must outlive the engine."""
         return {"stopped": sorted(self.stopped), "failed": dict(self.failed), "refused": dict(self.refused),
                 "halted": self.halted, "raised": dict(self.raised)}
 
-    def status(self) -> dict[str, Any]:
-        """For people: what is going on and what is waiting, for what."""
-        waiting = {}
+    def status(self) -> ResyncStatus:
+        """What the engine does, and what waits for what; for people."""
+        waiting: dict[str, Waiting] = {}
         for site, item in sorted(self.queue.items()):
             waiting[site] = {"because": item.why, "waits_for": self.hindrance(item) or "its turn"}
         return {"orders": self.orders, "dry_run": self.config.dry_run,
@@ -256,14 +315,14 @@ class Machine:
                 "drift": [f"{each.minion}: {each.condition} {each.subject}".rstrip()
                           + (" (fought over)" if each.fights_until else "") for each in self.troubles.values()]}
 
-    # Words
+    # Log and events
 
     def say(self, priority: str, text: str) -> None:
         self.out.append(Say(priority, text))
 
     def alert(self, condition: str, site: str, subject: str, severity: str, now: str, was: str = "", cause: str = "",
               ) -> None:
-        """Tells it once: it is remembered until it is over."""
+        """Raises an event once: it is remembered until :meth:`over`. Raises it again when its text `now` changes."""
         key = f"{condition} {site} {subject}"
         if self.raised.get(key) == now:
             return
@@ -272,14 +331,15 @@ class Machine:
         self.say("warning", f"{site}: {condition} {subject}: {now}")
 
     def over(self, condition: str, site: str, subject: str, severity: str, now: str) -> None:
+        """Ends what :meth:`alert` raised, if it was raised."""
         before = self.raised.pop(f"{condition} {site} {subject}", None)
         if before is not None:
             self.out.append(Raise(condition, site, subject, severity, before, now, recovered=True))
 
     # Events
 
-    def handle(self, event: Any, now: float) -> list[Any]:
-        """What to do about an event."""
+    def handle(self, event: ResyncEvent, now: float) -> list[ResyncAction]:
+        """Take an event; returns the actions that follow from it. `now`: seconds, of a steady clock."""
         self.now = max(now, self.now)
         self.out = []
         getattr(self, "on_" + type(event).__name__.lower())(event)
@@ -295,12 +355,12 @@ class Machine:
 
     def on_inputs(self, event: Inputs) -> None:
         if self.shared is None:
-            # What happened before this master was there is asked of the nodes.
+            # The nodes' answers will show what they missed before this engine started.
             self.shared, self.own = event.shared, dict(event.own)
-            self.compare_at = dict.fromkeys(self.own, self.now + COMPARED)
-            for known in (self.failed, self.refused):
-                for site in [site for site in known if known[site] != self.number(site)]:
-                    del known[site]
+            self.compare_at = dict.fromkeys(self.own, self.now + COMPARE_SECONDS)
+            for numbers in (self.failed, self.refused):
+                for site in [site for site in numbers if numbers[site] != self.number(site)]:
+                    del numbers[site]
             if self.halted not in self.failed:
                 self.halted = ""
             return
@@ -320,35 +380,37 @@ class Machine:
             for site in self.own:
                 self.want(site, "the tree has changed", tree=True)
         for site in sorted(changed):
-            self.compare_at.setdefault(site, self.now + COMPARED)
+            self.compare_at.setdefault(site, self.now + COMPARE_SECONDS)
             self.want(site, "its files have changed", own=True)
         if self.halted and tree:
-            # (Where only the failed site's own files have changed, its next outcome tells.)
+            # (When only the failed site's own files have changed, the outcome of its next roll-out decides.)
             self.say("info", "the tree has changed: going on")
             self.halted = ""
         for site in [*self.failed]:
             if self.failed[site] != self.number(site):
                 del self.failed[site]
-        if self.changed_at - self.restless_since > RESTLESS:
+        if self.changed_at - self.restless_since > RESTLESS_SECONDS:
             self.restless_since = self.now
-            self.say("warning", f"files have not come to rest for {RESTLESS:.0f} s: their changes are not rolled out")
+            self.say("warning", f"files have not come to rest for {RESTLESS_SECONDS:.0f} s: their changes are not "
+                                "rolled out")
 
     def forget(self, site: str) -> None:
-        """A site that is not there any more."""
+        """Drop everything about a site that was removed."""
         self.queue.pop(site, None)
         for key in [key for key, each in self.troubles.items() if each.site == site]:
             del self.troubles[key]
-        for known in (self.failed, self.refused, self.compare_at, self.asked_at, self.silent):
+        by_site: tuple[dict[str, Any], ...] = (self.failed, self.refused, self.compare_at, self.asked_at, self.silent)
+        for known in by_site:
             known.pop(site, None)
         self.stopped.discard(site)
         if self.halted == site:
             self.halted = ""
-        for key in [key for key in self.raised if key.split(" ")[1] == site]:
-            condition, _site, subject = key.split(" ", 2)
+        for told in [told for told in self.raised if told.split(" ")[1] == site]:
+            condition, _site, subject = told.split(" ", 2)
             self.over(condition, site, subject, "info", "the site was removed")
 
     def want(self, site: str, why: str, tree: bool = False, own: bool = False, at_once: bool = False) -> None:
-        """A site into the queue, or anew if it is in it."""
+        """Put a site into the queue; if it is there already, start its waiting again."""
         if site in self.config.without:
             return
         item = self.queue.setdefault(site, Item(site, why, self.now))
@@ -357,7 +419,7 @@ class Machine:
         item.tries, item.waiting_since = 0, None
         item.not_before = self.now if at_once else self.now + self.config.quiet
         if self.config.after and not at_once:
-            item.not_before = max(item.not_before, self.now + ELSEWHERE)
+            item.not_before = max(item.not_before, self.now + OTHER_MASTER_SECONDS)
 
     def on_told(self, event: Told) -> None:
         number = self.number(event.site)
@@ -367,7 +429,7 @@ class Machine:
             if said and said[0]:
                 self.on_returned(Returned(event.site, minion, present=not said[1]))
         if None in event.nodes.values():
-            # Minions take a while to find a master again that was away, and say nothing when they have.
+            # Minions take a while to reconnect to a master that was down, and send nothing when they have.
             self.silent.setdefault(event.site, Item(event.site, "", self.now)).pause(self.now)
         else:
             self.silent.pop(event.site, None)
@@ -380,8 +442,8 @@ class Machine:
             if number != self.shown.get(event.site):
                 self.want(event.site, f"{', '.join(behind)} missed a change", tree=True)
         elif all(said and said[0] for said in event.nodes.values()):
-            # What was told before this master was away, and is put right since.
-            for condition, severity in ROLL_OUTS.items():
+            # An event raised before this master was down, of something that is right since.
+            for condition, severity in ROLL_OUT_SEVERITIES.items():
                 self.over(condition, event.site, "", severity, "both nodes are up to date")
 
     def on_rolledout(self, event: RolledOut) -> None:
@@ -407,32 +469,34 @@ class Machine:
             return
         item.by_hand = False
         if event.outcome in ("waits", "elsewhere"):
-            item.pause(self.now, ELSEWHERE if event.outcome == "elsewhere" else 0.0)
+            item.pause(self.now, OTHER_MASTER_SECONDS if event.outcome == "elsewhere" else 0.0)
             if event.outcome == "waits":
                 item.waiting_since = item.waiting_since if item.waiting_since is not None else self.now
-                if self.now - item.waiting_since >= WAITED and f"rollout_waits {event.site} " not in self.raised:
+                if (self.now - item.waiting_since >= WAITING_ALERT_SECONDS
+                        and f"rollout_waits {event.site} " not in self.raised):
                     self.alert("rollout_waits", event.site, "", "warning", event.why)
             return
         if event.number != number:
-            return  # it changed meanwhile: once more, as on_inputs() has queued it
+            return  # the site changed meanwhile: it stays in the queue, where on_inputs() has put it
         del self.queue[event.site]
         if event.outcome in ("done", "current"):
             self.done.add(event.site)
         if event.outcome == "done":
             self.compare(event.site)
             for each in self.troubles.values():
-                if each.site == event.site:  # the node itself tells that it is right again
-                    each.not_before = max(each.not_before, self.now + ASKED)
+                if each.site == event.site:  # the node itself will report that it is right again
+                    each.not_before = max(each.not_before, self.now + ASK_SITE_SECONDS)
         elif event.outcome == "refused":
             self.refused[event.site] = number
             self.alert("rollout_refused", event.site, "", "critical", event.why, "rolled out")
         elif event.outcome == "failed":
             self.failed[event.site] = number
-            # A site's own change says nothing of the others, unless they wait for what it may have failed with.
+            # A failure of a site's own change concerns no other site, unless others wait for a change of the tree: the
+            # site may have failed with that one.
             others = [site for site, each in self.queue.items() if each.tree]
             if item.tree or others:
                 self.halted = event.site
-            cause = f"{len(others)} more sites are not begun" if self.halted == event.site and others else ""
+            cause = f"{len(others)} further sites are not started" if self.halted == event.site and others else ""
             self.alert("rollout_failed", event.site, "", "critical", event.why, "rolled out", cause)
 
     def on_drifted(self, event: Drifted) -> None:
@@ -444,17 +508,17 @@ class Machine:
                 self.over("drift_fight", event.site, f"{event.minion} {event.subject}", "warning", "it is right again")
             return
         if event.formula not in self.config.formulas:
-            self.say("warning", f"{event.minion}: {event.condition} {event.subject}: of no formula of this tree")
+            self.say("warning", f"{event.minion}: {event.condition} {event.subject}: no formula of this tree")
             return
-        if (event.condition, event.formula) in NEVER:
-            self.say("info", f"{event.minion}: {event.formula} was stopped by somebody, and is left so")
+        if (event.condition, event.formula) in NEVER_REPAIRED:
+            self.say("info", f"{event.minion}: somebody has stopped {event.formula}; it is not started")
             return
         known = self.troubles.setdefault(key, Trouble(
             event.site, event.minion, event.condition, event.subject, event.formula, self.now))
         if not known.fights_until:
-            # Changed once more: no pause from the time before.
+            # It was changed once more: the pause from before does not count.
             known.tries = 0
-            known.not_before = self.now + (ELSEWHERE if self.config.after else 0.0)
+            known.not_before = self.now + (OTHER_MASTER_SECONDS if self.config.after else 0.0)
 
     def on_returned(self, event: Returned) -> None:
         if event.site in self.config.without:
@@ -465,10 +529,11 @@ class Machine:
         elif key not in self.troubles:
             self.troubles[key] = Trouble(event.site, event.minion, "not_compared", "", "", self.now)
             if self.config.after:
-                self.troubles[key].not_before = self.now + ELSEWHERE
+                self.troubles[key].not_before = self.now + OTHER_MASTER_SECONDS
 
     def on_reconnected(self, event: Reconnected) -> None:
-        if event.site in self.own and self.now - self.asked_at.get(event.site, self.now - ASKED) >= ASKED:
+        asked = self.asked_at.get(event.site)
+        if event.site in self.own and (asked is None or self.now - asked >= ASK_SITE_SECONDS):
             self.asked_at[event.site] = self.now
             self.out.append(Ask((event.site,)))
 
@@ -485,12 +550,12 @@ class Machine:
                      f"{event.minion}: {what}: {event.outcome}" + (f": {event.why}" if event.why else ""))
         for each in its:
             if event.outcome not in ("done", "failed") and self.repairs.get((each.minion, each.subject)):
-                self.repairs[each.minion, each.subject].pop()  # nothing was done
+                self.repairs[each.minion, each.subject].pop()  # nothing was repaired
             if event.outcome == "gone":
                 del self.troubles[each.minion, each.condition, each.subject]
             else:
-                each.pause(self.now, {"done": REPAIRED, "failed": REPAIRED, "elsewhere": ELSEWHERE}.get(
-                    event.outcome, 0.0))
+                each.pause(self.now, {"done": REPAIR_SETTLES_SECONDS, "failed": REPAIR_SETTLES_SECONDS,
+                                      "elsewhere": OTHER_MASTER_SECONDS}.get(event.outcome, 0.0))
         site = its[0].site if its else ""
         if event.outcome == "behind" and site in self.own and site not in self.queue and self.number(site) not in (
                 self.failed.get(site), self.refused.get(site)):
@@ -530,28 +595,30 @@ class Machine:
                 self.halted = ""
             self.want(event.site, "asked for by a person", own=True, at_once=True)
             self.queue[event.site].by_hand = True
-        self.say("info", f"a person asks: {event.name} {event.site or 'all sites'}")
+        self.say("info", f"order of a person: {event.name} {event.site or 'all sites'}")
 
-    # What follows from all that
+    # Decisions
 
     def compare(self, site: str) -> None:
-        self.compare_at[site] = self.now + COMPARED
+        """Have a site's nodes compared."""
+        self.compare_at[site] = self.now + COMPARE_SECONDS
         self.out.append(Compare(site))
 
-    def may_stop(self, site: str) -> bool:
+    def is_stopped(self, site: str) -> bool:
+        """Whether a person has stopped a site."""
         return "" in self.stopped or site in self.stopped
 
     def hindrance(self, item: Item) -> str:
-        """Why a site in the queue is not begun, empty when it can be."""
+        """Why the roll-out of a site in the queue can not start now; empty when it can."""
         if item.site in self.busy:
-            return "something is done to it already"
+            return "its running roll-out or repair"
         if self.now < item.not_before:
             return f"{item.not_before - self.now:.0f} s"
         if self.now - self.shared_at < self.config.quiet:
             return "the tree has changed a moment ago"
         if item.by_hand:
             return ""
-        if self.may_stop(item.site):
+        if self.is_stopped(item.site):
             return "stopped by a person"
         if item.tree and self.halted:
             return f"stopped: {self.halted} failed"
@@ -562,28 +629,29 @@ class Machine:
         return ""
 
     def running(self, tree: bool = False) -> int:
-        """How many roll-outs are at work."""
+        """How many roll-outs run; `tree`: only those of a change that concerns all sites."""
         return sum(isinstance(job, RollOut) and (not tree or site in self.queue and self.queue[site].tree)
                    for site, job in self.busy.items())
 
     def width(self) -> int:
-        """How many sites at once: one first, then as many as went well before, by twos."""
+        """How many sites may get a change of the tree at once: first one, then two, four, as long as all succeed."""
         return min(self.config.parallel, 1 << (len(self.done) + 1).bit_length() - 1)
 
     def order(self, item: Item) -> tuple[Any, ...]:
-        """Who comes first."""
+        """The sort key of a site in the queue."""
         first = self.config.first.index(item.site) if item.site in self.config.first else len(self.config.first)
-        # One that does not answer takes half a minute: it is not to keep those that do waiting.
+        # A site that does not answer takes half a minute, so it comes after those that do.
         return not item.by_hand, item.waiting_since is not None, item.tree, not item.own, first, item.site
 
     def decide(self) -> None:
+        """Add all actions that are due."""
         if self.now >= self.ask_all_at:
-            self.ask_all_at = self.now + EVERY
+            self.ask_all_at = self.now + ASK_ALL_SECONDS
             self.out.append(Ask())
         again = tuple(sorted(site for site, each in self.silent.items() if self.now >= each.not_before))
         if again:
             for site in again:
-                self.silent[site].not_before = self.now + EVERY  # its answer tells when next
+                self.silent[site].not_before = self.now + ASK_ALL_SECONDS  # its answer sets the next time
             self.out.append(Ask(again))
         for item in sorted(self.queue.values(), key=self.order):
             if self.hindrance(item):
@@ -604,10 +672,12 @@ class Machine:
         self.decide_troubles()
 
     def would(self, site: str, what: str) -> None:
+        """In a dry run: report what would be done."""
         self.out.append(Raise("would_resync", site, "", "info", "", what))
         self.say("notice", f"dry run: would {what}")
 
     def decide_troubles(self) -> None:
+        """Add the repairs that are due."""
         for key, each in [*self.troubles.items()]:
             if key not in self.troubles or self.now < each.not_before or each.site in self.busy:
                 continue
@@ -617,15 +687,15 @@ class Machine:
                 each.fights_until = None
                 self.repairs.pop((each.minion, each.subject), None)
                 self.over("drift_fight", each.site, f"{each.minion} {each.subject}", "warning", "tried again")
-            if self.may_stop(each.site) or each.site in self.queue or self.number(each.site) in (
+            if self.is_stopped(each.site) or each.site in self.queue or self.number(each.site) in (
                     "", self.failed.get(each.site), self.refused.get(each.site)):
-                continue  # the site's own roll-out puts it right, or nothing is applied there at all
-            if sum(isinstance(job, Apply) for job in self.busy.values()) >= REPAIRS:
+                continue  # the site's roll-out will repair it, or nothing may be applied there
+            if sum(isinstance(job, Apply) for job in self.busy.values()) >= MAX_PARALLEL_REPAIRS:
                 return
             self.repair(each)
 
     def repair(self, trouble: Trouble) -> None:
-        """Everything that one formula puts right on a node, in one go."""
+        """Repair everything on a node that the same formula repairs, at once."""
         its = []
         for each in self.troubles.values():
             if (each.minion, each.formula) != (trouble.minion, trouble.formula) or each.fights_until:
@@ -638,7 +708,7 @@ class Machine:
         what = f"apply {trouble.formula or 'everything'} on {trouble.minion}"
         if self.config.dry_run:
             for each in its:
-                each.not_before = self.now + FIGHT_ENDS
+                each.not_before = self.now + FIGHT_REST_SECONDS
             self.would(trouble.site, f"{what}: {', '.join(each.condition + ' ' + each.subject for each in its)}")
             return
         for each in its:
@@ -653,15 +723,16 @@ class Machine:
         self.say("info", f"{trouble.minion}: {what}")
 
     def fought(self, trouble: Trouble) -> bool:
-        """Whether this was put right too often; says so."""
+        """Whether this was repaired too often; then it raises drift_fight."""
         key = trouble.minion, trouble.subject
-        times = self.repairs[key] = [at for at in self.repairs.get(key, []) if self.now - at < FIGHT_WITHIN]
-        if len(times) < FIGHT:
+        times = self.repairs[key] = [at for at in self.repairs.get(key, []) if self.now - at < FIGHT_WITHIN_SECONDS]
+        if len(times) < FIGHT_REPAIRS:
             return False
-        trouble.fights_until = self.now + FIGHT_ENDS
+        trouble.fights_until = self.now + FIGHT_REST_SECONDS
         self.alert("drift_fight", trouble.site, f"{trouble.minion} {trouble.subject}", "warning",
-                   f"not right for long, though put right {FIGHT} times within {FIGHT_WITHIN / 60:.0f} minutes: left "
-                   f"as it is for {FIGHT_ENDS / 60:.0f} minutes", "put right")
+                   f"did not stay right, although it was repaired {FIGHT_REPAIRS} times within "
+                   f"{FIGHT_WITHIN_SECONDS / 60:.0f} minutes: not repaired for {FIGHT_REST_SECONDS / 60:.0f} minutes",
+                   "repaired")
         return True
 
 

@@ -1,7 +1,7 @@
-"""What makes a site's nodes what they are, as one number: another number means that they have to be applied.
+"""Digests all files that a site's nodes are made of to one number. When the number changes, the nodes must be applied.
 
-It goes by contents, not by times: two masters with the same tree have the same numbers. Files are read when their
-stat(2) has changed. Secrets are digested as they are on the disk, encrypted to the master's gpg key.
+The number depends on contents, not on times: two masters with the same tree have the same numbers. A file is read again
+only when its stat(2) has changed. Secrets are digested as they are on the disk, encrypted to the master's gpg key.
 """
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alerts import authentic
+from alerts.authentic import is_site_name
 
-SITE = re.compile(authentic.SITE)
-# By pillar/top.sls; SITE stands for the site's name.
-OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
+# The files of one site, as in pillar/top.sls; SITE stands for the site's name.
+FILES_OF_SITE = ("sites/SITE.sls", "secrets/SITE.sls", "secrets/SITE/init.sls", "secrets/issued/SITE.sls",
            "secrets/crls/SITE.sls")
-MASTERS_OWN = ("alerts.sls",)  # in the pillar's folder, and for no node
-# Editors' and Python's own; a file that Salt writes and renames begins with a dot, too.
+MASTERS_OWN = ("alerts.sls",)  # in the pillar's folder, but in no node's pillar
+# Files of editors and of Python. The temporary file that Salt writes and then renames begins with a dot, too.
 JUNK = re.compile(r"\..*|.*~|#.*#|.*\.(swp|swx|pyc|pyo|tmp|orig|rej)|__pycache__|4913")
-# A number is of a moment, and a pillar is made during one: within that time of a change it may be of neither.
-SETTLED = 1.0
-UNSETTLED = "unsettled-"
-# A file that was written this shortly before it was read may be written again within the same tick of its clock.
-RACY = 0.05
-TRIES = 3
+# Within this time after a change, a number and the pillar that it goes with may be of different contents.
+SETTLED_SECONDS = 1.0
+UNSETTLED_PREFIX = "unsettled-"  # of such a number
+# A file that was written this shortly before it was read may be written again with the same time stamp.
+RACY_SECONDS = 0.05
+READ_TRIES = 3  # for a file that changes while it is read
 
 Stamp = tuple[int, int, int, int]  # inode, size, mtime, ctime
 
 
 class Present(NamedTuple):
-    """All there is on this master at one moment."""
+    """The digests of everything on this master at one moment."""
 
-    shared: str  # the file tree, and pillar that all sites have
-    own: dict[str, str]  # by site, what is only its own
-    newest: float  # when something last changed, seconds since 1970
+    shared: str  # of the file tree and of the pillar of all sites
+    own: dict[str, str]  # by site, of the files of this site only
+    newest: float  # when a file last changed, seconds since 1970
 
     def of(self, site: str) -> str:
-        """A site's number, empty when there is no such site."""
+        """A site's number; empty when there is no such site."""
         return together(self.shared, self.own[site]) if site in self.own else ""
 
 
 def together(shared: str, own: str) -> str:
-    """The number of a site, of its two parts."""
+    """The number of a site, made of its two parts (:class:`Present`)."""
     return hashlib.sha256(f"{shared} {own}".encode()).hexdigest()
 
 
 class Inputs:
-    """Looks at a master's folders. One for the life of a process: it remembers what it has read."""
+    """Reads a master's folders. Keep one instance in a process: it remembers the digests of the files it has read."""
 
-    def __init__(self, file_roots: Iterable[str | os.PathLike], pillar_roots: Iterable[str | os.PathLike]) -> None:
-        """The folders of the environment base."""
+    def __init__(self, file_roots: Iterable[str | os.PathLike[str]],
+                 pillar_roots: Iterable[str | os.PathLike[str]]) -> None:
+        """Args: the folders of the environment `base`."""
         self.file_roots = [Path(root) for root in file_roots]
         self.pillar_roots = [Path(root) for root in pillar_roots]
         self._known: dict[str, tuple[Stamp, str]] = {}
@@ -62,7 +62,12 @@ class Inputs:
         self._newest = 0
 
     def look(self, sites: Iterable[str] | None = None) -> Present:
-        """All there is; `sites`: only those. Never raises for a file that comes, goes or changes meanwhile."""
+        """
+        Digest everything. Never raises for a file that appears, disappears or changes meanwhile.
+
+        Args:
+            sites: the sites to digest; None: all.
+        """
         self._seen, self._newest = {}, 0
         shared = hashlib.sha256()
         for number, root in enumerate(self.file_roots):
@@ -72,10 +77,10 @@ class Inputs:
             for entry in _entries(root):
                 if entry.name.endswith(".sls") and entry.name not in MASTERS_OWN:
                     self._add(shared, f"pillar {number} {entry.name}", entry.path)
-        names = self.sites() if sites is None else [site for site in sites if SITE.fullmatch(site)]
-        own = {site: number for site in names if (number := self._own(site))}
+        names = self.sites() if sites is None else [site for site in sites if is_site_name(site)]
+        own = {site: digest for site in names if (digest := self._own(site))}
         if sites is None:
-            self._known = self._seen  # what is gone is forgotten
+            self._known = self._seen  # forgets files that are gone
         else:
             self._known |= self._seen
         return Present(shared.hexdigest(), own, self._newest / 1e9)
@@ -84,30 +89,31 @@ class Inputs:
         """The names of all sites."""
         found = {entry.name.removesuffix(".sls") for root in self.pillar_roots for entry in _entries(root / "sites")
                  if entry.name.endswith(".sls")}
-        return sorted(site for site in found if SITE.fullmatch(site))
+        return sorted(site for site in found if is_site_name(site))
 
     def _own(self, site: str) -> str:
-        """Empty when there is no such site."""
+        """The digest of a site's own files; empty when there is no such site."""
         number, found = hashlib.sha256(), False
         for root in self.pillar_roots:
-            for pattern in OF_SITE:
+            for pattern in FILES_OF_SITE:
                 there = self._add(number, pattern, str(root / pattern.replace("SITE", site)))
                 found = found or there and pattern.startswith("sites/")
         return number.hexdigest() if found else ""
 
     def _add(self, number: hashlib._Hash, name: str, path: str) -> bool:
-        """One file's name and contents; whether it is there."""
+        """Adds one file's name and contents to a digest; returns whether the file exists."""
         said = self._contents(path)
         if said:
             number.update(f"{name}\0{said}\n".encode("utf-8", "surrogateescape"))
         return bool(said)
 
     def _folder(self, state: os.stat_result) -> None:
+        """Notes the time of a folder."""
         self._newest = max(self._newest, state.st_mtime_ns)
 
     def _contents(self, path: str) -> str:
-        """The digest of a file's contents; empty when it is not there."""
-        for _attempt in range(TRIES):
+        """The digest of a file's contents; empty when there is no file."""
+        for _attempt in range(READ_TRIES):
             try:
                 state = os.stat(path)
                 if not stat.S_ISREG(state.st_mode):
@@ -126,24 +132,33 @@ class Inputs:
             except OSError as error:
                 return f"can not be read: {error.errno}"
             if _stamp(after) == stamp:
-                if time.time() - max(state.st_mtime, state.st_ctime) > RACY:
+                if time.time() - max(state.st_mtime, state.st_ctime) > RACY_SECONDS:
                     self._seen[path] = stamp, digest
                 return digest
-        return digest  # it changes all the time: so does its number
+        return digest  # the file changes all the time, and so does the number
 
 
 def of_site(inputs: Inputs, site: str, now: float) -> tuple[str, str]:
     """
-    The number of a site for its nodes' pillar, and the one of what all sites have; empty when there is no such site.
+    The numbers for the pillar of a site's nodes.
 
-    A node keeps them and is asked for them later. A number that may be newer than the pillar that it comes with would
-    hide a change from then on: right after one it is told apart from all others, so that the node is compared again.
+    A node keeps them, and the master asks for them later. A number that is newer than the pillar it comes with would
+    hide a change for ever. So right after a change the number gets a prefix; it then equals no other number, and the
+    node is compared again.
+
+    Args:
+        inputs: the master's folders.
+        site: the site's name.
+        now: the time, seconds since 1970.
+
+    Returns:
+        The site's number, and the number of what all sites share; both empty when there is no such site.
     """
     present = inputs.look([site])
     number = present.of(site)
     if not number:
         return "", ""
-    settled = "" if now - present.newest >= SETTLED else UNSETTLED
+    settled = "" if now - present.newest >= SETTLED_SECONDS else UNSETTLED_PREFIX
     return settled + number, settled + present.shared
 
 
@@ -151,8 +166,8 @@ def _stamp(state: os.stat_result) -> Stamp:
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
-    """What is in a folder, without editors' files, sorted."""
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder without JUNK, sorted."""
     try:
         with os.scandir(folder) as entries:
             return sorted((each for each in entries if not JUNK.fullmatch(each.name)), key=lambda each: each.name)
@@ -162,9 +177,9 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
 
 def _files(root: str, folder: Callable[[os.stat_result], None], above: frozenset[tuple[int, int]] = frozenset(),
            prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Name and path of all files under a folder, links followed as the file server does, sorted; loops are left out.
+    """Name and path of all files under a folder, sorted. Follows links as the file server does, and skips loops.
 
-    `folder` is told of each folder's stat(2).
+    Calls `folder` with the stat(2) of each folder.
     """
     try:
         state = os.stat(root)

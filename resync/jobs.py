@@ -1,6 +1,6 @@
-"""Work beside the engine's loop: each piece in a process of its own, which says one thing and ends.
+"""Jobs beside the engine's loop: each runs in a process of its own, which returns one result and ends.
 
-Salt's clients keep loops and sockets that no second thread may touch, so these are processes.
+They are processes because Salt's clients keep loops and sockets that no second thread may touch.
 """
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-LARGEST = 64 * 1024 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024 * 1024  # of a job's result
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Ended(NamedTuple):
-    """A piece of work that is over. `wrong` is empty when it went through, whatever it said."""
+    """A job that has ended. `wrong` is empty when it ran to its end, whatever it returned."""
 
-    name: Any
-    said: Any
+    name: object  # as it was given to Jobs.start
+    said: Any  # JSON
     wrong: str
 
 
 class _Job:
-    def __init__(self, name: Any, pid: int, pipe: int, until: float) -> None:
+    def __init__(self, name: object, pid: int, pipe: int, until: float) -> None:
         self.name, self.pid, self.pipe, self.until = name, pid, pipe, until
         self.said = b""
 
 
 def child(work: Callable[[int], None]) -> tuple[int, int]:
     """
-    A process that does `work`, given the end of a pipe to write to, and ends with this one.
+    Start a process that calls `work` with the writing end of a pipe. It ends when this process ends.
 
     Returns:
-        Its number, and the pipe's other end.
+        The process's number, and the reading end of the pipe.
 
     Raises:
-        OSError: there can be none.
+        OSError: the process can not be started.
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -59,23 +59,34 @@ def child(work: Callable[[int], None]) -> tuple[int, int]:
             work(writing)
             code = 0
     except Exception:
-        log.exception("resync: a process of the engine's")
+        log.exception("resync: a process of the engine failed")
     finally:
-        os._exit(code)  # nothing of the parent's is ended from here
+        os._exit(code)  # without the parent's own exit handlers
 
 
 class Jobs:
-    """All that is at work."""
+    """All jobs that run."""
 
     def __init__(self) -> None:
-        self.jobs: dict[int, _Job] = {}  # by its pipe
+        self.jobs: dict[int, _Job] = {}  # by their pipes
 
-    def start(self, name: Any, work: Callable[[], Any], seconds: float, now: float) -> None:
-        """`work()` gives what JSON can hold. It is killed after so many seconds. Raises OSError."""
+    def start(self, name: object, work: Callable[[], Any], seconds: float, now: float) -> None:
+        """
+        Start a job.
+
+        Args:
+            name: comes back in :class:`Ended`.
+            work: the job; it returns what JSON can hold.
+            seconds: after this time the job is killed.
+            now: the time of :func:`clock`.
+
+        Raises:
+            OSError: the process can not be started.
+        """
         def tell(pipe: int) -> None:
             try:
                 said = {"said": work()}
-            except BaseException as error:  # whatever it is: it is said, and the process ends
+            except BaseException as error:  # every error is reported, and the process ends
                 said = {"wrong": f"{type(error).__name__}: {error}"[:1000]}
             with os.fdopen(pipe, "w") as file:
                 json.dump(said, file)
@@ -85,19 +96,19 @@ class Jobs:
         self.jobs[pipe] = _Job(name, pid, pipe, now + seconds)
 
     def pipes(self) -> list[int]:
-        """To be waited for."""
+        """The pipes to wait for, for select."""
         return list(self.jobs)
 
     def ended(self, now: float) -> list[Ended]:
-        """What is over since the last time."""
+        """The jobs that have ended since the last call. `now`: the time of :func:`clock`."""
         return [done for job in list(self.jobs.values()) if (done := self._look(job, now))]
 
     def _look(self, job: _Job, now: float) -> Ended | None:
         try:
             while more := os.read(job.pipe, 1 << 16):
                 job.said += more
-                if len(job.said) > LARGEST:
-                    return self._end(job, "it said too much")
+                if len(job.said) > MAX_OUTPUT_BYTES:
+                    return self._end(job, "its result was too large")
         except BlockingIOError:
             return self._end(job, "it took too long") if now >= job.until else None
         return self._end(job, "")
@@ -111,15 +122,15 @@ class Jobs:
         try:
             said = json.loads(job.said)
         except ValueError:
-            said = {"wrong": wrong or "it ended without a word"}
+            said = {"wrong": wrong or "it ended without a result"}
         return Ended(job.name, said.get("said"), wrong or said.get("wrong", ""))
 
     def stop(self) -> None:
-        """End all of it."""
+        """Kill all jobs."""
         for job in list(self.jobs.values()):
             self._end(job, "stopped")
 
 
 def clock() -> float:
-    """A steady time, in seconds."""
+    """The time in seconds, of a steady clock."""
     return time.monotonic()

@@ -1,20 +1,20 @@
-"""The master's configuration ``gateway_resync``, checked: what there is, what holds when it is left out."""
+"""Checks the master's configuration ``gateway_resync``, and fills in the defaults."""
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from alerts.authentic import is_site_name
 from resync import decide
-from resync.inputs import SITE
 
-DEFAULTS = {"enabled": True, "dry_run": False, "first": [], "parallel": 4, "quiet": decide.QUIET, "without": [],
-            "rank": 0, "other": ""}
-# What is put right by itself when it was changed by hand: the formulas of the tree.
+DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4,
+                            "quiet": decide.QUIET_SECONDS, "without": [], "rank": 0, "other": ""}
+# The formulas of the tree. The engine applies one of them to repair what was changed by hand.
 FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")
 
 
 class Settings(NamedTuple):
-    """What the engine goes by; `mistakes`, a line each, leave it idle."""
+    """The engine's settings. `mistakes`, one line each: with any, the engine does nothing."""
 
     enabled: bool
     decide: decide.Config
@@ -23,7 +23,7 @@ class Settings(NamedTuple):
 
 def read(given: Any) -> Settings:
     """
-    Out of the master's configuration.
+    Check the configuration. Never raises.
 
     Args:
         given: the value of ``gateway_resync``; None when there is none.
@@ -31,25 +31,25 @@ def read(given: Any) -> Settings:
     wrong: list[str] = []
     given = {} if given is None else given
     if not isinstance(given, dict):
-        wrong.append("has to be a mapping")
+        wrong.append("must be a mapping")
         given = {}
-    wrong += [f"{str(key)[:40]}: is unknown; there are {', '.join(DEFAULTS)}" for key in given if key not in DEFAULTS]
+    known = ", ".join(DEFAULTS)
+    wrong += [f"{str(key)[:40]}: is unknown; the keys are {known}" for key in given if key not in DEFAULTS]
     its = DEFAULTS | {key: value for key, value in given.items() if key in DEFAULTS}
     for key in ("enabled", "dry_run"):
         if not isinstance(its[key], bool):
             wrong.append(f"{key}: {_show(its[key])} is neither true nor false")
-    wrong += _number("parallel", its["parallel"], int, 1, 100)
-    wrong += _number("quiet", its["quiet"], (int, float), 1.2, 600)
-    wrong += _number("rank", its["rank"], int, 0, 1)
+    wrong += _number("parallel", its["parallel"], 1, 100)
+    wrong += _number("quiet", its["quiet"], 1.2, 600, whole=False)
+    wrong += _number("rank", its["rank"], 0, 1)
     for key in ("first", "without"):
         its[key] = [its[key]] if isinstance(its[key], str) else its[key]
-        if not isinstance(its[key], list) or not all(isinstance(each, str) and SITE.fullmatch(each)
-                                                     for each in its[key]):
+        if not isinstance(its[key], list) or not all(map(is_site_name, its[key])):
             wrong.append(f"{key}: {_show(its[key])} is no list of sites")
     if not isinstance(its["other"], str):
         wrong.append(f"other: {_show(its['other'])} is no name or address")
     elif its["rank"] == 1 and not its["other"]:
-        wrong.append("other: is missing; rank 1 leaves everything to that master as long as the nodes reach it")
+        wrong.append("other: is missing; rank 1 leaves everything to that master while the nodes reach it")
     if wrong:
         return Settings(False, decide.Config(), tuple(f"gateway_resync: {line}" for line in wrong))
     return Settings(its["enabled"], decide.Config(
@@ -57,8 +57,9 @@ def read(given: Any) -> Settings:
         (its["other"],) if its["rank"] == 1 else (), tuple(its["without"]), FORMULAS))
 
 
-def _number(key: str, value: Any, kind: Any, low: float, high: float) -> Iterable[str]:
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+def _number(key: str, value: Any, low: float, high: float, whole: bool = True) -> Iterable[str]:
+    if (not isinstance(value, (int, float)) or isinstance(value, bool) or whole and not isinstance(value, int)
+            or not low <= value <= high):
         yield f"{key}: {_show(value)} is not between {low:g} and {high:g}"
 
 

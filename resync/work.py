@@ -1,12 +1,12 @@
-"""What is decided, done through Salt: every function here asks or changes nodes, and says how that ended.
+"""Carries out through Salt what decide.py decides: asks nodes, applies them, and returns the outcome.
 
-Targets are minion ids with an accepted key that are nodes of a site in pillar, never what an event says. Everything
-that is said of a failure is cut to a length that an event takes.
+Targets are minion ids that have an accepted key and are nodes of a site in pillar; they never come from an event. The
+text of a failure is cut to a length that fits into an event.
 """
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import salt.client
 import salt.runner
@@ -14,39 +14,69 @@ import salt.utils.minions
 
 from alerts.authentic import Sites
 
-ANSWER = 15  # seconds for a node to answer a question
-APPLIED = 600  # for one to be applied
-REACH = 3  # for a node to reach another master
-LONGEST = 1500
+ANSWER_SECONDS = 15  # for a node to answer a question
+APPLY_SECONDS = 600  # for a node to be applied
+CONNECT_SECONDS = 3  # for a node to connect to another master
+MAX_REASON_CHARACTERS = 1500  # of the text of a failure
+# What the failure of a step of orch.resync means.
 STEPS = {"standby_applied": "the standby could not be applied", "standby_healthy": "the standby is not healthy",
          "active_applied": "the active node could not be applied",
          "active_healthy": "the active node is not healthy"}
-# Beyond these steps the active node was touched.
+# When one of these steps fails, the active node was touched.
 TOUCHED = ("active_applied", "active_healthy")
 
 
+# Of a node: [its number, whether it was compared with the master since it booted]; ["", False] for a node without a
+# record, None for a node that does not answer. A list, because it comes through a pipe as JSON.
+Record = list[Any] | None
+
+
+class Answers(TypedDict):
+    """The answers of nodes to decide.Ask."""
+
+    nodes: dict[str, dict[str, Record]]  # by site and minion
+    conditions: dict[str, list[Any]]  # by minion, its conditions as signed events
+
+
 class Hands:
-    """One master's. In a process of its own: the clients of Salt are not made for threads."""
+    """The functions of one master. Use it in a process of its own: Salt's clients are not made for threads."""
 
     def __init__(self, opts: dict[str, Any], after: Iterable[str] = ()) -> None:
-        """`after`: addresses of the masters that come before this one."""
+        """
+        Args:
+            opts: the master's configuration.
+            after: addresses of the masters that come before this one (rank 1).
+        """
         self.opts, self.after = opts, tuple(after)
         self.sites = Sites(opts["pillar_roots"].get("base", []))
 
     # Questions
 
     def minions(self, site: str) -> list[str]:
-        """The ids of a site's nodes that have an accepted key."""
+        """The minion ids of a site's nodes that have an accepted key."""
         return sorted(each for each in self.accepted() if self.sites.sender(each) == site)
 
     def accepted(self) -> list[str]:
-        return salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
+        """The ids of all minions with an accepted key."""
+        found: list[str] = salt.utils.minions.CkMinions(self.opts).check_minions("*", "glob")["minions"]
+        return found
 
-    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER) -> dict[str, dict]:
-        """What some functions return on some minions, by minion and function; without minions that do not answer."""
-        # Trap: a job of several functions is shorter, and as long as it runs no state can be applied on that minion
+    def ask(self, minions: list[str], functions: dict[str, list[Any]], timeout: int = ANSWER_SECONDS,
+            ) -> dict[str, dict[str, Any]]:
+        """
+        Call functions on minions.
+
+        Args:
+            minions: minion ids.
+            functions: by function, its arguments.
+            timeout: seconds for each function.
+
+        Returns:
+            The results by minion and function, without minions that do not answer.
+        """
+        # Trap: one job of several functions would be shorter, but while it runs, no state can be applied on that minion
         # (Salt 3008.3: saltutil.is_running can not match a list).
-        found: dict[str, dict] = {minion: {} for minion in minions}
+        found: dict[str, dict[str, Any]] = {minion: {} for minion in minions}
         with salt.client.get_local_client(mopts=self.opts) as client:
             for function, arguments in functions.items():
                 said = client.cmd(list(found), function, arguments, tgt_type="list", timeout=timeout) if found else {}
@@ -54,13 +84,13 @@ class Hands:
                          if said.get(minion, False) is not False}
         return found
 
-    def told(self, sites: Iterable[str] = ()) -> dict[str, Any]:
-        """For Ask: `nodes`, by site and minion [number, current] or None, and `conditions`, by minion its events."""
+    def told(self, sites: Iterable[str] = ()) -> Answers:
+        """For decide.Ask: the nodes' records and conditions. `sites` empty: of all sites."""
         wanted = set(sites)
         of = {minion: site for minion in self.accepted() if (site := self.sites.sender(minion))
               and (not wanted or site in wanted)}
         said = self.ask(sorted(of), {"drift.inputs": [], "gateway_events.conditions": []})
-        nodes: dict[str, dict[str, list[Any] | None]] = {}
+        nodes: dict[str, dict[str, Record]] = {}
         for minion, site in of.items():
             nodes.setdefault(site, {})[minion] = _number(said.get(minion))
         conditions = {minion: each["gateway_events.conditions"] for minion, each in said.items()
@@ -68,7 +98,12 @@ class Hands:
         return {"nodes": nodes, "conditions": conditions}
 
     def differences(self, site: str) -> list[str] | None:
-        """How a site's nodes differ from each other, a line each; None when not both can be asked."""
+        """
+        For decide.Compare: the differences between a site's two nodes, one line each.
+
+        Returns:
+            The lines; None when not both nodes answer, or when another master takes care of them.
+        """
         minions = self.minions(site)
         if len(minions) != 2 or self.elsewhere(minions):
             return None
@@ -79,33 +114,34 @@ class Hands:
         return compared(minions, one, two)
 
     def elsewhere(self, minions: list[str]) -> str:
-        """The address of another master that sees to these nodes, as they say: one that they reach. Else nothing."""
+        """The address of the other master that takes care of these nodes: one that a node can reach. Empty: none."""
         port = self.opts["ret_port"]
         for address in self.after:
-            said = self.ask(minions, {"network.connect": [address, port, {"__kwarg__": True, "timeout": REACH}]})
+            said = self.ask(minions, {"network.connect": [address, port,
+                                                          {"__kwarg__": True, "timeout": CONNECT_SECONDS}]})
             if any(isinstance(each.get("network.connect"), dict) and each["network.connect"].get("result")
                    for each in said.values()):
                 return address
         return ""
 
     def mistakes(self, site: str) -> list[str]:
-        """What `salt-run gateway.validate` says of a site."""
+        """The mistakes of a site, from `salt-run gateway.validate`."""
         said = self.run("gateway.validate", site)
         return said["mistakes"] if isinstance(said, dict) else [str(said)]
 
     def run(self, function: str, *arguments: Any, **named: Any) -> Any:
-        """A runner's return."""
-        # The user is the one whose key it signs its jobs with: without, an orchestration's nodes are not reached.
+        """Call a runner; returns its result."""
+        # The client signs its jobs with this user's key. Without the user, an orchestration reaches no node.
         with salt.runner.RunnerClient(dict(self.opts)) as client:
             return client.cmd(function, list(arguments), {"user": self.opts["user"]}, named, print_event=False)
 
     # Changes
 
     def roll_out(self, site: str, number: str, by_hand: bool = False, tree: str = "") -> tuple[str, str]:
-        """For RollOut: the outcome, and why."""
+        """For decide.RollOut: the outcome and its reason. The arguments are those of RollOut."""
         minions = self.minions(site)
         if not minions:
-            return "bare", "no node of it has an accepted key"
+            return "bare", "none of its nodes has an accepted key"
         said = self.ask(minions, {"drift.inputs": []})
         if said and (other := self.elsewhere(minions)):
             return "elsewhere", f"its nodes reach the master {other}"
@@ -124,16 +160,16 @@ class Hands:
                         if isinstance(its, dict) and its.get("disabled")]:
             return "waits", (f"whole state runs are disabled on {', '.join(disabled)}; "
                              f"`salt {disabled[0]} state.enable highstate` ends that")
-        # Their modules are those of this tree: no need to look for new ones.
+        # Both nodes were applied with this tree, so their modules are up to date: they need not look for new ones.
         same = bool(tree) and all(isinstance(its, dict) and its.get("tree") == tree for its in inputs)
-        # The orchestration asks for the roles, at the last moment.
-        # Files that are new since a moment ago: the file server's list of names is kept for 20 s.
+        # The orchestration itself asks for the roles, at the last moment.
+        # The file server keeps its list of names for 20 s; without this it would miss new files.
         self.run("fileserver.clear_file_list_cache")
         return outcome(self.run("state.orch", "orch.resync", pillar={"site": site, "same_tree": same}))
 
     def repair(self, site: str, minion: str, formula: str, number: str, subjects: Iterable[Iterable[str]] = (),
                alone: bool = False) -> tuple[str, str]:
-        """For Apply: the outcome, and why."""
+        """For decide.Apply: the outcome and its reason. The arguments are those of Apply."""
         minions = self.minions(site)
         if minion not in minions:
             return "waits", "it has no accepted key"
@@ -146,8 +182,8 @@ class Hands:
         if other := self.elsewhere(minions):
             return "elsewhere", f"its nodes reach the master {other}"
         if its[0] != number:
-            # What there is now is not what this node has: never the active node before the standby.
-            return "behind", "what was rolled out last is not what there is now"
+            # The node is not up to date, so the formula could bring a change to the active node before the standby.
+            return "behind", "the present state is not rolled out to it yet"
         if self.after and formula and not self.still(minion, subjects):
             return "gone", ""
         if not formula and its[1]:
@@ -159,7 +195,8 @@ class Hands:
         if not formula and (role in ("transition", "split") or alone and role == "active" and "standby" in others):
             return "waits", f"it is {role}"
         with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list", timeout=APPLIED)
+            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list",
+                              timeout=APPLY_SECONDS)
         if not done.get(minion):
             return "waits", "it did not answer to the end"
         if running := occupied(done[minion]):
@@ -168,7 +205,7 @@ class Hands:
         return ("failed", _cut("; ".join(wrong))) if wrong else ("done", "")
 
     def still(self, minion: str, subjects: Iterable[Iterable[str]]) -> bool:
-        """Whether any of it is still the case, by the node's own word."""
+        """Whether the node itself still reports one of these (condition, subject)."""
         said = self.ask([minion], {"gateway_events.conditions": []}).get(minion, {}).get("gateway_events.conditions")
         if not isinstance(said, list):
             return False
@@ -176,14 +213,19 @@ class Hands:
         return any(tuple(each) in now for each in subjects)
 
     def look(self, site: str) -> dict[str, Any]:
-        """What a roll-out would do, for people: nothing is changed."""
+        """
+        What a roll-out would do; changes nothing.
+
+        Returns:
+            As of a site in `salt-run resync.dry_run`.
+        """
         minions = self.minions(site)
         mistakes = self.mistakes(site)
         if mistakes or not minions:
-            return {"refused": mistakes or ["no node of it has an accepted key"]}
+            return {"refused": mistakes or ["none of its nodes has an accepted key"]}
         pair = self.run("gateway.pair", site)
         with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLIED, kwarg={"test": True})
+            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLY_SECONDS, kwarg={"test": True})
         found = {}
         for minion in sorted(minions, key=lambda each: each != pair["standby"]):
             states = done.get(minion, "it did not answer")
@@ -194,7 +236,7 @@ class Hands:
 
 
 def compared(names: list[str], one: dict[str, Any], two: dict[str, Any]) -> list[str]:
-    """The differences of two nodes' fingerprints, in words that say what is where."""
+    """The differences between two nodes' fingerprints, one line each, with the names of the nodes."""
     lines = []
     for key in sorted(set(one) | set(two)):
         first, second = one.get(key), two.get(key)
@@ -208,13 +250,13 @@ def compared(names: list[str], one: dict[str, Any], two: dict[str, Any]) -> list
 
 
 def _short(fingerprint: object) -> str:
-    """The first digits, and the words behind."""
+    """The first 16 digits of a fingerprint, and the words after it."""
     digest, _blank, words = str(fingerprint).partition(" ")
     return f"{digest[:16]} {words}".strip()
 
 
 def outcome(said: Any) -> tuple[str, str]:
-    """What became of orch.resync."""
+    """The outcome and reason of a run of orch.resync."""
     try:
         steps = next(iter(said["data"].values()))
         states = list(_ordered(steps))
@@ -231,7 +273,7 @@ def outcome(said: Any) -> tuple[str, str]:
     why = STEPS.get(name, name)
     silent = _silent(step)
     if silent:
-        # Nothing is known of it, so nothing has failed: it may be applied by now, or have been switched off.
+        # Its result is unknown, so this is no failure: the node may be applied by now, or switched off.
         return "waits", _cut(f"{', '.join(silent)} did not answer to the end: {why}")
     if running := _running(step):
         return "waits", _cut("; ".join(running))
@@ -241,24 +283,24 @@ def outcome(said: Any) -> tuple[str, str]:
 
 
 def _returned(step: dict[str, Any]) -> dict[str, Any]:
-    """What each minion returned from a step of an orchestration."""
+    """What each minion returned to a step of an orchestration."""
     returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
     return returned if isinstance(returned, dict) else {}
 
 
 def _silent(step: dict[str, Any]) -> list[str]:
-    """The minions that never returned from a step; salt.state has False for them."""
+    """The minions that did not return from a step; salt.state has False for them."""
     return sorted(minion for minion, said in _returned(step).items() if said is False)
 
 
 def _running(step: dict[str, Any]) -> list[str]:
-    """What runs on the minions that therefore did not do a step, a line each."""
+    """The state runs because of which minions refused a step, one line each."""
     return [f"{minion}: {line}" for minion, said in _returned(step).items() for line in occupied(said)]
 
 
 def occupied(said: Any) -> list[str]:
-    """The state runs because of which a minion refused one, in its own words (salt.modules.state.running); none if it
-    did not."""
+    """The state runs because of which a minion refused to apply states, in its own words (salt.modules.state.running).
+    Empty if it did not refuse."""
     lines = said if isinstance(said, list) else []
     return [line for line in lines if isinstance(line, str) and " is running as PID " in line]
 
@@ -275,8 +317,8 @@ def _details(step: dict[str, Any]) -> Iterator[str]:
 
 
 def failures(states: Any) -> list[str]:
-    """What went wrong in a state run, a line each; empty when nothing did. States that only waited for others are not
-    named where those are."""
+    """The failures of a state run, one line each; empty when nothing failed. Leaves out states that failed only because
+    another one failed."""
     if not isinstance(states, dict):
         return [str(line) for line in states] if isinstance(states, list) else [str(states)]
     wrong = [(_name(key), " ".join(str(each.get("comment", "")).split())) for key, each in _ordered(states)
@@ -286,7 +328,7 @@ def failures(states: Any) -> list[str]:
 
 
 def _ordered(states: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The states of a run in their order; empty for what is none."""
+    """The states of a run in their order; empty for something else than a state run."""
     if not isinstance(states, dict):
         return []
     found = [(key, each) for key, each in states.items() if isinstance(each, dict) and "result" in each]
@@ -299,8 +341,8 @@ def _name(key: str) -> str:
     return parts[1] if len(parts) == 4 else key
 
 
-def _number(said: dict[str, Any] | None) -> list[Any] | None:
-    """[number, current] out of a node's answers; None when it does not answer, ["", False] where it has no record."""
+def _number(said: dict[str, Any] | None) -> Record:
+    """The record in a node's answers, see Record."""
     if said is None:
         return None
     its = said.get("drift.inputs")
@@ -310,6 +352,6 @@ def _number(said: dict[str, Any] | None) -> list[Any] | None:
 
 
 def _cut(text: str, rest: str = "") -> str:
-    """A text of a length that an event takes, with the end that has to stay."""
-    most = LONGEST - len(rest)
+    """A text cut to a length that fits into an event; `rest` is appended whole."""
+    most = MAX_REASON_CHARACTERS - len(rest)
     return (text if len(text) <= most else f"{text[:most - 1]}…") + rest

@@ -1,7 +1,7 @@
-"""The ways out: each file delivers one message to one kind of target, or says why it could not.
+"""The types of targets: each file delivers a message to one type, or says why it could not.
 
-A message is what message.py makes of an alert. deliver() returns a few words on what was answered and raises
-:class:`Failed` otherwise; neither holds a secret.
+A message is what message.py makes of an alert. deliver() returns the target's answer in a few words, or raises
+:class:`Failed`. Neither holds a secret.
 """
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 
 class Failed(Exception):
-    """Not delivered. The text is for people: no secret, no address that holds one."""
+    """The message was not delivered. The text is for people; it holds no secret, and no address that is one."""
 
 
 def context(target: dict[str, Any]) -> ssl.SSLContext:
     """
-    What certificates are checked with: the machine's authorities, or those in the target's `ca`.
+    The settings for TLS: certificates are checked with the machine's authorities, or with those in the target's `ca`.
 
     Raises:
-        Failed: there is no such file, or it is none.
+        Failed: the file `ca` does not exist, or holds no certificates.
     """
     try:
         return ssl.create_default_context(cafile=target.get("ca"))
@@ -27,7 +27,7 @@ def context(target: dict[str, Any]) -> ssl.SSLContext:
 
 
 def reason(error: Exception) -> str:
-    """An error in words that hold nothing of the target's configuration."""
+    """Describes an error, without anything from the target's configuration."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

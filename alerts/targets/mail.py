@@ -1,4 +1,4 @@
-"""Mail over SMTP, by default with STARTTLS and a certificate that is checked."""
+"""Mail over SMTP, by default with STARTTLS. The server's certificate is checked."""
 from __future__ import annotations
 
 import email.message
@@ -7,16 +7,19 @@ import email.utils
 import smtplib
 from typing import Any
 
+from alerts.shapes import Message
 from alerts.targets import Failed, context, reason
 
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _IMPORTANCE = {"critical": "high", "warning": "normal", "info": "low"}
 
 
-def compose(target: dict[str, Any], message: dict[str, Any]) -> email.message.EmailMessage:
+def compose(target: dict[str, Any], message: Message) -> email.message.EmailMessage:
     """
+    Write a message as a mail.
+
     Args:
-        target: its configuration.
+        target: the target's configuration.
         message: see message.py.
     """
     mail = email.message.EmailMessage(policy=email.policy.SMTP)
@@ -27,7 +30,7 @@ def compose(target: dict[str, Any], message: dict[str, Any]) -> email.message.Em
     domain = target["from"].rpartition("@")[2]
     mail["Message-ID"] = f"<{message['id']}@{domain}>"
     if message["incident"]:
-        # an incident is one thread in a mail reader
+        # so an incident is one thread in a mail reader
         mail["References"] = f"<{message['incident']}@{domain}>"
     mail["Importance"] = _IMPORTANCE[message["severity"]]
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
@@ -37,18 +40,20 @@ def compose(target: dict[str, Any], message: dict[str, Any]) -> email.message.Em
     return mail
 
 
-def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+def deliver(target: dict[str, Any], message: Message) -> str:
     """
+    Send a message; returns the server's answer in words.
+
     Raises:
-        Failed: with the server's answer, or why there was none.
+        Failed: with the server's answer, or the reason why there was none.
     """
     mail, security = compose(target, message), target.get("security", "starttls")
     port, timeout = target.get("port", _PORTS[security]), target.get("timeout", 20)
-    more = {"context": context(target)} if security == "tls" else {}
+    host, hello = target["host"], target.get("hello")
+    checks = context(target) if security == "tls" else None
     try:
-        server = (smtplib.SMTP_SSL if security == "tls" else smtplib.SMTP)(
-            target["host"], port, local_hostname=target.get("hello"), timeout=timeout, **more)
-        with server:
+        with (smtplib.SMTP_SSL(host, port, local_hostname=hello, timeout=timeout, context=checks)
+              if security == "tls" else smtplib.SMTP(host, port, local_hostname=hello, timeout=timeout)) as server:
             if security == "starttls":
                 server.starttls(context=context(target))
             if "user" in target:

@@ -1,4 +1,4 @@
-"""A message as JSON by HTTP POST, signed where the target has a secret.
+"""A message as JSON by HTTP POST, signed when the target has a secret.
 
 With a secret, `X-Gateway-Signature: t=SECONDS,v1=HEX` is HMAC-SHA256 over SECONDS, a dot and the body.
 """
@@ -13,25 +13,29 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from alerts.shapes import Message
 from alerts.targets import Failed, context, reason
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """An alert goes where it was told to go."""
+    """Follows no redirect: an alert goes only to the configured address."""
 
     def redirect_request(self, *_args: Any) -> None:
         return None
 
 
-def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
+def deliver(target: dict[str, Any], message: Message) -> str:
     """
+    Send a message; returns the server's answer in words.
+
     Raises:
-        Failed: with the server's answer, or why there was none.
+        Failed: with the server's answer, or the reason why there was none.
     """
-    body = json.dumps({key: message[key] for key in (
+    fields = dict(message)
+    body = json.dumps({key: fields[key] for key in (
         "id", "kind", "site", "severity", "at", "caused", "incident", "subject", "text", "conditions",
         "alerts")
-        if key in message}).encode()
+        if key in fields}).encode()
     headers = dict(target.get("headers", {}))
     if "secret" in target:
         now = str(int(time.time()))
@@ -42,16 +46,18 @@ def deliver(target: dict[str, Any], message: dict[str, Any]) -> str:
 
 def post(target: dict[str, Any], body: bytes, headers: dict[str, str]) -> str:
     """
+    Send a body to the target's address; returns the server's answer in words.
+
     Raises:
-        Failed: as above. The address is left out of it: those of Slack are secrets.
+        Failed: as :func:`deliver`. The text never holds the address, because Slack's addresses are secrets.
     """
     request = urllib.request.Request(target["url"], data=body, method="POST", headers={
         "Content-Type": "application/json; charset=utf-8", "User-Agent": "gateway-alerts", **headers})
-    handlers = [_NoRedirect()]
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
     if target["url"].startswith("https:"):
         handlers.append(urllib.request.HTTPSHandler(context=context(target)))
     else:
-        handlers.append(urllib.request.ProxyHandler({}))  # http is for this machine alone
+        handlers.append(urllib.request.ProxyHandler({}))  # http goes only to the master itself, never through a proxy
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=target.get("timeout", 10)) as answer:
             answer.read(4096)

@@ -1,5 +1,5 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
-# The active role back to the preferred node, once nothing is wrong with that one. Where it is already, nothing is done.
+# Moves the active role back to the preferred node when that node is healthy. Does nothing when it is active already.
 #   salt-run state.orch orch.failback pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 

@@ -1,8 +1,8 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
-# What pillar and tree say, onto both nodes of a site where they are: the standby first, and the active one in its place
-# only when the standby is healthy. No role moves; what needs that waits, with a warning, for `orch.update`.
-# The engine gateway_resync runs this by itself (docs/resync.md). With `same_tree` the minions do not look for new modules
-# before: some forty questions to the file server, each. (salt.state can not hand a minion a setting for one run.)
+# Applies pillar and tree to both nodes of a site without moving a role: the standby first, the active node only when the
+# standby is healthy. A change that needs a role to move waits there, with a warning, for `orch.update`.
+# The engine gateway_resync runs this automatically (docs/resync.md). With `same_tree` the minions do not look for new modules
+# first, which saves some forty questions to the file server on each. (salt.state can not give a minion a setting for one run.)
 # Trap: not with `queue: True`. A minion that runs states puts the job aside and says nothing (Salt 3008.3), and then nobody
 # knows what becomes of it; without, it says what it runs. `expect_minions`: a node that is silent is no success.
 #   salt-run state.orch orch.resync pillar='{"site": "winterthur"}'
@@ -32,7 +32,8 @@ mistake-{{ loop.index }}:
       - salt: standby_healthy
     {%- endif %}
 
-# With the role that it had: a standby that took over meanwhile is the active node, and the other one is to be looked at.
+# The node must still have its role. A standby that took over meanwhile is the active node now: this step fails, and somebody
+# must look at the other node.
 {{ role }}_healthy:
   salt.function:
     - name: heartbeat.healthy

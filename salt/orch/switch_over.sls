@@ -1,6 +1,6 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
-# The active role to the other node, which has to be ready for it: its daemon too, with all connections. Whether that
-# serves them is seen afterwards.
+# Moves the active role to the other node. That node must be ready, its IPsec daemon with all connections too. The last step
+# checks that the daemon serves them.
 #   salt-run state.orch orch.switch_over pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 

@@ -1,6 +1,6 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
-# What pillar and tree say, onto both nodes of a site, one after the other: the standby first, and the other one only when
-# that is healthy and has become active. The first failure ends it. With test=True both nodes only look.
+# Applies pillar and tree to both nodes of a site, one after the other: the standby first, the other one only when the first
+# is healthy and has become active. Stops at the first failure. With test=True the nodes only report what would change.
 #   salt-run state.orch orch.update pillar='{"site": "winterthur"}'
 {%- for mistake in pair.mistakes %}
 

@@ -1,4 +1,4 @@
-"""docs/monitoring.md shows what is really sent, and lists every event there is."""
+"""docs/monitoring.md shows a mail as it is sent, and lists every event."""
 from __future__ import annotations
 
 import re
@@ -6,7 +6,7 @@ import re
 import yaml
 
 from alerts import message, routes
-from alerts.incidents import Machine
+from alerts.incidents import IncidentMachine
 from tests.conftest import TREE, load_module
 from tests.unit.alerts.events import T, made
 
@@ -15,7 +15,7 @@ TEXT = (TREE / "docs/monitoring.md").read_text() if (TREE / "docs/monitoring.md"
 
 def example() -> str:
     """The mail of the document: subject, empty line, text."""
-    machine = Machine()
+    machine = IncidentMachine()
     machine.take(T, made(7, "gw2.winterthur", "peer_dead", "gw1", "critical", beacon="heartbeat", was="active",
                          now="dead"))
     machine.take(T, made(8, "gw2.winterthur", "role_changed", "", "critical", once=True, beacon="heartbeat",

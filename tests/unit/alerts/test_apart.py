@@ -1,7 +1,7 @@
-"""Nodes that call each other dead: whether both live."""
+"""Two nodes that report each other as dead: are both alive?"""
 from __future__ import annotations
 
-from alerts.apart import AGAIN, Apart, Change
+from alerts.apart import ASK_AGAIN_SECONDS, Apart, Change
 
 ONE, OTHER = "gw1.winterthur", "gw2.winterthur"
 
@@ -25,7 +25,7 @@ def test_one_that_died_after_it_had_called_the_other_dead_is_asked_now_and_then_
         changes, ask = apart.look(float(second), dead, {}, heard)
         assert not changes
         asked += len(ask)
-    assert asked == 100 / AGAIN
+    assert asked == 100 / ASK_AGAIN_SECONDS
 
 
 def test_it_is_over_when_one_hears_the_other_again_and_told_once():

@@ -1,4 +1,4 @@
-"""Only what a node has signed itself is an event, and nothing that is thrown at the check makes it fall over."""
+"""Only what a node itself has signed counts as an event, and no input makes the check raise."""
 from __future__ import annotations
 
 import json
@@ -140,7 +140,7 @@ def test_a_knotted_event_is_refused():
     for _ in range(20_000):
         deep = [deep]
     assert authentic.check(plain(facts={"a": deep}), TAG, SECRET) == (None, "malformed")
-    while deep:                 # Python's own destructor would go as deep
+    while deep:                 # Python's own destructor would recurse as deep
         deep = deep.pop()
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_secret_is_named_not_replaced(tmp_path):
     assert (tmp_path / "gateway_events.key").read_text() == "short"
 
 
-# Whose a minion is
+# The site of a minion
 
 
 @pytest.mark.parametrize("minion_id, site", [

@@ -1,4 +1,4 @@
-"""Every condition has words for it, and the words hold whatever an event says."""
+"""Every condition has its texts, and the texts stay right whatever an event says."""
 from __future__ import annotations
 
 import re
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from alerts import catalogue, message
 from alerts.authentic import SEVERITIES, printable
-from alerts.incidents import Machine
+from alerts.incidents import IncidentMachine
 from tests.conftest import TREE, load_module
 from tests.unit.alerts.events import T, made
 
@@ -35,7 +35,7 @@ def test_an_entry_says_everything_and_uses_known_words(key):
 
 
 def alert_of(*events):
-    machine = Machine()
+    machine = IncidentMachine()
     for event in events:
         machine.take(T, event)
     return machine.tick(T + 1)[0]
@@ -49,7 +49,7 @@ def test_a_message_can_be_read(key):
     event = event._replace(site="winterthur")
     said = message.compose(alert_of(event))
     assert said["subject"].startswith("[critical] winterthur: ") and "{" not in said["subject"] + said["text"]
-    for part in ("What happened", "What it means for users", "What has been done by itself", "What to do"):
+    for part in ("What happened", "What it means for users", "What was done automatically", "What to do"):
         assert f"\n{part}\n" in said["text"]
     assert all(len(line) < 400 for line in said["text"].splitlines())
 

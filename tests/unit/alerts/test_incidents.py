@@ -1,4 +1,4 @@
-"""One cause is told once, more severe once more, its end once; what comes and goes is told as that."""
+"""One cause makes one alert, one more when it becomes more severe, one at its end; a flapping condition has its own."""
 from __future__ import annotations
 
 import json
@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts.authentic import Event
-from alerts.incidents import JOIN, Machine, Settings
+from alerts.incidents import JOIN, IncidentMachine, Settings
 from tests.unit.alerts.events import T, made
 
 
-def run(machine: Machine, *steps: tuple) -> list[tuple[float, str, str, int]]:
-    """Feeds (time, event) in, with ticks in between, as a clock would. Gives (time, kind, severity, lines)."""
+def run(machine: IncidentMachine, *steps: tuple) -> list[tuple[float, str, str, int]]:
+    """Feeds (time, event) in, with ticks in between, as a clock would. Returns (time, kind, severity, lines)."""
     out, todo = [], sorted(steps, key=lambda step: step[0])
     for step in range(int(todo[-1][0] * 20) + 10):
         now = T + step / 20 + 1e-4
@@ -24,31 +24,32 @@ def run(machine: Machine, *steps: tuple) -> list[tuple[float, str, str, int]]:
 
 
 def test_what_comes_together_is_one_alert():
-    told = run(Machine(), (0, made(1)), (0.05, made(2, subject="bond0/eth2")),
+    told = run(IncidentMachine(), (0, made(1)), (0.05, made(2, subject="bond0/eth2")),
                (0.1, made(1, minion="gw2.winterthur", condition="link_dead", beacon="heartbeat")))
     assert told == [(0.15, "alert", "warning", 3)]
 
 
 def test_two_sites_are_two_alerts():
-    told = run(Machine(), (0, made(1)), (0, made(1, minion="gw-a.bern")))
+    told = run(IncidentMachine(), (0, made(1)), (0, made(1, minion="gw-a.bern")))
     assert [kind for _, kind, _, _ in told] == ["alert", "alert"]
 
 
 def test_what_follows_joins_silently_unless_it_is_worse():
-    told = run(Machine(), (0, made(1)), (5, made(2, subject="bond0/eth2")),
+    told = run(IncidentMachine(), (0, made(1)), (5, made(2, subject="bond0/eth2")),
                (10, made(3, condition="bond_down", severity="critical")),
                (12, made(4, subject="x", severity="critical")))
     assert told == [(0.15, "alert", "warning", 1), (10.15, "escalation", "critical", 3)]
 
 
 def test_what_joined_and_stays_is_told_later():
-    told = run(Machine(), (0, made(1)), (1, made(2, subject="bond0/eth2")), (2, made(3, subject="c", severity="info")),
-               (3, made(4, subject="d")), (9, made(5, subject="d", recovered=True)), (40, made(9, minion="gw-a.bern")))
+    told = run(IncidentMachine(), (0, made(1)), (1, made(2, subject="bond0/eth2")),
+               (2, made(3, subject="c", severity="info")), (3, made(4, subject="d")),
+               (9, made(5, subject="d", recovered=True)), (40, made(9, minion="gw-a.bern")))
     assert told[:2] == [(0.15, "alert", "warning", 1), (31.0, "update", "warning", 4)]
 
 
 def test_a_second_critical_one_does_not_wait_that_long():
-    machine = Machine()
+    machine = IncidentMachine()
     told = run(machine, (0, made(1, severity="critical")), (1, made(2, condition="none_active", severity="critical")),
                (20, made(9, minion="gw-a.bern")))
     assert told[:2] == [(0.15, "alert", "critical", 1), (11.0, "update", "critical", 2)]
@@ -57,24 +58,24 @@ def test_a_second_critical_one_does_not_wait_that_long():
 
 
 def test_after_half_a_minute_it_is_another_incident():
-    told = run(Machine(), (0, made(1)), (JOIN + 1, made(2, subject="bond1/eth3")))
+    told = run(IncidentMachine(), (0, made(1)), (JOIN + 1, made(2, subject="bond1/eth3")))
     assert [kind for _, kind, _, _ in told] == ["alert", "alert"]
 
 
 def test_the_end_is_told_when_all_is_over():
-    told = run(Machine(), (0, made(1)), (1, made(2, subject="bond0/eth2")), (3, made(3, recovered=True)),
+    told = run(IncidentMachine(), (0, made(1)), (1, made(2, subject="bond0/eth2")), (3, made(3, recovered=True)),
                (40, made(4, subject="bond0/eth2", recovered=True)))
     assert told == [(0.15, "alert", "warning", 1), (31.0, "update", "warning", 2), (40.0, "recovery", "warning", 2)]
 
 
 def test_what_is_over_before_it_was_told_is_told_with_its_end():
-    machine = Machine()
+    machine = IncidentMachine()
     told = run(machine, (0, made(1)), (0.05, made(2, recovered=True)), (1, made(3, recovered=True)))
     assert told == [(0.15, "alert", "warning", 1)] and not machine.incidents
 
 
 def test_what_only_happened_has_no_end():
-    machine = Machine()
+    machine = IncidentMachine()
     told = run(machine, (0, made(1, condition="slave_flapped", once=True)), (JOIN + 2, made(2, recovered=True)))
     assert told == [(0.15, "alert", "warning", 1)] and not machine.incidents
 
@@ -82,12 +83,12 @@ def test_what_only_happened_has_no_end():
 @pytest.mark.parametrize("severity", ["critical", "info"])
 @pytest.mark.parametrize("back", [3, 25])
 def test_a_role_that_moves_back_is_told_too(severity, back):
-    """Within the half minute it joined silently, and the last that anybody was told was wrong."""
+    """Within half a minute it joined without an alert, so the last alert named the wrong role."""
     def moved(second: int, number: int, minion: str, now: str) -> tuple[int, Event]:
         return second, made(number, minion=minion, condition="role_changed", severity=severity, once=True, now=now,
                             at=f"2024-05-01T10:00:{second:02}.100Z")
 
-    machine, told = Machine(), []
+    machine, told = IncidentMachine(), []
     steps = [moved(0, 1, "gw2.winterthur", "active"), moved(1, 1, "gw1.winterthur", "standby"),
              moved(back, 2, "gw1.winterthur", "active"), moved(back + 1, 2, "gw2.winterthur", "standby")]
     for tenth in range(600):
@@ -102,18 +103,19 @@ def test_a_role_that_moves_back_is_told_too(severity, back):
 
 
 def test_a_condition_that_grows_worse_is_told_again():
-    told = run(Machine(), (0, made(1, severity="warning")), (100, made(2, severity="critical")),
+    told = run(IncidentMachine(), (0, made(1, severity="warning")), (100, made(2, severity="critical")),
                (200, made(3, severity="warning")))
     assert told == [(0.15, "alert", "warning", 1), (100.15, "escalation", "critical", 1)]
 
 
 def test_it_begins_again_after_its_end():
-    told = run(Machine(), (0, made(1)), (5, made(2, recovered=True)), (8, made(3)), (10, made(4, recovered=True)))
+    told = run(IncidentMachine(), (0, made(1)), (5, made(2, recovered=True)), (8, made(3)),
+               (10, made(4, recovered=True)))
     assert [kind for _, kind, _, _ in told] == ["alert", "recovery", "alert", "recovery"]
 
 
 def test_the_update_names_what_is_new_first():
-    machine = Machine()
+    machine = IncidentMachine()
     machine.take(T, made(1, severity="critical"))
     machine.tick(T + 1)
     machine.take(T + 2, made(2, subject="new"))
@@ -122,13 +124,13 @@ def test_the_update_names_what_is_new_first():
 
 
 def test_a_late_event_does_not_undo_a_later_one():
-    machine = Machine()
+    machine = IncidentMachine()
     assert run(machine, (0, made(2, recovered=True)), (0.1, made(1))) == []
     assert not machine.incidents
 
 
 def test_what_comes_and_goes_is_one_notice_and_one_calm_again():
-    machine = Machine(Settings(times=3, minutes=1))
+    machine = IncidentMachine(Settings(times=3, minutes=1))
     steps, number = [], 0
     for second in range(0, 40, 4):
         number += 1
@@ -142,19 +144,19 @@ def test_what_comes_and_goes_is_one_notice_and_one_calm_again():
 
 
 def test_calm_again_and_still_down_stays_open():
-    machine = Machine(Settings(times=1, minutes=1))
+    machine = IncidentMachine(Settings(times=1, minutes=1))
     told = run(machine, (0, made(1)), (1, made(2, recovered=True)), (2, made(3)), (70, made(4, recovered=True)))
     assert [kind for _, kind, _, _ in told] == ["alert", "recovery", "flapping", "calm", "recovery"]
 
 
 def test_what_happens_again_and_again_is_flapping_too():
-    machine = Machine(Settings(times=2, minutes=1))
+    machine = IncidentMachine(Settings(times=2, minutes=1))
     told = run(machine, *[(second, made(second + 1, once=True)) for second in range(0, 20, 2)], (90, made(99)))
     assert [kind for _, kind, _, _ in told][:3] == ["alert", "flapping", "calm"]
 
 
 def test_quiet_is_remembered_and_its_end_is_told():
-    machine = Machine()
+    machine = IncidentMachine()
     assert machine.take(T, made(1), quiet=True) == [] and machine.tick(T + 5) == []
     assert [alert.kind for alert in machine.take(T + 9, made(2, recovered=True))] == ["recovery"]
     machine.take(T + 20, made(3), quiet=True)
@@ -162,7 +164,7 @@ def test_quiet_is_remembered_and_its_end_is_told():
 
 
 def test_a_silenced_site_is_told_about_what_is_left():
-    machine = Machine()
+    machine = IncidentMachine()
     machine.silences = {"winterthur": T + 60}
     told = run(machine, (0, made(1)), (5, made(2, subject="bond0/eth2")),
                (10, made(3, subject="bond0/eth2", recovered=True)), (1, made(1, minion="gw-a.bern")),
@@ -171,14 +173,14 @@ def test_a_silenced_site_is_told_about_what_is_left():
 
 
 def test_what_came_and_went_in_silence_is_not_told():
-    machine = Machine()
+    machine = IncidentMachine()
     machine.silences = {"winterthur": T + 60}
     assert run(machine, (0, made(1)), (5, made(2, recovered=True)), (70, made(3, recovered=True))) == []
     assert not machine.incidents
 
 
 def test_what_the_node_does_not_say_any_more_is_over():
-    machine = Machine()
+    machine = IncidentMachine()
     run(machine, (0, made(1)), (0, made(2, subject="bond0/eth2")), (0, made(1, minion="gw2.winterthur")))
     machine.present(T + 50, "gw1.winterthur", [(made(1), False)], asked=T + 49)
     left = [line["subject"] for each in machine.incidents.values() for line in each.lines.values() if line["open"]]
@@ -190,13 +192,13 @@ def test_what_the_node_does_not_say_any_more_is_over():
 
 
 def test_what_the_node_says_and_nobody_told_is_told():
-    machine = Machine()
+    machine = IncidentMachine()
     machine.present(T, "gw1.winterthur", [(made(7), False)], asked=T)
     assert [alert.kind for alert in machine.tick(T + 1)] == ["alert"]
 
 
 def test_many_conditions_stay_one_readable_incident():
-    machine = Machine()
+    machine = IncidentMachine()
     for number in range(1, 400):
         machine.take(T, made(number, subject=f"x{number}"))
     (alert,) = machine.tick(T + 1)
@@ -205,14 +207,14 @@ def test_many_conditions_stay_one_readable_incident():
 
 @pytest.mark.parametrize("when", range(0, 9))
 def test_a_restart_changes_nothing(when):
-    """Stopped at any point and carried on from what was saved: the same is told."""
+    """Stopped at any point and continued from the saved state: the alerts are the same."""
     steps = [(0, made(1)), (0.1, made(2, subject="b")), (3, made(3, subject="c", severity="critical")),
              (5, made(4, recovered=True)), (6, made(5)), (8, made(6, recovered=True)),
              (9, made(7, subject="b", recovered=True)),
              (12, made(8, subject="c", recovered=True)), (50, made(9))]
-    machine = Machine(Settings(times=2, minutes=1))
+    machine = IncidentMachine(Settings(times=2, minutes=1))
     whole = [(kind, severity) for _, kind, severity, _ in run(machine, *steps)]
-    first, second, told = Machine(Settings(2, 1)), Machine(Settings(2, 1)), []
+    first, second, told = IncidentMachine(Settings(2, 1)), IncidentMachine(Settings(2, 1)), []
     for number, (at, event) in enumerate(steps):
         machine = first if number < when else second
         if number == when:
@@ -227,8 +229,8 @@ def test_a_restart_changes_nothing(when):
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["info", "warning", "critical"]), st.booleans(),
                           st.booleans(), st.sampled_from([0.0, 0.05, 1.0, 40.0])), max_size=30))
 def test_nothing_wrong_is_left_untold(history):
-    """Whatever comes: what is open at the end was told, and no alert is told of nothing."""
-    machine, now, alerts = Machine(Settings(times=2, minutes=1)), T, []
+    """Whatever comes: what is open at the end was alerted, and no alert is empty."""
+    machine, now, alerts = IncidentMachine(Settings(times=2, minutes=1)), T, []
     for number, (subject, severity, recovered, once, pause) in enumerate(history, 1):
         now += pause
         event = made(number, subject=subject, severity=severity, recovered=recovered and not once, once=once)

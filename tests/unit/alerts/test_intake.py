@@ -76,7 +76,7 @@ def test_another_journal_is_fetched_whole():
     assert intake.asks == [Ask("since", GW1, 400, J)]
     taken = intake.fetched(T, GW1, "ffffffff00000000", 2, 0, [made(n, journal="ffffffff00000000") for n in (1, 2)])
     assert numbers(taken) == [1, 2]
-    assert intake.event(T, made(399)) == []             # the old one's: it does not count any more
+    assert intake.event(T, made(399)) == []             # of the old journal: it does not count any more
 
 
 def test_a_node_that_is_ahead_is_asked():
@@ -90,7 +90,7 @@ def test_a_node_that_is_ahead_is_asked():
 def test_a_machine_that_was_set_back_is_believed_again():
     intake = known(n=40)
     intake.event(T, made(41))
-    intake.newest(T + 100, GW1, J, 30, 0)               # perhaps a late answer
+    intake.newest(T + 100, GW1, J, 30, 0)               # it may be a late answer
     assert intake.event(T + 101, made(31)) == []
     intake.asks.clear()
     intake.newest(T + 200, GW1, J, 30, 0)

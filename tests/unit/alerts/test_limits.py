@@ -1,4 +1,4 @@
-"""Few alerts come one by one, many come as digests, and none is left out."""
+"""Few alerts go out one by one, many go out as digests, and none is left out."""
 from __future__ import annotations
 
 from hypothesis import given, settings
@@ -43,7 +43,7 @@ def test_a_storm_of_all_sites_becomes_digests_over_all():
 
 
 def test_what_has_piled_up_comes_together_at_once():
-    """As after an hour without the mail server."""
+    """As after a failure of the mail server for an hour."""
     assert deliver(Limits(), [(0, f"s{number}") for number in range(400)], 5) == [(0.0, list(range(400)))]
 
 
@@ -55,5 +55,5 @@ def test_nothing_is_left_out_and_nothing_is_late(arrivals, site, target):
     out = deliver(limits, arrivals, 30)
     when = {number: at for at, sent in out for number in sent}
     assert sorted(when) == list(range(len(arrivals)))
-    # one digest a site at most, each three seconds
+    # at most one digest per site every three seconds
     assert all(when[number] - at <= 3.2 for number, (at, _) in enumerate(arrivals))

@@ -1,4 +1,4 @@
-"""A node is silent when it was asked twice and nothing true came."""
+"""A node is silent when it was asked twice and did not answer."""
 from __future__ import annotations
 
 import json
@@ -9,7 +9,7 @@ KNOWN = frozenset({"gw1.a", "gw2.a"})
 
 
 def run(presence: Presence, until: int, answers: dict[str, list[tuple[int, int]]]) -> list[tuple[int, Change]]:
-    """Seconds go by; each node answers within its spans."""
+    """Lets seconds pass; each node answers within its time spans."""
     out = []
     for now in range(until):
         ask, changes = presence.tick(now, KNOWN)

@@ -1,4 +1,4 @@
-"""Every mistake of the configuration is named at once, and an alert goes where it should."""
+"""Every mistake of the configuration is named at once, and an alert goes to the right targets."""
 from __future__ import annotations
 
 import pytest
@@ -61,29 +61,29 @@ def test_the_shipped_example_is_right():
 
 @pytest.mark.parametrize("path, value, words", [
     ("targets:ops:host", None, "alerts:targets:ops:host: is missing"),
-    ("targets:ops:type", "pigeon", "alerts:targets:ops:type: has to be one of mail, webhook, slack, syslog"),
-    ("targets:ops:to", ["a@example.org\nBcc: b@example.org"], "alerts:targets:ops:to: has to be a mail address"),
+    ("targets:ops:type", "pigeon", "alerts:targets:ops:type: must be one of mail, webhook, slack, syslog"),
+    ("targets:ops:to", ["a@example.org\nBcc: b@example.org"], "alerts:targets:ops:to: must be a mail address"),
     ("targets:ops:password", None, "user and password go together"),
-    ("targets:ops:security", "none", "none is only for this machine itself"),
-    ("targets:ops:port", 70000, "alerts:targets:ops:port: has to be a number"),
-    ("targets:ops:pasword", "s3cret-9", "alerts:targets:ops:pasword: there is no such key"),
-    ("targets:chat:url", "http://hooks.example.org/s3cret-9", "alerts:targets:chat:url: has to be an https://"),
-    ("targets:chat:url", "file:///etc/shadow", "alerts:targets:chat:url: has to be an https://"),
+    ("targets:ops:security", "none", "none is only for the master itself"),
+    ("targets:ops:port", 70000, "alerts:targets:ops:port: must be a number"),
+    ("targets:ops:pasword", "s3cret-9", "alerts:targets:ops:pasword: unknown key"),
+    ("targets:chat:url", "http://hooks.example.org/s3cret-9", "alerts:targets:chat:url: must be an https://"),
+    ("targets:chat:url", "file:///etc/shadow", "alerts:targets:chat:url: must be an https://"),
     ("targets:log:host", None, "alerts:targets:log:host: is missing"),
-    ("targets:hook:limits", {"site": 0}, "alerts:targets:hook:limits: has to be"),
+    ("targets:hook:limits", {"site": 0}, "alerts:targets:hook:limits: must be"),
     ("targets:bus", {"type": "syslog"}, "alerts:targets:bus: is no name"),
     ("targets:unused", {"type": "syslog"}, "alerts:targets:unused: no route leads to it"),
-    ("targets", [], "alerts:targets: has to be a mapping"),
-    ("routes:0:sites", ["zurich"], "'zurich' is no site; there are bern, winterthur"),
+    ("targets", [], "alerts:targets: must be a mapping"),
+    ("routes:0:sites", ["zurich"], "'zurich' is no site; the sites are bern, winterthur"),
     ("routes:0:severities", "fatal", "'fatal' is none of info, warning, critical"),
     ("routes:0:targets", ["nobody"], "there is no target 'nobody'"),
     ("routes:1", {"severities": ["critical"]}, "alerts:routes:1:targets: is missing"),
-    ("routes:1", "ops", "alerts:routes:1: has to be a mapping"),
-    ("routes", {}, "alerts:routes: has to be a list"),
-    ("flapping", {"times": 0}, "alerts:flapping: has to be"),
-    ("heartbeat_hours", -1, "alerts:heartbeat_hours: has to be"),
-    ("queue", 5, "alerts:queue: has to be"),
-    ("nonsense", 1, "alerts:nonsense: there is no such key"),
+    ("routes:1", "ops", "alerts:routes:1: must be a mapping"),
+    ("routes", {}, "alerts:routes: must be a list"),
+    ("flapping", {"times": 0}, "alerts:flapping: must be"),
+    ("heartbeat_hours", -1, "alerts:heartbeat_hours: must be"),
+    ("queue", 5, "alerts:queue: must be"),
+    ("nonsense", 1, "alerts:nonsense: unknown key"),
 ])
 def test_a_mistake_is_named_with_its_place_and_without_secrets(path, value, words):
     _, mistakes = routes.check(changed(path, value), SITES)

@@ -1,4 +1,4 @@
-"""The parts together, with a world made of lists: what comes in is told, also over kill -9 and with a dead target."""
+"""All parts together, without Salt: what comes in is alerted, also after kill -9 and with a dead target."""
 from __future__ import annotations
 
 import shutil
@@ -18,7 +18,7 @@ GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
 
 
 class World:
-    """What the service sees."""
+    """Stands for Salt."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
@@ -47,7 +47,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Nothing here is about the disk."""
+    """No test here is about the disk."""
     monkeypatch.setattr("alerts.spool.os.fsync", lambda _handle: None)
 
 
@@ -76,7 +76,7 @@ def offer(world: World, *events: authentic.Event) -> None:
 
 
 def step(world: World, seconds: float = 0.5) -> None:
-    """The loop, for a while of its own time; then what there is to deliver is delivered."""
+    """Runs the loop for a while of its own time, then delivers what waits."""
     for _ in range(10):
         world.now += seconds / 10
         world.service.step(world.now)
@@ -163,7 +163,7 @@ def test_anybodys_start_costs_one_question(world):
 
 
 def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
-    """A copy of its files at every step is a machine that lost power there; what follows is told from each of them."""
+    """A copy of the files at a step is a machine that lost power there. From each copy all later alerts go out."""
     world, copies = start(World(), tmp_path), []
     events = [made(1), made(2, subject="b", severity="critical"), made(3, recovered=True),
               made(4, subject="b", recovered=True, severity="critical")]
@@ -259,7 +259,7 @@ def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
 
 
 def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch):
-    monkeypatch.setattr(service, "QUEUE", 5)
+    monkeypatch.setattr(service, "MAX_WAITING_EVENTS", 5)
     offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
     step(world)
     assert world.service.status(time.time())["counts"]["postponed"] == 14
@@ -270,7 +270,7 @@ def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch
 
 
 def deliveries(tmp_path, way, alerts: int, enough) -> Sender:
-    """Delivers so many alerts until it is enough."""
+    """Delivers a number of alerts until it is enough."""
     spool = Spool(tmp_path / "queue")
     spool.add([({"id": str(n), "kind": "alert", "site": "s", "severity": "info", "at": 0.0, "subject": "x", "text": "",
                  "conditions": []}, ["t"]) for n in range(alerts)])

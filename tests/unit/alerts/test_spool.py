@@ -1,4 +1,4 @@
-"""What is in the queue survives anything, and is there once."""
+"""What is in the queue survives any crash, and is there only once."""
 from __future__ import annotations
 
 import json
@@ -55,7 +55,7 @@ def test_a_line_that_was_cut_off_costs_that_line(tmp_path):
 
 
 def test_the_file_does_not_grow_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(spools, "COMPACT", 2000)
+    monkeypatch.setattr(spools, "COMPACT_BYTES", 2000)
     one = Spool(tmp_path / "queue")
     for number in range(60):
         one.add([(alert(number), ["mail"])])
@@ -84,14 +84,14 @@ def test_targets_that_are_gone_are_forgotten(tmp_path):
 
 
 def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    """A process adds, delivers and says so on its output; whatever it said before it was killed is true afterwards."""
+    """A process adds, delivers and prints each step. What it printed before it was killed is true afterwards."""
     script = f"""
 import sys, time
 sys.path.insert(0, {str(TREE)!r})
 from pathlib import Path
 from alerts import spool as spools
 alert = lambda number: {{"id": f"a{{number}}", "severity": "info"}}
-spools.COMPACT = 3000
+spools.COMPACT_BYTES = 3000
 one = spools.Spool(Path({str(tmp_path / 'queue')!r}))
 start = int(sys.argv[1])
 for number in range(start, start + 100000):
@@ -120,5 +120,5 @@ for number in range(start, start + 100000):
     left = set(ids(Spool(tmp_path / "queue"), "mail"))
     assert len(added) > 3
     assert added - done - left == set()
-    assert len(done & left) <= 2        # said so, and killed before it was
+    assert len(done & left) <= 2        # printed, and killed before it was written
     assert json.loads((tmp_path / "queue").read_bytes().splitlines()[0])["ids"]

@@ -1,4 +1,4 @@
-"""Each kind of target gets what it understands, over a checked connection, and a failure says why and no secret."""
+"""Each type of target gets its format, over a checked connection. The text of a failure has the reason, no secret."""
 from __future__ import annotations
 
 import hashlib
@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from alerts import message
-from alerts.incidents import Machine
+from alerts.incidents import IncidentMachine
 from alerts.targets import Failed, mail, slack, syslog, webhook
 from tests import sinks
 from tests.unit.alerts.events import T, made
@@ -20,7 +20,7 @@ PLAIN = {"type": "mail", "host": "localhost", "from": "a@example.org", "to": "b@
 @pytest.fixture
 def one() -> dict:
     """A message."""
-    machine = Machine()
+    machine = IncidentMachine()
     machine.take(T, made(1, subject="bond0/eth1", cause="<@everyone> & co"))
     return message.compose(machine.tick(T + 1)[0])
 
@@ -167,4 +167,4 @@ def test_syslog_to_the_local_daemon(one, tmp_path):
 
 def test_a_long_line_is_cut_where_a_letter_ends(one):
     line = syslog.line({"type": "syslog"}, one | {"brief": "\u00e4" * 3000})
-    assert len(line) <= syslog.LONGEST + 3 and line.decode()
+    assert len(line) <= syslog.MAX_LINE_BYTES + 3 and line.decode()

@@ -1,4 +1,4 @@
-"""What is taken from the bus: what a node has signed, and nothing that anybody else has put there."""
+"""Only what a node has signed is taken from the bus, and nothing that anybody else has put there."""
 from __future__ import annotations
 
 import time
@@ -57,7 +57,7 @@ def test_a_node_that_was_not_compared(sorter):
     b"salt/beacon/gw1.winterthur/drift/file_changed\n\n\xff\xff", b"salt/beacon//drift/", b"", b"\n\n",
     message(event(), f"salt/beacon/{GW1}/ipsec/file_changed"),
     message(event(), "gateway/resync/order"),
-    message(event(minion="master", signer=GW1, beacon="resync", condition="stop"), bus.ORDER),
+    message(event(minion="master", signer=GW1, beacon="resync", condition="stop"), bus.ORDER_TAG),
     message({"id": GW1}, "salt/minion/../start"), message({}, "salt/minion/web.elsewhere/start"),
     message({}, "salt/minion/laptop.winterthur/start"), message({}, f"salt/minion/{GW1}/{'x' * 1000}/start"),
     message({}, "salt/minion/\udcff/start".encode("utf-8", "surrogateescape").decode("latin-1")),
@@ -85,11 +85,11 @@ def test_a_started_minion_is_asked_and_not_a_thousand_times(sorter):
 
 def test_an_order_is_signed_fresh_and_followed_once(sorter):
     order = bus.order("stop", "bern", SECRET, "0011223344556677", 1)
-    assert sorter.sort(message(order, bus.ORDER), time.time()) == decide.Order("stop", "bern")
-    assert sorter.sort(message(order, bus.ORDER), time.time()) is None
+    assert sorter.sort(message(order, bus.ORDER_TAG), time.time()) == decide.Order("stop", "bern")
+    assert sorter.sort(message(order, bus.ORDER_TAG), time.time()) is None
     late = bus.order("now", "bern", SECRET, "8811223344556677", 1)
-    assert sorter.sort(message(late, bus.ORDER), time.time() + 120) is None
-    assert sorter.sort(message(bus.order("dance", "", SECRET, "99aabbccdd", 1), bus.ORDER), time.time()) is None
+    assert sorter.sort(message(late, bus.ORDER_TAG), time.time() + 120) is None
+    assert sorter.sort(message(bus.order("dance", "", SECRET, "99aabbccdd", 1), bus.ORDER_TAG), time.time()) is None
 
 
 def test_ten_thousand_forged_events_take_seconds_at_most(sorter):

@@ -1,4 +1,4 @@
-"""What is rolled out where and when: what happened, what is done about it."""
+"""What is rolled out where and when: events in, actions out."""
 from __future__ import annotations
 
 from typing import Any
@@ -17,7 +17,6 @@ from resync.decide import (
     Drifted,
     Inputs,
     Keep,
-    Machine,
     Order,
     Raise,
     Reconnected,
@@ -25,6 +24,7 @@ from resync.decide import (
     Returned,
     RolledOut,
     RollOut,
+    RolloutMachine,
     Say,
     Tick,
     Told,
@@ -37,12 +37,12 @@ SITE = "winterthur"
 
 
 class Master:
-    """A machine, its clock, what there is, and what it last did."""
+    """A RolloutMachine, its clock, its files, and its last actions."""
 
     def __init__(self, config: Config = CONFIG, kept: dict | None = None, sites: tuple[str, ...] = SITES) -> None:
         self.now = 1000.0
         self.shared, self.own = "tree", dict.fromkeys(sites, "a")
-        self.machine = Machine(config, self.now, kept)
+        self.machine = RolloutMachine(config, self.now, kept)
         self.done: list[Any] = []
         self.tell(Inputs(self.shared, self.own))
 
@@ -52,7 +52,7 @@ class Master:
         return self.work()
 
     def wait(self, seconds: float) -> list[Any]:
-        """As the engine does it: a look each half second."""
+        """As the engine does it: it looks at the files every half second."""
         done, until = [], self.now + seconds
         while self.now < until:
             self.now += 0.5
@@ -70,7 +70,7 @@ class Master:
         return [each for each in self.done if isinstance(each, (RollOut, Apply))]
 
     def sites(self) -> list[str]:
-        """Where something was begun."""
+        """The sites of the last roll-outs and repairs."""
         return [each.site for each in self.work()]
 
     def raised(self) -> list[tuple[str, str, bool]]:
@@ -163,7 +163,7 @@ def test_a_failed_first_site_stops_all_that_has_not_begun_and_says_so_once():
     master.end("basel", "failed", "the standby could not be applied")
     assert master.raised() == [("rollout_failed", "basel", False)]
     raised = next(each for each in master.done if isinstance(each, Raise))
-    assert raised.severity == "critical" and raised.cause == "4 more sites are not begun"
+    assert raised.severity == "critical" and raised.cause == "4 further sites are not started"
     assert master.wait(3600) == [] and master.raised() == []
     assert master.machine.status()["halted_by"] == "basel"
 
@@ -216,7 +216,7 @@ def test_a_failure_outlives_the_master():
     master.wait(3)
     master.end("basel", "failed")
     kept = [each for each in master.done if isinstance(each, Keep)][-1].state
-    again = Machine(CONFIG, 0.0, kept)
+    again = RolloutMachine(CONFIG, 0.0, kept)
     again.handle(Inputs(master.shared, master.own), 0.0)
     for site in SITES:
         again.handle(Told(site, {f"gw1.{site}": ("old", True)}), 1.0)
@@ -229,7 +229,7 @@ def test_a_failure_is_forgotten_when_its_reason_changed_while_the_master_was_awa
     master.wait(3)
     master.end("basel", "failed")
     kept = [each for each in master.done if isinstance(each, Keep)][-1].state
-    again = Machine(CONFIG, 0.0, kept)
+    again = RolloutMachine(CONFIG, 0.0, kept)
     again.handle(Inputs("another", master.own), 0.0)
     again.handle(Told("bern", {"gw-a.bern": ("old", True)}), 1.0)
     assert any(isinstance(each, RollOut) for each in again.handle(Tick(), 100.0))
@@ -246,7 +246,7 @@ def test_sites_that_do_not_answer_come_last():
 
 
 def refused() -> Master:
-    """One that has refused a site, and told it."""
+    """A master that has refused a site and raised the event."""
     master = Master()
     master.change(SITE)
     master.wait(3)
@@ -278,7 +278,7 @@ def test_what_was_told_of_a_refused_site_ends_where_a_person_says_go_before_it_i
 
 def test_what_was_told_ends_where_it_was_put_right_while_the_master_was_away():
     kept = [each for each in refused().done if isinstance(each, Keep)][-1].state
-    same = Master(kept=kept)      # with the site's file as it was before
+    same = Master(kept=kept)      # with the site's file unchanged
     same.tell(Told(SITE, {GW1: (same.number(), True), GW2: None}))
     assert same.raised() == [], "one of them did not answer"
     same.tell(Told(SITE, {GW1: (same.number(), True), GW2: (same.number(), True)}))
@@ -471,7 +471,7 @@ def test_what_a_repair_does_not_put_right_is_tried_again_and_told_in_the_end():
 
 
 def test_a_node_that_does_not_have_what_there_is_gets_it_by_a_roll_out():
-    """The present formula on the active node would be a change that the standby has never seen."""
+    """The formula could bring a change to the active node that the standby was not applied with."""
     master = Master()
     master.tell(DRIFT)
     master.end(SITE, "behind")
@@ -630,7 +630,7 @@ EVENT = st.one_of(
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(EVENT, st.floats(0, 400)), max_size=40))
 def test_nothing_raises_and_nothing_is_done_twice_at_a_site(events):
-    machine, now = Machine(CONFIG, 0.0), 0.0
+    machine, now = RolloutMachine(CONFIG, 0.0), 0.0
     machine.handle(Inputs("x", dict.fromkeys(SITES, "a")), 0.0)
     at_work: set[str] = set()
     for event, then in events:

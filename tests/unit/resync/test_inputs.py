@@ -1,4 +1,4 @@
-"""The number of what makes a site's nodes: what changes it, and what does not."""
+"""The number of a site's nodes: what changes it, and what does not."""
 from __future__ import annotations
 
 import os
@@ -16,7 +16,7 @@ from tests.conftest import TREE
 
 @pytest.fixture
 def tree(tmp_path):
-    """A small tree of old files with the shipped one's shape."""
+    """A small tree of old files, laid out like the shipped tree."""
     for name in ("salt/kernel", "salt/_modules", "agent", "pillar/sites", "pillar/secrets/issued",
                  "pillar/secrets/crls"):
         (tmp_path / name).mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_a_file_with_another_name_is_another(tree):
 
 
 def test_what_did_not_change_is_not_read_again(tree, monkeypatch):
-    monkeypatch.setattr(inputs, "RACY", -1.0)  # ctime can not be set back: these files are of this very moment
+    monkeypatch.setattr(inputs, "RACY_SECONDS", -1.0)  # ctime can not be set back: these files are new
     same = looks(tree)
     first = same.look()
     monkeypatch.setattr("builtins.open", lambda *_args: pytest.fail("read again"))
@@ -109,7 +109,7 @@ def test_names_that_are_no_sites_are_no_paths(tree):
 
 
 def test_it_goes_on_while_files_change(tree):
-    """A writer that never rests: no exception, and the right number once it does."""
+    """While a file is written all the time: no exception. Afterwards the right number."""
     same, stop = looks(tree), threading.Event()
 
     def write():
@@ -157,7 +157,7 @@ def test_no_secret_is_in_it(tree):
 
 
 def test_the_shipped_tree_is_looked_at_quickly():
-    """Once a second, by every master: a thousandth of that."""
+    """Every master does this once a second; it must take a thousandth of that."""
     same = Inputs([TREE / "salt"], [TREE / "pillar"])
     same.look()
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Work in processes of its own: what it says, that it ends, and what becomes of it when it does not."""
+"""Jobs in processes of their own: their results, their end, and what happens when one does not end."""
 from __future__ import annotations
 
 import os
@@ -39,7 +39,7 @@ def test_what_it_raises_is_said(jobs):
 
 def test_one_that_dies(jobs):
     jobs.start("a", lambda: os.kill(os.getpid(), signal.SIGKILL), 10, time.monotonic())
-    assert ended(jobs) == [("a", None, "it ended without a word")]
+    assert ended(jobs) == [("a", None, "it ended without a result")]
 
 
 def test_one_that_hangs_is_killed(jobs):

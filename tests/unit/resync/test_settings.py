@@ -1,4 +1,4 @@
-"""The master's configuration gateway_resync, and what the engine keeps on disk."""
+"""The master's configuration gateway_resync, and the engine's files on disk."""
 from __future__ import annotations
 
 import stat
@@ -23,7 +23,7 @@ def test_everything_can_be_said():
 
 
 @pytest.mark.parametrize(("given", "line"), [
-    ({"enabeld": True}, "enabeld: is unknown; there are enabled, dry_run"),
+    ({"enabeld": True}, "enabeld: is unknown; the keys are enabled, dry_run"),
     ({"enabled": "yes"}, "enabled: 'yes' is neither true nor false"),
     ({"parallel": 0}, "parallel: 0 is not between 1 and 100"),
     ({"parallel": True}, "parallel: True is not between"),
@@ -32,7 +32,7 @@ def test_everything_can_be_said():
     ({"without": 7}, "without: 7 is no list of sites"),
     ({"rank": 2}, "rank: 2 is not between 0 and 1"),
     ({"rank": 1}, "other: is missing"),
-    ([], "has to be a mapping"),
+    ([], "must be a mapping"),
 ])
 def test_a_mistake_leaves_it_off_and_is_said(given, line):
     its = settings.read(given)

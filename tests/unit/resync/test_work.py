@@ -1,4 +1,4 @@
-"""What Salt says of a roll-out, in the words that an alert takes; who is asked and who is left alone."""
+"""Salt's result of a roll-out in the words of an alert; which nodes are asked and which are not."""
 from __future__ import annotations
 
 import pytest
@@ -84,7 +84,7 @@ def test_a_failure_is_cut_to_what_an_event_takes():
     returned = {"ret": {GW2: {f"a_|-{number}_|-b_|-c": {"result": False, "comment": "x" * 5000}
                               for number in range(50)}}}
     _, why = outcome(orchestrated(state("standby_applied", 0, False, changes=returned)))
-    assert len(why) <= work.LONGEST and why.endswith("the active node was not touched")
+    assert len(why) <= work.MAX_REASON_CHARACTERS and why.endswith("the active node was not touched")
 
 
 @pytest.mark.parametrize(("states", "lines"), [
@@ -107,7 +107,7 @@ def test_differences_say_what_is_where():
 
 
 class Pair(Hands):
-    """Two nodes that answer from here."""
+    """Two nodes whose answers the test gives."""
 
     def __init__(self, accepted=(GW1, GW2, "laptop.winterthur", "gw-a.bern"), after=(), **of) -> None:
         super().__init__({"pillar_roots": {"base": [str(TREE / "pillar")]}, "ret_port": 4506}, after)
@@ -176,7 +176,7 @@ def test_by_hand_is_done_whatever_the_nodes_have():
 
 
 def answers(monkeypatch, said) -> list:
-    """What the nodes return: `said(minions, function)`. What was asked for is in the list."""
+    """Answers with `said(minions, function)`. The list has the questions."""
     asked = []
 
     class Client:
@@ -223,7 +223,7 @@ def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
 
 
 def test_a_job_is_of_one_function_and_who_is_silent_is_not_asked_again(monkeypatch):
-    """A job of several keeps states from being applied as long as it runs."""
+    """While a job of several functions runs, no state can be applied."""
     asked = answers(monkeypatch, lambda _, function: (
         {GW1: "", GW2: False} if function == "heartbeat.role" else {GW1: {"inputs": ""}}))
     hands = Hands({"pillar_roots": {}, "ret_port": 4506})

@@ -1,4 +1,4 @@
-"""What the operator asks about alerts, without a master."""
+"""The runner alerts, without a master."""
 from __future__ import annotations
 
 import shutil
@@ -8,7 +8,7 @@ import pytest
 import salt.config
 
 from alerts import files
-from alerts.incidents import Machine
+from alerts.incidents import IncidentMachine
 from tests.conftest import TREE, load_module
 from tests.unit.alerts.events import made
 
@@ -59,7 +59,7 @@ def test_status_has_an_exit_status(runner, changed, words):
 
 def test_open_tells_in_words_what_is_wrong(runner):
     assert runner.open_() == []
-    machine, now = Machine(), time.time()
+    machine, now = IncidentMachine(), time.time()
     machine.take(now, made(1))
     machine.take(now, made(1, minion="gw-a.bern", condition="bond_down", severity="critical"))
     machine.take(now, made(2, recovered=True))

@@ -1,4 +1,4 @@
-"""Lists of other authorities: what is fetched, what is refused with nothing changed, and what else is in the file."""
+"""Lists of other authorities: what is fetched, what is refused, and that the rest of the file stays."""
 from __future__ import annotations
 
 import functools
@@ -27,13 +27,13 @@ DOWNLOAD, RENDER = RUNNER._download, salt.loader.render
 
 @functools.cache
 def renderers() -> object:
-    """Salt's own, found once."""
+    """Salt's renderers, loaded once."""
     return RENDER(salt.config.DEFAULT_MASTER_OPTS, {})
 
 
 @pytest.fixture
 def lists(tmp_path, monkeypatch):
-    """The runner on a master where winterthur has a certificate of AUTHORITY; `.served` is what is at URL."""
+    """The runner on a master where winterthur has a certificate of AUTHORITY; `.served` is the answer of URL."""
     runner = RUNNER
     runner.pillar = tmp_path / "pillar"
     shutil.copytree(TREE / "pillar", runner.pillar, ignore=shutil.ignore_patterns("issued", "crls"))
@@ -96,7 +96,7 @@ def test_what_this_masters_own_authority_has_there_stays(lists):
     (lambda: b"<html>not found</html>", "is no readable certificate revocation list"),
     (lambda: der(AUTHORITY.crl(number=9))[:-40], "is no readable certificate revocation list"),
     (lambda: der(AUTHORITY.crl(number=9, end=-DAY / 2)), "is stale: the next list was due on"),
-    (lambda: der(Authority("Test CA").crl(number=9)), 'is not signed by "CN=Test CA", in whose name it is'),
+    (lambda: der(Authority("Test CA").crl(number=9)), 'is not signed by "CN=Test CA", which it names as its issuer'),
     (lambda: der(Authority("Other CA").crl(number=9)), 'is from "CN=Other CA", which is no authority of the site'),
     (lambda: der(AUTHORITY.crl(number=6)), "is number 6 of"),
     (lambda: der(AUTHORITY.crl(number=7, start=-2 * DAY)), "and number 7 of"),
@@ -115,7 +115,8 @@ def test_a_bad_one_is_one_line_and_changes_nothing(lists, served, expected):
 
 @pytest.mark.parametrize(("words", "expected"), [
     (("../x", "ca", URL), "is no site's name"), (("basel", "ca", URL), "sites/basel.sls is under none of"),
-    (("winterthur", "a b", URL), "can be no list's name"), (("winterthur", "../x", URL), "can be no list's name"),
+    (("winterthur", "a b", URL), "is not a valid name for a list"),
+    (("winterthur", "../x", URL), "is not a valid name for a list"),
     (("winterthur", "gateway-authority", URL), "is this master's own authority"),
     (("bern", "ca", URL), "bern has no certificate in pillar")])
 def test_wrong_words(lists, words, expected):
@@ -157,7 +158,7 @@ GOOD = der(AUTHORITY.crl(number=7))
 
 @pytest.fixture
 def server():
-    """A web server; by path, the status, how long it says the answer is, and what it sends."""
+    """A web server; by path, the status, the length that it announces, and what it sends."""
     answers = {"/list": (200, 4, b"list"), "/cut": (200, 9, b"list"), "/gone": (404, 0, b""),
                "/large": (200, 99, b"x" * 99)}
 
@@ -180,7 +181,7 @@ def server():
 
 def test_the_way_to_it(lists, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(lists, "_LARGEST", 50)
+    monkeypatch.setattr(lists, "_MAX_LIST_BYTES", 50)
     assert DOWNLOAD(f"{server}/list") == b"list"
     for url, expected in {f"{server}/cut": "broke off|IncompleteRead", f"{server}/gone": "answered 404 Not Found",
                           f"{server}/large": "has more than", "file:///etc/passwd": "no URL that begins with http",

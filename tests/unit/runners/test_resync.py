@@ -1,4 +1,4 @@
-"""What people ask of resync, without an engine: it says so, and does not wait for ever."""
+"""The runner resync without an engine: it reports that, and does not wait for ever."""
 from __future__ import annotations
 
 import subprocess
@@ -31,7 +31,7 @@ def test_an_engine_that_never_ran(runner):
 def test_an_engine_that_has_ended(runner, monkeypatch):
     files.write_status(runner.folder, {"enabled": True, "queue": {}})
     assert runner.status() == {"engine": "running", "queue": {}, "retcode": 0}
-    monkeypatch.setattr(files, "STALE", -1)
+    monkeypatch.setattr(files, "STALE_SECONDS", -1)
     assert runner.status() == {"engine": "not running", "retcode": 1}
 
 
@@ -60,7 +60,7 @@ def test_nodes_by_their_numbers(runner, monkeypatch):
 
 @pytest.mark.parametrize("name", ["alerts.status", "resync.status"])
 def test_salt_itself_loads_the_runners_that_are_called_like_the_packages(tmp_path, name):
-    """In a process of its own, as `salt-run` is: what pytest has imported already would hide it."""
+    """In a process of its own, like `salt-run`: imports of pytest would hide a failure."""
     script = ("import salt.config, salt.loader, sys; opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {'runner_dirs': "
               "[sys.argv[1]], 'cachedir': sys.argv[2], 'extension_modules': sys.argv[2], 'root_dir': sys.argv[2]}; "
               "print(sys.argv[3] in salt.loader.runner(dict(opts)))")
