@@ -23,7 +23,7 @@ import yaml
 from cryptography import x509
 
 from lab.identities import EncryptedPillar
-from lab.topology import TREE
+from lab.topology import EXAMPLES, TREE
 
 
 def _runner(folder: Path) -> ModuleType:
@@ -32,6 +32,7 @@ def _runner(folder: Path) -> ModuleType:
     runner = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(runner)
     shutil.copytree(TREE / "pillar", folder / "pillar", ignore=shutil.ignore_patterns("issued", "crls"))
+    shutil.copytree(EXAMPLES, folder / "pillar/sites", dirs_exist_ok=True)
     for file in (folder / "pillar/secrets").glob("*.sls"):
         file.unlink()
     EncryptedPillar(folder / "gpg")

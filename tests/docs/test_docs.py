@@ -6,7 +6,6 @@ import base64
 import functools
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lab.identities import EncryptedPillar
-from tests.conftest import TREE, load_module
+from tests.conftest import TREE, copy_pillar, load_module
 from tests.unit.modules.test_certs import Authority
 
 DOCUMENTS = sorted([TREE / "README.md", TREE / "CHANGELOG.md", *(TREE / "docs").glob("*.md"),
@@ -154,7 +153,7 @@ def test_the_commands_of_certificates_md_do_what_it_says(tmp_path, monkeypatch, 
     settings = {key: value for block in blocks(text, "yaml") for key, value in yaml.safe_load(block).items()}
     keyring, pillar = tmp_path / "keys", tmp_path / "pillar"
     EncryptedPillar(keyring)
-    shutil.copytree(TREE / "pillar", pillar, ignore=shutil.ignore_patterns("issued", "crls"))
+    copy_pillar(pillar)
     (pillar / "secrets/winterthur.sls").write_text("gateway_secrets: {heartbeat: {key: 0123456789abcdef}}\n")
     runners = {name: load_module(f"_runners/{name}.py") for name in ("authority", "gateway", "lists")}
     other = Authority("Example CA")          # another authority, whose list is at the URL

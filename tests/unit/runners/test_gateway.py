@@ -1,12 +1,10 @@
 """The runner: all sites checked, a client's file, the reference."""
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import salt.config
 
-from tests.conftest import TREE, load_module
+from tests.conftest import TREE, copy_pillar, load_module
 
 SECRETS = """\
 gateway_secrets:
@@ -19,7 +17,7 @@ gateway_secrets:
 def master(tmp_path, monkeypatch):
     """The runner on a master that has a copy of the tree's pillar, secrets included; `.pillar` is the copy."""
     pillar = tmp_path / "pillar"
-    shutil.copytree(TREE / "pillar", pillar)
+    copy_pillar(pillar)
     for name in ("bern", "winterthur"):
         (pillar / f"secrets/{name}.sls").write_text(SECRETS)
     opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
