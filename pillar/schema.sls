@@ -173,8 +173,9 @@ gateway_schema:
                       about: "The networks behind it. Required for site-to-site.",
                       counterpart: "`rightsubnet`, `rightsubnets` in ipsec.conf"}
         subject: {type: subject,
-                 about: "Whose certificates get in besides the persons', by their subject: all parts of it, in any order, `*`
-                   for any value. Left out: everybody who has a certificate of the gateway's own authority. Needs IKEv2.",
+                 about: "Whose certificates get in besides the persons', by their subject: all parts of it, in any
+                   order, `*` for any value. Left out: everybody who has a certificate of the gateway's own authority.
+                   Needs IKEv2.",
                  counterpart: "`rightid` in ipsec.conf"}
         pool: {type: list, of: pool, default: [],
                about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.",
@@ -184,10 +185,10 @@ gateway_schema:
           names: person
           of: {type: list, of: address}
           default: {}
-          about: "Roadwarriors with an inner address of their own, by the name in their certificate: the same one on both
-            nodes, so that connections inside the tunnel outlive a takeover. Without one, it may be that nothing passes
-            the tunnel of a Libreswan client after a takeover. With persons and without a pool nobody else is let in. Needs
-            IKEv2."
+          about: "Roadwarriors with an inner address of their own, by the name in their certificate: the same one on
+            both nodes, so that connections inside the tunnel outlive a takeover. Without one, it may be that nothing
+            passes the tunnel of a Libreswan client after a takeover. With persons and without a pool nobody else is let
+            in. Needs IKEv2."
           counterpart: "a `conn` with `rightid` and a `rightaddresspool` of one address in ipsec.conf"
         dns: {type: list, of: address, default: [],
               about: "Name servers for the roadwarriors. Needs a pool or persons.",
@@ -250,8 +251,8 @@ gateway_schema:
                role"}
           paper:
             {agent: false, keepalive: 2, deadtime: 10, initdead: 120,
-             about: "the paper's own, decided by heartbeat's scripts: a short stall is not taken for a crash, and a crash
-               is noticed after 10 s"}
+             about: "the paper's own, decided by heartbeat's scripts: a short stall is not taken for a crash, and a
+               crash is noticed after 10 s"}
         default: default
         about: "The timing in one word, and with it who decides: the role agent, or in `paper` heartbeat's own scripts;
           each of the five times below overrides the profile's."
@@ -302,8 +303,8 @@ gateway_schema:
                        counterpart: "`failback_delay` in agent.json"}
       compare: {type: bool, default: false,
                 about: "Whether a node that has booted must be compared with the master before a planned move gives it
-                  the role. For masters whose engine gateway_resync is on, or where somebody applies after each boot. Not
-                  in `paper`.",
+                  the role. For masters whose engine gateway_resync is on, or where somebody applies after each boot.
+                  Not in `paper`.",
                 counterpart: "`compare` in agent.json"}
       fence:
         optional: true
