@@ -2,18 +2,18 @@
 What the master adds to a gateway's pillar
 ==========================================
 
-For the nodes of the sites in pillar, each its own, and nothing for any other minion: the same rule on the minion's id
-as in ``pillar/top.sls``.
+Each node of a site in pillar gets its own values, and any other minion gets nothing. The rule on the minion's id is the
+same as in ``pillar/top.sls``.
 
 ``gateway_event_key``
     The key with which it signs its events (``alerts/authentic.py``).
 ``gateway_inputs``
-    The digest of everything that makes it what it is (``resync/inputs.py``). A node notes it when it has applied all of
-    it (``drift.inputs``), so the master can tell, at any later time, whether that node missed a change
-    (docs/resync.md). It discloses nothing: secrets go into it encrypted.
+    The digest of everything that a node is made of (``resync/inputs.py``). A node records it when it has applied all of
+    it (``drift.inputs``), so the master can tell at any later time whether that node missed a change (docs/resync.md).
+    It discloses nothing: secrets go into it encrypted.
 ``gateway_tree``
-    The part of it that all sites have: the file tree, and pillar of all. A node that was made of the same tree has its
-    modules already.
+    The part of it that is the same for all sites: the file tree, and the pillar that all sites have. A node that was
+    made of the same tree has its modules already.
 
 Master's configuration (``etc/salt/master.d/gateway.conf``)::
 
@@ -27,7 +27,7 @@ import sys
 import time
 from pathlib import Path
 
-# At the end: nothing of the tree shadows what is installed.
+# At the end of the path, so that nothing in the tree hides an installed package.
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
 from alerts import authentic  # noqa: E402
@@ -42,11 +42,11 @@ def __virtual__() -> str:
 
 def ext_pillar(minion_id: str, pillar: dict, *_args: object, **_kwargs: object) -> dict:
     """
-    What is laid over a minion's pillar.
+    What is added to a minion's pillar.
 
     Args:
-        minion_id: authenticated by the master.
-        pillar: what it has so far; not looked at.
+        minion_id: the minion's id, which the master has authenticated.
+        pillar: what the minion has so far; not used.
 
     Returns:
         ``gateway_event_key``, ``gateway_inputs`` and ``gateway_tree``, hexadecimal texts; nothing for a minion that is
@@ -63,5 +63,5 @@ def ext_pillar(minion_id: str, pillar: dict, *_args: object, **_kwargs: object) 
 
 @functools.cache
 def _of(file_roots: tuple[str, ...], pillar_roots: tuple[str, ...]) -> tuple[authentic.Sites, inputs.Inputs]:
-    """One for the life of the process, so that a file is read when it has changed."""
+    """One of each for the life of the process: a file is read again only when it has changed."""
     return authentic.Sites(list(pillar_roots)), inputs.Inputs(file_roots, pillar_roots)

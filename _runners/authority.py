@@ -13,9 +13,9 @@ In the authority's folder (0700, never under a file server's root), all files 06
 
 =====================  =======================================================================================
 ``authority.pem``      its certificate
-``authority.key.gpg``  its key, encrypted to the master's gpg key: pillar's secrets are no better protected
+``authority.key.gpg``  its key, encrypted to the master's gpg key, like the secrets in pillar
 ``journal.jsonl``      what was issued, revoked and published: a JSON object a line, only ever appended to
-``bundles/SITE/``      for each roadwarrior a folder to hand over, and beside it NAME.passphrase
+``bundles/SITE/``      for each roadwarrior a folder NAME to hand over, and beside it NAME.passphrase
 =====================  =======================================================================================
 
 The master's configuration may say, each with its default::
@@ -31,8 +31,8 @@ The master's configuration may say, each with its default::
       crl_days: 30               # how long a revocation list holds: publish one more often than that
       renew_days: 30
 
-Certificates are made with ``cryptography`` and not with Salt's x509_v2: that wants a private key or a passphrase as an
-argument, or in a file in clear, and has neither PKCS#12 with a chain nor an index.
+Certificates are made with ``cryptography`` and not with Salt's x509_v2: that takes a private key or a passphrase only
+as an argument or in a clear-text file, and has neither PKCS#12 with a chain nor an index.
 """
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jinja2
 import salt.utils.path
@@ -66,6 +66,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -74,56 +75,61 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     pkcs12,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from salt.exceptions import SaltRunnerError
 
 __virtualname__ = "authority"
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, str | int] = {
     "folder": "/etc/salt/gateway-authority", "gpg_recipient": "", "organization": "", "key": "ec256",
     "authority_days": 3650, "gateway_days": 730, "roadwarrior_days": 365, "crl_days": 30, "renew_days": 30,
 }
 _KEYS = {"ec256": ("ec", 256), "ec384": ("ec", 384), "rsa2048": ("rsa", 2048), "rsa3072": ("rsa", 3072),
          "rsa4096": ("rsa", 4096)}
-# One DNS label: it becomes the first of the person's name in the certificate. With no dot it is no gateway's name.
+# One DNS label: the first one of the person's name in the certificate. Without a dot it can not be a gateway's name.
 _PERSON = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
-# RFC 5280, 5.3.1, but for those that say something about an authority or take a revocation back
+# RFC 5280, 5.3.1, without the reasons about an authority and the one that takes a revocation back
 _REASONS = ("unspecified", "key_compromise", "affiliation_changed", "superseded", "cessation_of_operation",
             "privilege_withdrawn")
 _IPSEC_IKE = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17")  # RFC 4945, 5.1.3.12
 _BACKDATED = datetime.timedelta(minutes=10)  # a client's clock may be slow
 _NAME_IN_PILLAR = "gateway-authority"
 # The passphrase has 160 random bits, so there is nothing for more rounds to slow down.
-_ROUNDS = 2048
+_KDF_ROUNDS = 2048
+
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+_Entry = dict[str, Any]         # a line of the journal, as JSON has it
 
 
 class _Authority(NamedTuple):
-    """What signs."""
+    """The authority, with what it signs with."""
 
     folder: Path
-    certificate: Any
-    key: Any
+    certificate: x509.Certificate
+    key: _Key
 
 
 class _Issued(NamedTuple):
-    """A certificate with its key, on its way out."""
+    """A certificate that was just issued, with its key and its line for the journal."""
 
-    key: Any
-    certificate: Any
-    record: dict[str, Any]
+    key: _Key
+    certificate: x509.Certificate
+    record: _Entry
 
 
 # what an operator calls
 
 
-def create(name: str = "Gateway authority") -> dict:
+def create(name: str = "Gateway authority") -> dict[str, Any]:
     """
-    Make the authority: its key, encrypted to the master's gpg key, and its certificate. Once.
+    Make the authority, once: its key, encrypted to the master's gpg key, and its certificate.
 
     Args:
         name: what its certificate is called (CN).
 
     Returns:
-        ``certificate`` (its facts), ``folder``; or ``mistakes`` and ``retcode`` 1, as everything here.
+        ``certificate`` (its facts), ``folder``. When something is wrong, this function and all others here return
+        ``mistakes``, a line each, and ``retcode`` 1 instead.
 
     CLI Example:
 
@@ -134,9 +140,9 @@ def create(name: str = "Gateway authority") -> dict:
     return _told(_create, name)
 
 
-def issue_gateway(site: str) -> dict:
+def issue_gateway(site: str) -> dict[str, Any]:
     """
-    A certificate for a site's gateway, the same for both nodes, into the site's pillar: pillar/secrets/issued/SITE.sls.
+    Issue a site's gateway certificate, the same for both nodes, into the site's pillar: pillar/secrets/issued/SITE.sls.
 
     Args:
         site: the site's name; its ``identity:id`` and its external virtual addresses become the certificate's names.
@@ -153,20 +159,21 @@ def issue_gateway(site: str) -> dict:
     return _told(_issue_gateway, site)
 
 
-def issue_roadwarrior(site: str, name: str | list[str], connection: str | None = None, version: str = "5.2") -> dict:
+def issue_roadwarrior(site: str, name: str | list[str], connection: str | None = None,
+                      version: str = "5.2") -> dict[str, Any]:
     """
-    A certificate for a person, and a folder with all that is needed to connect; see docs/certificates.md.
+    Issue a person's certificate, and make a folder with all that is needed to connect; see docs/certificates.md.
 
     Args:
         site: the site's name.
-        name: the person's, or the device's: a-z, 0-9 and hyphens. A list of them, too.
+        name: the person's or the device's: a-z, 0-9 and hyphens. Or a list of such names.
         connection: the name of one of the site's roadwarrior connections; left out, the first.
-        version: Libreswan's on the client, for those who use that.
+        version: of Libreswan on the client, if the client is Libreswan.
 
     Returns:
-        ``issued``: by name ``certificate``, ``bundle`` (the folder) and ``passphrase`` (the path of its file). Where
-        one of that name was revoked before, also what :func:`crl` returns: with the new list the gateways know that
-        this person may stay.
+        ``issued``: by name ``certificate``, ``bundle`` (the folder) and ``passphrase`` (the path of its file). Where a
+        certificate of that name was revoked before, also what :func:`crl` returns: by the new list the gateways know
+        that this person may stay.
 
     CLI Example:
 
@@ -178,17 +185,17 @@ def issue_roadwarrior(site: str, name: str | list[str], connection: str | None =
     return _told(_issue_roadwarriors, site, [name] if isinstance(name, str) else name, connection, str(version))
 
 
-def renew(site: str | None = None, days: int | None = None) -> dict:
+def renew(site: str | None = None, days: int | None = None) -> dict[str, Any]:
     """
-    New certificates, with new keys, for what expires soon and is neither revoked nor renewed already.
+    Issue new certificates, with new keys, for those that expire soon and are neither revoked nor renewed already.
 
     Args:
         site: the site's name; left out, all.
         days: how soon; left out, ``renew_days`` of the master's configuration.
 
     Returns:
-        ``renewed``: by site, by name what :func:`issue_gateway` and :func:`issue_roadwarrior` return. The old ones are
-        good until they expire.
+        ``renewed``: by site, by name what :func:`issue_gateway` and :func:`issue_roadwarrior` return. The old
+        certificates are valid until they expire.
 
     CLI Example:
 
@@ -200,7 +207,7 @@ def renew(site: str | None = None, days: int | None = None) -> dict:
     return _told(_renew, site, days)
 
 
-def revoke(site: str, name: str, reason: str = "unspecified") -> dict:
+def revoke(site: str, name: str, reason: str = "unspecified") -> dict[str, Any]:
     """
     Revoke all certificates of a person, or all but the newest of a gateway, and publish the list.
 
@@ -211,7 +218,8 @@ def revoke(site: str, name: str, reason: str = "unspecified") -> dict:
             privilege_withdrawn.
 
     Returns:
-        ``revoked`` (serial numbers), ``written`` and ``next``. The gateways know after the `state.apply` in ``next``.
+        ``revoked`` (serial numbers), ``written`` and ``next``. The gateways get the list by the `state.apply` in
+        ``next``.
 
     CLI Example:
 
@@ -222,7 +230,7 @@ def revoke(site: str, name: str, reason: str = "unspecified") -> dict:
     return _told(_revoke, site, name, reason)
 
 
-def crl(site: str | None = None) -> dict:
+def crl(site: str | None = None) -> dict[str, Any]:
     """
     Publish a new revocation list, with a higher number and a new date: pillar/secrets/crls/SITE.sls.
 
@@ -241,9 +249,9 @@ def crl(site: str | None = None) -> dict:
     return _told(_crl, [site] if site else None)
 
 
-def list_(site: str | None = None) -> dict:
+def list_(site: str | None = None) -> dict[str, Any]:
     """
-    What was issued, newest first, and until when it is good, in words.
+    What was issued, newest first, and until when it is valid, in words.
 
     Args:
         site: the site's name; left out, all.
@@ -260,8 +268,8 @@ def list_(site: str | None = None) -> dict:
 __func_alias__ = {"list_": "list"}
 
 
-def _told(function: Callable[..., dict], *args: Any) -> dict:
-    """A function's result with a return code; or its mistake, in a line."""
+def _told(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Call a function. Gives its result with return code 0, or its mistakes, a line each, with return code 1."""
     try:
         found = function(*args) | {"retcode": 0}
     except SaltRunnerError as error:
@@ -270,23 +278,24 @@ def _told(function: Callable[..., dict], *args: Any) -> dict:
         # Only what the system says: the path and why.
         found = {"mistakes": [f"authority: {error.filename or 'a file'}: {error.strerror}; "
                               "`authority.list` says what was issued before"], "retcode": 1}
-    # Raised out of here, salt-run would show a traceback.
+    # An exception that leaves this function makes salt-run print a traceback.
     __context__["retcode"] = found["retcode"]
     return found
 
 
 def _refuse(text: str) -> SaltRunnerError:
+    """The error with this text, on one line."""
     return SaltRunnerError(f"authority: {' '.join(text.split())}")
 
 
 # what they do
 
 
-def _create(name: str) -> dict:
+def _create(name: str) -> dict[str, Any]:
     folder = _folder(make=True)
     with _locked(folder):
         if any((folder / file).exists() for file in ("authority.pem", "authority.key.gpg", "journal.jsonl")):
-            raise _refuse(f"there is one in {folder} already; every certificate of its would be lost with it")
+            raise _refuse(f"there is one in {folder} already; with a second one every certificate of the first is lost")
         key, subject = _new_key(_policy("key")), _subject(name, None)
         now = _now()
         certificate = (
@@ -303,20 +312,20 @@ def _create(name: str) -> dict:
         _write(folder / "authority.pem", certificate.public_bytes(Encoding.PEM))
         _note(folder, [_record("authority", "", name, certificate)])
     return {"certificate": _facts(certificate), "folder": str(folder),
-            "next": f"keep a copy of {folder} and of the gpg keyring where this machine is not"}
+            "next": f"keep a copy of {folder} and of the gpg keyring on another machine"}
 
 
-def _issue_gateway(site: str) -> dict:
+def _issue_gateway(site: str) -> dict[str, Any]:
     with _opened() as authority:
         return _new_gateway(authority, site)
 
 
-def _new_gateway(authority: _Authority, site: str) -> dict:
+def _new_gateway(authority: _Authority, site: str) -> dict[str, Any]:
     settings = _settings(site)
     nickname, identity = settings["identity"]["certificate"], settings["identity"]["id"]
     _refuse_handwritten(site, nickname)
-    names = [x509.DNSName(identity)]
-    # Windows looks for the address it was told to call.
+    names: list[x509.GeneralName] = [x509.DNSName(identity)]
+    # Windows looks for the address that it connects to.
     names += [x509.IPAddress(ipaddress.ip_address(each["address"])) for each in settings["virtual"]
               if each["side"] == "external"]
     issued = _issue(authority, "gateway", site, identity, names)
@@ -330,17 +339,17 @@ def _new_gateway(authority: _Authority, site: str) -> dict:
     return {"certificate": _facts(issued.certificate), "written": written, "next": _apply(site)}
 
 
-def _issue_roadwarriors(site: str, names: list[str], connection: str | None, version: str) -> dict:
+def _issue_roadwarriors(site: str, names: list[str], connection: str | None, version: str) -> dict[str, Any]:
     with _opened() as authority:
         issued = _new_roadwarriors(authority, site, names, connection, version)
         journal = _journal(authority.folder)
         back = any(each["revoked"] and each["name"] in issued for each in _certificates(journal, site))
-        # Else each state.apply would end the tunnel of a person of that name.
+        # Without a new list each state.apply would end the tunnel of a person of that name.
         return {"issued": issued, **(_publish(authority, [site]) if back else {})}
 
 
 def _new_roadwarriors(authority: _Authority, site: str, names: list[str], connection: str | None,
-                      version: str) -> dict[str, dict]:
+                      version: str) -> dict[str, dict[str, Any]]:
     wrong = [name for name in names if not isinstance(name, str) or not re.fullmatch(_PERSON, name)]
     if wrong or not names:
         raise _refuse(f"{wrong[0]!r} can be no roadwarrior's name: at most 40 of a-z, 0-9 and hyphens" if wrong
@@ -351,7 +360,7 @@ def _new_roadwarriors(authority: _Authority, site: str, names: list[str], connec
                      [x509.DNSName(f"{name}.{settings['identity']['id']}")]) for name in names]
     for each in issued:
         each.record["connection"], each.record["version"] = its["name"], version
-    # First it is known what was issued, then it goes out: what nobody knows of can not be revoked.
+    # The journal first, then the bundles: a certificate that is in no journal can not be revoked.
     _note(authority.folder, [each.record for each in issued])
     found = {}
     for each in issued:
@@ -365,9 +374,9 @@ def _new_roadwarriors(authority: _Authority, site: str, names: list[str], connec
     return found
 
 
-def _renew(site: str | None, days: int | None) -> dict:
+def _renew(site: str | None, days: int | None) -> dict[str, Any]:
     limit = _now() + datetime.timedelta(days=_policy("renew_days") if days is None else int(days))
-    renewed: dict[str, dict] = {}
+    renewed: dict[str, dict[str, Any]] = {}
     with _opened() as authority:
         due = [each for each in _holders(_journal(authority.folder), site)
                if not each["revoked"] and _date(each["not_after"]) < limit]
@@ -380,7 +389,7 @@ def _renew(site: str | None, days: int | None) -> dict:
     return {"renewed": renewed}
 
 
-def _revoke(site: str, name: str, reason: str) -> dict:
+def _revoke(site: str, name: str, reason: str) -> dict[str, Any]:
     code = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", str(reason)).lower()
     if code not in _REASONS:
         raise _refuse(f"reason={reason} is none of {', '.join(_REASONS)}")
@@ -403,13 +412,13 @@ def _revoke(site: str, name: str, reason: str) -> dict:
     return {"revoked": [each["serial"] for each in live], **published}
 
 
-def _crl(wanted: list[str] | None) -> dict:
+def _crl(wanted: list[str] | None) -> dict[str, Any]:
     with _opened() as authority:
         return _publish(authority, wanted)
 
 
-def _publish(authority: _Authority, wanted: list[str] | None) -> dict:
-    """A new revocation list into the pillar of sites."""
+def _publish(authority: _Authority, wanted: list[str] | None) -> dict[str, Any]:
+    """Put a new revocation list into the pillar of some sites; None: of all that have a certificate."""
     journal = _journal(authority.folder)
     sites = sorted({each["site"] for each in _certificates(journal, None)} & set(_tree().sites()))
     if wanted is not None:
@@ -438,7 +447,7 @@ def _publish(authority: _Authority, wanted: list[str] | None) -> dict:
 
 
 def _revocation_list(authority: _Authority, number: int, now: datetime.datetime, next_update: datetime.datetime,
-                     entries: list[dict[str, Any]]) -> Any:
+                     entries: list[_Entry]) -> x509.CertificateRevocationList:
     revoked = []
     for each in entries:
         builder = (x509.RevokedCertificateBuilder().serial_number(int(each["serial"], 16))
@@ -447,21 +456,22 @@ def _revocation_list(authority: _Authority, number: int, now: datetime.datetime,
             flag = getattr(x509.ReasonFlags, each["revoked"]["reason"])
             builder = builder.add_extension(x509.CRLReason(flag), critical=False)
         revoked.append(builder.build())
-    # All at once: added one by one, each would copy those before.
+    # All at once: when they are added one by one, each call copies all those before.
     return (x509.CertificateRevocationListBuilder(
         issuer_name=authority.certificate.subject, last_update=now, next_update=next_update,
         revoked_certificates=revoked)
         .add_extension(x509.CRLNumber(number), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.certificate.public_key()),
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
                        critical=False)
         .sign(authority.key, _hash(authority.key)))
 
 
-def _expelled(journal: list[dict[str, Any]], site: str) -> list[dict[str, Any]]:
+def _expelled(journal: list[_Entry], site: str) -> list[dict[str, Any]]:
     """
-    Whose tunnels have to end, for the gateways: a list names serial numbers, a tunnel shows a name.
+    Whose tunnels the gateways have to end: a list names serial numbers, a tunnel shows a name.
 
-    ``again``: has a new certificate since, and may stay with a tunnel that is younger than the revocation (``at``).
+    ``again``: this person got a new certificate since, and may stay with a tunnel that is younger than the revocation
+    (``at``).
     """
     found: dict[str, dict[str, Any]] = {}
     for each in _certificates(journal, site):
@@ -476,7 +486,7 @@ def _expelled(journal: list[dict[str, Any]], site: str) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def _list(site: str | None) -> dict:
+def _list(site: str | None) -> dict[str, Any]:
     folder = _folder()
     journal = _journal(folder)
     newest = {(each["site"], each["name"]): each["serial"] for each in _certificates(journal, site)}
@@ -492,7 +502,7 @@ def _list(site: str | None) -> dict:
             "certificates": rows}
 
 
-def _in_words(each: dict[str, Any], newest: str) -> str:
+def _in_words(each: _Entry, newest: str) -> str:
     if each["revoked"]:
         return f"revoked on {each['revoked']['at'][:10]} ({each['revoked']['reason'].replace('_', ' ')})"
     renewed = "" if each["serial"] == newest else "; a newer one was issued"
@@ -512,17 +522,17 @@ def _expiry(date: str, ahead: str = "valid for ", gone: str = "expired ") -> str
 # certificates
 
 
-def _issue(authority: _Authority, profile: str, site: str, name: str, names: list[Any]) -> _Issued:
-    """A new key with its certificate: the signing policy is here."""
+def _issue(authority: _Authority, profile: str, site: str, name: str, names: list[x509.GeneralName]) -> _Issued:
+    """Make a key and its certificate. The signing policy is here."""
     key, now = _new_key(_policy("key")), _now()
     until = min(now + datetime.timedelta(days=_policy(f"{profile}_days")), authority.certificate.not_valid_after_utc)
     if authority.certificate.not_valid_after_utc < now + datetime.timedelta(days=1):
         raise _refuse(f"it expires on {authority.certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC and can issue "
                       "nothing any more; make a new one in another folder, and new certificates for everyone")
     own = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    # Apple's and Windows' clients ask for serverAuth in the gateway's. A roadwarrior's can not be a server's.
-    uses = {"gateway": [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH, _IPSEC_IKE],
-            "roadwarrior": [x509.ExtendedKeyUsageOID.CLIENT_AUTH, _IPSEC_IKE]}
+    # Apple's and Windows' clients ask for serverAuth in the gateway's certificate. A roadwarrior can not be a server.
+    uses = {"gateway": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH, _IPSEC_IKE],
+            "roadwarrior": [ExtendedKeyUsageOID.CLIENT_AUTH, _IPSEC_IKE]}
     certificate = (
         x509.CertificateBuilder().subject_name(_subject(name, site)).issuer_name(authority.certificate.subject)
         .public_key(key.public_key()).serial_number(_serial()).not_valid_before(now - _BACKDATED)
@@ -537,23 +547,24 @@ def _issue(authority: _Authority, profile: str, site: str, name: str, names: lis
     return _Issued(key, certificate, _record(profile, site, name, certificate))
 
 
-def _new_key(kind: str) -> Any:
+def _new_key(kind: str) -> _Key:
     if kind not in _KEYS:
         raise _refuse(f"gateway_authority:key in the master's configuration is {kind}; give one of {', '.join(_KEYS)}")
-    make = {"ec": salt.utils.x509.generate_ec_privkey, "rsa": salt.utils.x509.generate_rsa_privkey}
+    make: dict[str, Callable[[int], _Key]] = {
+        "ec": salt.utils.x509.generate_ec_privkey, "rsa": salt.utils.x509.generate_rsa_privkey}
     return make[_KEYS[kind][0]](_KEYS[kind][1])
 
 
-def _hash(key: Any) -> Any:
+def _hash(key: _Key) -> hashes.SHA256 | hashes.SHA384:
     return hashes.SHA384() if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256 else hashes.SHA256()
 
 
 def _serial() -> int:
-    """159 random bits. RFC 5280, 4.1.2.2: positive, 20 octets at most; the CA/Browser Forum wants 64 bits of chance."""
+    """159 random bits. RFC 5280, 4.1.2.2: positive, 20 octets at most; the CA/Browser Forum wants 64 random bits."""
     return x509.random_serial_number()
 
 
-def _subject(name: str, site: str | None) -> Any:
+def _subject(name: str, site: str | None) -> x509.Name:
     parts = [(x509.NameOID.ORGANIZATION_NAME, _policy("organization")),
              (x509.NameOID.ORGANIZATIONAL_UNIT_NAME, site), (x509.NameOID.COMMON_NAME, name)]
     try:
@@ -562,24 +573,27 @@ def _subject(name: str, site: str | None) -> Any:
         raise _refuse(f"{name} can not stand in a certificate: {error}") from None
 
 
-def _usage(**bits: bool) -> Any:
+def _usage(**bits: bool) -> x509.KeyUsage:
     known = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
              "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
     return x509.KeyUsage(**dict.fromkeys(known, False) | bits)
 
 
-def _record(profile: str, site: str, name: str, certificate: Any) -> dict[str, Any]:
+def _record(profile: str, site: str, name: str, certificate: x509.Certificate) -> _Entry:
     """What the journal keeps of a certificate."""
     return {"event": "issued", "profile": profile, "site": site, "name": name, "at": _text(_now()),
             **{key: value for key, value in _facts(certificate).items() if key != "issuer"}}
 
 
-def _facts(certificate: Any) -> dict[str, Any]:
+def _facts(certificate: x509.Certificate) -> dict[str, Any]:
+    """What a certificate says, in words that JSON can have."""
     names = []
     with contextlib.suppress(x509.ExtensionNotFound):
         names = [str(each.value) for each in certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName).value]
     key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise _refuse("a certificate's key is neither EC nor RSA")
     return {"serial": f"{certificate.serial_number:x}", "subject": certificate.subject.rfc4514_string(),
             "issuer": certificate.issuer.rfc4514_string(), "names": names,
             "key": f"{'rsa' if isinstance(key, rsa.RSAPublicKey) else 'ec'} {key.key_size}",
@@ -588,14 +602,14 @@ def _facts(certificate: Any) -> dict[str, Any]:
 
 
 def _passphrase() -> str:
-    """160 random bits in letters that can be read out: 8 groups of 4."""
+    """160 random bits in letters that people can read to each other: 8 groups of 4."""
     text = base64.b32encode(secrets.token_bytes(20)).decode().lower()
     return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
 
 
-def _packed(authority: _Authority, issued: _Issued, nickname: str, passphrase: str, algorithm: Any) -> bytes:
+def _packed(authority: _Authority, issued: _Issued, nickname: str, passphrase: str, algorithm: pkcs12.PBES) -> bytes:
     mac = hashes.SHA256() if algorithm is pkcs12.PBES.PBESv2SHA256AndAES256CBC else hashes.SHA1()
-    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_ROUNDS).key_cert_algorithm(algorithm)
+    encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_KDF_ROUNDS).key_cert_algorithm(algorithm)
                   .hmac_hash(mac).build(passphrase.encode()))
     return pkcs12.serialize_key_and_certificates(nickname.encode(), issued.key, issued.certificate,
                                                  [authority.certificate], encryption)
@@ -616,8 +630,8 @@ def _date(text: str) -> datetime.datetime:
 # the journal
 
 
-def _journal(folder: Path) -> list[dict[str, Any]]:
-    """All that happened, oldest first. A last line that was cut short never counted: it was not acted on."""
+def _journal(folder: Path) -> list[_Entry]:
+    """All entries, oldest first. A last line that was cut short is left out: nobody has acted on it."""
     lines = _read(folder / "journal.jsonl").decode().split("\n")
     found = []
     for number, line in enumerate(lines[:-1], 1):
@@ -625,13 +639,13 @@ def _journal(folder: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
             found.append(entry | {"event": entry["event"]})
         except (ValueError, KeyError, TypeError):
-            raise _refuse(f"{folder}/journal.jsonl is damaged in line {number}; bring back the copy of it that you "
-                          "have, for what is not in it can not be revoked") from None
+            raise _refuse(f"{folder}/journal.jsonl is damaged in line {number}; bring back your copy of it: a "
+                          "certificate that is not in it can not be revoked") from None
     return found
 
 
-def _note(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Append to the journal, on disk before this returns."""
+def _note(folder: Path, entries: list[_Entry]) -> None:
+    """Append to the journal. It is on disk before this returns."""
     path = folder / "journal.jsonl"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b") as handle:
@@ -646,26 +660,27 @@ def _note(folder: Path, entries: list[dict[str, Any]]) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         except OSError:
-            # a full disk: nothing of this was
+            # a full disk: take back what was written of it
             handle.seek(whole)
             with contextlib.suppress(OSError):
                 os.ftruncate(handle.fileno(), whole)
             raise
 
 
-def _at(handle: Any, place: int) -> bytes:
+def _at(handle: BinaryIO, place: int) -> bytes:
+    """One byte of a file."""
     handle.seek(place)
     return handle.read(1)
 
 
-def _certificates(journal: list[dict[str, Any]], site: str | None) -> list[dict[str, Any]]:
+def _certificates(journal: list[_Entry], site: str | None) -> list[_Entry]:
     """Those of a site, or all, in the order they were issued, each with ``revoked``: None, or its reason and date."""
     revoked = {each["serial"]: each for each in journal if each["event"] == "revoked"}
     return [each | {"revoked": revoked.get(each["serial"])} for each in journal
             if each["event"] == "issued" and each["profile"] != "authority" and site in (None, each["site"])]
 
 
-def _holders(journal: list[dict[str, Any]], site: str | None) -> list[dict[str, Any]]:
+def _holders(journal: list[_Entry], site: str | None) -> list[_Entry]:
     """The newest certificate of each person and gateway."""
     return list({(each["site"], each["name"]): each for each in _certificates(journal, site)}.values())
 
@@ -674,6 +689,7 @@ def _holders(journal: list[dict[str, Any]], site: str | None) -> list[dict[str, 
 
 
 def _policy(key: str) -> Any:
+    """A value of gateway_authority in the master's configuration, or its default."""
     given = __opts__.get("gateway_authority") or {}
     unknown = sorted(set(given) - set(_DEFAULTS))
     if unknown:
@@ -686,6 +702,7 @@ def _policy(key: str) -> Any:
 
 
 def _folder(make: bool = False) -> Path:
+    """The authority's folder, checked: it is no file server's, and only Salt's user can read it."""
     folder = Path(_policy("folder"))
     for root in (each for roots in (__opts__.get("file_roots") or {}).values() for each in roots):
         if folder.resolve().is_relative_to(Path(root).resolve()):
@@ -694,7 +711,7 @@ def _folder(make: bool = False) -> Path:
     if make and not folder.is_symlink() and not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
     found = folder.lstat() if folder.exists() or folder.is_symlink() else None
-    if not make and (found is None or not (folder / "authority.pem").is_file()):
+    if found is None or not make and not (folder / "authority.pem").is_file():
         raise _refuse(f"there is none in {folder}; make it with `salt-run authority.create`")
     if not stat.S_ISDIR(found.st_mode):
         raise _refuse(f"{folder} is no folder; remove it, or set gateway_authority:folder")
@@ -705,6 +722,7 @@ def _folder(make: bool = False) -> Path:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; another run waits for it."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -727,12 +745,14 @@ def _opened() -> Iterator[_Authority]:
             key = load_pem_private_key(clear, None)
         except (ValueError, TypeError):
             raise _refuse(f"{folder}/authority.key.gpg holds no readable key") from None
+        if not isinstance(key, _Key):
+            raise _refuse(f"{folder}/authority.key.gpg holds a key that is neither EC nor RSA")
         if _public(key.public_key()) != _public(certificate.public_key()):
             raise _refuse(f"the key in {folder} does not belong to authority.pem")
         yield _Authority(folder, certificate, key)
 
 
-def _public(key: Any) -> bytes:
+def _public(key: CertificatePublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -742,7 +762,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> str:
-    """Put a file in place in one step, 0600 from its first byte on. Nothing is written through a link at its place."""
+    """Replace a file in one step, mode 0600 from its first byte on. A link at its place is replaced, not followed."""
     if path.is_dir() and not path.is_symlink():
         raise _refuse(f"{path} is a folder; a file has to be there")
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -760,7 +780,7 @@ def _write(path: Path, data: bytes) -> str:
 
 
 def _seal(secret: bytes) -> bytes:
-    """Encrypted to the master's key, as an ASCII message: what Salt's gpg renderer reads."""
+    """Encrypt to the master's key, as an ASCII message: what Salt's gpg renderer reads."""
     return _gpg(["--armor", "--encrypt", "--trust-model", "always", "--recipient", _recipient()], secret)
 
 
@@ -792,7 +812,7 @@ def _recipient() -> str:
 
 
 def _gpg(arguments: list[str], data: bytes) -> bytes:
-    """Secrets go through pipes only: never an argument, never a file."""
+    """Run gpg. Secrets go through pipes only: never an argument, never a file."""
     command = [_program(), "--homedir", _keyring(), "--batch", "--quiet", "--no-tty", *arguments]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     if done.returncode:
@@ -805,7 +825,7 @@ def _gpg(arguments: list[str], data: bytes) -> bytes:
 
 
 def _left_out(connection: dict[str, Any]) -> str:
-    """Why there are files for Libreswan only; empty when there are all."""
+    """Why a bundle has files for Libreswan only; empty when it has all files."""
     if connection["ike"] != "ikev2":
         return "all but Libreswan's: the connection is IKEv1"
     if any(connection["proposals"].values()):
@@ -842,7 +862,7 @@ def _bundle(authority: _Authority, issued: _Issued, site: str, connection: dict[
     return files
 
 
-def _common_name(certificate: Any) -> str:
+def _common_name(certificate: x509.Certificate) -> str:
     return str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
 
 
@@ -914,28 +934,28 @@ def _sswan(authority: _Authority, client: dict[str, str], connection: dict[str, 
 
 
 def _put_bundle(folder: Path, site: str, name: str, files: dict[str, bytes], passphrase: str) -> Path:
-    """A person's folder with its passphrase beside it, in place of the one there was, in one step."""
+    """Put a person's folder, with the file of its passphrase beside it, in place of the old ones, in one step."""
     place = folder / "bundles" / site / name
     for each in (place.parent.parent, place.parent):
         each.mkdir(mode=0o700, exist_ok=True)
         if each.is_symlink():
             raise _refuse(f"{each} is a link; remove it")
     made = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place.parent))          # 0700
-    told, old = made.with_name(f"{made.name}.passphrase"), made.with_name(f"{made.name}.old")
+    words, old = made.with_name(f"{made.name}.passphrase"), made.with_name(f"{made.name}.old")
     try:
         for file, data in files.items():
             descriptor = os.open(made / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(data)
-        _write(told, passphrase.encode() + b"\n")
-        # What takes room is done: a disk that is full now leaves no new folder beside an old passphrase.
+        _write(words, passphrase.encode() + b"\n")
+        # All that needs space on the disk is written: a full disk leaves no new folder beside an old passphrase.
         with contextlib.suppress(FileNotFoundError):
             os.rename(place, old)
         os.rename(made, place)
-        os.replace(told, f"{place}.passphrase")
+        os.replace(words, f"{place}.passphrase")
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
-        told.unlink(missing_ok=True)
+        words.unlink(missing_ok=True)
         if os.path.lexists(old) and not os.path.lexists(place):
             os.rename(old, place)
         raise
@@ -951,7 +971,10 @@ def _put_bundle(folder: Path, site: str, name: str, files: dict[str, bytes], pas
 
 @functools.lru_cache(maxsize=1)
 def _module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gateway_runner_of_the_tree", Path(__file__).with_name("gateway.py"))
+    path = Path(__file__).with_name("gateway.py")
+    spec = importlib.util.spec_from_file_location("gateway_runner_of_the_tree", path)
+    if spec is None or spec.loader is None:
+        raise _refuse(f"{path}: Python can not load it")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -960,12 +983,12 @@ def _module() -> ModuleType:
 def _tree() -> ModuleType:
     """The runner that knows the sites, loaded as plain Python."""
     module = _module()
-    module.__opts__, module.__context__ = __opts__, __context__
+    vars(module).update(__opts__=__opts__, __context__=__context__)
     return module
 
 
 def _settings(site: str) -> dict[str, Any]:
-    """A site as its first node sees it; secrets apart, which may be what is being made."""
+    """A site as its first node sees it. Its secrets are not checked: they may be what is being made."""
     if not isinstance(site, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", site):
         raise _refuse(f"{site!r} is no site's name")
     tree = _tree()
@@ -977,6 +1000,7 @@ def _settings(site: str) -> dict[str, Any]:
 
 
 def _roadwarrior_connection(site: str, settings: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """A roadwarrior connection of a site; without a name, its first."""
     known = {each["name"]: each for each in settings["connections"]
              if each["kind"] == "roadwarrior" and each["auth"] == "certificate"}
     if not known or name not in (None, *known):
@@ -986,6 +1010,7 @@ def _roadwarrior_connection(site: str, settings: dict[str, Any], name: str | Non
 
 
 def _pillar_file(kind: str, site: str) -> Path:
+    """pillar/secrets/KIND/SITE.sls of the tree, in a folder that is made if it is not there."""
     roots = __opts__["pillar_roots"].get("base", [])
     root = next((Path(each) for each in roots if (Path(each) / "schema.sls").is_file()), None)
     if root is None:
@@ -1012,7 +1037,7 @@ def _write_listed(site: str, tree: dict[str, Any]) -> str:
 
 
 def _refuse_handwritten(site: str, nickname: str) -> None:
-    """Two sources of one certificate would be merged into something that is neither."""
+    """Refuse a certificate that SITE.sls already has: pillar would merge the two into something that is neither."""
     path = _pillar_file("issued", site).parent.parent / f"{site}.sls"
     if not path.exists():
         return
@@ -1032,7 +1057,7 @@ def _pillar_text(renderers: str, tree: dict[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as they are."""
+    """Writes a text of several lines as such."""
 
 
 _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
@@ -1040,4 +1065,5 @@ _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
 
 
 def _apply(site: str) -> str:
+    """The command that brings a site's pillar to its nodes."""
     return f"salt '*.{site}' state.apply"

@@ -2,11 +2,11 @@
 What an operator asks the master about the sites
 ================================================
 
-``validate`` before a change is rolled out, ``roles`` and ``active`` for who is active now, ``roadwarrior`` for the
-person who wants to connect, ``reference`` for whoever writes a site. Nothing here changes a gateway; what does is
-under ``salt/orch``.
+``validate`` before a change is rolled out, ``roles`` and ``active`` for who is active now, ``version`` for what is
+installed where, ``roadwarrior`` for the person who wants to connect, ``reference`` for whoever writes a site. Nothing
+here changes a gateway; the orchestrations under ``salt/orch`` do.
 
-The checks are those of ``_modules/gateway.py``, the very file that the minions get from this master's file server.
+The checks are those of ``_modules/gateway.py``, the same file that the minions get from this master's file server.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypedDict
 
 import salt.client
 import salt.loader
@@ -27,20 +28,42 @@ from salt.exceptions import SaltRunnerError
 
 __virtualname__ = "gateway"
 
-# How long the nodes may take to say who they are.
-_ANSWER = 15
+# How long the nodes may take to answer.
+_ANSWER_SECONDS = 15
+# What a node may call its version: three numbers. Anything else that it says is not printed.
+_VERSION = r"[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}"
+
+
+class _Checked(TypedDict):
+    """What :func:`validate` returns, without ``next``."""
+
+    valid: list[str]
+    mistakes: list[str]
+    retcode: int
+
+
+class _Pair(TypedDict):
+    """What :func:`pair` returns."""
+
+    site: str
+    roles: dict[str, str]
+    preferred: str
+    active: str
+    standby: str
+    mistakes: list[str]
 
 
 def validate(site: str | None = None) -> dict:
     """
-    Look for mistakes in all sites of this master's pillar, or in one.
+    Look for mistakes in one site of this master's pillar, or in all of them.
 
     Args:
         site: the site's name; left out, all.
 
     Returns:
         ``valid``: the sites without mistakes; ``mistakes``: one line each; ``retcode``: 0, or 1 when there are
-        mistakes, which makes it the exit status of ``salt-run``.
+        mistakes, which makes it the exit status of ``salt-run``. While there is no site at all, also ``next``: what to
+        do now.
 
     CLI Example:
 
@@ -49,9 +72,11 @@ def validate(site: str | None = None) -> dict:
         salt-run gateway.validate
         salt-run gateway.validate winterthur
     """
-    valid, mistakes = [], []
+    valid: list[str] = []
+    mistakes: list[str] = []
     gateway, schema, renderers = _gateway(), _schema(), salt.loader.render(__opts__, {})
-    for name in [site] if site else sites():
+    names = [site] if site else sites()
+    for name in names:
         try:
             found = gateway.find_mistakes(_site(name), schema, secrets=_secrets(name, renderers))
         except SaltRunnerError as error:
@@ -59,7 +84,12 @@ def validate(site: str | None = None) -> dict:
         mistakes += found
         if not found:
             valid.append(name)
-    return _result(valid, mistakes)
+    if not names:
+        place = _find("pillar_roots", "schema.sls").parent / "sites"
+        return {**_result([], []), "next": f"there is no site yet: copy examples/sites/winterthur.sls of the tree to "
+                                           f"{place}/SITE.sls, change it to your site, and validate again; "
+                                           "docs/install.md leads through it"}
+    return dict(_result(valid, mistakes))
 
 
 def sites() -> list[str]:
@@ -78,14 +108,15 @@ def sites() -> list[str]:
 
 def roles(site: str) -> dict:
     """
-    The roles of a site's nodes as they are now: each node is asked, nothing is remembered.
+    The roles of a site's nodes as they are now: the runner asks each node and remembers nothing.
 
     Args:
         site: the site's name.
 
     Returns:
         By minion id the role, as ``heartbeat.role`` has it, ``silent`` for a node that does not answer, and ``split``
-        for both when both say they are active; or what :func:`validate` returns, when there is no such site.
+        for both when both say they are active; or what :func:`validate` returns, when there is no such site or a node
+        has no accepted key.
 
     CLI Example:
 
@@ -94,13 +125,13 @@ def roles(site: str) -> dict:
         salt-run gateway.roles winterthur
     """
     its = pair(site)
-    return its["roles"] or _result([], its["mistakes"])
+    return its["roles"] or dict(_result([], its["mistakes"]))
 
 
 def active(site: str) -> str | dict:
     """
-    The minion id of a site's active node, to be used as a target. It is true at the moment of asking, which a grain, a
-    pillar or the mine are not: they are from the last time somebody refreshed them.
+    The minion id of a site's active node, to be used as a target. The runner asks the nodes, so it is true now; a
+    grain, a pillar or the mine would be from the last time somebody refreshed them.
 
     Args:
         site: the site's name.
@@ -115,12 +146,55 @@ def active(site: str) -> str | dict:
         salt "$(salt-run --out=newline_values_only gateway.active winterthur)" ipsec.status
     """
     its = pair(site)
-    return its["active"] or _result([], its["mistakes"])
+    return its["active"] or dict(_result([], its["mistakes"]))
 
 
-def pair(site: str) -> dict:
+def version(site: str | None = None) -> dict:
     """
-    A site's two nodes for an orchestration: who is who now, and what speaks against moving a role.
+    The version of this master's tree, and of the tree that each node's modules came from.
+
+    Args:
+        site: the site's name; left out, all.
+
+    Returns:
+        ``master``: the version here; ``nodes``: by minion id the version there, or ``silent``, or ``unknown`` when the
+        answer was no version, as from a node that was last applied before 1.0.0; ``mistakes``: one line for each node
+        that has another version, does not answer or has no accepted key; ``retcode``: 1 when there are any.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run gateway.version
+        salt-run gateway.version winterthur
+    """
+    here = _execution_module("gateway_version").VERSION
+    minions: dict[str, str] = {}
+    mistakes: list[str] = []
+    for name in [site] if site else sites():
+        try:
+            found, without = _minions(name, list(_nodes(name)))
+        except SaltRunnerError as error:
+            mistakes += str(error).splitlines()
+        else:
+            minions |= dict.fromkeys(found.values(), name)
+            mistakes += without
+    said = _ask(list(minions), "gateway_version.installed") if minions else {}
+    nodes = {}
+    for minion, name in minions.items():
+        nodes[minion] = _version_of(said.get(minion))
+        if nodes[minion] == "silent":
+            mistakes.append(f"{name}: {minion} does not answer within {_ANSWER_SECONDS} s")
+        elif nodes[minion] != here:
+            mistakes.append(f"{name}: {minion} has the version {nodes[minion]}, this master {here}; "
+                            f"`salt-run resync.now {name}` or `salt '{minion}' state.apply` brings it there")
+    __context__["retcode"] = 1 if mistakes else 0
+    return {"master": here, "nodes": nodes, "mistakes": mistakes, "retcode": __context__["retcode"]}
+
+
+def pair(site: str) -> _Pair:
+    """
+    A site's two nodes for an orchestration: their roles now, and what speaks against moving the active role.
 
     Args:
         site: the site's name.
@@ -128,7 +202,7 @@ def pair(site: str) -> dict:
     Returns:
         ``site``; ``roles``, by minion id; ``preferred``, ``active`` and ``standby``, minion ids; ``mistakes``, one line
         each, when there is no such site, a node has no accepted key or does not answer, or the nodes are not one active
-        and one standby: ``active`` and ``standby`` are then empty where they are not known.
+        and one standby. ``active`` and ``standby`` are empty where they are not known.
 
     CLI Example:
 
@@ -136,19 +210,15 @@ def pair(site: str) -> dict:
 
         salt-run gateway.pair winterthur
     """
-    result = {"site": "", "roles": {}, "preferred": "", "active": "", "standby": "", "mistakes": []}
+    none: _Pair = {"site": "", "roles": {}, "preferred": "", "active": "", "standby": "", "mistakes": []}
     try:
         names = list(_nodes(site))
     except SaltRunnerError as error:
-        return result | {"mistakes": str(error).splitlines()}
-    accepted = _accepted()
-    # NODE.SITE, or with a domain behind it: see pillar/top.sls.
-    ids = {name: sorted(each for each in accepted if f"{each}.".startswith(f"{name}.{site}.")) for name in names}
-    mistakes = [f"{site}: {name}: {', '.join(found) or 'no minion'} has an accepted key; there has to be one, with the "
-                f"id {name}.{site}" for name, found in ids.items() if len(found) != 1]
+        return {**none, "mistakes": str(error).splitlines()}
+    ids, mistakes = _minions(site, names)
     if mistakes:
-        return result | {"site": site, "mistakes": mistakes}
-    minions = [ids[name][0] for name in names]
+        return {**none, "site": site, "mistakes": mistakes}
+    minions = list(ids.values())
     said = _ask(minions, "heartbeat.role")
     its = {minion: said.get(minion, "silent") for minion in minions}
     if all(role in ("active", "split") for role in its.values()):
@@ -157,14 +227,15 @@ def pair(site: str) -> dict:
     mistakes = [] if sorted(its.values()) == ["active", "standby"] else [
         f"{site}: {minion} is {role}; one node has to be active and the other standby: see `heartbeat.status` of both"
         for minion, role in its.items() if role not in ("active", "standby") or len(of[role]) > 1]
+    the_one = {role: found[0] if len(found) == 1 else "" for role, found in of.items()}
     return {"site": site, "roles": its, "preferred": minions[0], "mistakes": mistakes,
-            **{role: found[0] if len(found) == 1 else "" for role, found in of.items()}}
+            "active": the_one["active"], "standby": the_one["standby"]}
 
 
 def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior", key: str = "rsa",
                 version: str = "5.2") -> str | dict:
     """
-    The ipsec.conf of a client of a site (the paper's 4.4.4), to be put under /etc/ipsec.d on the client.
+    The ipsec.conf of a client of a site (the paper's 4.4.4), for /etc/ipsec.d on the client.
 
     Args:
         site: the site's name.
@@ -187,8 +258,8 @@ def roadwarrior(site: str, connection: str | None = None, certificate: str = "ro
         client = {"name": site, "certificate": certificate, "key": key, "version": str(version)}
         return _client(site, connection, client)
     except SaltRunnerError as error:
-        # Raised out of here, salt-run would show a traceback above it.
-        return _result([], str(error).splitlines())
+        # An exception that leaves this function makes salt-run print a traceback above the message.
+        return dict(_result([], str(error).splitlines()))
 
 
 def reference() -> str:
@@ -201,22 +272,45 @@ def reference() -> str:
 
         salt-run --no-color gateway.reference > docs/site-reference.md
     """
-    return _document(_schema(), {name: _site(name) for name in sites()})
+    return _document(_schema(), _examples())
 
 
-def _result(valid: list[str], mistakes: list[str]) -> dict:
-    """What a check has come to; the return code is for salt-run and for the job's event."""
+def _result(valid: list[str], mistakes: list[str]) -> _Checked:
+    """The result of a check. The return code is for salt-run and for the job's event."""
     __context__["retcode"] = 1 if mistakes else 0
     return {"valid": valid, "mistakes": mistakes, "retcode": __context__["retcode"]}
 
 
-def _nodes(site: str) -> dict:
-    """The nodes of a site without mistakes."""
-    data, gateway = _site(site), _gateway()
-    found = gateway.find_mistakes(data, _schema())
-    if found:
+def _checked_site(site: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A site's pillar key gateway, and the schema. Raises SaltRunnerError with a line for each mistake in the site."""
+    data = _site(site)          # first: it checks the name
+    schema = _schema()
+    found = _gateway().find_mistakes(data, schema)
+    if found or not isinstance(data, dict):
         raise SaltRunnerError("\n".join(found))
-    return data["nodes"]
+    return data, schema
+
+
+def _nodes(site: str) -> dict[str, Any]:
+    """The nodes of a site without mistakes, by name."""
+    return _checked_site(site)[0]["nodes"]
+
+
+def _minions(site: str, names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The minion id of each of a site's nodes, by the node's name; a line for each node without just one."""
+    accepted = _accepted()
+    # NODE.SITE, or with a domain behind it: see pillar/top.sls.
+    ids = {name: sorted(each for each in accepted if f"{each}.".startswith(f"{name}.{site}.")) for name in names}
+    mistakes = [f"{site}: {name}: {', '.join(found) or 'no minion'} has an accepted key; there has to be one, with the "
+                f"id {name}.{site}" for name, found in ids.items() if len(found) != 1]
+    return {name: found[0] for name, found in ids.items() if len(found) == 1}, mistakes
+
+
+def _version_of(said: str | None) -> str:
+    """A node's version from its answer, which is only a text that some machine has sent."""
+    if said is None:
+        return "silent"
+    return said if re.fullmatch(_VERSION, said) else "unknown"
 
 
 def _accepted() -> list[str]:
@@ -225,19 +319,16 @@ def _accepted() -> list[str]:
 
 
 def _ask(minions: list[str], function: str) -> dict[str, str]:
-    """What a function returns on some minions, by id; those that do not answer are left out."""
+    """What a function returns on some minions, as text by id; a minion that does not answer is left out."""
     with salt.client.get_local_client(mopts=__opts__) as client:
-        answers = client.cmd(minions, function, tgt_type="list", timeout=_ANSWER)
+        answers = client.cmd(minions, function, tgt_type="list", timeout=_ANSWER_SECONDS)
     return {minion: str(said) for minion, said in answers.items() if said is not False}
 
 
 def _client(site: str, connection: str | None, client: dict[str, str]) -> str:
     """A client's ipsec.conf."""
-    data, schema, gateway = _site(site), _schema(), _gateway()
-    found = gateway.find_mistakes(data, schema)
-    if found:
-        raise SaltRunnerError("\n".join(found))
-    settings = gateway.derive(data, schema, next(iter(data["nodes"])))
+    data, schema = _checked_site(site)
+    settings = _gateway().derive(data, schema, next(iter(data["nodes"])))
     known = {entry["name"]: entry for entry in settings["connections"] if entry["kind"] == "roadwarrior"}
     name = connection or next(iter(known), None)
     if name not in known:
@@ -252,8 +343,16 @@ def _client(site: str, connection: str | None, client: dict[str, str]) -> str:
 
 
 def _gateway() -> ModuleType:
-    """The execution module, loaded as plain Python."""
-    spec = importlib.util.spec_from_file_location("gateway_of_the_tree", _find("file_roots", "_modules/gateway.py"))
+    """The execution module ``gateway``, loaded as plain Python."""
+    return _execution_module("gateway")
+
+
+def _execution_module(name: str) -> ModuleType:
+    """One of the modules that this master's file server gives to the minions, loaded as plain Python."""
+    path = _find("file_roots", f"_modules/{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{name}_of_the_tree", path)
+    if spec is None or spec.loader is None:
+        raise SaltRunnerError(f"{path}: Python can not load it")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -269,20 +368,25 @@ def _find(roots: str, path: str) -> Path:
                           "is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d?")
 
 
-def _yaml(path: Path) -> dict:
-    """A YAML file, without Salt's templates."""
+def _yaml(path: Path) -> Any:
+    """What is in a YAML file, without Salt's templates; an empty file is an empty mapping."""
     try:
         return salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SaltRunnerError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _schema() -> dict:
+def _schema() -> dict[str, Any]:
+    """The pillar key gateway_schema."""
     return _yaml(_find("pillar_roots", "schema.sls"))["gateway_schema"]
 
 
 def _site(name: str) -> object:
-    """The pillar key gateway of a site. The name is part of a path here, and of a target elsewhere."""
+    """
+    The pillar key gateway of a site, unchecked: it may be anything that YAML can say.
+
+    The name is part of a path here, and of a target elsewhere, so it is checked first.
+    """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,62}", name):
         raise SaltRunnerError(f"{str(name)[:60]!r}: is no site's name; give one of {', '.join(sites())}")
     data = _yaml(_find("pillar_roots", f"sites/{name}.sls"))
@@ -296,9 +400,15 @@ def _site(name: str) -> object:
     return site
 
 
-def _secrets(name: str, renderers: dict) -> dict:
+def _examples() -> dict[str, dict[str, Any]]:
+    """By name, the pillar key gateway of the example sites beside this file."""
+    folder = Path(__file__).resolve().parent.parent / "examples/sites"
+    return {path.stem: _yaml(path)["gateway"] for path in sorted(folder.glob("*.sls"))}
+
+
+def _secrets(name: str, renderers: Any) -> dict[str, Any]:
     """A site's secrets as its nodes would get them, decrypted; empty where there are none."""
-    found: dict = {}
+    found: dict[str, Any] = {}
     for file in (f"secrets/{name}.sls", f"secrets/issued/{name}.sls", f"secrets/crls/{name}.sls"):
         try:
             path = _find("pillar_roots", file)
@@ -325,7 +435,7 @@ every mistake before a node sees it.
 """
 
 
-def _document(schema: dict, examples: dict[str, object]) -> str:
+def _document(schema: dict[str, Any], examples: dict[str, dict[str, Any]]) -> str:
     """
     The reference as Markdown.
 
@@ -346,12 +456,12 @@ def _document(schema: dict, examples: dict[str, object]) -> str:
     return "\n".join(parts)
 
 
-def _inner(rule: dict) -> dict:
-    """What a rule's entries look like, for a list or a mapping of them."""
+def _inner(rule: dict[str, Any]) -> dict[str, Any]:
+    """The rule of a list's or a mapping's entries; of anything else, the rule itself."""
     return rule["of"] if isinstance(rule.get("of"), dict) else rule
 
 
-def _section(path: str, rule: dict) -> list[str]:
+def _section(path: str, rule: dict[str, Any]) -> list[str]:
     """A heading and a table for each mapping of known keys, however deep."""
     inner = _inner(rule)
     if "keys" not in inner:
@@ -364,7 +474,8 @@ def _section(path: str, rule: dict) -> list[str]:
     return parts
 
 
-def _table(keys: dict) -> str:
+def _table(keys: dict[str, Any]) -> str:
+    """A Markdown table with a line for each key."""
     lines = ["| Key | Value | Default | Meaning | Becomes |", "| --- | --- | --- | --- | --- |"]
     for key, rule in keys.items():
         cells = f"`{key}`", _value(rule), _default(rule), rule.get("about", ""), rule.get("counterpart", "")
@@ -372,7 +483,7 @@ def _table(keys: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _value(rule: dict | str) -> str:
+def _value(rule: dict[str, Any] | str) -> str:
     """A rule in words."""
     if isinstance(rule, str):
         return rule
@@ -390,14 +501,14 @@ def _value(rule: dict | str) -> str:
     return f"{kind}{limits} {rule.get('unit', '')}".rstrip()
 
 
-def _choice(stands_for: dict) -> str:
+def _choice(stands_for: dict[str, Any]) -> str:
     """What a word stands for, in brackets, and what speaks for and against it."""
     said = ", ".join(f"{key} {str(value).lower()}" for key, value in stands_for.items() if key != "about")
     about = f"; {' '.join(stands_for['about'].split())}" if "about" in stands_for else ""
     return f" ({said}{about})" if said else ""
 
 
-def _default(rule: dict) -> str:
+def _default(rule: dict[str, Any]) -> str:
     """A rule's default in words."""
     if rule.get("required"):
         return "**required**"

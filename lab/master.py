@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import salt.client
 import salt.utils.args
 from salt.exceptions import SaltClientError
 
-from lab.topology import TREE
+from lab.topology import EXAMPLES, TREE
 
 PLACE = Path("/srv/gateway")          # where etc/salt/master.d/gateway.conf expects the tree
 PORT_OF_PACKAGES = 8080
@@ -36,6 +37,11 @@ class Master:
         # a test may change pillar and tree there as an operator does: it is gone with the lab
         layers = f"lowerdir={TREE},upperdir={PLACE.parent}/.changed,workdir={PLACE.parent}/.work"
         subprocess.run(["mount", "-t", "overlay", "lab", "-o", layers, PLACE], check=True)
+        # the example sites, where an operator puts sites; an own one of the same name stays
+        for example in EXAMPLES.glob("*.sls"):
+            place = PLACE / "pillar/sites" / example.name
+            if not place.exists():
+                shutil.copy(example, place)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "lab", self.secrets], check=True)
         (self.config / "master.d").mkdir(parents=True)
         (self.config / "master.d/gateway.conf").symlink_to(PLACE / "etc/salt/master.d/gateway.conf")

@@ -20,6 +20,7 @@ import yaml
 from lab.image import BOOKWORM, TRIXIE, Release
 
 TREE = Path(__file__).resolve().parent.parent
+EXAMPLES = TREE / "examples/sites"        # winterthur and bern; an operator's own sites are in pillar/sites
 # How each shipped site's hosts were installed; another site's get Debian 13.
 INSTALLED = {"bern": BOOKWORM}
 ROADWARRIOR_NETWORK = ipaddress.ip_network("203.0.113.0/24")
@@ -105,14 +106,20 @@ def product(name: str) -> ModuleType:
     return loaded(TREE / "_modules" / f"{name}.py", name)
 
 
-def _pillar(path: str) -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
+def _pillar(path: Path) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return read
 
 
 def sites() -> list[str]:
-    """The sites of the tree's pillar."""
-    return sorted(path.stem for path in (TREE / "pillar/sites").glob("*.sls"))
+    """The sites that the lab can boot: the examples, and the operator's own under pillar/sites."""
+    return sorted({path.stem for folder in (EXAMPLES, TREE / "pillar/sites") for path in folder.glob("*.sls")})
+
+
+def _site_file(name: str) -> Path:
+    """A site's file. An operator's own comes before an example of the same name, as on the lab's master."""
+    own = TREE / f"pillar/sites/{name}.sls"
+    return own if own.exists() else EXAMPLES / own.name
 
 
 def _host_address(networks: list[str], last: int) -> list[str]:
@@ -136,7 +143,7 @@ class Counter:
 def site(name: str, counter: Counter) -> Site:
     """Wire one site."""
     gateway = product("gateway")
-    data, schema = _pillar(f"sites/{name}.sls")["gateway"], _pillar("schema.sls")["gateway_schema"]
+    data, schema = _pillar(_site_file(name))["gateway"], _pillar(TREE / "pillar/schema.sls")["gateway_schema"]
     settings = {node: gateway.derive(data, schema, node) for node in data["nodes"]}
     view = next(iter(settings.values()))
     bonds = {bond["side"]: bond for bond in view["bonds"]}

@@ -1,6 +1,6 @@
-# What every gateway's minion watches, once a second, drift every second one; what each tells is in docs/monitoring.md.
-# There is nothing to set: a beacon reads from the site what there has to be, and is still where
-# `features: {monitoring: false}` stands.
+# The beacons of every gateway's minion. They look once a second, drift every two seconds; docs/monitoring.md says what
+# each reports. There is nothing to set: a beacon reads from the site what has to be there, and reports nothing where
+# the site says `features: {monitoring: false}`.
 beacons:
   bonding: []
   heartbeat: []

@@ -1,5 +1,5 @@
 #!yaml
-# What a site may say (pillar/sites/SITE.sls), and the one place where its defaults are.
+# What a site may say (pillar/sites/SITE.sls), and the only place that has its defaults.
 # _modules/gateway.py checks and completes every site by this; docs/site-reference.md is made from it
 # with `salt-run gateway.reference`.
 #
@@ -7,8 +7,8 @@
 #                list (of: what; one alone needs no brackets), or mapping (names: what, of: what)
 #   keys         the value is a mapping with these keys and no others
 #   required     true: it has to be given
-#   default      what holds when it is left out; a mapping given by a site is laid over it, a list replaces it
-#   derived      in words: what holds when it is left out and it follows from other keys
+#   default      its value when it is left out; a mapping given by a site is laid over it, a list replaces it
+#   derived      in words: its value when it is left out and follows from other keys
 #   optional     with keys: left out it stays out, instead of being made of its keys' defaults
 #   counterpart  what it becomes in the configuration of the kernel or daemon
 gateway_schema:
@@ -30,7 +30,7 @@ gateway_schema:
                    about: "Its own addresses in the internal bond's networks."}
         heartbeat: {type: list, of: address, about: "Its own addresses in the heartbeat bond's networks."}
         primary:
-          about: "Which slave a bond prefers on this node, where the derived one will not do."
+          about: "Which slave a bond prefers on this node, if not the derived one."
           counterpart: bond option `primary`
           keys:
             external: {type: interface,
@@ -43,7 +43,7 @@ gateway_schema:
     names: {type: choice, choices: [external, internal, heartbeat]}
     required: true
     about: >-
-      The bonds by side. external (towards the peers) and internal (towards the protected network) have to be there;
+      The bonds by side. external (towards the peers) and internal (towards the protected network) are required;
       heartbeat is for machines with a link of their own between them. A bond of a single slave is a bond too.
     of:
       keys:
@@ -78,13 +78,13 @@ gateway_schema:
               about: "Ask neighbours by ARP; notices a fault behind the next switch as well."
               keys:
                 interval: {type: integer, unit: ms, min: 10, max: 60000, default: 250,
-                           about: "How often.",
+                           about: "How often to ask.",
                            counterpart: bond option `arp_interval`}
                 targets: {type: list, of: address, max: 16, required: true,
-                          about: "Whom: IPv4 addresses in the bond's own networks.",
+                          about: "Whom to ask: IPv4 addresses in the bond's own networks.",
                           counterpart: bond option `arp_ip_target`}
                 validate: {type: choice, choices: [none, active, backup, all], default: none,
-                           about: "Which slaves only count answers to their own questions.",
+                           about: "Which slaves count only answers to their own ARP requests.",
                            counterpart: bond option `arp_validate`}
         networks: {type: list, of: network, required: true,
                    about: "The networks on this side. Each node has one address in each."}
@@ -151,7 +151,7 @@ gateway_schema:
                about: "certificate, or psk: gateway_secrets:psk has a secret of the connection's name.",
                counterpart: "`authby` in ipsec.conf"}
         local:
-          about: "This end, where it is not the obvious one."
+          about: "This end, where the derived values do not fit."
           keys:
             address: {type: address, derived: "the first external virtual address of the peer's IP version",
                       about: "One of the external virtual addresses.",
@@ -173,8 +173,9 @@ gateway_schema:
                       about: "The networks behind it. Required for site-to-site.",
                       counterpart: "`rightsubnet`, `rightsubnets` in ipsec.conf"}
         subject: {type: subject,
-                 about: "Whose certificates get in besides the persons', by their subject: all parts of it, in any order, `*` for
-                   any value. Left out, everybody's whom the gateway's own authority has certified. Needs IKEv2.",
+                 about: "Whose certificates get in besides the persons', by their subject: all parts of it, in any
+                   order, `*` for any value. Left out: everybody who has a certificate of the gateway's own authority.
+                   Needs IKEv2.",
                  counterpart: "`rightid` in ipsec.conf"}
         pool: {type: list, of: pool, default: [],
                about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.",
@@ -184,12 +185,13 @@ gateway_schema:
           names: person
           of: {type: list, of: address}
           default: {}
-          about: "Roadwarriors with an inner address of their own, by the name in their certificate: the same one on both
-            nodes, so that connections inside the tunnel outlive a takeover, and Libreswan clients need it to. With
-            persons and without a pool nobody else is let in. Needs IKEv2."
+          about: "Roadwarriors with an inner address of their own, by the name in their certificate: the same one on
+            both nodes, so that connections inside the tunnel outlive a takeover. Without one, it may be that nothing
+            passes the tunnel of a Libreswan client after a takeover. With persons and without a pool nobody else is let
+            in. Needs IKEv2."
           counterpart: "a `conn` with `rightid` and a `rightaddresspool` of one address in ipsec.conf"
         dns: {type: list, of: address, default: [],
-              about: "Name servers that roadwarriors are told. Needs a pool or persons.",
+              about: "Name servers for the roadwarriors. Needs a pool or persons.",
               counterpart: "`modecfgdns` in ipsec.conf"}
         initiate: {type: bool, derived: "true for site-to-site, false for roadwarrior",
                    about: "Whether the active node calls the peer. The standby never does."}
@@ -229,8 +231,8 @@ gateway_schema:
                       leftsendcert, rightca, keyingtries, retransmit-interval]
           of: {type: option}
           default: {}
-          about: "Further options by their ipsec.conf names. Not among them: what would let a connection leave the
-            virtual address."
+          about: "Further options by their ipsec.conf names. Options that would let a connection leave the virtual
+            address are not among them."
           counterpart: ipsec.conf
   heartbeat:
     required: true
@@ -249,8 +251,8 @@ gateway_schema:
                role"}
           paper:
             {agent: false, keepalive: 2, deadtime: 10, initdead: 120,
-             about: "the paper's own, decided by heartbeat's scripts: nothing short is taken for a crash, and a crash is
-               noticed after 10 s"}
+             about: "the paper's own, decided by heartbeat's scripts: a short stall is not taken for a crash, and a
+               crash is noticed after 10 s"}
         default: default
         about: "The timing in one word, and with it who decides: the role agent, or in `paper` heartbeat's own scripts;
           each of the five times below overrides the profile's."
@@ -267,7 +269,7 @@ gateway_schema:
                  about: "Silence after which a ping node is not reached any more.",
                  counterpart: "`deadping` in ha.cf"}
       initdead: {type: duration, derived: by profile,
-                 about: "The same right after heartbeat's own start, when the network may not be up.",
+                 about: "The deadtime right after heartbeat's own start, when the network may not be up.",
                  counterpart: "`initdead` in ha.cf"}
       paths:
         type: list
@@ -287,7 +289,7 @@ gateway_schema:
                    about: "The serial line's speed.",
                    counterpart: "`baud` in ha.cf"}
       one_path: {type: bool, default: false,
-                 about: "A single path is wanted, although its cut alone makes both nodes active."}
+                 about: "Accepts a single path, although its cut alone makes both nodes active."}
       port: {type: integer, min: 1, max: 65535, default: 694,
              about: "The UDP port.",
              counterpart: "`udpport` in ha.cf"}
@@ -296,13 +298,13 @@ gateway_schema:
                         operator's decision.",
                       counterpart: "`failback` in agent.json; `auto_failback` in ha.cf"}
       failback_delay: {type: integer, unit: s, min: 10, max: 86400, derived: "300; nothing in `paper`",
-                       about: "How long the preferred node has to be up and healthy before it does; doubled with each
-                         further time within an hour.",
+                       about: "How long the preferred node has to be up and healthy before it takes over again; doubled
+                         with each further time within an hour.",
                        counterpart: "`failback_delay` in agent.json"}
       compare: {type: bool, default: false,
-                about: "Whether a node that has booted is compared with the master before a planned move of the role goes
-                  to it. For masters whose engine gateway_resync is on, or where somebody applies after each boot. Not in
-                  `paper`.",
+                about: "Whether a node that has booted must be compared with the master before a planned move gives it
+                  the role. For masters whose engine gateway_resync is on, or where somebody applies after each boot.
+                  Not in `paper`.",
                 counterpart: "`compare` in agent.json"}
       fence:
         optional: true
@@ -321,8 +323,8 @@ gateway_schema:
                        about: "How heartbeats are signed, with gateway_secrets:heartbeat:key.",
                        counterpart: authkeys}
       ipfail: {type: bool, default: true,
-               about: "Give up the active role when the other node reaches more ping nodes. The agent always does; only
-                 `paper` knows false.",
+               about: "Give up the active role when the other node reaches more ping nodes. The agent always does;
+                 false is for `paper` only.",
                counterpart: "`respawn` ipfail in ha.cf"}
       mail_to: {type: list, of: email, default: [],
                 about: "Who gets a mail at a takeover, in `paper`. The nodes have to be able to send mail.",
@@ -359,7 +361,7 @@ gateway_schema:
           forward: {type: list, of: rule, default: [], about: "For packets through the node."}
           output: {type: list, of: rule, default: [], about: "For packets from the node."}
   kernel:
-    about: "What the kernel is told."
+    about: "Kernel modules and parameters."
     keys:
       modules:
         type: list
@@ -400,7 +402,7 @@ gateway_schema:
                about: "Which kernel messages reach the console; the paper's `klogd -c 4`.",
                counterpart: sysctl `kernel.printk`}
   logging:
-    about: "What is written down where."
+    about: "The log files."
     keys:
       warn_file: {type: path, default: /var/log/warn,
                   about: "Where warnings and worse of every facility go.",
@@ -410,7 +412,7 @@ gateway_schema:
     keys:
       servers: {type: list, of: server, default: [0.debian.pool.ntp.org, 1.debian.pool.ntp.org,
                   2.debian.pool.ntp.org],
-                about: "Where from.",
+                about: "The time servers.",
                 counterpart: "`server` in chrony.conf"}
   sshd:
     about: "How people log in."
@@ -436,8 +438,8 @@ gateway_schema:
         about: "Services that are stopped and not started at boot, where they are installed."
         counterpart: "`systemctl disable --now`"
   rollback:
-    about: "A change of the network or the firewall is undone by the node itself unless the Salt master is reached
-      again."
+    about: "A node rolls a change of the network or the firewall back by itself, unless it reaches the Salt master again
+      after the change."
     keys:
       seconds: {type: integer, unit: s, min: 10, max: 600, default: 60,
                 about: "How long it may take until the master is reached."}
@@ -448,7 +450,7 @@ gateway_schema:
     about: "How the bonds come back after a reboot."
     keys:
       manager: {type: choice, choices: [auto, ifupdown, networkd], default: auto,
-                about: "What keeps the bonds; auto: what the node runs now."}
+                about: "What manages the bonds; auto: what the node runs now."}
   features:
     about: "Each part of the tree can be left out."
     keys:
@@ -461,7 +463,7 @@ gateway_schema:
       time: {type: bool, default: true, about: "Time by NTP."}
       sshd: {type: bool, default: true, about: "SSH hardening."}
       services: {type: bool, default: true, about: "Unneeded services off."}
-      monitoring: {type: bool, default: true, about: "The node tells the master what happens to it."}
+      monitoring: {type: bool, default: true, about: "The node reports to the master what happens to it."}
   packages:
     about: "The Debian packages each part needs."
     keys:

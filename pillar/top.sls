@@ -1,8 +1,8 @@
 #!jinja|yaml
 {#-
-  Who gets what, decided by the minion's id alone: the master has authenticated that, whereas grains are the minion's own
-  word. NODE.SITE gets SITE's pillar if SITE has a node of that name, anyone else gets nothing: a key accepted for
-  laptop.SITE opens nothing. One file is read, however many sites there are.
+  Who gets what. The minion's id alone decides: the master has authenticated it, whereas a minion says of itself in its
+  grains what it likes. NODE.SITE gets SITE's pillar if SITE has a node of that name. Anyone else gets nothing: an
+  accepted key of laptop.SITE opens nothing. One file is read, however many sites there are.
   The pattern keeps the id's second part from being a path.
 #}
 {%- set id = opts.id | regex_match('([a-z][a-z0-9-]*)[.]([A-Za-z][A-Za-z0-9_-]*)([.].*)?$') %}
@@ -14,10 +14,10 @@ base:
     - beacons
     - sites.{{ id[1] }}
     - secrets.{{ id[1] }}
-    # what salt-run authority wrote; see docs/certificates.md
+    # what salt-run authority and salt-run lists wrote; see docs/certificates.md
     - secrets.issued.{{ id[1] }}
     - secrets.crls.{{ id[1] }}
-    - ignore_missing: True      # without its secrets a site is still explained: see gateway.mistakes
+    - ignore_missing: True      # so that gateway.mistakes can name the secrets that are missing
 {%- else %}
 base: {}
 {%- endif %}

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=Non
 hypothesis.settings.load_profile("quick")
 
 TREE = Path(__file__).resolve().parent.parent
+# The sites that tests are about, in examples/sites: a folder of pillar_roots. pillar/sites has an operator's own.
+EXAMPLES = TREE / "examples"
 
 
 def load_module(path: str) -> ModuleType:
@@ -86,21 +89,31 @@ def gateway() -> ModuleType:
     return load_module("_modules/gateway.py")
 
 
+def copy_pillar(place: Path) -> None:
+    """A copy of the tree's pillar with the example sites, and without an operator's own sites, secrets and alerts."""
+    def own(folder: str, names: list[str]) -> list[str]:
+        of_operator = Path(folder).name in ("sites", "secrets")
+        return [name for name in names if name in ("issued", "crls", "alerts.sls")
+                or of_operator and name.endswith(".sls")]
+    shutil.copytree(TREE / "pillar", place, ignore=own)
+    shutil.copytree(EXAMPLES / "sites", place / "sites", dirs_exist_ok=True)
+
+
 @functools.cache
-def _pillar(path: str) -> dict:
-    return yaml.safe_load((TREE / "pillar" / path).read_text(encoding="utf-8"))
+def _pillar(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
 def schema() -> dict:
     """The pillar key gateway_schema."""
-    return _pillar("schema.sls")["gateway_schema"]
+    return _pillar(TREE / "pillar/schema.sls")["gateway_schema"]
 
 
 @pytest.fixture
 def site() -> Callable[[str], dict]:
-    """A fresh copy of a shipped site's pillar key gateway: `site("winterthur")`."""
-    return lambda name: copy.deepcopy(_pillar(f"sites/{name}.sls")["gateway"])
+    """A fresh copy of an example site's pillar key gateway: `site("winterthur")`."""
+    return lambda name: copy.deepcopy(_pillar(EXAMPLES / f"sites/{name}.sls")["gateway"])
 
 
 @pytest.fixture

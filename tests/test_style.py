@@ -28,7 +28,7 @@ def test_python():
 
 
 def test_states_and_templates():
-    files = [str(path) for folder in ("salt", "pillar") for path in sorted((TREE / folder).rglob("*"))
+    files = [str(path) for folder in ("salt", "pillar", "examples") for path in sorted((TREE / folder).rglob("*"))
              if path.suffix in (".sls", ".jinja") and path.parent != TREE / "pillar/secrets"]
     assert len(files) > 20
     # 205 wants .sls as the name's end, which a template is not

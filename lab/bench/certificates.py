@@ -22,13 +22,14 @@ import yaml
 from cryptography import x509
 
 from lab.identities import EncryptedPillar
-from lab.topology import TREE, loaded
+from lab.topology import EXAMPLES, TREE, loaded
 
 
 def _runner(folder: Path) -> ModuleType:
     """The runner, on a master that has a copy of the tree's pillar."""
     runner = loaded(TREE / "_runners/authority.py", "authority_of_the_tree")
     shutil.copytree(TREE / "pillar", folder / "pillar", ignore=shutil.ignore_patterns("issued", "crls"))
+    shutil.copytree(EXAMPLES, folder / "pillar/sites", dirs_exist_ok=True)
     for file in (folder / "pillar/secrets").glob("*.sls"):
         file.unlink()
     EncryptedPillar(folder / "gpg")

@@ -4,9 +4,9 @@ from __future__ import annotations
 import ast
 import base64
 import functools
+import ipaddress
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,10 +18,10 @@ import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lab.identities import EncryptedPillar
-from tests.conftest import TREE, load_module
+from tests.conftest import TREE, copy_pillar, load_module
 from tests.unit.modules.test_certs import Authority
 
-DOCUMENTS = sorted([TREE / "README.md", TREE / "CHANGELOG.md", *(TREE / "docs").glob("*.md"),
+DOCUMENTS = sorted([*TREE.glob("*.md"), *(TREE / "docs").glob("*.md"),
                     *(TREE / "pillar").rglob("*.md")])
 INSTALL = (TREE / "docs/install.md").read_text()
 # Salt's names for modules whose file is called otherwise.
@@ -80,6 +80,35 @@ def test_commands_call_functions_that_exist(document):
     assert [name for name in calls if not exists(name, "_modules", salt.modules)] == []
     assert [name for name in mentioned if not exists(name, "_modules", salt.modules)
             and name not in states | runners_too and not name.endswith((".py", ".conf", ".sls", ".service"))] == []
+
+
+def sealed(tree: object, key: str = "") -> object:
+    """Every encrypted value of an example replaced by one that could be behind it."""
+    if isinstance(tree, dict):
+        return {name: sealed(value, name) for name, value in tree.items()}
+    return ("MIIB" if key == "pkcs12" else "0123456789abcdef") if "BEGIN PGP MESSAGE" in str(tree) else tree
+
+
+def test_pillar_example_is_a_valid_site_with_its_secrets(gateway, schema):
+    text = (TREE / "pillar.example").read_text()
+    both = yaml.safe_load(text)
+    assert set(both) == {"gateway", "gateway_secrets"} and text.count("BEGIN PGP MESSAGE") == 4
+    for node in both["gateway"]["nodes"]:
+        assert gateway.find_mistakes(both["gateway"], schema, nodename=node, minion_id=f"{node}.zurich",
+                                     secrets=sealed(both["gateway_secrets"])) == []
+        assert gateway.derive(both["gateway"], schema, node)["site"] == "zurich"
+
+
+def test_pillar_example_names_nobody_real():
+    text = (TREE / "pillar.example").read_text()
+    ranges = [ipaddress.ip_network(each) for each in (
+        "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")]          # RFC 5737, RFC 3849
+    address = r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:]*:[0-9a-f:]*"
+    found = [ipaddress.ip_address(each) for each in re.findall(address, text)]
+    assert len(found) > 30
+    assert [str(each) for each in found if not any(each in network for network in ranges)] == []
+    names = re.findall(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]+", re.sub(r"#.*", "", text))
+    assert len(names) > 5 and [name for name in names if not name.endswith(".example")] == []      # RFC 2606
 
 
 def test_sites_in_the_documents_are_valid(gateway, schema, site):
@@ -154,7 +183,7 @@ def test_the_commands_of_certificates_md_do_what_it_says(tmp_path, monkeypatch, 
     settings = {key: value for block in blocks(text, "yaml") for key, value in yaml.safe_load(block).items()}
     keyring, pillar = tmp_path / "keys", tmp_path / "pillar"
     EncryptedPillar(keyring)
-    shutil.copytree(TREE / "pillar", pillar, ignore=shutil.ignore_patterns("issued", "crls"))
+    copy_pillar(pillar)
     (pillar / "secrets/winterthur.sls").write_text("gateway_secrets: {heartbeat: {key: 0123456789abcdef}}\n")
     runners = {name: load_module(f"_runners/{name}.py") for name in ("authority", "gateway", "lists")}
     other = Authority("Example CA")          # another authority, whose list is at the URL

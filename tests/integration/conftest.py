@@ -126,8 +126,10 @@ def tree() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
         copy = Path(folder) / "tree"
         shutil.copytree(TREE, copy, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.pyc"))
-        for file in (copy / "pillar/secrets").glob("*.sls"):
-            file.unlink()           # an operator's own
+        for folder in ("pillar/secrets", "pillar/sites"):
+            for file in (copy / folder).glob("*.sls"):
+                file.unlink()           # an operator's own
+        shutil.copytree(copy / "examples/sites", copy / "pillar/sites", dirs_exist_ok=True)
         yield copy
 
 

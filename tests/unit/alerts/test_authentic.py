@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts import authentic
-from tests.conftest import TREE
+from tests.conftest import EXAMPLES
 
 SECRET = bytes(range(32))
 
@@ -180,7 +180,7 @@ def test_a_damaged_secret_is_named_not_replaced(tmp_path):
     ("laptop.winterthur", ""), ("gw1.bern", ""), ("web.example.org", ""), ("web", ""), ("gw1.winterthur/../bern", ""),
     ("gw1.../schema", ""), ("gw1.schema", ""), ("*.winterthur", ""), ("", "")])
 def test_the_sender_is_a_node_of_a_site_in_pillar(minion_id, site):
-    assert authentic.Sites([str(TREE / "pillar")]).sender(minion_id) == site
+    assert authentic.Sites([str(EXAMPLES)]).sender(minion_id) == site
 
 
 def test_a_changed_site_is_read_again(tmp_path):

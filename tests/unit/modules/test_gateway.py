@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import datetime
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,12 +11,12 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
-from tests.conftest import TREE, load_module
+from tests.conftest import EXAMPLES, TREE, load_module
 
 GATEWAY = load_module("_modules/gateway.py")
 SCHEMA = yaml.safe_load((TREE / "pillar/schema.sls").read_text(encoding="utf-8"))["gateway_schema"]
 SITES = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["gateway"]
-         for path in sorted(Path(TREE / "pillar/sites").glob("*.sls"))}
+         for path in sorted((EXAMPLES / "sites").glob("*.sls"))}
 GONE = object()
 PEM = "-----BEGIN {0}-----\nMIIB\n-----END {0}-----\n"
 SECRETS = {

@@ -7,7 +7,7 @@ import salt.pillar
 import yaml
 
 from alerts import authentic
-from tests.conftest import TREE
+from tests.conftest import EXAMPLES, TREE
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def pillar(tmp_path):
     shipped = yaml.safe_load((TREE / "etc/salt/master.d/gateway.conf").read_text())
     opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
         "root_dir": str(tmp_path), "cachedir": str(tmp_path / "cache"), "extension_modules": str(tmp_path / "ext"),
-        "pki_dir": str(tmp_path), "pillar_roots": {"base": [str(TREE / "pillar")]}, "__role": "master",
+        "pki_dir": str(tmp_path), "pillar_roots": {"base": [str(TREE / "pillar"), str(EXAMPLES)]}, "__role": "master",
         "ext_pillar": shipped["ext_pillar"],
         "pillar_dirs": [path.replace("/srv/gateway", str(TREE)) for path in shipped["pillar_dirs"]]}
     return lambda minion_id: salt.pillar.Pillar(opts, {"id": minion_id}, minion_id, "base").compile_pillar()

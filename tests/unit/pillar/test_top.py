@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 import functools
-import shutil
 
 import pytest
 import salt.config
 import salt.pillar
 import salt.utils.files
 
-from tests.conftest import TREE
+from tests.conftest import copy_pillar
 
 
 @pytest.fixture(scope="module")
 def pillar(tmp_path_factory):
     """What the master would send to a minion with that id, whatever the minion says of itself."""
     folder = tmp_path_factory.mktemp("master")
-    shutil.copytree(TREE / "pillar", folder / "pillar")
+    copy_pillar(folder / "pillar")
     (folder / "pillar/secrets/bern.sls").write_text("#!yaml|gpg\ngateway_secrets: {heartbeat: {key: of-bern}}\n")
     (folder / "pillar/outside.sls").write_text("gateway: {nodes: {gw1: {}}}\n")
     opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {

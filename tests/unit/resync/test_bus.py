@@ -9,7 +9,7 @@ import salt.payload
 
 from alerts import authentic
 from resync import bus, decide
-from tests.conftest import TREE
+from tests.conftest import EXAMPLES
 
 SECRET = bytes(32)
 GW1 = "gw1.winterthur"
@@ -18,7 +18,7 @@ NOW = time.time()
 
 @pytest.fixture
 def sorter():
-    return bus.Sorter(SECRET, authentic.Sites([str(TREE / "pillar")]))
+    return bus.Sorter(SECRET, authentic.Sites([str(EXAMPLES)]))
 
 
 def event(number: int = 1, minion: str = GW1, signer: str = "", **more) -> dict:

@@ -5,7 +5,7 @@ import pytest
 
 from resync import work
 from resync.work import Hands, compared, failures, outcome
-from tests.conftest import TREE
+from tests.conftest import EXAMPLES
 
 GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
 NUMBER = "f" * 64
@@ -110,7 +110,7 @@ class Pair(Hands):
     """Two nodes whose answers the test gives."""
 
     def __init__(self, accepted=(GW1, GW2, "laptop.winterthur", "gw-a.bern"), after=(), **of) -> None:
-        super().__init__({"pillar_roots": {"base": [str(TREE / "pillar")]}, "ret_port": 4506}, after)
+        super().__init__({"pillar_roots": {"base": [str(EXAMPLES)]}, "ret_port": 4506}, after)
         self.accepted = lambda: list(accepted)
         self.number, self.roles, self.current = [NUMBER, NUMBER], ["active", "standby"], [True, True]
         self.wrong, self.reaches, self.conditions, self.ran = [], False, [], []

@@ -9,7 +9,7 @@ import salt.config
 
 from alerts import files
 from alerts.incidents import IncidentMachine
-from tests.conftest import TREE, load_module
+from tests.conftest import EXAMPLES, load_module
 from tests.unit.alerts.events import made
 
 SECRET = "s3cret-4711"
@@ -18,7 +18,7 @@ SECRET = "s3cret-4711"
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
     module = load_module("_runners/alerts.py")
-    shutil.copytree(TREE / "pillar/sites", tmp_path / "pillar/sites")
+    shutil.copytree(EXAMPLES / "sites", tmp_path / "pillar/sites")
     monkeypatch.setattr(module, "__opts__", dict(salt.config.DEFAULT_MASTER_OPTS) | {
         "pillar_roots": {"base": [str(tmp_path / "pillar")]}, "cachedir": str(tmp_path / "cache"),
         "extension_modules": str(tmp_path / "ext"), "sock_dir": str(tmp_path)}, raising=False)

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.identities import EncryptedPillar
-from tests.conftest import TREE, load_module
+from tests.conftest import TREE, copy_pillar, load_module
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ GPG = RUNNER._gpg
 def runner_on(place, keyring):
     runner = RUNNER
     runner.pillar, runner.folder = place / "pillar", place / "authority"
-    shutil.copytree(TREE / "pillar", runner.pillar, ignore=shutil.ignore_patterns("issued", "crls"))
+    copy_pillar(runner.pillar)
     runner.policy = {"folder": str(runner.folder)}
     runner.__opts__ = dict(salt.config.DEFAULT_MASTER_OPTS) | {
         "pillar_roots": {"base": [str(runner.pillar)]}, "file_roots": {"base": [str(TREE / "salt")]},

@@ -1,12 +1,12 @@
-"""The runner: all sites checked, a client's file, the reference."""
+"""The runner: all sites checked, roles, versions, a client's file, the reference."""
 from __future__ import annotations
 
-import shutil
+import re
 
 import pytest
 import salt.config
 
-from tests.conftest import TREE, load_module
+from tests.conftest import TREE, copy_pillar, load_module
 
 SECRETS = """\
 gateway_secrets:
@@ -19,7 +19,7 @@ gateway_secrets:
 def master(tmp_path, monkeypatch):
     """The runner on a master that has a copy of the tree's pillar, secrets included; `.pillar` is the copy."""
     pillar = tmp_path / "pillar"
-    shutil.copytree(TREE / "pillar", pillar)
+    copy_pillar(pillar)
     for name in ("bern", "winterthur"):
         (pillar / f"secrets/{name}.sls").write_text(SECRETS)
     opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
@@ -34,6 +34,15 @@ def master(tmp_path, monkeypatch):
 
 def test_shipped_sites_are_valid(master):
     assert master.validate() == {"valid": ["bern", "winterthur"], "mistakes": [], "retcode": 0}
+
+
+def test_a_fresh_clone_has_no_site_and_says_what_to_do(master):
+    for file in (master.pillar / "sites").glob("*.sls"):
+        file.unlink()
+    result = master.validate()
+    assert (result["valid"], result["mistakes"], result["retcode"], master.__context__["retcode"]) == ([], [], 0, 0)
+    assert "there is no site yet" in result["next"] and f"{master.pillar}/sites/SITE.sls" in result["next"]
+    assert (TREE / re.search(r"examples/\S+", result["next"])[0]).is_file()
 
 
 def test_mistakes_of_all_sites_at_once_and_an_exit_status(master):
@@ -153,6 +162,86 @@ def test_what_speaks_against_moving_a_role(nodes, first, second, roles, active, 
     assert all(line.startswith("winterthur: gw") for line in its["mistakes"])
     if not active:
         assert nodes.active("winterthur")["retcode"] == 1
+
+
+# What is installed where
+
+VERSION = (TREE / "VERSION").read_text().strip()
+
+
+@pytest.fixture
+def versions(nodes, monkeypatch):
+    """A master with a single site, whose nodes answer what is in `.said`."""
+    (nodes.pillar / "sites/bern.sls").unlink()
+    nodes.said, nodes.asked = {"gw1.winterthur": VERSION, "gw2.winterthur.example": VERSION}, []
+
+    def ask(minions, function):
+        nodes.asked.append((minions, function))
+        return {minion: said for minion, said in nodes.said.items() if said is not None}
+
+    monkeypatch.setattr(nodes, "_ask", ask)
+    return nodes
+
+
+@pytest.mark.parametrize("site", [None, "winterthur"])
+def test_the_version_here_and_on_each_node(versions, site):
+    assert versions.version(site) == {"master": VERSION, "nodes": versions.said, "mistakes": [], "retcode": 0}
+    assert versions.asked == [(list(versions.said), "gateway_version.installed")]
+
+
+@pytest.mark.parametrize("said, shown", [
+    (None, "silent"), ("0.9.11", "0.9.11"), ("'gateway_version.installed' is not available.", "unknown"),
+    ("", "unknown"), ("1.0.0\n", "unknown"), ("1.0.0\x1b[2J", "unknown"), ("1.7", "unknown"),
+    ("1.0.0" * 1000, "unknown"), ("\u0661.0.0", "unknown"), ("None", "unknown")])
+def test_a_node_that_has_no_such_version_is_named(versions, said, shown):
+    versions.said["gw2.winterthur.example"] = said
+    result = versions.version()
+    assert result["nodes"] == {"gw1.winterthur": VERSION, "gw2.winterthur.example": shown}
+    assert len(result["mistakes"]) == result["retcode"] == versions.__context__["retcode"] == 1
+    assert result["mistakes"][0].startswith("winterthur: gw2.winterthur.example ")
+    assert shown in ("silent", said) or not said or said not in str(result)
+
+
+def test_nodes_are_asked_with_a_time_limit(master, monkeypatch):
+    """`False` is what Salt's client has for a minion that did not answer."""
+    class Client:
+        __enter__, __exit__ = lambda self: self, lambda *_: None
+
+        def cmd(self, *asked, **named):
+            self.asked = asked, named
+            return {"gw1.winterthur": "1.0.0", "gw2.winterthur": False, "gw3.winterthur": 7}
+
+    client = Client()
+    monkeypatch.setattr(master.salt.client, "get_local_client", lambda mopts: client)
+    assert master._ask(["gw1.winterthur"], "gateway_version.installed") == {
+        "gw1.winterthur": "1.0.0", "gw3.winterthur": "7"}
+    assert client.asked == ((["gw1.winterthur"], "gateway_version.installed"), {"tgt_type": "list", "timeout": 15})
+
+
+def test_a_minion_that_was_not_asked_has_no_version(versions):
+    versions.said["laptop.winterthur"] = "6.6.6"
+    assert "6.6.6" not in str(versions.version())
+
+
+def test_a_site_with_mistakes_does_not_hide_the_others(versions):
+    (versions.pillar / "sites/bern.sls").write_text("gateway: 7\n")
+    result = versions.version()
+    assert result["nodes"] == versions.said and result["retcode"] == 1 and len(result["mistakes"]) == 1
+
+
+def test_the_version_of_a_node_without_a_key(versions, monkeypatch):
+    monkeypatch.setattr(versions, "_accepted", lambda: ["gw1.winterthur"])
+    result = versions.version("winterthur")
+    assert list(result["nodes"]) == ["gw1.winterthur"] and "gw2: no minion has an accepted key" in result["mistakes"][0]
+    monkeypatch.setattr(versions, "_accepted", list)
+    versions.asked.clear()
+    assert versions.version("winterthur")["nodes"] == {} and versions.asked == []
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../secrets/winterthur", "*"])
+def test_the_version_of_what_is_no_site(versions, name):
+    result = versions.version(name)
+    assert (result["nodes"], result["retcode"], len(result["mistakes"])) == ({}, 1, 1)
 
 
 def test_a_node_without_a_key_is_named(nodes):

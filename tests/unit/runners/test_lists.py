@@ -4,7 +4,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import shutil
 import threading
 
 import pytest
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import TREE, load_module
+from tests.conftest import TREE, copy_pillar, load_module
 from tests.unit.modules.test_certs import AUTHORITY, DAY, Authority, bundle, pem
 
 URL = "http://pki.example/example-ca.crl"
@@ -36,7 +35,7 @@ def lists(tmp_path, monkeypatch):
     """The runner on a master where winterthur has a certificate of AUTHORITY; `.served` is the answer of URL."""
     runner = RUNNER
     runner.pillar = tmp_path / "pillar"
-    shutil.copytree(TREE / "pillar", runner.pillar, ignore=shutil.ignore_patterns("issued", "crls"))
+    copy_pillar(runner.pillar)
     of_sites = {"winterthur": {"certificates": {"gateway": bundle()}}, "bern": {"heartbeat": {"key": "k"}}}
     for site, secrets in of_sites.items():
         (runner.pillar / f"secrets/{site}.sls").write_text("#!yaml\n" + yaml.safe_dump({"gateway_secrets": secrets}))

@@ -8,13 +8,13 @@ import pytest
 import salt.config
 
 from resync import files
-from tests.conftest import TREE, load_module
+from tests.conftest import EXAMPLES, TREE, load_module
 
 
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
     opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {
-        "pillar_roots": {"base": [str(TREE / "pillar")]}, "file_roots": {"base": [str(TREE / "salt")]},
+        "pillar_roots": {"base": [str(TREE / "pillar"), str(EXAMPLES)]}, "file_roots": {"base": [str(TREE / "salt")]},
         "cachedir": str(tmp_path), "pki_dir": str(tmp_path)}
     module = load_module("_runners/resync.py")
     monkeypatch.setattr(module, "__opts__", opts, raising=False)
@@ -48,7 +48,7 @@ def test_what_is_no_site(runner, name):
 
 
 def test_nodes_by_their_numbers(runner, monkeypatch):
-    number = runner.Inputs([TREE / "salt"], [TREE / "pillar"]).look(["bern"]).of("bern")
+    number = runner.Inputs([TREE / "salt"], [TREE / "pillar", EXAMPLES]).look(["bern"]).of("bern")
     said = {"gw-a.bern": [number, True], "gw-b.bern": ["old", False]}
     monkeypatch.setattr(runner.work.Hands, "told", lambda self, sites: {"nodes": {"bern": said}})
     assert runner.status("bern")["nodes"] == {
