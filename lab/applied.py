@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 KIND = "applied"
 # What reaches a host or the master's pillar; tests and documentation do not.
-MADE_FROM = ("_beacons", "_engines", "_modules", "_pillar", "_runners", "_states", "agent", "alerts", "etc", "lab",
-             "pillar", "resync", "salt")
+MADE_FROM = ("_beacons", "_engines", "_modules", "_pillar", "_runners", "_states", "agent", "alerts", "etc", "examples",
+             "lab", "pillar", "resync", "salt")
 AUTHORITY = "authority.pem"
 SECRETS = "secrets"
 KEYS = ("pki", "etc/salt/gpgkeys")      # of the master's, under its own folder

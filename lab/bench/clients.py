@@ -21,7 +21,7 @@ from lab.laboratory import Lab
 STRONGSWAN_PACKAGES = ["charon-systemd", "strongswan-swanctl", "libstrongswan-standard-plugins"]
 # What Libreswan and strongSwan agree on without a second round (docs/openswan.md has the gateways' list).
 PROPOSALS = "aes256gcm16-prfsha512-ecp256"
-# Inner addresses between the peers' networks and the pool (pillar/sites/winterthur.sls).
+# Inner addresses between the peers' networks and the pool (examples/sites/winterthur.sls).
 FIRST_PERSON = 161
 ASKS = 30              # seconds, strongSwan's dpd_delay of a client as shipped (swanctl.conf(5) has none)
 

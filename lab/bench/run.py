@@ -37,7 +37,7 @@ NOISE = 0.3            # a shorter silence is the machine's, not the fault's
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
 NEVER = {True: 60.0, False: 240.0}
 LONG = 4.0             # of a tuned client, or of one that should have been told: why, is worth a look
-REMEMBERED = 320.0     # seconds before a fault that the agents still go by (agent/decide.py: STARVED)
+REMEMBERED = 320.0     # seconds before a fault that the agents still go by (agent/decide.py: STALL_MEMORY_SECONDS)
 STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
 
 
