@@ -57,7 +57,7 @@ def status(salt_) -> dict:
     """`salt-run resync.status`, from the file that it reads."""
     found = files.read_status(salt_.master.config["cachedir"])
     age = found.pop("at", None)
-    return {**found, "engine": "running" if age is not None and age < files.STALE else "not running"}
+    return {**found, "engine": "running" if age is not None and age < files.STALE_SECONDS else "not running"}
 
 
 def at_rest(salt_) -> bool:
