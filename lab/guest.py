@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from lab.kernel import Kernel
 from lab.topology import Host, Nic
@@ -159,16 +160,30 @@ class Guest:
 
         Raises Failed with `check`, TimeoutError when the host does not answer at all.
         """
-        answer, deadline = self._ask(argv, timeout, stdin), time.monotonic() + timeout + 5
-        while not answer.exists():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.host.name} does not answer on its console ({' '.join(argv)})")
-            time.sleep(0.01)
-        code, stdout, stderr = json.loads(answer.read_text())
-        answer.unlink()
+        code, stdout, stderr = self._answer({"argv": argv, "stdin": stdin, "timeout": timeout}, " ".join(argv))
         if check and code:
             raise Failed(code, argv, stdout, stderr)
         return subprocess.CompletedProcess(argv, code, stdout, stderr)
+
+    def ask(self, path: str, question: dict[str, Any], timeout: float = 10) -> dict[str, Any] | None:
+        """What a daemon's socket answers to a question, both of them a line of JSON; None when nobody is there.
+
+        Nothing is started on the host: what is asked again and again must not keep it from what it is asked about.
+        """
+        job = {"socket": path, "stdin": json.dumps(question), "timeout": timeout}
+        code, said, _ = self._answer(job, path)
+        answer: dict[str, Any] | None = json.loads(said) if code == 0 and said.endswith("\n") else None
+        return answer
+
+    def _answer(self, job: dict[str, Any], what: str) -> tuple[int, str, str]:
+        answer, deadline = self._ask(job), time.monotonic() + job["timeout"] + 5
+        while not answer.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.host.name} does not answer on its console ({what})")
+            time.sleep(0.01)
+        code, stdout, stderr = json.loads(answer.read_text())
+        answer.unlink()
+        return code, stdout, stderr
 
     def behind(self) -> float:
         """Seconds that its clock is behind this machine's; 0 where they agree to a second or so, as they should.
@@ -184,11 +199,11 @@ class Guest:
         """What its journal has since then, by this machine's clock (journalctl(1) has the options)."""
         return self.run(["journalctl", "-q", f"--since=@{int(since - self.behind())}", *options], check=True).stdout
 
-    def _ask(self, argv: list[str], timeout: float, stdin: str = "") -> Path:
-        """Hand a command over and give the path where its answer will be."""
+    def _ask(self, job: dict[str, Any]) -> Path:
+        """Hand a job over (lab-console) and give the path where its answer will be."""
         base = self.folder / "console" / f"{next(self._numbers):06d}"
         writing = base.with_suffix(".asking")
-        writing.write_text(json.dumps({"argv": argv, "stdin": stdin, "timeout": timeout}))
+        writing.write_text(json.dumps(job))
         writing.rename(base.with_suffix(".request"))
         if self._bell:
             with contextlib.suppress(OSError):      # it is off, or so busy that it has not heard the last hundred
@@ -213,7 +228,7 @@ class Guest:
     def shut_down(self) -> None:
         """An orderly end."""
         # no answer is waited for: the console goes down with the rest
-        self._ask(["systemctl", "poweroff"], timeout=60)
+        self._ask({"argv": ["systemctl", "poweroff"], "stdin": "", "timeout": 60})
         self._running().wait(timeout=120)
 
     def reboot(self) -> None:

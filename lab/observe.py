@@ -69,6 +69,11 @@ def roles(lab: Lab, site: str) -> dict[str, str]:
     return {guest.host.name: str(said.get(guest.host.minion_id, "no answer")) for guest in lab.gateways(site)}
 
 
+def agent(guest: Guest) -> dict[str, Any] | None:
+    """What a node's role agent says of itself, as `agent/run status` prints it; None where none runs."""
+    return guest.ask("/run/gateway-agent.sock", {"command": "status"})
+
+
 def active_slave(guest: Guest, bond: str) -> str:
     """The slave a bond uses now, as the kernel names it."""
     return guest.run(["cat", f"/sys/class/net/{bond}/bonding/active_slave"]).stdout.strip()

@@ -58,11 +58,9 @@ class Pair:
         return self.active() is not None and all(self._ready(guest) for guest in self.guests)
 
     def _ready(self, guest: Guest) -> bool:
-        shown = guest.run([AGENT, "status"])
-        if shown.returncode:
-            return False
-        status = json.loads(shown.stdout)
-        return status["ready"] and status["peer"]["ready"] and status["role"] in ("active", "standby")
+        status = observe.agent(guest)
+        return bool(status and status["ready"] and status["peer"]["ready"]
+                    and status["role"] in ("active", "standby"))
 
     def switch_over(self, active: Guest) -> Callable[[], None] | None:
         """Move the role on purpose. Gives what puts things right again, if that is more than to wait."""

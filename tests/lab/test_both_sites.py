@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,7 +74,7 @@ def test_a_switch_over_is_told_to_the_other_site(quiet, number):
     sent = observe.capture(network.ROUTER, site.name[:10],
                            f"udp port 500 and src host {virtual} and ether src {hardware}",
                            during=lambda: active.run([AGENT, "standby"], check=True))
-    since = json.loads(standby.run([AGENT, "status"], check=True).stdout)["since"]
+    since = observe.agent(standby)["since"]
     taken = datetime.datetime.fromisoformat(since).timestamp() + standby.behind()
     assert [line for line in sent.splitlines() if line and float(line.split()[0]) > taken], (taken, sent)
     said = active.journal(begun, "-u", "ipsec")

@@ -1,14 +1,13 @@
 """Interfaces that are made anew under a running pair: heartbeat does not hear on them until it opens them anew."""
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from lab import observe
-from lab.bench.pairs import AGENT, Pair
+from lab.bench.pairs import Pair
 from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.observe import eventually
@@ -22,13 +21,15 @@ _TALK = r"for _ in $(seq 240); do printf '>>>\nt=talk\n<<<\n' >/var/lib/heartbea
 
 
 def _status(guest: Guest) -> dict:
-    return json.loads(guest.run([AGENT, "status"], check=True).stdout)
+    its = observe.agent(guest)
+    assert its, f"no agent runs on {guest.host.name}"
+    return its
 
 
 def _hears(guest: Guest) -> bool:
     """Whether the node's heartbeat runs and hears the other one on all of its paths."""
-    said = guest.run([AGENT, "status"]).stdout
-    links = json.loads(said)["links"] if said else {}
+    its = observe.agent(guest)
+    links = its["links"] if its else {}
     return sorted(links) == BONDS and set(links.values()) == {"up"}
 
 
