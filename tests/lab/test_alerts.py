@@ -18,13 +18,13 @@ import yaml
 from lab import observe
 from lab.bench.pairs import AGENT
 from lab.laboratory import Lab
-from lab.master import PLACE
+from lab.master import MASTER_TREE
 from lab.observe import eventually
 from tests import sinks
 from tests.lab.conftest import heartbeat_cut
 
 ROUNDS = int(os.environ.get("LAB_ROUNDS", "1"))
-FILE = PLACE / "pillar/alerts.sls"
+FILE = MASTER_TREE / "pillar/alerts.sls"
 SITE = "winterthur"
 Act = Callable[[], object]
 

@@ -10,7 +10,7 @@ import pytest
 
 from lab import lacp, network, observe
 from lab.bench.pairs import AGENT, Pair
-from lab.master import PLACE
+from lab.master import MASTER_TREE
 from lab.observe import Happened, eventually
 from lab.results import apply
 from tests.lab.conftest import AGENTS, heartbeat_cut, since
@@ -60,7 +60,7 @@ def test_watching_an_idle_gateway_costs_little(quiet, capsys):
     time.sleep(20)
     watching = share(120)
     # Trap: beacons.disable answers that it did, and those of pillar go on (Salt 3008, config.merge).
-    file = PLACE / "pillar/beacons.sls"
+    file = MASTER_TREE / "pillar/beacons.sls"
     shipped = file.read_text()
     file.write_text("{}\n")
     try:

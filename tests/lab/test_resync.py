@@ -11,7 +11,7 @@ from lab import observe
 from lab.bench.pairs import AGENT
 from lab.guest import Guest
 from lab.laboratory import Lab
-from lab.master import PLACE
+from lab.master import MASTER_TREE
 from lab.observe import eventually
 from lab.results import apply
 from tests.lab.test_certificates import DATABASE, events, issued  # noqa: F401  # fixtures
@@ -19,7 +19,7 @@ from tests.lab.test_certificates import DATABASE, events, issued  # noqa: F401  
 pytestmark = pytest.mark.long
 
 SITE = "winterthur"
-FILE = PLACE / f"pillar/sites/{SITE}.sls"
+FILE = MASTER_TREE / f"pillar/sites/{SITE}.sls"
 # Taken out of a site again, it stays on the node as it is: each test has a value of its own.
 SYSCTL = "net.ipv4.ip_default_ttl"
 

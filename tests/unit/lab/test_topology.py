@@ -21,7 +21,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there_without_anything_of_an_operators(own):
-    assert topology.EXAMPLES == EXAMPLES / "sites" and topology.sites() == ["bern", "winterthur"]
+    assert topology.EXAMPLE_SITES == EXAMPLES / "sites" and topology.sites() == ["bern", "winterthur"]
     assert [host.minion_id for host in topology.site("bern", topology.Counter()).gateways] == ["gw-a.bern", "gw-b.bern"]
 
 
