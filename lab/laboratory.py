@@ -58,7 +58,7 @@ def prepared(names: list[str], more_packages: tuple[str, ...] = ()) -> Kernel:
     with open(PREPARED_LOCK, encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         if lock.read() != PREPARED_WELL:
-            raise RuntimeError("the lab's kernel and images could not be made; the error is above, before the first test")
+            raise RuntimeError("the lab's kernel and images could not be made; the error is above, before the tests")
     return prepare(names, "built", more_packages)
 
 

@@ -25,7 +25,7 @@ class Fault:
     """`make` gets the pair and its active node.
 
     The bench watches the traffic for at least `watch` seconds after the fault, and until every client is answered
-    again. That must cover the time until a silence *begins*: with `unfelt` none begins before the pair itself has noticed.
+    again. That must cover the time until a silence *begins*: with `unfelt` none begins before the pair has noticed.
     `seldom` is the same for clients as shipped, who ask every 30 s whether the pair is alive. With `told` the pair
     tells the clients that it goes away: then those as shipped wait no longer than tuned ones.
     """

@@ -1,8 +1,8 @@
 """What a user would choose today instead: keepalived (VRRP version 3, 50 ms) with strongSwan as hot standby.
 
 It is tuned as well as possible: shortest stable advertisement interval, real-time priority, tracked interfaces, a
-daemon that must answer, a router that must be reachable, repeated announcements, and the node that takes over calls the peers.
-Bonds and kernel parameters are the product's own, so that only the takeover differs.
+daemon that must answer, a router that must be reachable, repeated announcements, and a node that calls the peers when
+it takes over. Bonds and kernel parameters are the product's own, so that only the takeover differs.
 """
 from __future__ import annotations
 

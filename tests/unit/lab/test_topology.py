@@ -11,7 +11,7 @@ from tests.conftest import EXAMPLES, TREE
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """The folder for an operator's own sites, in a tree of its own."""
+    """The folder for an operator's own sites, in a temporary tree."""
     (tmp_path / "pillar/sites").mkdir(parents=True)
     for path in ("pillar/schema.sls", "_modules/gateway.py"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
