@@ -61,7 +61,7 @@ def main() -> int:
         return _test(rest)
     elif arguments.command == "meanwhile":
         laboratory.prepare(sites(), "built", _more_packages())
-        os.write(arguments.lock, laboratory.PREPARED_WELL.encode())
+        os.write(arguments.lock, laboratory.PREPARED_MARK.encode())
     elif arguments.command == "lane":
         laboratory.enter(laboratory.tied(laboratory.command(["inside", "lane", "built", *rest], own_network=False)))
     elif arguments.command == "inside":

@@ -22,7 +22,7 @@ from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
 
 LAB_FOLDER = Path("/run/gateway-lab")
 PREPARED_LOCK = cache.ROOT / ".prepared"             # locked while `meanwhile` makes kernel and images
-PREPARED_WELL = "complete"                           # the lock file's content when that has succeeded
+PREPARED_MARK = "complete"                           # the lock file's content when that has succeeded
 CLONE_NEWNET = 0x40000000                            # unshare(2); Python has it from 3.12 on
 CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's user installs
 ROADWARRIOR = "roadwarrior"
@@ -57,7 +57,7 @@ def prepared(names: list[str], more_packages: tuple[str, ...] = ()) -> Kernel:
     """Wait for `prepare_meanwhile`, and return the kernel that it made. Raises RuntimeError when it has failed."""
     with open(PREPARED_LOCK, encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        if lock.read() != PREPARED_WELL:
+        if lock.read() != PREPARED_MARK:
             raise RuntimeError("the lab's kernel and images could not be made; the error is above, before the tests")
     return prepare(names, "built", more_packages)
 

@@ -22,7 +22,7 @@ from lab.image import BOOKWORM, TRIXIE, Release
 TREE = Path(__file__).resolve().parent.parent
 EXAMPLE_SITES = TREE / "examples/sites"        # winterthur and bern; an operator's own sites are in pillar/sites
 # The Debian release of each example site's hosts; all other sites' hosts are Debian 13.
-RELEASES = {"bern": BOOKWORM}
+RELEASE_OF_SITE = {"bern": BOOKWORM}
 ROADWARRIOR_NETWORK = ipaddress.ip_network("203.0.113.0/24")
 # Guests of a hotel: behind its one address, in a network that very many home routers use.
 HOTEL_NETWORK = ipaddress.ip_network("192.168.1.0/24")
@@ -154,7 +154,7 @@ def site(name: str, counter: Counter) -> Site:
 
     core = {"external": f"{name[:3]}-provider", "internal": f"{name[:3]}-lan"}
     switches = {core[side]: sorted({switch(s) for s in slaves[side].values()}) for side in bonds}
-    release = RELEASES.get(name, TRIXIE)
+    release = RELEASE_OF_SITE.get(name, TRIXIE)
     master = _host_address(bonds["internal"]["networks"], 2)
     gateways = []
     for node, its in settings.items():

@@ -10,14 +10,14 @@ from tests import costs, failures, lanes
 from tests.conftest import TREE
 
 FIRST_LANE, SECOND_LANE, THIRD_LANE = lanes.LANES
-SOME_BUDGETS = {"calibration": {"seconds": 1}, "bare": {"tests/lab/test_b.py": 300}, "sites": {"tests/lab/test_s.py": 100},
+KNOWN = {"calibration": {"seconds": 1}, "bare": {"tests/lab/test_b.py": 300}, "sites": {"tests/lab/test_s.py": 100},
          "pair": {"tests/lab/test_p.py": 50, "tests/lab/test_q.py": 80},
          "integration": {"tests/integration/test_i.py": 9}}
-ALL_MODULES = [module for kind, modules in SOME_BUDGETS.items() if kind != "calibration" for module in modules]
+ALL_MODULES = [module for kind, modules in KNOWN.items() if kind != "calibration" for module in modules]
 
 
 def chosen(lane: lanes.Lane, waiting: list[str], *others: lanes.Lane) -> str | None:
-    return lanes.choose(lane, waiting, list(others), SOME_BUDGETS)
+    return lanes.choose(lane, waiting, list(others), KNOWN)
 
 
 def test_each_lane_begins_with_what_only_it_can_do():
@@ -40,7 +40,7 @@ def test_what_no_running_lane_takes_is_anybodys():
 
 
 def test_a_module_without_a_budget_is_of_its_folders_kind():
-    assert [lanes.kind_of(f"tests/{path}/test_new.py", SOME_BUDGETS) for path in ("lab", "integration", "unit/agent")] == [
+    assert [lanes.kind_of(f"tests/{path}/test_new.py", KNOWN) for path in ("lab", "integration", "unit/agent")] == [
         "sites", "integration", "plain"]
 
 
