@@ -47,7 +47,7 @@ def heard(data: bytes) -> bytes | None:
 
 
 def serve(interface: str, system: bytes, port: int) -> None:
-    """Send a LACPDU every second and read the other side's, for ever."""
+    """Send a LACPDU every one to two seconds and read the other side's, for ever."""
     theirs = bytes(15)
     # All protocols: a socket for a single protocol gets a frame only after the bridge.
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
