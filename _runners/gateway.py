@@ -143,7 +143,7 @@ def active(site: str) -> str | dict:
 
     .. code-block:: bash
 
-        salt "$(salt-run --out=newline_values_only gateway.active winterthur)" ipsec.status
+        salt "$(salt-run --out=txt gateway.active winterthur)" ipsec.status
     """
     its = pair(site)
     return its["active"] or dict(_result([], its["mistakes"]))

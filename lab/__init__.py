@@ -1,1 +1,1 @@
-"""Real-kernel Debian hosts on one machine, for trying and testing the tree as it is."""
+"""Real-kernel Debian hosts on one machine, to try and test this tree unchanged."""

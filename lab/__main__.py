@@ -10,14 +10,14 @@ import sys
 from lab import cache, kernel, laboratory, network
 from lab.topology import TREE, sites
 
-# Which tests may be tried once more: tests/lab/conftest.py (TIMED). More than two of them are no accident.
-LANES_MEMORY = 16 << 30      # bytes: some 20 hosts of 640 MB, most of which they never touch
+LANES_MEMORY_BYTES = 16 << 30      # some 20 hosts of 640 MB, most of which they never touch
+# Which tests may be tried once more: tests/lab/conftest.py (RERUN_MODULES). More than two failures are no accident.
 SECOND_TRIES = ("--max-suite-reruns=2", "--rerun-show-tracebacks")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab/run",
-                                     description="Real-kernel Debian hosts for trying and testing the tree.")
+                                     description="Real-kernel Debian hosts to try and test the tree.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="two bare hosts become a gateway pair; ends with a table")
     demo.add_argument("site", nargs="?", default="winterthur", choices=sites())
@@ -43,11 +43,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _choose_kernel(command: argparse.ArgumentParser) -> None:
     command.add_argument("--kernel", choices=["auto", "packaged", "built"], default="auto",
-                         help="auto: the built kernel if it is there already, else the packaged one (no packet filter)")
+                         help="auto: the built kernel if it is cached, else the packaged one (no packet filter)")
 
 
 def main() -> int:
-    # what follows is pytest's own, or the sites' names: argparse would take its options for ours
+    # The words that follow are pytest's options or site names: argparse would read those options as its own.
     own = {"test": 1, "bench": 1, "lane": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
     words, rest = sys.argv[1:own + 1], sys.argv[own + 1:]
     arguments = _parser().parse_args(words)
@@ -61,7 +61,7 @@ def main() -> int:
         return _test(rest)
     elif arguments.command == "meanwhile":
         laboratory.prepare(sites(), "built", _more_packages())
-        os.write(arguments.lock, laboratory.COMPLETE.encode())
+        os.write(arguments.lock, laboratory.PREPARED_MARK.encode())
     elif arguments.command == "lane":
         laboratory.enter(laboratory.tied(laboratory.command(["inside", "lane", "built", *rest], own_network=False)))
     elif arguments.command == "inside":
@@ -87,17 +87,17 @@ def _test(words: list[str]) -> int:
 
 
 def _pytest(words: list[str], lanes: list[str]) -> list[str]:
-    # the folder is named for where only options are given: pyproject.toml has less, for whoever has no lab
+    # testpaths counts where only options are given; pyproject.toml names fewer folders, for machines without a lab
     return [sys.executable, "-m", "pytest", *SECOND_TRIES, "--override-ini=testpaths=tests", *lanes, *words]
 
 
 def _lanes() -> list[str]:
-    """pytest-xdist's words for a process for each lane, where there is memory for all of their hosts."""
+    """pytest-xdist's arguments for a process for each lane; only the first lane without memory for all hosts."""
     from tests.lanes import LANE, LANES
 
     python = f"{sys.executable} -m lab lane"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    fitting = LANES if memory > LANES_MEMORY else LANES[:1]
+    fitting = LANES if memory > LANES_MEMORY_BYTES else LANES[:1]
     return ["--dist=loadscope", "--max-worker-restart=2",
             *(f"--tx=popen//id={lane.name}//env:{LANE}={lane.name}//env:LAB_INSIDE=1//python={python}"
               for lane in fitting)]
@@ -117,7 +117,7 @@ def _bench(words: list[str]) -> int:
     for configuration in arguments.configuration:
         if not arguments.busy and not run.missing(configuration, arguments):
             continue
-        # a lab of its own each, that ends with its process
+        # each configuration has a lab of its own, which ends with its process
         done = subprocess.run(laboratory.tied(laboratory.command(["inside", "bench", "built", configuration, *words])),
                               check=False)
         if done.returncode:
@@ -128,9 +128,11 @@ def _bench(words: list[str]) -> int:
 
 
 def _as_init(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child, and meanwhile for the orphans that this process, the first of its namespace, is given.
+    """Wait for a child, and meanwhile reap the orphans: this process is the first of its namespace and inherits them.
 
-    One that nobody has waited for is there for ever in the eyes of whoever killed it, and waits to see it gone.
+    An orphan that nobody reaps stays a zombie, and a process that killed it and waits for its end would wait for ever.
+
+    Returns the child's exit code.
     """
     while True:
         number, status = os.wait()
@@ -140,11 +142,11 @@ def _as_init(child: subprocess.Popen[bytes]) -> int:
 
 def _inside(what: str, which: str, rest: list[str]) -> int:
     if what == "lane":
-        # pytest-xdist talks with it over its standard input and output
+        # pytest-xdist talks with the lane over standard input and output
         return _as_init(subprocess.Popen([sys.executable, *rest]))
     network.ip("link", "set", "lo", "up")
     if what == "test":
-        # every test finds itself inside; those of tests/lab refuse to run anywhere else
+        # LAB_INSIDE tells every test that it runs inside the lab; those of tests/lab refuse to run anywhere else
         return _as_init(subprocess.Popen(_pytest(rest, []), cwd=TREE, env=os.environ | {"LAB_INSIDE": "1"}))
     if what == "bench":
         from lab.bench import run

@@ -1,8 +1,8 @@
-"""Applied sites, kept: a lab starts from them within half a minute, where `state.apply` on bare hosts takes minutes.
+"""A cache of applied sites: a lab starts from it within half a minute, while `state.apply` on bare hosts takes minutes.
 
-What is kept is each host's disk, the master's keys with the encrypted pillar that goes with them, and the lab's
-certificate authority. It is known by a digest of all that it was made from, the tree included, and good for one day:
-certificates and lists in it are dated.
+It keeps each host's disk, the master's keys with the pillar that is encrypted to them, and the lab's certificate
+authority. Its name is a digest of everything that it was made from, the tree included. It is good for one day, because
+the certificates and lists in it expire.
 """
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from lab.laboratory import Lab
 
 KIND = "applied"
-# What reaches a host or the master's pillar; tests and documentation do not.
+# The folders whose content reaches a host or the master's pillar; tests and documentation do not.
 MADE_FROM = ("_beacons", "_engines", "_modules", "_pillar", "_runners", "_states", "agent", "alerts", "etc", "examples",
              "lab", "pillar", "resync", "salt")
 AUTHORITY = "authority.pem"
 SECRETS = "secrets"
-KEYS = ("pki", "etc/salt/gpgkeys")      # of the master's, under its own folder
+MASTER_KEYS = ("pki", "etc/salt/gpgkeys")      # folders of the master, below its own folder
 
 
 def inputs(kernel: Kernel, sites: list[str]) -> list[str]:
-    """All that a kept lab depends on, for the cache."""
+    """Everything that a kept lab depends on, as the cache's inputs (lab/cache.py)."""
     files = [path for folder in MADE_FROM for path in sorted((TREE / folder).rglob("*"))
              if path.is_file() and path.suffix != ".pyc" and path.parent.name != "secrets"]
     disks = [image.disk(release).parent.name for release in (image.TRIXIE, image.BOOKWORM)]
@@ -40,18 +40,18 @@ def inputs(kernel: Kernel, sites: list[str]) -> list[str]:
 
 
 def find(kernel: Kernel, sites: list[str]) -> Path | None:
-    """The folder with these sites applied, if there is one."""
+    """The folder with these sites applied, None if there is none."""
     return cache.find(KIND, inputs(kernel, sites))
 
 
 def keep(lab: Lab) -> Path:
-    """Keep a lab that runs. Its hosts stand still meanwhile, for a second or two."""
+    """Keep a running lab and give the folder. Its hosts stand still meanwhile, for a second or two."""
 
     def make(folder: Path) -> None:
         guests = list(lab.guests.values())
         with ThreadPoolExecutor() as pool:
             list(pool.map(_flush, guests))
-            # Not by `fsfreeze`: what waits for a disk on a host would be kept waiting in what boots from this.
+            # Not with `fsfreeze`: what waits for a disk would still wait in a host that boots from the copy.
             for guest in guests:
                 guest.hang()
             try:
@@ -59,8 +59,8 @@ def keep(lab: Lab) -> Path:
             finally:
                 for guest in guests:
                     guest.resume()
-        for part in KEYS:
-            # gpg-agent's sockets are none of the keys
+        for part in MASTER_KEYS:
+            # without gpg-agent's sockets, which are not keys
             shutil.copytree(lab.master.folder / part, folder / "master" / part,
                             ignore=shutil.ignore_patterns("S.*", "*.lock"))
         shutil.copytree(lab.master.secrets, folder / SECRETS)
@@ -75,5 +75,5 @@ def _flush(guest: Guest) -> None:
 
 
 def copy_disk(source: Path, target: Path) -> None:
-    """A copy-on-write file, of which the greater part is holes."""
+    """Copy a copy-on-write file. Most of it is holes, which stay holes."""
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True, timeout=120)

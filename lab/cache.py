@@ -1,4 +1,4 @@
-"""A folder of things that take long to make, each known by what it was made from."""
+"""A folder of things that take long to make. Each is named by a digest of what it was made from."""
 from __future__ import annotations
 
 import fcntl
@@ -13,16 +13,16 @@ from pathlib import Path
 from lab.progress import step
 
 ROOT = Path(os.environ.get("LAB_CACHE", "/var/cache/gateway-lab"))
-KEEP = 3  # older makes of one kind are removed: an image is some hundred megabytes
+KEPT_OF_A_KIND = 3     # older ones of one kind are removed: an image is some hundred megabytes
 
 
 def key(inputs: object) -> str:
-    """A short name for `inputs` (anything JSON can write); other inputs, other name."""
+    """A short name for `inputs` (anything JSON can write). Different inputs have different names."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def files_digest(*paths: Path) -> str:
-    """One digest of the contents and modes of these files, to be part of `inputs`."""
+    """One digest of the names, modes and contents of these files, to be part of `inputs`."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path.name} {path.stat().st_mode:o} ".encode() + path.read_bytes())
@@ -30,16 +30,16 @@ def files_digest(*paths: Path) -> str:
 
 
 def find(kind: str, inputs: object) -> Path | None:
-    """The folder made from `inputs`, or None when it was not made yet."""
+    """The folder made from `inputs`, None if it does not exist yet."""
     folder = ROOT / f"{kind}-{key(inputs)}"
     return folder if folder.is_dir() else None
 
 
-def made(kind: str, inputs: object, make: Callable[[Path], None], why: str, keep: int = KEEP) -> Path:
-    """The folder made from `inputs`: made now by `make(folder)` if it is not there. `keep` of its kind stay.
+def made(kind: str, inputs: object, make: Callable[[Path], None], why: str, keep: int = KEPT_OF_A_KIND) -> Path:
+    """The folder made from `inputs`. If it does not exist, `make(folder)` makes it now, and `why` is printed.
 
-    A make that fails or is killed leaves nothing that could be taken for finished: it works
-    in a folder of its own, which gets its name only when it is complete.
+    The `keep` newest folders of its kind stay, older ones are removed. A `make` that fails or is killed leaves nothing
+    that looks finished: it works in a temporary folder, which gets its name only when it is complete.
     """
     ROOT.mkdir(parents=True, exist_ok=True)
     folder = ROOT / f"{kind}-{key(inputs)}"

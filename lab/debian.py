@@ -1,4 +1,4 @@
-"""Debian's packages for other releases than this host's: mirror, keyring, single downloads."""
+"""Debian packages of other releases than this machine's: mirror, keyring, single downloads."""
 from __future__ import annotations
 
 import os
@@ -11,7 +11,10 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 @cache
 def mirror() -> str:
-    """The Debian mirror this host already uses (or LAB_MIRROR), without a trailing slash."""
+    """The Debian mirror that this machine already uses (or LAB_MIRROR), without a trailing slash.
+
+    Raises SystemExit when apt has none.
+    """
     if os.environ.get("LAB_MIRROR"):
         return os.environ["LAB_MIRROR"].rstrip("/")
     targets = subprocess.run(["apt-get", "indextargets", "--format", "$(LABEL)|$(REPO_URI)"],
@@ -24,7 +27,7 @@ def mirror() -> str:
 
 
 class Release:
-    """apt for one release in a scratch folder: nothing of the host's own apt is touched."""
+    """apt for one release in a scratch folder. This machine's own apt is not touched."""
 
     def __init__(self, name: str, folder: Path) -> None:
         for part in ("lists/partial", "archives/partial"):
@@ -39,7 +42,7 @@ class Release:
         subprocess.run(["apt-get", *self._options, "-qq", "update"], check=True)
 
     def version(self, package: str) -> str:
-        """The version `download` would bring."""
+        """The version that `unpack` would download."""
         shown = subprocess.run(["apt-cache", *self._options, "show", "--no-all-versions", package],
                                capture_output=True, text=True, check=True).stdout
         return next(line.split(": ")[1] for line in shown.splitlines() if line.startswith("Version: "))

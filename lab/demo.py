@@ -13,7 +13,7 @@ WITHOUT_FIREWALL = 'pillar={"gateway": {"features": {"firewall": false}}}'
 
 
 def show(lab: Lab) -> int:
-    """Run it all and print the table; the exit code says whether everything worked."""
+    """Run the demo and print the table. Returns the exit code: 0 when everything worked, else 1."""
     site = lab.sites[0]
     words = [] if lab.kernel.built else [WITHOUT_FIREWALL]
     with ThreadPoolExecutor() as pool:

@@ -19,41 +19,41 @@ from lab.topology import Host, Nic
 
 
 class Failed(subprocess.CalledProcessError):
-    """A command on a host that ended with an error; it tells what the command said."""
+    """A command on a host ended with an error; the text contains what the command printed."""
 
     def __str__(self) -> str:
         return f"{super().__str__()} {self.stdout}{self.stderr}".strip()
 
 
 class Guest:
-    """A host that can be started, crashed, hung, cut off, and asked over its console."""
+    """A host that can be started, crashed, hung, cut off, and queried over its console."""
 
     def __init__(self, host: Host, kernel: Kernel, disk: Path, folder: Path, processor: int) -> None:
-        """`processor`: the one of this machine's that it runs on, as taskset counts them.
+        """`processor`: the processor of this machine that the host runs on, as taskset counts them.
 
-        Its kernel and the process that this runs take turns, some thousand times a second, and to wake a process on
-        another processor is dear: without it everything takes half as long again (docs/lab.md).
+        The host's kernel and the process that it runs take turns some thousand times a second, and waking a process on
+        another processor is slow: without pinning everything takes half as long again (docs/lab.md).
         """
         self.host, self.kernel, self.disk, self.processor = host, kernel, disk, processor
         self.folder = folder / host.minion_id
-        self.disk_file = self.folder / "disk.cow"     # what it has written over `disk`
+        self.disk_file = self.folder / "disk.cow"     # what the host has written over `disk`
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._bell: socket.socket | None = None       # the other end is its /dev/tty1 (lab-console)
+        self._bell: socket.socket | None = None       # the other end is the host's /dev/tty1 (lab-console)
         for part in ("console", "root"):
             (self.folder / part).mkdir(parents=True)
         (self.folder / "kernel").mkdir()
-        # A mount: the host's links mean nothing inside. Read-only: whoever cleans up behind a lab
-        # must not empty the cache.
+        # A mount, because links of this machine mean nothing inside the host. Read-only, so that nobody who cleans up
+        # after a lab empties the cache.
         subprocess.run(["mount", "--bind", "-o", "ro", kernel.folder, self.folder / "kernel"], check=True)
         nics = [f"vec{number} {nic.name} {nic.mac}\n" for number, nic in enumerate(host.nics)]
         (self.folder / "nics").write_text("".join(nics))
         self._installers_answers()
 
-    # what an installer asks: name, network, and for these hosts the minion's master
+    # the answers to an installer's questions: name, network, and for these hosts the minion's master
 
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
-        """A file that is on the host when it boots for the first time."""
+        """Write a file that is on the host when it boots for the first time. `path` is the path there."""
         target = self.folder / "root" / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
@@ -89,10 +89,10 @@ class Guest:
             self._bell.close()
         self._bell, its_end = socket.socketpair()
         self._bell.setblocking(False)
-        # pty.legacy_count: the packaged kernel's 256 old terminals are 500 units to systemd, and each
-        # daemon-reload (apt's, for one) takes three seconds longer.
-        # MALLOC_...: for systemd. What it frees and wants again in a daemon-reload costs a page fault each, which
-        # are dear here.
+        # pty.legacy_count: the packaged kernel's 256 legacy terminals are 500 units to systemd, and each
+        # daemon-reload (such as apt's) takes three seconds longer.
+        # MALLOC_...: for systemd. In a daemon-reload it frees memory and allocates it again, at a page fault each, and
+        # page faults are slow here.
         # Trap: without "t" (no trim) user-mode-linux writes the zeroes that ext4 asks for into the wrong
         # place of a copy-on-write file, and the disk is corrupt at the next boot.
         command = ["taskset", "--cpu-list", str(self.processor),
@@ -105,7 +105,7 @@ class Guest:
         if not self.host.master:
             command.append("systemd.mask=salt-minion.service")
         with open(self.folder / "console.log", "ab") as log:
-            # a group of its own: the kernel's processes are stopped and killed together
+            # a session of its own: the kernel's processes are stopped and killed together
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                              pass_fds=[its_end.fileno()], start_new_session=True,
                                              env=os.environ | {"TMPDIR": "/dev/shm"})
@@ -129,26 +129,26 @@ class Guest:
                 os.kill(pid, number)
 
     def niceness(self, value: int) -> None:
-        """How far all of the machine stands back behind others (setpriority(2), 0 to 19), from now until it is off."""
+        """Set the niceness of all of the host's processes (setpriority(2), 0 to 19), from now until it is off."""
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, pid, value)
 
     def crash(self) -> None:
-        """Power gone: nothing is flushed, nothing is said."""
+        """Cut the power: the host flushes nothing and announces nothing."""
         self._signal(signal.SIGKILL)
         self._running().wait()
 
     def hang(self) -> None:
-        """Stop the machine where it stands."""
+        """Stop all of the host's processes (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a hung machine go on."""
+        """Let a hung host go on (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def cable(self, nic: Nic | str, plugged: bool) -> None:
-        """Pull or plug one interface's cable: it loses or gets carrier."""
+        """Plug in or pull one interface's cable: it gets or loses carrier."""
         name = nic if isinstance(nic, str) else nic.name
         self.run(["ip", "-n", "phy", "link", "set", f"plug-{name}", "up" if plugged else "down"], check=True)
 
@@ -156,9 +156,11 @@ class Guest:
 
     def run(self, argv: list[str], timeout: float = 60, check: bool = False,
             stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command on the host, over its console (needs no network).
+        """Run a command on the host, over its console (needs no network). `timeout` is in seconds.
 
-        Raises Failed with `check`, TimeoutError when the host does not answer at all.
+        Returns the exit code and the output; the exit code is 124 after a timeout on the host.
+
+        Raises Failed when the command fails and `check` is true, TimeoutError when the host does not answer at all.
         """
         code, stdout, stderr = self._answer({"argv": argv, "stdin": stdin, "timeout": timeout}, " ".join(argv))
         if check and code:
@@ -186,9 +188,9 @@ class Guest:
         return code, stdout, stderr
 
     def behind(self) -> float:
-        """Seconds that its clock is behind this machine's; 0 where they agree to a second or so, as they should.
+        """Seconds that its clock is behind this machine's; 0 when they agree to a second or so, as they should.
 
-        It takes the time when it boots. Where this machine's clock is set after that, by whomever, the two differ.
+        The host takes the time from this machine when it boots. If this machine's clock is set later, they differ.
         """
         before = time.time()
         its = float(self.run(["date", "+%s.%N"], check=True).stdout)
@@ -196,22 +198,22 @@ class Guest:
         return 0.0 if before - 1 <= its <= after + 1 else (before + after) / 2 - its
 
     def journal(self, since: float, *options: str) -> str:
-        """What its journal has since then, by this machine's clock (journalctl(1) has the options)."""
+        """Its journal since `since`, in seconds since the epoch by this machine's clock (options: journalctl(1))."""
         return self.run(["journalctl", "-q", f"--since=@{int(since - self.behind())}", *options], check=True).stdout
 
     def _ask(self, job: dict[str, Any]) -> Path:
-        """Hand a job over (lab-console) and give the path where its answer will be."""
+        """Hand a job over (lab-console) and return the path where its answer will be."""
         base = self.folder / "console" / f"{next(self._numbers):06d}"
         writing = base.with_suffix(".asking")
         writing.write_text(json.dumps(job))
         writing.rename(base.with_suffix(".request"))
         if self._bell:
-            with contextlib.suppress(OSError):      # it is off, or so busy that it has not heard the last hundred
+            with contextlib.suppress(OSError):      # it is off, or so busy that a hundred rings wait already
                 self._bell.send(b"\n")
         return base.with_suffix(".answer")
 
     def wait_up(self, timeout: float = 120) -> None:
-        """Wait until it has booted (systemd has nothing left to start)."""
+        """Wait until it has booted (systemd has nothing left to start). Raises SystemExit after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not (self.folder / "console").exists() or self._booting():
             if time.monotonic() > deadline or self._running().poll() is not None:
@@ -226,13 +228,13 @@ class Guest:
             return True
 
     def shut_down(self) -> None:
-        """An orderly end."""
-        # no answer is waited for: the console goes down with the rest
+        """Shut it down in order, and wait for its end."""
+        # does not wait for an answer: the console goes down with the rest
         self._ask({"argv": ["systemctl", "poweroff"], "stdin": "", "timeout": 60})
         self._running().wait(timeout=120)
 
     def reboot(self) -> None:
-        """A clean reboot, and up again."""
+        """Reboot it in order, and wait until it has booted."""
         self.shut_down()
         self.start()
         self.wait_up()

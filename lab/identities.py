@@ -1,6 +1,6 @@
 """Throw-away keys of one lab: a certificate authority, the gateways' and roadwarrior's identities, encrypted pillar.
 
-Made anew for every lab and gone with it. In production these come from the operator (docs/install.md).
+Every lab makes its own, and they end with it. In production they come from the operator (docs/install.md).
 """
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Bundle:
 
 
 class Authority:
-    """A certificate authority that lives as long as the lab, or as what is kept of one (lab/applied.py)."""
+    """A certificate authority that lives as long as the lab, or as a kept lab (lab/applied.py)."""
 
     def __init__(self, kept: Path | None = None) -> None:
-        """A new one, or the one that `save` wrote there."""
+        """A new authority, or the one that `save` wrote to the file `kept`."""
         if kept:
             pem = kept.read_bytes()
             key = load_pem_private_key(pem, None)
@@ -60,7 +60,7 @@ class Authority:
                              .sign(self._key, hashes.SHA256()))
 
     def save(self, path: Path) -> None:
-        """Key and certificate into one file, which only its owner may read."""
+        """Write key and certificate into one file (PEM), which only its owner may read."""
         path.touch(mode=0o600)
         path.write_bytes(self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
                          + self._certificate.public_bytes(Encoding.PEM))
@@ -73,7 +73,7 @@ class Authority:
                 .not_valid_after(now + datetime.timedelta(days=30)))
 
     def issue(self, identity: str) -> Bundle:
-        """A certificate for one identity (a DNS name), in a PKCS#12 with its key and the authority."""
+        """Issue a certificate for one identity (a DNS name), as a PKCS#12 with its key and the authority."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity)])
         usage = x509.KeyUsage(digital_signature=True, content_commitment=True, key_encipherment=False,
@@ -91,9 +91,8 @@ class Authority:
                                                        BestAvailableEncryption(passphrase.encode()))
         return Bundle(bundle, passphrase)
 
-
     def revocation_list(self, days: float) -> bytes:
-        """An empty list (DER, RFC 5280) that is due in so many days."""
+        """An empty revocation list (DER, RFC 5280) whose next update is due in `days` days."""
         now = datetime.datetime.now(datetime.UTC)
         return (x509.CertificateRevocationListBuilder().issuer_name(self._name)
                 .last_update(now - datetime.timedelta(hours=1)).next_update(now + datetime.timedelta(days=days))

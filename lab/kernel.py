@@ -1,6 +1,6 @@
-"""The two kernels a lab host can run: Debian's packaged user-mode-linux, and one built here.
+"""The two kernels that a lab host can run: Debian's packaged user-mode-linux, and one that the lab builds.
 
-The packaged one is ready in seconds and has no packet filter. The built one, from Debian's
+The packaged kernel is ready in seconds and has no packet filter. The built kernel, from Debian's
 linux-source with `kernel.config`, has everything.
 """
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Kernel:
 
     @property
     def binary(self) -> Path:
-        """The program that is the machine."""
+        """The program that runs as the host."""
         return self.folder / "linux"
 
     @property
     def name(self) -> str:
-        """What to call it in a table."""
+        """Its name in a table."""
         version = next((self.folder / "modules").iterdir()).name
         return f"{version} ({'built from Debian source' if self.built else 'packaged user-mode-linux'})"
 
@@ -45,15 +45,18 @@ def _build_inputs() -> list[str]:
 
 
 def built_is_cached() -> bool:
-    """Whether `built()` would return at once."""
+    """Whether `built()` returns at once."""
     return cache.find("kernel-built", _build_inputs()) is not None
 
 
 def built() -> Kernel:
-    """The kernel with everything; compiled here the first time (minutes)."""
+    """The kernel with everything. The first call compiles it (minutes).
+
+    Raises SystemExit with the end of the build log when it does not build.
+    """
 
     def make(folder: Path) -> None:
-        # /dev/shm where there is room: the tree is 1.8 GB of small files
+        # in /dev/shm if there is room: the source tree is 1.8 GB of small files
         roomy = shutil.disk_usage("/dev/shm").free > 4 << 30
         scratch = Path("/dev/shm" if roomy else folder) / f"gateway-lab-kernel-{os.getpid()}"
         try:
@@ -93,15 +96,15 @@ def _compile(source: Path, log: Path) -> None:
 
 
 def packaged(libc: Path) -> Kernel:
-    """Debian's own binary; `libc` is a Debian 13 tree, as it wants a newer libc than Debian 12 has."""
+    """Debian's own binary. `libc` is a Debian 13 tree: the binary needs a newer libc than Debian 12 has."""
 
     def make(folder: Path) -> None:
         Release(RELEASE, folder / "apt").unpack("user-mode-linux", folder / "package")
         shutil.rmtree(folder / "apt")
         package = folder / "package/usr"
         shutil.copy(package / "bin/linux.uml", folder / "linux")
-        # its own loader and libc, kept beside it (the binary executes itself again, so calling
-        # the loader by hand does not do)
+        # Its own loader and libc beside it, named in the binary: calling the loader by hand is not enough, because the
+        # binary executes itself again.
         (folder / "libc").mkdir()
         shutil.copy(libc / "usr/lib/x86_64-linux-gnu/libc.so.6", folder / "libc")
         shutil.copy(libc / "usr/lib64/ld-linux-x86-64.so.2", folder / "libc")
@@ -122,7 +125,7 @@ def packaged(libc: Path) -> Kernel:
 
 
 def choose(which: str, libc: Path) -> Kernel:
-    """`built`, `packaged`, or `auto`: the built one if it is there already, else the packaged."""
+    """The kernel `which`: `built`, `packaged`, or `auto` (the built one if it is cached, else the packaged)."""
     if which == "built" or (which == "auto" and built_is_cached()):
         return built()
     return packaged(libc)

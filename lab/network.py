@@ -10,7 +10,7 @@ from lab.topology import HOTEL_NETWORK, ROADWARRIOR_NETWORK, Host, Namespace, Si
 ROUTER = "internet"
 LAB_ON_THE_STREET = str(ROADWARRIOR_NETWORK[2])    # where the roadwarrior finds its packages
 HOTEL = "hotel-router"
-HOTEL_ON_THE_STREET = str(ROADWARRIOR_NETWORK[3])  # the one address that its guests are seen by
+HOTEL_ON_THE_STREET = str(ROADWARRIOR_NETWORK[3])  # the hotel's one address, under which others see its guests
 _TRANSLATE = """table ip hotel {
     chain out {
         type nat hook postrouting priority srcnat
@@ -28,13 +28,13 @@ def ip(*words: str, namespace: str = "") -> None:
 
 def _switch(name: str) -> None:
     ip("link", "add", name, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
-    # no address of the lab's own on a switch but the ones given on purpose
+    # no automatic addresses on a switch: only those that `build` gives
     subprocess.run(["sysctl", "-q", "-w", f"net.ipv6.conf.{name}.addr_gen_mode=1"], check=True)
     ip("link", "set", name, "up")
 
 
 def _cable(one: str, other: str) -> None:
-    """Join two switches; the cable's end at the second has a name of its own."""
+    """Join two switches. The cable's end at the second switch is named by `uplink`."""
     near = f"cable{next(_cables)}"
     ip("link", "add", near, "type", "veth", "peer", "name", uplink(other))
     ip("link", "set", near, "master", one, "up")
@@ -42,7 +42,7 @@ def _cable(one: str, other: str) -> None:
 
 
 def uplink(switch: str) -> str:
-    """The interface by which a switch hangs on its site's core switch."""
+    """The name of the interface that connects a switch to its site's core switch."""
     return f"up-{switch}"[:15]
 
 
@@ -55,7 +55,7 @@ def _namespace(host: Namespace) -> None:
 
 
 def _plug_in(namespace: str, nic: str, switch: str, addresses: list[str]) -> None:
-    """Give a namespace an interface on a switch, named after the switch on this side."""
+    """Connect a namespace to a switch: `nic` in the namespace, NAMESPACE-NIC (its last 15 characters) at the switch."""
     ip("link", "add", nic, "netns", namespace, "type", "veth", "peer", "name", f"{namespace}-{nic}"[-15:])
     ip("link", "set", f"{namespace}-{nic}"[-15:], "master", switch, "up")
     ip("link", "set", nic, "up", namespace=namespace)
@@ -66,7 +66,7 @@ def _plug_in(namespace: str, nic: str, switch: str, addresses: list[str]) -> Non
 def build(sites: list[Site], hosts: list[Host]) -> None:
     """Lay the switches and cables, and set up the router, each site's server and the taps of the hosts."""
     ip("link", "set", "lo", "up")
-    # The lab itself stands on every inner network; it must not be a way between them.
+    # The lab itself has an address in every inner network; it must not route between them.
     subprocess.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"], check=True)
     _switch("street")
     ip("address", "add", f"{LAB_ON_THE_STREET}/{ROADWARRIOR_NETWORK.prefixlen}", "dev", "street")
@@ -95,7 +95,7 @@ def build(sites: list[Site], hosts: list[Host]) -> None:
 
 
 def _hotel() -> None:
-    """A router that translates its guests' addresses, ports included, as home and hotel routers do."""
+    """Set up a router that translates its guests' addresses and ports, as home and hotel routers do."""
     _switch("hotel")
     ip("netns", "add", HOTEL)
     _plug_in(HOTEL, "street", "street", [f"{HOTEL_ON_THE_STREET}/{ROADWARRIOR_NETWORK.prefixlen}"])

@@ -1,4 +1,4 @@
-"""What can be seen of a running lab: from the hosts themselves, and from the wire."""
+"""Observations of a running lab: from the hosts themselves, and from the wire."""
 from __future__ import annotations
 
 import itertools
@@ -22,12 +22,12 @@ DROPPED_COUNTER = "input_dropped"
 
 
 def call(lab: Lab, guest: Guest, function: str, *arguments: str) -> object:
-    """An execution function's return, asked of the minion through the master; None when it does not answer."""
+    """An execution function's return from a minion, through the master; None when the minion does not answer."""
     return lab.master.ask(guest.host.minion_id, function, *arguments).get(guest.host.minion_id)
 
 
 def addresses(guest: Guest) -> set[str]:
-    """Every address the host holds, without prefix length."""
+    """Every address that the host holds, without prefix length."""
     links = json.loads(guest.run(["ip", "-j", "address"], check=True).stdout)
     return {info["local"] for link in links for info in link.get("addr_info", [])}
 
@@ -51,20 +51,20 @@ def holder(lab: Lab, site: str) -> Guest | None:
 
 
 def active(lab: Lab, site: str) -> Guest:
-    """The one gateway that holds all virtual IPs. Fails when there is none."""
+    """The one gateway that holds all virtual IPs. Raises AssertionError when there is none."""
     found = holder(lab, site)
     assert found, f"{site}: held are {({guest.host.name: virtual_held(lab, guest) for guest in lab.gateways(site)})}"
     return found
 
 
 def standby(lab: Lab, site: str) -> Guest:
-    """The other one."""
+    """The gateway that is not the active one. Raises AssertionError when none is active."""
     holder = active(lab, site)
     return next(guest for guest in lab.gateways(site) if guest is not holder)
 
 
 def roles(lab: Lab, site: str) -> dict[str, str]:
-    """Each node's role as the product's own module tells it."""
+    """Each node's role, by node, as `heartbeat.role` returns it."""
     said = lab.master.ask(f"*.{site}", "heartbeat.role")
     return {guest.host.name: str(said.get(guest.host.minion_id, "no answer")) for guest in lab.gateways(site)}
 
@@ -75,7 +75,7 @@ def agent(guest: Guest) -> dict[str, Any] | None:
 
 
 def active_slave(guest: Guest, bond: str) -> str:
-    """The slave a bond uses now, as the kernel names it."""
+    """The slave that a bond uses now, as the kernel names it."""
     return guest.run(["cat", f"/sys/class/net/{bond}/bonding/active_slave"]).stdout.strip()
 
 
@@ -85,7 +85,7 @@ def tunnels(guest: Guest) -> int:
 
 
 def connect_roadwarrior(lab: Lab) -> None:
-    """Switch the roadwarrior's client on, which connects by itself, and wait for the first reply."""
+    """Restart the roadwarrior's client, which connects by itself, and wait for the first reply."""
     lab.roadwarrior.run(["systemctl", "restart", "ipsec"], check=True)
     eventually(lambda: ping_through_tunnel(lab, count=1), 60)
 
@@ -102,8 +102,10 @@ def ping_through_tunnel(lab: Lab, count: int = 2) -> bool:
 
 
 class Pings:
-    """A ping through the tunnel that goes on all the while, from one roadwarrior; from its inner address `source` where
-    it has several."""
+    """A ping through the tunnel from one roadwarrior, from now until `stop`.
+
+    `every` is in seconds. `source` is the inner address to send from, for a roadwarrior that has several.
+    """
 
     def __init__(self, lab: Lab, guest: Guest, every: float, source: str = "") -> None:
         self.guest = guest
@@ -114,25 +116,28 @@ class Pings:
         self.start()
 
     def start(self) -> None:
-        """From here on. Trap: ping chooses its own address when it starts, and keeps to one from outside the tunnel."""
+        """Start it again.
+
+        Trap: ping chooses its own address when it starts, and keeps it even if it is one from outside the tunnel.
+        """
         self.begun = time.time()
         self.guest.run(["sh", "-c", self.command], check=True)
 
     def replies(self) -> list[float]:
-        """When replies came, by this machine's clock."""
+        """When replies came, in seconds since the epoch by this machine's clock."""
         lines, behind = self.guest.run(["cat", self.log], check=True).stdout.splitlines(), self.guest.behind()
         return [float(line[1:].split("]")[0]) + behind for line in lines if " bytes from " in line]
 
     def lost(self) -> int:
-        """How many were not answered, of those sent before the last that was."""
+        """How many pings were not answered, of those sent before the last answered one."""
         seen = {int(number) for number in re.findall(r" bytes from .* icmp_seq=(\d+) ",
                                                      self.guest.run(["cat", self.log], check=True).stdout)}
-        assert seen, "not one was answered"
+        assert seen, "no ping was answered"
         return max(seen) - len(seen)
 
     def longest_gap(self, since: float = 0) -> float:
-        """The longest time without a reply, in seconds; it looks at what ended after `since` only."""
-        # A tunnel that never comes back shows no gap between two replies: the end counts too.
+        """The longest time without a reply, in seconds. Only gaps that ended after `since` count."""
+        # A tunnel that never comes back has no second reply to end its gap: the present counts as one.
         times = [self.begun, *self.replies(), time.time()]
         return max(later - earlier for earlier, later in itertools.pairwise(times) if later > since)
 
@@ -151,7 +156,7 @@ def pings(lab: Lab, every: float = 0.1, guest: Guest | None = None) -> Iterator[
         running.stop()
 
 
-# Each event of the master's bus as one JSON line: when it came, its tag, its data.
+# Prints each event of the master's bus as one JSON line: when it came, its tag, its data.
 _LISTEN = """
 import json, os, sys, time
 import salt.config, salt.utils.event
@@ -169,19 +174,22 @@ with salt.utils.event.get_event("master", opts=opts, sock_dir=opts["sock_dir"], 
 class Happened(NamedTuple):
     """One event of the master's bus. A beacon's `data` is what docs/monitoring.md calls an event."""
 
-    came: float      # seconds since the epoch, the hosts' clock too
+    came: float      # seconds since the epoch; the hosts have the same clock
     tag: str
     data: dict[str, Any]
 
 
 class Events:
-    """What has come over the master's bus since listening began."""
+    """The events that came over the master's bus since listening began."""
 
     def __init__(self) -> None:
         self.all: list[Happened] = []
 
     def of(self, minion: str = "", beacon: str = "", since: float = 0, **fields: object) -> list[Happened]:
-        """The events so far, of a minion or `master`, of a beacon, with these values: `of(condition="slave_down")`."""
+        """The events after `since`, of a minion or `master`, of a beacon, with these values in their data.
+
+        Example: `of(condition="slave_down")`. An empty `minion` or `beacon` stands for any.
+        """
         found = []
         for event in list(self.all):
             parts = event.tag.split("/")
@@ -194,7 +202,7 @@ class Events:
 
     def wait(self, timeout: float = 10, minion: str = "", beacon: str = "", since: float = 0,
              **fields: object) -> Happened:
-        """The first such event, see `of`; AssertionError with all others when none comes in time."""
+        """The first such event, see `of`. Raises AssertionError with all others after `timeout` seconds without one."""
         try:
             return eventually(lambda: self.of(minion, beacon, since, **fields), timeout, every=0.05)[0]
         except AssertionError:
@@ -217,7 +225,7 @@ def events(lab: Lab) -> Iterator[Events]:
 
     try:
         if said.readline().strip() != "listening":
-            raise RuntimeError("the master's event bus can not be listened to")
+            raise RuntimeError("listening on the master's event bus fails")
         threading.Thread(target=collect, daemon=True).start()
         yield seen
     finally:
@@ -226,15 +234,15 @@ def events(lab: Lab) -> Iterator[Events]:
 
 
 def capture(namespace: str, interface: str, expression: str, during: Callable[[], object]) -> str:
-    """What tcpdump saw on an interface ("" is the lab's own namespace) while `during` ran.
+    """What tcpdump saw on an interface while `during` ran. An empty `namespace` is the lab's own.
 
-    Each line begins with the time in seconds since the epoch.
+    Each line begins with the time in seconds since the epoch. `expression` is a filter (pcap-filter(7)).
     """
     enter = ["ip", "netns", "exec", namespace] if namespace else []
     dump = subprocess.Popen([*enter, "tcpdump", "-lnntt", "-i", interface, expression], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
     assert dump.stderr
-    # it says when it listens; anything sent before would be missed
+    # tcpdump says when it listens; it misses what is sent before
     while "listening on" not in (line := dump.stderr.readline()):
         if not line:
             raise RuntimeError("tcpdump does not start")
@@ -244,7 +252,7 @@ def capture(namespace: str, interface: str, expression: str, during: Callable[[]
     return dump.communicate(timeout=10)[0]
 
 
-# Small programs run inside a namespace, each with the addresses as its arguments.
+# Small programs that run inside a namespace. Their arguments are addresses.
 _TCP = """
 import socket, sys
 try:
@@ -255,8 +263,8 @@ except ConnectionRefusedError:
 except OSError:
     print("")
 """
-# RFC 7296: an IKE header and nothing valid behind it is answered by any daemon that serves the
-# address, with INVALID_SYNTAX, NO_PROPOSAL_CHOSEN or INVALID_MAJOR_VERSION (here: version 3.0).
+# RFC 7296: any daemon that serves the address answers an IKE header with nothing valid behind it: with
+# INVALID_SYNTAX, NO_PROPOSAL_CHOSEN or INVALID_MAJOR_VERSION (here: version 3.0).
 _IKE = """
 import os, socket, struct, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -276,8 +284,8 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes.fromhex(sys.argv[3
 """
 
 
-# Packets of ESP (RFC 4303) on their way out to an address: as they were, or with a number yet to come and a last byte
-# that fits no more. A packet socket sees what is sent, too (packet(7), PACKET_OUTGOING).
+# Sends ESP packets (RFC 4303) that leave for an address a second time: unchanged, or forged, with a sequence number
+# that has not come yet and a wrong last byte. A packet socket sees sent packets too (packet(7), PACKET_OUTGOING).
 _ESP_AGAIN = """
 import socket, struct, sys
 interface, target, count, forged = sys.argv[1], socket.inet_aton(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "forged"
@@ -305,12 +313,12 @@ def _inside(namespace: str, program: str, *arguments: str) -> str:
 
 
 def tcp_answers(namespace: str, address: str, port: int) -> str:
-    """`accepted`, `refused` or nothing, for a TCP connection from a namespace."""
+    """The result of a TCP connection from a namespace: `accepted`, `refused`, or empty when there is no answer."""
     return _inside(namespace, _TCP, address, str(port))
 
 
 def _ike_sa_init() -> bytes:
-    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256: what the gateways propose themselves."""
+    """An IKE_SA_INIT (RFC 7296, 1.2) with AES-GCM-256, SHA2-256, ECP-256, which the gateways propose themselves."""
     def payload(next_type: int, body: bytes) -> bytes:
         return bytes([next_type, 0]) + (len(body) + 4).to_bytes(2, "big") + body
 
@@ -321,7 +329,7 @@ def _ike_sa_init() -> bytes:
     transforms = (transform(True, 1, 20, bytes.fromhex("800e0100")) + transform(True, 2, 5)
                   + transform(False, 4, 19))
     proposal = bytes([0, 0]) + (8 + len(transforms)).to_bytes(2, "big") + bytes([1, 1, 0, 3]) + transforms
-    # a point on the curve: its generator (SEC 2), which any implementation accepts as a public value
+    # as public value a point on the curve that any implementation accepts: its generator (SEC 2)
     point = bytes.fromhex("6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
                           "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5")
     body = (payload(34, proposal) + payload(40, (19).to_bytes(2, "big") + b"\0\0" + point)
@@ -331,29 +339,29 @@ def _ike_sa_init() -> bytes:
 
 
 def ike_answers(namespace: str, address: str) -> bool:
-    """Whether anything comes back to a well-formed IKE_SA_INIT."""
+    """Whether a well-formed IKE_SA_INIT from a namespace gets any answer."""
     return _inside(namespace, _IKE % _ike_sa_init().hex(), address) == "answered"
 
 
 def send_udp(namespace: str, address: str, port: int, data: bytes) -> None:
-    """One datagram from a namespace."""
+    """Send one datagram from a namespace."""
     _inside(namespace, _UDP, address, str(port), data.hex())
 
 
 def send_esp_again(namespace: str, interface: str, address: str, count: int, forged: bool = False) -> None:
-    """Packets of a tunnel that leave by this interface for an address, sent a second time; or forgeries of them."""
+    """Send `count` ESP packets a second time that leave by this interface for an address; or forgeries of them."""
     _inside(namespace, _ESP_AGAIN, interface, address, str(count), "forged" if forged else "")
 
 
 def dropped(guest: Guest) -> int:
-    """Packets to the host itself that its firewall has dropped so far, by its own counter."""
+    """How many packets to the host itself its firewall has dropped so far, by the firewall's own counter."""
     table = json.loads(guest.run(["nft", "-j", "list", "table", "inet", "gateway"], check=True).stdout)["nftables"]
     return next(int(entry["counter"]["packets"]) for entry in table
                 if entry.get("counter", {}).get("name") == DROPPED_COUNTER)
 
 
 def eventually(check: Callable[[], Answer | None], timeout: float, every: float = 0.3) -> Answer:
-    """Call `check` until it gives something true, and give that back.
+    """Call `check` every `every` seconds until it returns something true, and return that.
 
     Raises AssertionError with its last answer when that takes longer than `timeout` seconds.
     """

@@ -1,11 +1,11 @@
-"""One line a step, with the time since the command began."""
+"""Prints one line for each step, with the time since the command began."""
 from __future__ import annotations
 
 import os
 import sys
 import time
 
-# Kept across the step into the namespaces, so that the clock covers the whole command.
+# In the environment, because the command goes on as another process in the namespaces: the clock covers all of it.
 _START = float(os.environ.setdefault("LAB_STARTED", str(time.time())))
 
 

@@ -1,4 +1,4 @@
-"""What a `state.apply` in the lab did, in numbers that a table or a test can use."""
+"""The result of a `state.apply` in the lab, for tables and tests."""
 from __future__ import annotations
 
 import time
@@ -11,7 +11,11 @@ from lab.laboratory import Lab
 
 @dataclass(frozen=True)
 class Applied:
-    """One `state.apply`: how long it took, by minion what failed and what changed, and when it was over (epoch)."""
+    """One `state.apply`.
+
+    `seconds` is how long it took, `returns` each minion's return by id, `targeted` the ids of the minions that were to
+    run it, `ended` when it ended (seconds since the epoch).
+    """
 
     seconds: float
     returns: dict[str, Any]
@@ -20,8 +24,8 @@ class Applied:
 
     @property
     def failed(self) -> dict[str, list[str]]:
-        """By minion the comments of what did not work; a minion that ran no state has its errors here."""
-        # a minion that said nothing at all has failed too
+        """By minion the comments of failed states. A minion that ran no state has its errors here."""
+        # a minion that did not answer has failed too
         found = {minion: ["returned nothing"] for minion in self.targeted if minion not in self.returns}
         for minion, states in self.returns.items():
             if not isinstance(states, dict):
@@ -34,7 +38,7 @@ class Applied:
 
     @property
     def changed(self) -> dict[str, dict[str, Any]]:
-        """By minion the states with changes, and which."""
+        """By minion and state id the changes."""
         found: dict[str, dict[str, Any]] = {}
         for minion, states in self.returns.items():
             if isinstance(states, dict):

@@ -1,4 +1,4 @@
-"""The lab's wiring, read from the sites' own pillar: nothing about a gateway is written down here twice.
+"""The lab's wiring, read from the sites' own pillar. There is no second copy of anything about a gateway here.
 
     internet (router) --- switches of the external bonds === gateways === switches of the internal bonds --- server
         |                                                                              |
@@ -20,11 +20,11 @@ import yaml
 from lab.image import BOOKWORM, TRIXIE, Release
 
 TREE = Path(__file__).resolve().parent.parent
-EXAMPLES = TREE / "examples/sites"        # winterthur and bern; an operator's own sites are in pillar/sites
-# How each shipped site's hosts were installed; another site's get Debian 13.
-INSTALLED = {"bern": BOOKWORM}
+EXAMPLE_SITES = TREE / "examples/sites"        # winterthur and bern; an operator's own sites are in pillar/sites
+# The Debian release of each example site's hosts; all other sites' hosts are Debian 13.
+RELEASE_OF_SITE = {"bern": BOOKWORM}
 ROADWARRIOR_NETWORK = ipaddress.ip_network("203.0.113.0/24")
-# Guests of a hotel: behind its one address, in a network that half the world's home routers give out.
+# Guests of a hotel: behind its one address, in a network that very many home routers use.
 HOTEL_NETWORK = ipaddress.ip_network("192.168.1.0/24")
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -32,7 +32,7 @@ Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 @dataclass
 class Nic:
-    """One network interface of a host and where its cable goes."""
+    """One network interface of a host, and the switch that its cable goes to."""
 
     name: str
     switch: str
@@ -42,7 +42,7 @@ class Nic:
 
 @dataclass
 class Host:
-    """A real-kernel host as an installer leaves it: one configured interface and a minion."""
+    """A real-kernel host as an installer leaves it: with one configured interface and a minion."""
 
     name: str                     # uname -n
     domain: str                   # the site; the minion id is NAME.DOMAIN
@@ -51,7 +51,7 @@ class Host:
     configured: str               # the interface the installer configured
     addresses: list[str]          # with prefix length
     gateway: str = ""
-    master: str = ""              # the Salt master's address; without one no minion runs
+    master: str = ""              # the Salt master's address; if empty, no minion runs
 
     @property
     def minion_id(self) -> str:
@@ -61,7 +61,7 @@ class Host:
 
 @dataclass
 class Namespace:
-    """A host that needs no kernel of its own: one interface on one switch."""
+    """A host that needs no kernel of its own, with one interface on one switch."""
 
     name: str
     switch: str
@@ -71,23 +71,23 @@ class Namespace:
 
 @dataclass
 class Site:
-    """One site's hosts and switches. `settings` is each node's view, as `gateway.settings` gives it."""
+    """One site's hosts and switches. `settings` is by node what `gateway.settings` returns there."""
 
     name: str
     settings: dict[str, dict[str, Any]]
     gateways: list[Host]
     server: Namespace
-    switches: dict[str, list[str]]      # core switch -> the switches that hang on it
+    switches: dict[str, list[str]]      # core switch -> the switches connected to it
     master: list[str]                   # the lab's own addresses in the inner network, with prefix length
     router: list[str]                   # the router's addresses in the outer network, with prefix length
 
     @property
     def view(self) -> dict[str, Any]:
-        """The settings of the first node, for what is the same on both."""
+        """The settings of the first node, for values that are the same on both."""
         return next(iter(self.settings.values()))
 
     def virtual(self, side: str, version: int = 4) -> str:
-        """The virtual IP on one side."""
+        """The virtual IP of one side (`external` or `internal`) and IP version."""
         return next(str(v["address"]) for v in self.view["virtual"]
                     if v["side"] == side and ipaddress.ip_address(v["address"]).version == version)
 
@@ -113,29 +113,29 @@ def _pillar(path: Path) -> dict[str, Any]:
 
 def sites() -> list[str]:
     """The sites that the lab can boot: the examples, and the operator's own under pillar/sites."""
-    return sorted({path.stem for folder in (EXAMPLES, TREE / "pillar/sites") for path in folder.glob("*.sls")})
+    return sorted({path.stem for folder in (EXAMPLE_SITES, TREE / "pillar/sites") for path in folder.glob("*.sls")})
 
 
 def _site_file(name: str) -> Path:
-    """A site's file. An operator's own comes before an example of the same name, as on the lab's master."""
+    """A site's file. An operator's own file wins over an example of the same name, as on the lab's master."""
     own = TREE / f"pillar/sites/{name}.sls"
-    return own if own.exists() else EXAMPLES / own.name
+    return own if own.exists() else EXAMPLE_SITES / own.name
 
 
 def _host_address(networks: list[str], last: int) -> list[str]:
-    """The address number `last` from the end of each network, with its prefix length."""
+    """One address of each network, with its prefix length: number `last`, counted from the end in IPv4 networks."""
     nets = [ipaddress.ip_network(net) for net in networks]
     return [f"{net[last] if net.version == 6 else net[-1 - last]}/{net.prefixlen}" for net in nets]
 
 
 class Counter:
-    """Taps and hardware addresses, each once in a lab."""
+    """Gives out taps and hardware addresses, each once in a lab."""
 
     def __init__(self) -> None:
         self.taken = 0
 
     def nic(self, name: str, switch: str) -> Nic:
-        """The next interface."""
+        """A new interface on a switch, with the next tap and hardware address."""
         self.taken += 1
         return Nic(name, switch, f"02:00:00:00:00:{self.taken:02x}", f"tap{self.taken}")
 
@@ -154,7 +154,7 @@ def site(name: str, counter: Counter) -> Site:
 
     core = {"external": f"{name[:3]}-provider", "internal": f"{name[:3]}-lan"}
     switches = {core[side]: sorted({switch(s) for s in slaves[side].values()}) for side in bonds}
-    release = INSTALLED.get(name, TRIXIE)
+    release = RELEASE_OF_SITE.get(name, TRIXIE)
     master = _host_address(bonds["internal"]["networks"], 2)
     gateways = []
     for node, its in settings.items():
@@ -180,7 +180,7 @@ def _inside(address: str, networks: list[str]) -> bool:
 
 
 def roadwarrior(counter: Counter, name: str, number: int, behind_nat: bool = False) -> Host:
-    """A person's machine somewhere on the internet, the one with this number."""
+    """A person's machine on the internet, or in the hotel. `number` is the person's, from 0 on."""
     network, switch = (HOTEL_NETWORK, "hotel") if behind_nat else (ROADWARRIOR_NETWORK, "street")
     return Host(name=name, domain="somewhere", release=TRIXIE, nics=[counter.nic("eth0", switch)],
                 configured="eth0", addresses=[f"{network[10 + number]}/{network.prefixlen}"], gateway=str(network[1]))

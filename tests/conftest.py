@@ -1,4 +1,4 @@
-"""What the tests of the tree have in common."""
+"""What all tests of the tree share."""
 from __future__ import annotations
 
 import copy
@@ -21,14 +21,14 @@ from tests import lanes
 # Salt keeps early messages for a stderr that pytest has closed by the time they are written.
 salt._logging.shutdown_temp_handler()
 
-# Everybody's run takes seconds and finds what is new with each of them; `--hypothesis-profile thorough` takes minutes.
+# The quick profile takes seconds and tries new input in each run; `--hypothesis-profile thorough` takes minutes.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None,
                                      suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("quick")
 
 TREE = Path(__file__).resolve().parent.parent
-# The sites that tests are about, in examples/sites: a folder of pillar_roots. pillar/sites has an operator's own.
+# A folder for pillar_roots. Its sites/ has the example sites that tests use; pillar/sites has an operator's own.
 EXAMPLES = TREE / "examples"
 
 
@@ -46,7 +46,7 @@ _CLOCK = {name: getattr(time, name) for name in ("monotonic", "time", "sleep")}
 
 
 def give_time(monkeypatch: pytest.MonkeyPatch, module: ModuleType, **functions: Callable) -> None:
-    """For one test a module goes by a clock of its own: `give_time(monkeypatch, module, monotonic=lambda: 5.0)`.
+    """Give a module a clock of its own for one test: `give_time(monkeypatch, module, monotonic=lambda: 5.0)`.
 
     Trap: `monkeypatch.setattr(module.time, ...)` changes the clock of the whole process. The event loop of another
     thread, such as pytest-salt-factories', then sleeps for an hour, and pytest waits for it when all is done.
@@ -55,14 +55,14 @@ def give_time(monkeypatch: pytest.MonkeyPatch, module: ModuleType, **functions: 
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """A lane gets a network of its own. Not sooner: xdist's count of second tries is reached over the one before."""
+    """Give a lane a network of its own. Not earlier: xdist's count of second tries is reached over the old one."""
     if lanes.here() and hasattr(session.config, "workerinput"):
         laboratory.leave_network()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A test that leaves the process without its clock fails."""
+    """A test fails if it leaves the process's clock replaced."""
     yield
     changed = [name for name, real in _CLOCK.items() if getattr(time, name) is not real]
     assert not changed, f"{item.name} has changed time.{changed[0]} for every thread: give_time in tests/conftest.py"
@@ -70,7 +70,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def _restart_event_listener() -> None:
-    """In place of pytest-salt-factories', which starts a server for every run; tests/integration has the real one."""
+    """Replaces pytest-salt-factories' fixture, which starts a server in every run; tests/integration uses that."""
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def load() -> Callable[[str], ModuleType]:
 
 @pytest.fixture(scope="session")
 def gateway() -> ModuleType:
-    """The module that settings come from."""
+    """The module `gateway`, which derives a node's settings."""
     return load_module("_modules/gateway.py")
 
 
@@ -118,5 +118,5 @@ def site() -> Callable[[str], dict]:
 
 @pytest.fixture
 def settings(gateway: ModuleType, schema: dict, site: Callable[[str], dict]) -> Callable[[str, str], dict]:
-    """What gateway.settings gives on a node: `settings("winterthur", "gw1")`."""
+    """What gateway.settings returns on a node: `settings("winterthur", "gw1")`."""
     return lambda name, node: gateway.derive(site(name), schema, node)

@@ -1,7 +1,7 @@
-"""What each module of tests cost, the dearest tests, and which modules are above their budget; printed when a run ends.
+"""Prints at the end of a run what each module cost, the dearest tests, and which modules are above their budget.
 
 The budgets are in tests/budgets.toml, in seconds on the machine that its `calibration` was measured on. A machine that
-takes twice as long for the same work is given twice the seconds. A pytest plugin (pyproject.toml, addopts).
+takes twice as long for the same work gets twice the seconds. A pytest plugin (pyproject.toml, addopts).
 """
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from tests import lanes
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-DEAREST = 10                # tests that are named
-WORTH_A_TABLE = 60.0        # seconds of a whole run
-SHOWN = 5.0                 # seconds; what costs less is one line for its folder
-GRACE_SECONDS = 15.0        # above its budget that a module may be, on a machine that others use as well
-SLACK = 1.3                 # and times its budget
+DEAREST_TESTS = 10          # that are listed
+TABLE_FROM_SECONDS = 60.0   # a shorter run prints no table
+SHOWN_FROM_SECONDS = 5.0    # cheaper modules share one line for their folder
+# A module is above its budget if it exceeds it by more than this, and is above this many times the budget: other
+# programs use the machine as well.
+GRACE_SECONDS = 15.0
+SLACK_FACTOR = 1.3
 CALIBRATION = "calibration"
 
 
@@ -37,7 +39,7 @@ def calibrate() -> float:
 
 
 class Costs:
-    """Gathers the duration of every set-up, call and teardown."""
+    """Adds up the duration of every set-up, call and teardown, by module and test."""
 
     def __init__(self) -> None:
         self.modules: Counter[str] = Counter()
@@ -48,7 +50,7 @@ class Costs:
         self.budgets = {module: seconds for kind in known.values() for module, seconds in kind.items()}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """One phase of one test; a second try counts too."""
+        """Add one phase of one test; a second try counts too."""
         self.modules[report.nodeid.split("::", 1)[0]] += report.duration
         self.tests[report.nodeid] += report.duration
 
@@ -57,30 +59,30 @@ class Costs:
         found = []
         for module, seconds in self.modules.items():
             budget = self.budgets.get(module, 0.0) * self.scale
-            if module in self.budgets and seconds > max(budget * SLACK, budget + GRACE_SECONDS):
+            if module in self.budgets and seconds > max(budget * SLACK_FACTOR, budget + GRACE_SECONDS):
                 found.append((module, seconds, budget))
         return sorted(found, key=lambda each: each[2] - each[1])
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """The table, of a run that took long enough to ask where the time went."""
-        if self.modules.total() < WORTH_A_TABLE:
+        """Print the table, if the run took long enough."""
+        if self.modules.total() < TABLE_FROM_SECONDS:
             return
         write = terminalreporter.write_line
         terminalreporter.section("what it cost, in seconds")
         small: Counter[str] = Counter()
         for module, seconds in self.modules.most_common():
-            if seconds >= SHOWN:
+            if seconds >= SHOWN_FROM_SECONDS:
                 budget = self.budgets.get(module)
                 write(f"{seconds:8.1f}  {module}" + (f"  (budget {budget * self.scale:.0f})" if budget else ""))
             else:
                 small[module.rsplit("/", 1)[0]] += seconds
         for folder, seconds in sorted(small.items()):
-            write(f"{seconds:8.1f}  {folder}, modules below {SHOWN:.0f} s each")
+            write(f"{seconds:8.1f}  {folder}, modules below {SHOWN_FROM_SECONDS:.0f} s each")
         write(f"{self.modules.total():8.1f}  in all; this machine counts as {self.scale:.2f} times slower than the "
               "budgets'")
-        terminalreporter.section(f"the {DEAREST} dearest tests, in seconds")
-        for test, seconds in self.tests.most_common(DEAREST):
+        terminalreporter.section(f"the {DEAREST_TESTS} dearest tests, in seconds")
+        for test, seconds in self.tests.most_common(DEAREST_TESTS):
             write(f"{seconds:8.1f}  {test}")
         above = self.above()
         if above:
@@ -91,6 +93,6 @@ class Costs:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Not in the processes that only run what they are given."""
+    """Register the plugin, but not in xdist's workers."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Costs(), "gateway-costs")

@@ -1,4 +1,4 @@
-"""A failing test's first lines, where a log that is cut can not lose them: a file for each, and printed last of all.
+"""Writes each failure to a file and prints the first lines of all failures last, where a cut log can not lose them.
 
 The files are in the folder LAB_RESULTS (docs/lab.md); those of the run before are removed. A pytest plugin
 (pyproject.toml, addopts).
@@ -12,25 +12,25 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = "LAB_RESULTS"      # in the environment
-FIRST_LINES = 25            # of each failure, as they are printed
-LONGEST = 200               # characters of a line
+RESULTS_VARIABLE = "LAB_RESULTS"    # in the environment: the folder
+FIRST_LINES = 25                    # of each failure that are printed
+MAX_LINE_CHARACTERS = 200           # that are printed of a line
 
 
 def file_name(nodeid: str, phase: str) -> str:
-    """A file's name for a test: `tests_lab_test_disk.py__test_x-call.txt`."""
+    """The file name for a test and phase: `tests_lab_test_disk.py_test_x-call.txt`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", nodeid)[:180] + f"-{phase}.txt"
 
 
 def first_lines(text: str) -> str:
-    """What an assertion said comes first, then the beginning of the report."""
-    lines = [line[:LONGEST] for line in text.splitlines()]
+    """The first lines of a report: the assertion's lines first, then the beginning."""
+    lines = [line[:MAX_LINE_CHARACTERS] for line in text.splitlines()]
     said = [line for line in lines if re.match(r"E\s", line)][:FIRST_LINES // 2]
     return "\n".join([*said, *lines[:FIRST_LINES - len(said)]])
 
 
 class Failures:
-    """Writes the files while the tests run, so that they are there however the run ends."""
+    """Writes the files while the tests run, so that they exist however the run ends."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Failures:
             (folder / "failures").mkdir(parents=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A first try that failed is kept as well: its outcome is `rerun`."""
+        """Keep a failed phase. A failed first try is kept as well: its outcome is `rerun`."""
         if report.outcome not in ("failed", "rerun"):
             return
         text = f"{report.nodeid} ({report.when}, {report.outcome})\n{report.longreprtext}\n"
@@ -52,7 +52,7 @@ class Failures:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """Below everything else that is printed."""
+        """Print the failures, below everything else."""
         for which, lines in self.found.items():
             print(f"\n!!! {which}\n{lines}")
         if self.found:
@@ -61,7 +61,7 @@ class Failures:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In the process that gathers what all the others report."""
+    """Register the plugin, only in the process that collects all reports."""
     if not hasattr(config, "workerinput"):
-        named = os.environ.get(FOLDER)
+        named = os.environ.get(RESULTS_VARIABLE)
         config.pluginmanager.register(Failures(Path(named) if named else None), "gateway-failures")

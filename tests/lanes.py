@@ -1,10 +1,10 @@
-"""The whole suite in several processes side by side: which of them runs which modules, and in which order.
+"""Runs the whole suite in several processes side by side: decides which of them runs which modules, in which order.
 
-A lane is a pytest process in namespaces of its own (`python -m lab lane`), with a lab of its own where its modules need
-one. Modules are the unit: what a module's fixtures set up is set up once. A lane takes the dearest module that is left
-of those it may run (tests/budgets.toml says what each costs), so that all of them end at about the same time.
+A lane is a pytest process in namespaces of its own (`python -m lab lane`), with a lab of its own if its modules need
+one. A lane runs whole modules, so that each module's fixtures are set up only once. It takes the dearest remaining
+module of those that it may run (tests/budgets.toml says what each costs), so that all lanes end at about the same time.
 
-A pytest plugin (pyproject.toml, addopts); it does nothing where no lanes were asked for (`lab/run test PATH`).
+A pytest plugin (pyproject.toml, addopts). Without lanes (`lab/run test PATH`) it does nothing.
 """
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ if TYPE_CHECKING:
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
 LANE = "LAB_LANE"           # in a lane's environment: its name
-UNNAMED = 60.0              # seconds, for a module that has no budget yet
+UNBUDGETED_SECONDS = 60.0   # for a module that has no budget yet
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One process. `kinds`: of the modules it runs, in the order in which it looks for them."""
+    """One process. `kinds`: the kinds of modules that it runs, most preferred first. `sites`: those of its lab."""
 
     name: str
     kinds: tuple[str, ...]
     sites: tuple[str, ...]
 
 
-# bare: starts on bare hosts. sites: needs both sites. pair: needs the first one only, and half of the processor's time.
+# Kinds. bare: starts on bare hosts. sites: needs both sites. pair: needs the first site only, and half of the
+# processor time.
 LANES = (Lane("first", ("bare", "sites", "pair"), ("winterthur", "bern")),
          Lane("second", ("integration", "pair"), ("winterthur",)),
          Lane("third", ("plain", "integration", "pair"), ("winterthur",)))
 
 
 def here() -> Lane | None:
-    """The lane that this process is, None where there are none."""
+    """The lane that this process is, None if there are no lanes."""
     return next((lane for lane in LANES if lane.name == os.environ.get(LANE)), None)
 
 
 def budgets() -> dict[str, dict[str, float]]:
-    """Seconds by kind and module, as tests/budgets.toml has them."""
+    """By kind and module the budget in seconds (tests/budgets.toml)."""
     return tomllib.loads(BUDGETS.read_text(encoding="utf-8"))
 
 
@@ -63,10 +64,10 @@ def kind_of(module: str, known: dict[str, dict[str, float]]) -> str:
 def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, dict[str, float]]) -> str | None:
     """The module that a lane takes next, of those that wait; None when there is none for it.
 
-    What no lane may take that still runs (`others`) is anybody's: with `-k`, or when a lane has died.
+    A module that no other running lane (`others`) may take goes to any lane: with `-k`, or when a lane has died.
     """
     def cost(module: str) -> float:
-        return known.get(kind_of(module, known), {}).get(module, UNNAMED)
+        return known.get(kind_of(module, known), {}).get(module, UNBUDGETED_SECONDS)
 
     kinds = {module: kind_of(module, known) for module in waiting}
     for kind in lane.kinds:
@@ -78,7 +79,7 @@ def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, 
 
 
 class LaneScheduling(LoadScopeScheduling):
-    """xdist's scheduling by module, in which each process takes only what its lane may run."""
+    """xdist's scheduling by module; each process takes only modules that its lane may run."""
 
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
         super().__init__(config, log)
@@ -113,5 +114,5 @@ def _lane(node: WorkerController) -> Lane:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Any:
-    """xdist asks for a scheduler; without lanes it has its own."""
+    """The scheduler that xdist asks for; None without lanes, then xdist uses its own."""
     return LaneScheduling(config, log) if any(LANE in spec for spec in config.getoption("tx")) else None

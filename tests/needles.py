@@ -1,4 +1,4 @@
-"""What a private key looks like, wherever its bytes could have got to."""
+"""Pieces of secrets, in the forms in which a leak would show them."""
 from __future__ import annotations
 
 import base64
@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def of_key(key: object) -> list[bytes]:
-    """An EC key's number as it is, in hex, in base64 and in PEM: pieces that survive line breaks."""
+    """An EC key's number as bytes, in hex, in base64 and in PEM: pieces that survive line breaks."""
     number = key.private_numbers().private_value.to_bytes(32, "big")
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).splitlines()
     return [number, number.hex().encode(), base64.b64encode(number)[:40], pem[1][-40:], pem[2][:40]]

@@ -1,4 +1,4 @@
-"""What alerts are delivered to in the tests, on loopback: a mail server, a web server, a log server."""
+"""The servers that alerts are delivered to in the tests, on loopback: a mail server, a web server, a log server."""
 from __future__ import annotations
 
 import base64
@@ -30,7 +30,7 @@ class _Threads(socketserver.ThreadingTCPServer):
 
 
 class Web(NamedTuple):
-    """What was posted."""
+    """One POST request; `at` is when it came, in seconds since the epoch."""
 
     path: str
     headers: dict[str, str]
@@ -43,14 +43,14 @@ class Web(NamedTuple):
 
 
 class Sink:
-    """A server that keeps what it was given in `got`."""
+    """A server that keeps what it received in `got`."""
 
     def __init__(self, server: socketserver.BaseServer) -> None:
         self.got: list[Any] = []
-        self.status = 200        # what a web server answers
+        self.status = 200        # the status that a web server answers with
         self.refuse = False      # whether a mail server refuses everything
         self.slow = 0.0          # seconds before it answers
-        self.log: list[str] = []  # commands of a mail client
+        self.log: list[str] = []  # the commands of mail clients
         server.sink = self
         self.port = server.server_address[1]
         self._server = server
@@ -61,11 +61,11 @@ class Sink:
         self._server.server_close()
 
     def wait(self, count: int = 1, seconds: float = 10.0) -> list[Any]:
-        """What has come, as soon as there are so many, or time is up."""
+        """Everything received, as soon as there are `count`, or after `seconds`."""
         return self.until(lambda got: len(got) >= count, seconds)
 
     def until(self, enough: Callable[[list[Any]], bool], seconds: float = 10.0) -> list[Any]:
-        """What has come, as soon as it is enough, or time is up."""
+        """Everything received, as soon as `enough` is true of it, or after `seconds`."""
         deadline = time.monotonic() + seconds
         while not enough(list(self.got)) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -74,7 +74,7 @@ class Sink:
 
 @contextlib.contextmanager
 def web(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Sink]:
-    """A web server that takes POST."""
+    """A web server that accepts POST."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -159,7 +159,7 @@ def text_of(one: EmailMessage) -> str:
 
 @contextlib.contextmanager
 def log_udp() -> Iterator[Sink]:
-    """A log server: datagrams."""
+    """A log server that receives datagrams."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -175,7 +175,7 @@ def log_udp() -> Iterator[Sink]:
 
 @contextlib.contextmanager
 def log_tcp(tls: ssl.SSLContext | None = None) -> Iterator[Sink]:
-    """A log server: a stream, of which the whole is kept."""
+    """A log server that receives streams; each is kept whole."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -193,7 +193,7 @@ def log_tcp(tls: ssl.SSLContext | None = None) -> Iterator[Sink]:
 
 
 def certificate(folder: Path, name: str = "localhost") -> tuple[Path, ssl.SSLContext]:
-    """A certificate for this machine that signs itself, as a file, and what a server presents it with."""
+    """A self-signed certificate for this machine: its file, and a server's TLS context with it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,1 +1,1 @@
-"""Takeover, measured: faults x configurations x clients, with what a user would pick today beside it."""
+"""Measures takeovers: faults x configurations x clients, compared with what a user would choose today."""

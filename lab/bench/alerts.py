@@ -1,10 +1,10 @@
-"""What a thousand gateways' events cost one master, and how late the alerts are.
+"""Measures what a thousand gateways' events cost one master, and how late the alerts are.
 
     PYTHONPATH=. python3 -m lab.bench.alerts
 
-A real master with the tree's engine in a temporary folder, 500 made-up sites with two nodes each. Their signed events
-come through the master's request channel, sent by a few minions with accepted keys; alerts go to a web server here.
-Two parts: a steady rate, each event's condition ending again a while later, and a burst that nobody has ordered, during
+A real master with the tree's engine runs in a temporary folder, with 500 made-up sites of two nodes each. A few minions
+with accepted keys send their signed events through the master's request channel; the alerts go to a web server here.
+There are two parts: a steady rate, in which each event's condition ends again a while later, and a sudden burst, during
 which a real minion is pinged. Nothing outside the folder and loopback is touched.
 """
 from __future__ import annotations
@@ -35,7 +35,7 @@ import yaml
 from alerts import authentic, files
 from tests import sinks
 
-Event = dict[str, Any]      # as a minion sends it: its tag and its data
+Event = dict[str, Any]      # as a minion sends it: tag and data
 if TYPE_CHECKING:
     Inbox = multiprocessing.Queue[list[Event] | None]
 
@@ -106,13 +106,13 @@ class Bench:
         return files.read(files.folder(self.folder / "master/cache") / files.STATUS) or {}
 
     def ping(self) -> float | None:
-        """Seconds until the minion has answered, None when it has not."""
+        """Seconds until the minion answered, None when it did not answer."""
         with salt.client.get_local_client(mopts=dict(self.opts)) as client:
             begun = time.monotonic()
             return time.monotonic() - begun if client.cmd("bench", "test.ping", timeout=20) else None
 
     def event(self, minion: str, subject: str, recovered: bool = False) -> dict[str, Any]:
-        """The next event of a gateway, ready for a minion's request."""
+        """The next event of a gateway, signed, as it stands in a minion's request."""
         self.numbers[minion] += 1
         node, _, site = minion.partition(".")
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -125,7 +125,7 @@ class Bench:
 
 
 def _send(config: str, name: str, inbox: Inbox) -> None:
-    """One minion's connection: takes messages (lists of events) and puts them on the bus, several under way."""
+    """One minion's connection: sends messages (lists of events) from `inbox` to the master, up to 8 at a time."""
     opts = salt.config.minion_config(config)
     opts["master_uri"] = f"tcp://127.0.0.1:{opts['master_port']}"
 
@@ -151,7 +151,7 @@ def _send(config: str, name: str, inbox: Inbox) -> None:
 
 
 class Senders:
-    """Processes that send."""
+    """The processes that send events."""
 
     def __init__(self, bench: Bench) -> None:
         self.inboxes: list[Inbox] = [multiprocessing.Queue() for _ in range(SENDERS)]
@@ -162,7 +162,7 @@ class Senders:
             process.start()
 
     def put(self, minion: str, events: list[Event]) -> None:
-        """A gateway's events always go the same way: its own connection keeps their order, too."""
+        """Send events of a gateway, always over the same connection, so that they keep their order."""
         self.inboxes[hash(minion) % SENDERS].put(events)
 
     def stop(self) -> None:
@@ -180,7 +180,7 @@ def _free_port() -> int:
 
 
 class Cpu:
-    """Processor time of the master's processes and of the engine."""
+    """Measures the processor time of the master's processes and of the engine."""
 
     def __init__(self, master: int, engine: int) -> None:
         self.engine = psutil.Process(engine)
@@ -202,7 +202,10 @@ class Cpu:
 
 
 class Came(NamedTuple):
-    """An alert at the sink: when its event was noticed, when it was decided, when it came (seconds since the epoch)."""
+    """An alert at the sink: when its event was noticed, when the engine decided on it, when it came.
+
+    All times are in seconds since the epoch.
+    """
 
     caused: float
     decided: float
@@ -211,12 +214,12 @@ class Came(NamedTuple):
 
     @property
     def delay(self) -> float:
-        """From the one to the other, in seconds."""
+        """Seconds from the event to the alert at the sink."""
         return self.at - self.caused
 
 
 def alerts_of(sink: sinks.Sink, since: int) -> list[Came]:
-    """Each alert once, digests taken apart."""
+    """The alerts that came after the first `since` messages, each once; a digest counts as its alerts."""
     found: dict[str, Came] = {}
     for got in sink.got[since:]:
         said = got.json
@@ -226,7 +229,7 @@ def alerts_of(sink: sinks.Sink, since: int) -> list[Came]:
 
 
 def spread(values: list[float]) -> str:
-    """A distribution in words."""
+    """A distribution of seconds, in words."""
     if not values:
         return "none"
     ordered = sorted(values)
@@ -235,7 +238,10 @@ def spread(values: list[float]) -> str:
 
 
 def steady(bench: Bench, senders: Senders, rate: int, seconds: int) -> bool:
-    """So many events a second; each condition is over five seconds after it began."""
+    """Send `rate` events a second for `seconds`; each condition ends five seconds after it began.
+
+    Returns whether no event was lost and no alert was later than 10 s.
+    """
     print(f"steady: {rate} events/s for {seconds} s from {len(bench.ids)} gateways, one request each")
     cpu = Cpu(bench.processes[0].pid, bench.status()["pid"])
     before, first = bench.status()["counts"], len(bench.sink.got)
@@ -263,13 +269,13 @@ def steady(bench: Bench, senders: Senders, rate: int, seconds: int) -> bool:
     time.sleep(12)
     counts = bench.status()["counts"]
     delivered = alerts_of(bench.sink, first)
-    # What joins an incident that was told already is told when it has stayed for 10 s (alerts/incidents.py).
+    # What joins an incident that is already alerted is alerted when it has stayed for 10 s (alerts/incidents.py).
     delays = [each.delay for each in delivered if each.kind != "update"]
     updates = [each.delay for each in delivered if each.kind == "update"]
     inside = [each.at - each.decided for each in delivered]
     print(f"  {counts['alerts'] - before['alerts']} alerts in {len(bench.sink.got) - first} messages; event to "
           f"delivered: {spread(delays)}\n"
-          f"  updates of what was told already, which wait for 10 s: {len(updates)}, {spread(updates)}\n"
+          f"  updates of incidents already alerted, which wait for 10 s: {len(updates)}, {spread(updates)}\n"
           f"  after the engine had decided: {spread(inside)}; waiting in the engine at most {waits}")
     fine = (arrived - before["events"] == sent and len(delivered) == counts["alerts"] - before["alerts"]
             and max(delays) < 10)
@@ -278,7 +284,10 @@ def steady(bench: Bench, senders: Senders, rate: int, seconds: int) -> bool:
 
 
 def burst(bench: Bench, senders: Senders, count: int) -> bool:
-    """All at once, and how a minion's ping does meanwhile."""
+    """Send `count` events at once, and ping a minion meanwhile.
+
+    Returns whether no event and no alert was lost and every ping was answered.
+    """
     print(f"burst: {count} events at once from {len(bench.ids)} gateways, ten to a request")
     before, first = bench.status()["counts"], len(bench.sink.got)
     calm = statistics.median([bench.ping() or 99 for _ in range(3)])

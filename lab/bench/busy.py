@@ -1,4 +1,4 @@
-"""Nothing is wrong but the time: a pair on a machine that has far too much to do must not change its roles."""
+"""An overloaded machine and no other fault: a pair on it must not change its roles."""
 from __future__ import annotations
 
 import os
@@ -15,10 +15,11 @@ LOOPS_PER_CORE = 2
 
 
 def busy(its: Pair, clients: list[Guest], minutes: float) -> dict[str, Any]:
-    """Load every core of the lab's machine and watch the pair for so long.
+    """Load every core of the lab's machine and watch the pair for `minutes`.
 
-    Returns ``takeovers`` (how often a node took the addresses), ``called_dead`` (how often a node was, in the other's
-    eyes), ``holder_changed`` (whether another node holds them at the end), ``gaps`` (each client's longest, seconds).
+    Returns ``minutes``, ``loops`` (how many busy loops ran), ``takeovers`` (how often a node took the addresses),
+    ``called_dead`` (how often a node called the other one dead), ``holder_changed`` (whether another node holds the
+    addresses at the end), ``gaps`` (each client's longest, in seconds).
     """
     observe.eventually(its.settled, 120, every=1)
     before, at = its.active(), time.time()

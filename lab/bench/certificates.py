@@ -1,7 +1,7 @@
 """
-How long the authority takes: roadwarriors' certificates with their bundles, and a long revocation list.
+Measures the authority: how long roadwarriors' certificates with their bundles take, and a long revocation list.
 
-As root or not, on any machine with Salt's Python, gpg and this tree; everything is in a temporary folder::
+Runs as root or any user, on a machine with Salt's Python, gpg and this tree; everything is in a temporary folder::
 
     PYTHONPATH=. python3 -m lab.bench.certificates [PEOPLE [REVOKED]]
 """
@@ -22,14 +22,14 @@ import yaml
 from cryptography import x509
 
 from lab.identities import EncryptedPillar
-from lab.topology import EXAMPLES, TREE, loaded
+from lab.topology import EXAMPLE_SITES, TREE, loaded
 
 
 def _runner(folder: Path) -> ModuleType:
-    """The runner, on a master that has a copy of the tree's pillar."""
+    """The runner `authority`, on a master that has a copy of the tree's pillar."""
     runner = loaded(TREE / "_runners/authority.py", "authority_of_the_tree")
     shutil.copytree(TREE / "pillar", folder / "pillar", ignore=shutil.ignore_patterns("issued", "crls"))
-    shutil.copytree(EXAMPLES, folder / "pillar/sites", dirs_exist_ok=True)
+    shutil.copytree(EXAMPLE_SITES, folder / "pillar/sites", dirs_exist_ok=True)
     for file in (folder / "pillar/secrets").glob("*.sls"):
         file.unlink()
     EncryptedPillar(folder / "gpg")
@@ -41,7 +41,7 @@ def _runner(folder: Path) -> ModuleType:
 
 
 def _revoke(folder: Path, count: int) -> None:
-    """Certificates that were revoked earlier, as the journal has them."""
+    """Add `count` certificates that were revoked earlier to the authority's journal."""
     now = "2000-01-01T00:00:00+00:00"
     with (folder / "authority/journal.jsonl").open("a") as journal:
         for number in range(count):

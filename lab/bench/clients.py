@@ -1,6 +1,6 @@
-"""Who is connected: roadwarriors of two makes, behind NAT too, and site-to-site peers; tuned for speed and as shipped.
+"""The connected clients: roadwarriors with Libreswan and strongSwan, also behind NAT, and site-to-site peers.
 
-What a takeover costs depends on both ends.
+They are tuned for speed or as shipped: what a takeover costs depends on both ends.
 """
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ STRONGSWAN_PACKAGES = ["charon-systemd", "strongswan-swanctl", "libstrongswan-st
 PROPOSALS = "aes256gcm16-prfsha512-ecp256"
 # Inner addresses between the peers' networks and the pool (examples/sites/winterthur.sls).
 FIRST_PERSON = 161
-ASKS = 30              # seconds, strongSwan's dpd_delay of a client as shipped (swanctl.conf(5) has none)
+SHIPPED_DPD_SECONDS = 30   # strongSwan's dpd_delay of a client as shipped (swanctl.conf(5): no default)
 
 
 @dataclass(frozen=True)
 class Client:
-    """One kind of client. `name` is also its host's, and its connection's on the pair where it has a `network`."""
+    """One kind of client.
+
+    `name` is also its host's name, and the name of its connection on the pair if it has a `network`.
+    """
 
     name: str
     make: str
     tuned: bool
     behind_nat: bool = False
-    network: str = ""              # behind it: then it is a site-to-site peer, otherwise a roadwarrior
-    people: int = 1                # roadwarriors on that one host, each connected at another moment than the others
+    network: str = ""              # the network behind a site-to-site peer; empty for a roadwarrior
+    people: int = 1                # roadwarriors on this one host, each connected at a different moment
 
     @property
     def identities(self) -> list[str]:
@@ -43,7 +46,7 @@ class Client:
         return [f"{self.name}{f'-{number}' if number > 1 else ''}.example" for number in range(1, self.people + 1)]
 
 
-# strongSwan as shipped takes three minutes to come back by itself: six runs of that are one round with six people.
+# strongSwan as shipped takes three minutes to come back by itself: six runs of it are one round with six people.
 CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False, people=6),
            Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False),
            Client("strong-nat", "strongSwan", True, behind_nat=True),
@@ -53,7 +56,7 @@ CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "st
 
 
 def equip(lab: Lab, client: Client) -> None:
-    """Install and configure it. Roadwarriors call when their daemon starts, peers when there is traffic."""
+    """Install and configure a client. Roadwarriors call when their daemon starts, peers when there is traffic."""
     if client.make == "Libreswan":
         _equip_libreswan(lab, client)
     else:
@@ -61,14 +64,14 @@ def equip(lab: Lab, client: Client) -> None:
 
 
 def call(lab: Lab, client: Client) -> None:
-    """Let it connect anew: at this moment, several people one after the other.
+    """Let a client reconnect now; several people connect one after the other, at random moments.
 
-    strongSwan looks whether the other end lives every `dpd_delay` from then on.
+    From then on strongSwan checks every `dpd_delay` whether the other end lives.
     """
     guest = lab.roadwarriors[client.name]
     guest.run(["systemctl", "restart", "ipsec" if client.make == "Libreswan" else "strongswan"], check=True)
     if client.people > 1:
-        moments = sorted(random.uniform(0, ASKS) for _ in client.identities)
+        moments = sorted(random.uniform(0, SHIPPED_DPD_SECONDS) for _ in client.identities)
         for number, (before, moment) in enumerate(itertools.pairwise([0.0, *moments]), 1):
             time.sleep(moment - before)
             guest.run(["swanctl", "--initiate", "--child", f"gateway-{number}", "--timeout", "10"], timeout=30)
@@ -83,10 +86,10 @@ def _equip_libreswan(lab: Lab, client: Client) -> None:
 
 
 def tune_libreswan(lab: Lab, guest: Guest, patience: str) -> None:
-    """Make a roadwarrior notice sooner and try more often; its daemon reads that when it is started anew.
+    """Make a Libreswan roadwarrior notice sooner and try more often. Its daemon reads that when it is restarted.
 
-    `patience` is its retransmit-timeout (ipsec.conf(5)). One that is shorter than the gateway is away ends in 5.2's
-    pauses of 5 and 10 s before it calls again.
+    `patience` is its retransmit-timeout (ipsec.conf(5)). If the gateway is away for longer than that, Libreswan 5.2
+    waits 5 and 10 s before it calls again.
     """
     text = guest.run(["cat", "/etc/ipsec.conf"], check=True).stdout
     text = re.sub(r"retransmit-timeout=.*", f"retransmit-timeout={patience}\n    retransmit-interval=150", text)
@@ -95,11 +98,11 @@ def tune_libreswan(lab: Lab, guest: Guest, patience: str) -> None:
 
 
 def connections(lab: Lab, chosen: list[Client]) -> dict[str, dict[str, Any]]:
-    """What the pair's pillar has for these clients.
+    """The `connections` of the pair's pillar for these clients.
 
-    Roadwarriors get an address of their own, as docs/install.md says: each node's pool gives another one, and the
-    sender of a ping that runs through a takeover does not change with it, nor does Libreswan 5.2 as a client. Both ends
-    of a tuned site-to-site connection notice soon: where their calls cross, the peer may let go of one of two tunnels.
+    Each roadwarrior gets an inner address of its own, as docs/install.md says. Otherwise each node's pool gives another
+    address, and a ping that runs through a takeover keeps its old sender, as does Libreswan 5.2 as a client. Both ends
+    of a tuned site-to-site connection notice soon: when their calls cross, the peer may delete one of two tunnels.
     """
     return {"roadwarrior": {"persons": persons(chosen)}} | {
         peer.name: {"kind": "site-to-site", "peer": {
@@ -115,7 +118,7 @@ def persons(chosen: list[Client]) -> dict[str, str]:
 
 
 def address(lab: Lab, client: Client) -> str:
-    """Where it stands, without prefix length."""
+    """A client's own address, without prefix length."""
     return lab.roadwarriors[client.name].host.addresses[0].split("/")[0]
 
 
@@ -125,7 +128,7 @@ def _equip_strongswan(lab: Lab, client: Client) -> None:
     for identity in client.identities:
         put_identity(lab, guest, identity, lab.authority.issue(identity))
     if client.network:
-        # one host stands for the whole network: strongSwan takes it as the sender of what goes through the tunnel
+        # one address stands for the whole network: strongSwan uses it as the source of what goes through the tunnel
         guest.run(["ip", "address", "add", f"{ipaddress.ip_network(client.network)[1]}/32", "dev", "lo"], check=True)
     sections = [_strongswan_connection(lab, client, identity, f"gateway-{number}")
                 for number, identity in enumerate(client.identities, 1)]
@@ -144,7 +147,7 @@ def _strongswan_connection(lab: Lab, client: Client, identity: str, name: str) -
     remote_addrs = {its.virtual("external")}
     {"" if client.network else "vips = 0.0.0.0"}
     proposals = {PROPOSALS}
-    dpd_delay = {"1s" if client.tuned else f"{ASKS}s"}
+    dpd_delay = {"1s" if client.tuned else f"{SHIPPED_DPD_SECONDS}s"}
     keyingtries = 0
     local {{
       auth = pubkey
@@ -170,13 +173,13 @@ def _strongswan_connection(lab: Lab, client: Client, identity: str, name: str) -
 
 
 def tuned_charon() -> str:
-    """strongswan.conf(5): retransmission tuned to the limit, 0.15 s and twice."""
+    """A strongswan.conf(5) with retransmission tuned to the limit: after 0.15 s, two times."""
     return ("charon-systemd {\n  retransmit_timeout = 0.15\n  retransmit_tries = 2\n  retransmit_base = 1\n"
             "  retry_initiate_interval = 1\n}\n")
 
 
 def put_identity(lab: Lab, guest: Guest, name: str, bundle: Bundle) -> None:
-    """A PKCS#12's key, certificate and authority where swanctl(8) looks for them."""
+    """Write a PKCS#12's key, certificate and authority to where swanctl(8) reads them."""
     key, certificate, authorities = pkcs12.load_key_and_certificates(bundle.pkcs12, bundle.passphrase.encode())
     assert key and certificate, f"the bundle of {name} has no key"
     for folder, file, content in (

@@ -1,7 +1,7 @@
-"""What can happen to a pair, done for real.
+"""The faults of a pair, made for real.
 
-Each fault is a generator: up to its first `yield` it prepares, what costs time and must not be measured; up to the
-second it happens; what follows puts things right again.
+Each fault is a generator. Up to its first `yield` it prepares what takes time and must not be measured; up to the
+second it makes the fault; after that it repairs everything.
 """
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Steps = Iterator[None]
 
 
 class NotThere(Exception):
-    """The configuration has no such part."""
+    """The configuration has no part that this fault could hit."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`make` is given the pair and its active node.
+    """`make` gets the pair and its active node.
 
-    The traffic is watched for at least `watch` seconds after it happened, and until every client is answered again.
-    That has to cover the time until a silence *begins*: with `unfelt` none does before the pair itself has noticed.
+    The bench watches the traffic for at least `watch` seconds after the fault, and until every client is answered
+    again. That must cover the time until a silence *begins*: with `unfelt` none begins before the pair has noticed.
     `seldom` is the same for clients as shipped, who ask every 30 s whether the pair is alive. With `told` the pair
-    tells them that it goes away: then they do not wait any longer than tuned ones.
+    tells the clients that it goes away: then those as shipped wait no longer than tuned ones.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Fault:
     unfelt: bool = False
     seldom: float = 0.0
     told: bool = False
-    woken: bool = False            # the node that was active is one that stood still, and goes on
+    woken: bool = False            # the node that was active is a hung one that goes on
 
 
 def _crash(pair: Pair, active: Guest) -> Steps:
@@ -55,7 +55,7 @@ def _hang(pair: Pair, active: Guest) -> Steps:
 
 
 def _woken(pair: Pair, active: Guest) -> Steps:
-    """The hung node goes on, with all that it had, after the other one has taken over."""
+    """The hung node goes on, still with its addresses, after the other one has taken over."""
     active.hang()
     try:
         observe.eventually(lambda: observe.holds_all(pair.lab, pair.other(active)), 60)
@@ -84,9 +84,9 @@ def _both_nics(pair: Pair, active: Guest) -> Steps:
 
 
 def _switch(pair: Pair, active: Guest) -> Steps:
-    """The switch of the active slave dies: every cable in it loses carrier, and its uplink is gone."""
+    """The switch of the active slave dies: every cable in it loses carrier, and its uplink is down."""
     switch = _switch_of(pair, active)
-    # the active node's own cable first
+    # pull the active node's own cable first
     plugs = [(guest, nic.name) for guest in (active, pair.other(active))
              for nic in guest.host.nics if nic.switch == switch]
     yield
@@ -100,7 +100,7 @@ def _switch(pair: Pair, active: Guest) -> Steps:
 
 
 def _upstream(pair: Pair, active: Guest) -> Steps:
-    """Behind the switch of the active slave the way ends: no carrier is lost anywhere."""
+    """The uplink of the active slave's switch is down: no node loses carrier."""
     switch = _switch_of(pair, active)
     yield
     _uplink(switch, up=False)
@@ -125,7 +125,7 @@ def _signal(processes: Callable[[Pair, Guest], list[str]], signal: str) -> Calla
         yield
         active.run(["kill", f"-{signal}", *found], check=True)
         yield
-        # whoever restarts what died or hangs is part of what is tested; what stays as it is is helped at the end
+        # Restarting what died or hangs is part of the test. What nobody has restarted is repaired here.
         active.run(["kill", "-CONT", *found])
         if processes is _agent:
             pair.forgive(active)
@@ -151,7 +151,7 @@ def _switch_over(pair: Pair, active: Guest) -> Steps:
     heal = pair.switch_over(active)
     yield
     try:
-        # heartbeat may refuse without a word (`paper`, right after a hang): then nothing was measured
+        # heartbeat may refuse silently (`paper`, right after a hang): then nothing was measured
         observe.eventually(lambda: observe.holds_all(pair.lab, pair.other(active)), 30)
     finally:
         if heal:

@@ -1,4 +1,4 @@
-"""A pair under test, whichever software makes it one: how to look at it and what to call its parts."""
+"""A pair under test, with any of the configurations: how to observe it and the names of its parts."""
 from __future__ import annotations
 
 import json
@@ -23,22 +23,22 @@ class Pair:
     # names of processes, as pgrep -x takes them
     daemon = "pluto"
     cluster = "heartbeat"
-    # what the node that takes over writes into its journal
+    # patterns of what the node that takes over writes into its journal
     detected = "heartbeat says that PEER is dead|WARN: node PEER: is dead"
     held = r"gateway-agent\S* active: "
-    # within that many seconds a node knows that the other one is dead (docs/takeover.md)
+    # seconds within which a node knows that the other one is dead (docs/takeover.md)
     notices = 1.25
-    # and that long it needs after a fault to be as before, beyond what `settled` can see
+    # seconds that the pair needs after a fault until it has recovered, beyond what `settled` can see
     calm = 0.0
 
     def __init__(self, lab: Lab, profile: str, known: Iterable[clients.Client] = ()) -> None:
-        """`known` are the clients that it has something about in its configuration."""
+        """`profile` is one of CONFIGURATIONS, `known` are the clients that the pair's configuration names."""
         self.lab, self.profile, self.site = lab, profile, lab.sites[0]
         self.known = list(known)
         self.guests = lab.gateways(self.site.name)
 
     def set_up(self) -> None:
-        """From bare hosts to a working pair."""
+        """Make a working pair of bare hosts. Raises SystemExit when a state fails."""
         pillar = {"gateway": {"heartbeat": {"profile": self.profile},
                               "connections": clients.connections(self.lab, self.known)}}
         applied = apply(self.lab, f"*.{self.site.name}", f"pillar={json.dumps(pillar)}")
@@ -46,15 +46,15 @@ class Pair:
             raise SystemExit(f"lab: {applied.failed}")
 
     def active(self) -> Guest | None:
-        """The node that serves, None when it is not exactly one."""
+        """The node that holds the virtual IPs, None unless it is exactly one."""
         return observe.holder(self.lab, self.site.name)
 
     def other(self, guest: Guest) -> Guest:
-        """The one that is not this one."""
+        """The node that is not this one."""
         return next(each for each in self.guests if each is not guest)
 
     def settled(self) -> bool:
-        """One serves, and the other could take over at once."""
+        """Whether one node is active and the other could take over at once."""
         return self.active() is not None and all(self._ready(guest) for guest in self.guests)
 
     def _ready(self, guest: Guest) -> bool:
@@ -63,12 +63,12 @@ class Pair:
                     and status["role"] in ("active", "standby"))
 
     def switch_over(self, active: Guest) -> Callable[[], None] | None:
-        """Move the role on purpose. Gives what puts things right again, if that is more than to wait."""
+        """Move the role on purpose. Returns a function that repairs the pair afterwards, None if waiting is enough."""
         active.run([AGENT, "standby"], check=True, timeout=30)
         return None
 
     def timeline(self, guest: Guest, at: float) -> dict[str, float]:
-        """What a node's journal says about its taking over: ``detected`` and ``held``, seconds after ``at``."""
+        """What a node's journal says about its takeover: ``detected`` and ``held``, in seconds after ``at`` (epoch)."""
         found = {}
         for what, pattern in (("detected", self.detected), ("held", self.held)):
             after = self._when(guest, pattern, at)
@@ -77,7 +77,7 @@ class Pair:
         return found
 
     def said(self, guest: Guest, pattern: str, at: float) -> int:
-        """How often a node's journal has a line like this (`detected`, `held`) since ``at``."""
+        """How many lines of a node's journal since ``at`` match a pattern (`detected`, `held`)."""
         return len(self._when(guest, pattern, at))
 
     def _when(self, guest: Guest, pattern: str, at: float) -> list[float]:
@@ -87,15 +87,15 @@ class Pair:
         return [each for each in times if each >= at]
 
     def agent(self, guest: Guest) -> list[str]:
-        """Process numbers of the role agent's worker; empty where there is none."""
+        """Process numbers of the role agent's worker; empty if there is none."""
         return guest.run(["sh", "-c", "pgrep -P $(cat /run/gateway-agent.lock)"]).stdout.split()
 
     def forgive(self, guest: Guest) -> None:
-        """Start what counts how often the agent died anew: the third time in a minute a node gives up for good."""
+        """Reset the count of the agent's deaths: at the third death in a minute a node gives up for good."""
         guest.run(["sh", "-c", "kill -HUP $(cat /run/gateway-agent.lock)"])
 
     def mend(self, guest: Guest) -> None:
-        """What a person has to do after something died."""
+        """Do what a person must do after something died."""
 
     def hardware(self, guest: Guest) -> str:
         """The hardware address that a node answers with on the external side."""
@@ -107,22 +107,22 @@ class Pair:
         return guest.run(["pgrep", "-x", name]).stdout.split()
 
     def slaves(self, side: str) -> list[str]:
-        """The slaves of a bond."""
+        """The slaves of one side's bond."""
         return next(bond["slaves"] for bond in self.site.view["bonds"] if bond["side"] == side)
 
     def active_slave(self, guest: Guest, side: str) -> str:
-        """The one that carries the traffic now."""
+        """The slave of one side's bond that carries the traffic now."""
         bond = next(bond["name"] for bond in self.site.view["bonds"] if bond["side"] == side)
         return observe.active_slave(guest, bond)
 
 
 class Paper(Pair):
-    """The paper's profile: heartbeat's own scripts decide."""
+    """The profile `paper`: heartbeat's own scripts decide."""
 
     held = r" gateway\S* start: active"
     notices = 12.0
-    # A person's patience with a pair that was split: after a hang both own everything, one gives it up and starts anew,
-    # and once neither was well again after four minutes (3.0.6).
+    # Seconds until a person would step in after a split: after a hang both nodes own everything, one gives it up and
+    # restarts, and once neither had recovered after four minutes (3.0.6).
     patience = 60.0
 
     def __init__(self, lab: Lab, profile: str, known: Iterable[clients.Client] = ()) -> None:
@@ -130,7 +130,7 @@ class Paper(Pair):
         self._unsettled_since: float | None = None
 
     def settled(self) -> bool:
-        # After a hang the woken node's heartbeat was found ended (3.0.6), and nothing starts it: a person would.
+        # After a hang the woken node's heartbeat was once found ended (3.0.6), and nothing restarts it: a person would.
         for guest in self.guests:
             if guest.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() == "inactive":
                 self.mend(guest)
@@ -140,7 +140,7 @@ class Paper(Pair):
         now = time.monotonic()
         self._unsettled_since = self._unsettled_since or now
         if now - self._unsettled_since > self.patience:
-            step("paper: not well again by itself, heartbeat is started anew on both nodes")
+            step("paper: did not recover by itself, restarting heartbeat on both nodes")
             self._unsettled_since = None
             for guest in self.guests:
                 guest.run(["systemctl", "restart", "heartbeat"], check=True)
@@ -175,11 +175,11 @@ class Rival(Pair):
         rival.set_up(self.lab, self.known)
 
     def _ready(self, guest: Guest) -> bool:
-        # of several names one that is active is enough for a return code of 0
+        # its return code is 0 as soon as one of several units is active
         return guest.run(["systemctl", "is-active", "keepalived", "strongswan"]).stdout.split() == ["active", "active"]
 
     def switch_over(self, active: Guest) -> Callable[[], None] | None:
-        # the documented way to let the other node have it: this one says good-bye (priority 0)
+        # the documented way to move the role: this node announces priority 0
         active.run(["systemctl", "stop", "keepalived"], check=True)
         return lambda: self.mend(active)
 
@@ -191,6 +191,6 @@ class Rival(Pair):
 
 
 def pair(lab: Lab, configuration: str, known: Iterable[clients.Client] = ()) -> Pair:
-    """One of CONFIGURATIONS."""
+    """The pair in one of CONFIGURATIONS."""
     kinds = {"paper": Paper, "rival": Rival}
     return kinds.get(configuration, Pair)(lab, configuration, known)

@@ -1,8 +1,8 @@
-"""What a user would pick today instead: keepalived (VRRP version 3, 50 ms) with strongSwan as hot standby.
+"""What a user would choose today instead: keepalived (VRRP version 3, 50 ms) with strongSwan as hot standby.
 
-Tuned as well as it can be: shortest stable advertisement interval, real-time priority, tracked interfaces, a daemon
-that has to answer, a router that has to be reached, repeated announcements, and peers that are called by the node that
-takes over. Bonds and kernel parameters are the product's own, so that only the takeover differs.
+It is tuned as well as possible: shortest stable advertisement interval, real-time priority, tracked interfaces, a
+daemon that must answer, a router that must be reachable, repeated announcements, and a node that calls the peers when
+it takes over. Bonds and kernel parameters are the product's own, so that only the takeover differs.
 """
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.results import apply
 
-CALL = "/etc/keepalived/call"
+CALL_SCRIPT = "/etc/keepalived/call"
 PACKAGES = ["keepalived", *clients.STRONGSWAN_PACKAGES]
 ONLY_NETWORK = ('pillar={"gateway": {"features": {"firewall": false, "openswan": false, "heartbeat": false, '
                 '"logging": false, "time": false, "sshd": false}}}')
 
 
 def set_up(lab: Lab, known: list[clients.Client]) -> None:
-    """Turn the first site's bare hosts into the rival's pair, that knows these clients."""
+    """Turn the first site's bare hosts into the rival's pair, configured for these clients.
+
+    Raises SystemExit when a state fails.
+    """
     its, peers = lab.sites[0], [client for client in known if client.network]
     applied = apply(lab, f"*.{its.name}", ONLY_NETWORK)
     if applied.failed:
@@ -30,11 +33,11 @@ def set_up(lab: Lab, known: list[clients.Client]) -> None:
         lab.copy_to(guest, "/etc/swanctl/conf.d/gateway.conf", _swanctl(lab, known).encode())
         lab.copy_to(guest, "/etc/strongswan.d/lab.conf", clients.tuned_charon().encode())
         lab.copy_to(guest, "/etc/keepalived/keepalived.conf", _keepalived(lab, guest, 200 - number).encode())
-        lab.copy_to(guest, CALL, _call(peers).encode())
-        guest.run(["chmod", "0700", CALL], check=True)
+        lab.copy_to(guest, CALL_SCRIPT, _call(peers).encode())
+        guest.run(["chmod", "0700", CALL_SCRIPT], check=True)
         guest.run(["systemctl", "enable", "strongswan", "keepalived"], check=True)
         guest.run(["systemctl", "restart", "strongswan", "keepalived"], check=True)
-        # a crash soon after would leave empty files
+        # a crash soon afterwards would leave empty files
         guest.run(["sync"], check=True)
 
 
@@ -45,8 +48,8 @@ def _keepalived(lab: Lab, guest: Guest, priority: int) -> str:
     bonds = " ".join(bond["name"] for bond in its.view["bonds"])
     held = "\n".join(f"        {each['address']}/{each['prefix']} dev {each['interface']}" for each in virtual)
     upstream = next(bond["gateways"][0] for bond in its.view["bonds"] if bond["side"] == "external")
-    # A script that fails makes the node give up. With a weight it would only lose priority, and nopreempt keeps the
-    # other node from taking over from one that has less.
+    # A failing script makes the node give up the role. With a weight the node would only lose priority, and nopreempt
+    # keeps the other node from taking over from a node with less priority.
     return f"""global_defs {{
     vrrp_version 3
     vrrp_garp_master_delay 0
@@ -89,7 +92,7 @@ vrrp_instance gateway {{
         charon
         upstream
     }}
-    notify_master {CALL}
+    notify_master {CALL_SCRIPT}
 }}
 """.replace("; ", "\n        ")
 
@@ -100,8 +103,11 @@ def _call(peers: list[clients.Client]) -> str:
 
 
 def _swanctl(lab: Lab, known: list[clients.Client]) -> str:
-    """Each roadwarrior has an inner address of its own, as with the product: a Libreswan client asks for the one that
-    it had, and 5.2 gives up for good when the other node's pool gives another."""
+    """swanctl.conf(5) for all clients.
+
+    Each roadwarrior has an inner address of its own, as with the product: a Libreswan client asks for the address that
+    it had, and 5.2 gives up for good when the other node's pool gives another one.
+    """
     its = lab.sites[0]
     connection = next(each for each in its.view["connections"] if each["kind"] == "roadwarrior")
     inner = ",".join(connection["local"]["subnets"])

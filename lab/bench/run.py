@@ -1,10 +1,10 @@
-"""Runs every fault in every configuration; the tables are made of what it adds to the results file.
+"""Makes every fault in every configuration and adds its figures to the results file; the tables are made from that.
 
-Each configuration gets a lab of its own: bare hosts, set up, clients connected. A ping every 60 ms from each client is
-watched while a fault is made at a random phase of the timers; the figure is the longest gap between two replies.
+Each configuration gets a lab of its own: bare hosts are set up and clients connected. Each client pings every 60 ms
+while a fault is made at a random phase of the timers; the figure is the longest gap between two replies.
 
-What the results file has already is counted: only runs that are missing are made, so that the table can be gathered in
-pieces, and a command that was ended goes on where it was. For new figures name another file.
+Runs that the results file already has are not made again: you can collect the table in several sessions, and an
+interrupted command continues where it stopped. For new figures name another file.
 """
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from lab.laboratory import Lab
 from lab.progress import step
 
 SITE = "winterthur"
-EVERY = 0.06
-NOISE = 0.3            # a shorter silence is the machine's, not the fault's
-# A tunnel that is not back by then is said never to come back; by whether the client is tuned. strongSwan as shipped
+PING_SECONDS = 0.06
+NOISE_SECONDS = 0.3           # a shorter silence comes from the machine, not from the fault
+# By whether a client is tuned: if its tunnel is not back by then, it counts as never come back. strongSwan as shipped
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
-NEVER = {True: 60.0, False: 240.0}
-LONG = 4.0             # of a tuned client, or of one that should have been told: why, is worth a look
-REMEMBERED = 320.0     # seconds before a fault that the agents still go by (agent/decide.py: STALL_MEMORY_SECONDS)
-STUCK = 3              # so many rounds running could not be made: the pair is not going to settle
+GIVE_UP_SECONDS = {True: 60.0, False: 240.0}
+LONG_GAP_SECONDS = 4.0        # a longer gap of a tuned client, or of one that was to be told, is worth a look
+JOURNAL_BEFORE_SECONDS = 320.0   # what the agents still remember at a fault (agent/decide.py: STALL_MEMORY_SECONDS)
+MAX_FAILED_ROUNDS = 3         # after this many failed rounds in a row the pair is not going to settle
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody connected: the `number`-th who uses this client, from 0 on, and a ping that runs."""
+    """A connected person: number `number` of this client's users, from 0 on, and the person's running ping."""
 
     client: clients.Client
     number: int
@@ -51,31 +51,31 @@ class Person:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The words of `lab/run bench`."""
+    """The parser of `lab/run bench`'s arguments."""
     faults, kinds = [fault.name for fault in FAULTS], [client.name for client in clients.CLIENTS]
     result = argparse.ArgumentParser(prog="lab/run bench", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--runs", type=int, default=6, help="of each fault, for each client (6)")
+    result.add_argument("--runs", type=int, default=6, help="runs of each fault, for each client (6)")
     result.add_argument("--runs-as-shipped", type=int, metavar="RUNS",
-                        help="fewer for the clients as shipped, who take minutes to come back by themselves")
+                        help="fewer runs for clients as shipped, who take minutes to come back by themselves")
     result.add_argument("--configuration", nargs="+", default=CONFIGURATIONS, choices=CONFIGURATIONS)
     result.add_argument("--fault", nargs="+", default=faults, choices=faults)
     result.add_argument("--client", nargs="+", default=kinds, choices=kinds)
     result.add_argument("--busy", type=float, metavar="MINUTES",
-                        help="no fault: every core of this machine loaded for so long, and the changes of role counted")
+                        help="no fault: load every core of this machine for MINUTES and count the changes of role")
     result.add_argument("--results", type=Path, default=Path("bench.jsonl"),
-                        help="raw figures are added to this file (bench.jsonl); what is in it is not measured again")
+                        help="the file that raw figures are added to (bench.jsonl); runs in it are not made again")
     result.add_argument("--logs", type=Path, metavar="FOLDER",
-                        help="all hosts' journals of rounds in which a tuned client, or one that should have been "
-                             f"told, waited longer than {LONG:g} s, and of --busy")
+                        help="keep all hosts' journals of rounds in which a tuned client, or one that was to be "
+                             f"told, waited longer than {LONG_GAP_SECONDS:g} s, and of --busy")
     return result
 
 
 def missing(configuration: str, arguments: argparse.Namespace) -> list[tuple[Fault, list[clients.Client]]]:
-    """The rounds that are not in the results yet, in their order: the fault, and who is to be watched in it.
+    """The rounds that are not in the results yet, in their order: the fault, and the clients to watch in it.
 
-    One round of every fault, then the next of each: a short noise of the machine does not hit one fault only, and what
-    there is when the command is ended is of equal weight.
+    First one round of every fault, then the next of each: so a short disturbance of the machine does not hit one fault
+    only, and an interrupted command has about as many runs of each.
     """
     have: Counter[tuple[str, str]] = Counter()
     for row in tables.rows(arguments.results):
@@ -96,7 +96,10 @@ def missing(configuration: str, arguments: argparse.Namespace) -> list[tuple[Fau
 
 
 def measure(configuration: str, arguments: argparse.Namespace) -> None:
-    """One configuration, from bare hosts; adds its figures to the results."""
+    """Measure one configuration, from bare hosts on, and add its figures to the results.
+
+    Raises SystemExit when the pair does not settle any more.
+    """
     chosen = [client for client in clients.CLIENTS if client.name in arguments.client]
     packages = more_packages()
     lab = Lab([SITE], laboratory.prepare([SITE], "built", packages), tuple(client.name for client in chosen), packages,
@@ -134,7 +137,7 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
         except (AssertionError, TimeoutError, Failed) as err:
             stuck += 1
             step(f"{configuration}: {fault.name}: not measured: {err}")
-            if stuck == STUCK:
+            if stuck == MAX_FAILED_ROUNDS:
                 raise SystemExit(f"lab: {configuration}: the pair does not settle any more") from err
             continue
         stuck = 0
@@ -144,13 +147,13 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
             _add(arguments.results, {"configuration": configuration, "fault": fault.name, **each})
         soon = [client.name for client in watched if client.tuned or fault.told]
         waited = max((each["gaps"].get(name, 0) for each in (row, *others) for name in soon), default=0)
-        if arguments.logs and waited > LONG:
+        if arguments.logs and waited > LONG_GAP_SECONDS:
             _keep_journals(lab, arguments.logs / f"{configuration}-{fault.name.replace(' ', '-')}-{row['at']:.0f}", row,
                            kernels)
 
 
 def _kernels(lab: Lab, broken: Guest) -> dict[str, str]:
-    """What every host's kernel knows of tunnels and ways, by its name; the one with the fault may not answer."""
+    """By host what its kernel knows of tunnels and routes; without the host with the fault, which may not answer."""
     ask = ("ip -s xfrm state; ip xfrm policy; ip address; ip route show table all; ip neigh; "
            "grep -v ' 0$' /proc/net/xfrm_stat")
     return {name: guest.run(["sh", "-c", ask]).stdout for name, guest in lab.guests.items()
@@ -158,13 +161,14 @@ def _kernels(lab: Lab, broken: Guest) -> dict[str, str]:
 
 
 def _keep_journals(lab: Lab, folder: Path, row: dict[str, Any], kernels: dict[str, str]) -> None:
-    """What every host wrote, from what explains it before the fault on, and `kernels` (of `_kernels`, or nothing)."""
+    """Write every host's journal into a folder, from some minutes before the fault on, with `row` and `kernels`."""
     folder.mkdir(parents=True)
     (folder / "row.json").write_text(json.dumps(row) + "\n")
     for name, said in kernels.items():
         (folder / f"{name}.kernel").write_text(said)
     for name, guest in lab.guests.items():
-        (folder / f"{name}.log").write_text(guest.journal(row["at"] - REMEMBERED, "-b", "-o", "short-precise"))
+        journal = guest.journal(row["at"] - JOURNAL_BEFORE_SECONDS, "-b", "-o", "short-precise")
+        (folder / f"{name}.log").write_text(journal)
 
 
 def _add(results: Path, row: dict[str, Any]) -> None:
@@ -173,22 +177,25 @@ def _add(results: Path, row: dict[str, Any]) -> None:
 
 
 def more_packages() -> tuple[str, ...]:
-    """What the rival and the other make of client need."""
+    """The packages that the rival and the strongSwan clients need."""
     return (*rival.PACKAGES, *clients.STRONGSWAN_PACKAGES)
 
 
 def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dict[str, Any]:
-    """Make the fault once; everything is as before at the end.
+    """Make the fault once, and repair everything at the end.
 
-    Returns ``at`` (when, seconds since the epoch), ``load`` (the machine's load average then, of the last minute),
-    ``gaps`` (each client's longest, in seconds), ``never`` (the clients that were not answered any more), ``silent``
-    (the virtual IP's longest silence as seen by the router, in seconds) and ``serving`` (how long after the fault it
-    ended; both 0 without one worth the name), ``kernels`` (what is in them, where a client did not come back), of the
-    other node's journal ``detected`` and ``held``, where it took over, and of a node that was woken ``still_answers``
-    (when its last packet came, seconds after it went on). Of a client with several people that is the first one's; in
-    ``others`` there is ``at``, ``load``, ``gaps`` and ``never`` for each of the others.
+    Returns:
+        ``at``: when, in seconds since the epoch; ``load``: the machine's load average of the minute before;
+        ``gaps``: each client's longest, in seconds; ``never``: the clients that never came back;
+        ``silent``: the virtual IP's longest silence as the router sees it, in seconds; ``serving``: how many seconds
+        after the fault it ended (both 0 when it is below NOISE_SECONDS);
+        ``kernels``: what `_kernels` gives, when a client never came back, else empty;
+        ``detected``, ``held``: from the journal of the other node, when it took over;
+        ``still_answers``: of a node that was woken, when its last packet came, in seconds after it went on;
+        ``others``: ``at``, ``load``, ``gaps`` and ``never`` of the second and further people of a client, one entry for
+        each; the values above are the first person's.
 
-    Raises NotThere when the configuration has no such part.
+    Raises NotThere when the configuration has no such part, AssertionError when the round could not be measured.
     """
     observe.eventually(its.settled, 120, every=0.5)
     time.sleep(its.calm)
@@ -196,8 +203,8 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
     woken = FromOne(its.site, its.hardware(active)) if fault.woken else None
     for client in watched:
         if client.tuned or client.people > 1:
-            # Trap: strongSwan looks once a second, by a clock of whole seconds: what it needs depends on when in a
-            # second its connection came up, and that on the round before.
+            # Trap: strongSwan checks once a second, by a clock of whole seconds: how long it takes depends on when in a
+            # second its connection came up, and that depends on the round before.
             time.sleep(random.uniform(0, 1))
             clients.call(lab, client)
     steps = fault.make(its, active)
@@ -207,7 +214,7 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
         running = [person for client in watched for person in _people(lab, its, client)]
         _connect(lab, running)
         time.sleep(random.uniform(0.5, 2.5))
-        # Trap: only a node that runs can be asked: the other one of "power-on", for one, is off.
+        # Trap: only a node that runs can be asked; the other one of "power-on", for example, is off.
         if not fault.woken and not observe.holds_all(lab, active):
             raise AssertionError("the role has moved before the fault")
         prober = Prober(its.site.virtual("external"))
@@ -238,22 +245,22 @@ def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dic
 
 
 def _silence(answers: list[float], at: float) -> tuple[float, float]:
-    """The longest silence after `at`: how long it was, and how long after `at` it ended. Zeros if it was just noise."""
+    """The longest silence after `at`: its length, and how long after `at` it ended. Both 0 if it was only noise."""
     after = [each - at for each in answers if each > at]
     began, ended = max(zip([0.0, *after], after, strict=False), key=lambda two: two[1] - two[0], default=(0.0, 0.0))
-    return (round(ended - began, 2), round(ended, 2)) if ended - began > NOISE else (0.0, 0.0)
+    return (round(ended - began, 2), round(ended, 2)) if ended - began > NOISE_SECONDS else (0.0, 0.0)
 
 
 def _people(lab: Lab, its: Pair, client: clients.Client) -> list[Person]:
-    """Everybody who uses this client, pinging; by its inner address where they are several."""
+    """Every person who uses this client, pinging; from the person's inner address if there are several."""
     addresses = clients.persons(its.known)
     sources = [addresses[each] for each in client.identities] if client.people > 1 else [""]
-    return [Person(client, number, observe.Pings(lab, lab.roadwarriors[client.name], EVERY, source))
+    return [Person(client, number, observe.Pings(lab, lab.roadwarriors[client.name], PING_SECONDS, source))
             for number, source in enumerate(sources)]
 
 
 def _figures(running: list[Person], at: float, never: list[Person]) -> list[dict[str, Any]]:
-    """``gaps`` and ``never``, by client, of everybody's first, second, ... person."""
+    """``gaps`` and ``never`` by client: an entry for all clients' first persons, one for all second ones, and so on."""
     found = []
     for number in range(max(each.number for each in running) + 1):
         its = [each for each in running if each.number == number]
@@ -268,7 +275,10 @@ def _answered(running: observe.Pings) -> bool:
 
 
 def _connect(lab: Lab, running: list[Person]) -> None:
-    """Until everybody is answered. Nothing is measured yet: a client that waits for its own timers is started anew."""
+    """Wait until everybody is answered. Nothing is measured yet: a client that waits for its own timers is restarted.
+
+    Raises AssertionError after 180 s.
+    """
     begun = time.monotonic()
     again = begun + 4
     while waiting := {each.client: each for each in running if not _answered(each.pings)}:
@@ -276,7 +286,7 @@ def _connect(lab: Lab, running: list[Person]) -> None:
         if now - begun > 180:
             raise AssertionError(f"{', '.join(client.name for client in waiting)}: not connected")
         if now > again:
-            again = now + 45         # on a busy machine a start takes a while, and another one would undo it
+            again = now + 45         # on a busy machine a start takes a while, and another start would undo it
             for client in waiting:
                 clients.call(lab, client)
         time.sleep(2)
@@ -288,11 +298,14 @@ def _connect(lab: Lab, running: list[Person]) -> None:
 
 
 def _wait_for_replies(running: list[Person], at: float) -> list[Person]:
-    """Until everybody is answered again, and still is a moment later, or is said never to be: those."""
+    """Wait until everybody is answered again, and still is a moment later, or counts as never come back.
+
+    Returns those who never came back.
+    """
     steady = 0
     while True:
         waiting = [each for each in running if not _answered(each.pings)]
-        hoped = [each for each in waiting if time.time() - at < NEVER[each.client.tuned]]
+        hoped = [each for each in waiting if time.time() - at < GIVE_UP_SECONDS[each.client.tuned]]
         steady = 0 if hoped else steady + 1
         if steady == 3:
             return waiting
@@ -300,7 +313,7 @@ def _wait_for_replies(running: list[Person], at: float) -> list[Person]:
 
 
 def main(words: list[str]) -> int:
-    """Inside the lab's namespaces: one configuration."""
+    """Measure one configuration, inside the lab's namespaces. `words` are its name and the bench's arguments."""
     configuration, *rest = words
     measure(configuration, parser().parse_args(rest))
     return 0

@@ -1,4 +1,4 @@
-"""Who serves the virtual IP, seen from the router: twenty times a second it asks for IKE, and who has the address."""
+"""Who serves the virtual IP, as the router sees it: twenty times a second it asks for IKE, and who has the address."""
 from __future__ import annotations
 
 import subprocess
@@ -7,9 +7,9 @@ import sys
 from lab import network
 from lab.topology import Site
 
-# An answer needs all of it: the address held, announced to the router, and the daemon listening on it. The question is
-# a bare header of IKE version 3, which any daemon refuses (RFC 7296, 2.5) with one line in its log. A whole
-# IKE_SA_INIT would cost it thirty, and as often as this, more time than the takeover that is measured.
+# An answer needs everything: a node holds the address, has announced it to the router, and its daemon listens on it.
+# The question is a bare header of IKE version 3, which any daemon refuses (RFC 7296, 2.5) with one line in its log. A
+# whole IKE_SA_INIT would cost thirty lines, and at this rate more time than the takeover that is measured.
 _ASK = """
 import select, socket, sys, time
 request = bytes(16) + bytes([0, 0x30, 34, 0x08]) + bytes(4) + (28).to_bytes(4, "big")
@@ -36,7 +36,7 @@ while True:
 """
 
 
-# All that one machine sends from an address: answers to ARP (RFC 826) and packets. Asked is with a request each time.
+# Sees what one machine sends from an address: ARP replies (RFC 826) and packets. It sends an ARP request each time.
 _WHO_HAS = """
 import select, socket, struct, sys, time
 interface, hardware, address, own_address = sys.argv[1:]
@@ -64,7 +64,7 @@ while True:
 
 
 class _Asker:
-    """Runs a program in the router from its making until `stop`."""
+    """Runs a program in the router until `stop`."""
 
     def __init__(self, program: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -80,14 +80,14 @@ class _Asker:
 
 
 class Prober(_Asker):
-    """When the address answers IKE, whoever has it."""
+    """Records when the address answers IKE, whoever has it."""
 
     def __init__(self, address: str) -> None:
         super().__init__(_ASK, address)
 
 
 class FromOne(_Asker):
-    """When a packet for or from the address came from the machine with this hardware address."""
+    """Records when a packet from the address came from the machine with this hardware address."""
 
     def __init__(self, its: Site, hardware: str) -> None:
         super().__init__(_WHO_HAS, its.name[:10], hardware, its.virtual("external"), its.router[0].split("/")[0])

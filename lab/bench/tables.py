@@ -1,4 +1,4 @@
-"""The results file as Markdown: tables to compare configurations by, and one with all that was measured."""
+"""The results file as Markdown: tables that compare configurations, and one with everything that was measured."""
 from __future__ import annotations
 
 import json
@@ -11,16 +11,16 @@ from lab.bench.clients import CLIENTS
 from lab.bench.faults import FAULTS
 from lab.bench.pairs import CONFIGURATIONS
 
-SPLIT = ("detected", "held", "serving", "still_answers")
+PHASES = ("detected", "held", "serving", "still_answers")     # what a row says of the nodes; `gaps` are the clients'
 
 
 def rows(results: Path) -> list[dict[str, Any]]:
-    """All runs that are in the file, none if there is no such file."""
+    """All runs in the file, none if there is no such file."""
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
 
 
 def summary(results: Path) -> str:
-    """A line a fault: the longest gap of any tuned client in each run, median / worst (runs), in seconds."""
+    """One line for each fault: the longest gap of any tuned client in each run, median / worst (runs), in seconds."""
     longest: dict[tuple[str, str], list[float]] = {}
     never: Counter[tuple[str, str]] = Counter()
     tuned = {client.name for client in CLIENTS if client.tuned}
@@ -39,9 +39,9 @@ def summary(results: Path) -> str:
 
 
 def shipped(results: Path) -> str:
-    """A line a fault: the median gap of each client as shipped, in seconds, in the order of the head; - where unknown.
+    """One line for each fault: the median gap of each client as shipped, in seconds; - if unknown.
 
-    Those that never came back count with the time that they were waited for.
+    The heading has the order of the clients. One that never came back counts with the time that the bench waited.
     """
     plain = [client.name for client in CLIENTS if not client.tuned]
     gaps: dict[tuple[str, str, str], list[float]] = {}
@@ -66,14 +66,14 @@ def _short(seconds: float) -> str:
 
 
 def table(results: Path) -> str:
-    """Everything: where the time went, each client's gap and the machine's load; median / worst (runs), in seconds."""
+    """Everything: where the time goes, each client's gap and the machine's load; median / worst (runs), in seconds."""
     figures: dict[tuple[str, str, str], list[float]] = {}
     never: Counter[tuple[str, str, str]] = Counter()
     for row in rows(results):
         if row.get("not_there"):
             continue
-        # where the time goes, then what the clients saw, then how far it can be believed
-        split = {what: row[what] for what in SPLIT if what in row}
+        # where the time goes, then what the clients saw, then the load, which shows noisy runs
+        split = {what: row[what] for what in PHASES if what in row}
         load = {"load": row["load"]} if "load" in row else {}
         for client, gap in {**split, **row.get("gaps", {}), **load}.items():
             figures.setdefault((row["fault"], client, row["configuration"]), []).append(gap)
@@ -82,7 +82,7 @@ def table(results: Path) -> str:
     lines = _head(["fault", "seen by"], columns)
     for fault in _faults({key[0] for key in figures}):
         seen = {key[1] for key in figures if key[0] == fault}
-        for client in [*SPLIT, *(client.name for client in CLIENTS), "load"]:
+        for client in [*PHASES, *(client.name for client in CLIENTS), "load"]:
             if client in seen:
                 keys = [(fault, client, column) for column in columns]
                 lines.append(_line(fault, client, *(_cell(figures.get(key, []), never[key]) for key in keys)))

@@ -1,8 +1,8 @@
-"""One Salt master and five minions, all real, in temporary roots; nothing of the host is written.
+"""One real Salt master and five real minions, in temporary roots; they write nothing else on this machine.
 
-Every process of theirs runs in a mount namespace of its own, in which the tree is at /srv/gateway and etc/ is linked
-in unchanged, as docs/install.md says, and everything else of the host is read-only. Root can do that; others need the
-kernel's leave to make user namespaces.
+Each of their processes runs in a mount namespace of its own. In it the tree is at /srv/gateway, etc/ is linked in
+unchanged, as docs/install.md says, and everything else of the machine is read-only. Root can do that; other users need
+the kernel's permission to make user namespaces.
 """
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pytestshellutils.utils.processes import ProcessResult
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 from saltfactories.manager import FactoriesManager
-from saltfactories.plugins.event_listener import _restart_event_listener  # noqa: F401  # its fixture, by its name
+from saltfactories.plugins.event_listener import _restart_event_listener  # noqa: F401  # a fixture, used by its name
 
 from lab.identities import Authority, EncryptedPillar, site_secrets
 from tests.conftest import TREE, load_module
 
-# By id, what the machine says of itself. The last two have accepted keys and are no gateways; the laptop lies.
+# By id, a minion's grains. The last two have accepted keys but are not gateways; the laptop's grains lie.
 MINIONS = {
     "gw1.winterthur": {"nodename": "gw1"},
     "gw2.winterthur": {"nodename": "gw2"},
@@ -57,7 +57,7 @@ exec {unshare} --mount --propagation private sh -ec '
   export APT_CONFIG={packages}/apt.conf
   exec {python} "$@"' python "$@"
 """
-# A mirror that has the packages' names: enough for test=True, which asks what could be installed.
+# A mirror with the packages' names only: enough for test=True, which asks what could be installed.
 _APT = """\
 Dir::Etc::sourcelist "{packages}/sources.list";
 Dir::Etc::sourceparts "/dev/null";
@@ -69,7 +69,7 @@ _PACKAGE = "Package: {}\nVersion: 5.2\nArchitecture: all\nFilename: ./none.deb\n
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them carry their mark."""
+    """Mark all tests of this folder."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.integration)
@@ -82,16 +82,16 @@ class Salt:
     master: SaltMaster
     minions: dict[str, SaltMinion]
     tree: Path                               # the copy that the master has at /srv/gateway
-    secrets: dict[str, dict]                 # by site, what only its nodes may know
-    keyring: EncryptedPillar                 # the master's, for more of them
+    secrets: dict[str, dict]                 # by site, in clear
+    keyring: EncryptedPillar                 # the master's, to encrypt more secrets
     _client: salt.client.LocalClient
 
     def call(self, minion: str, function: str, *args: object, **kwargs: object) -> object:
-        """What a function returns on a minion."""
+        """The return of an execution function on a minion."""
         return self.call_all([minion], function, *args, **kwargs)[minion]
 
     def call_all(self, minions: Iterable[str], function: str, *args: object, **kwargs: object) -> dict:
-        """What a function returns on several minions, by minion."""
+        """The returns of an execution function on several minions, by minion."""
         answers = self._client.cmd(list(minions), function, list(args), kwarg=kwargs, tgt_type="list", timeout=300)
         silent = set(minions) - set(answers)
         if silent:
@@ -99,16 +99,16 @@ class Salt:
         return answers
 
     def run(self, *words: str) -> ProcessResult:
-        """What `salt-run` prints for its user, and its exit status."""
+        """The output and exit status of `salt-run`."""
         return self.master.salt_run_cli(timeout=120).run(*words)
 
     def ask_master(self, minion: str, **load: object) -> object:
-        """What the master answers to a message that a minion's own code would never send, under that minion's key."""
+        """The master's answer to a message that a minion's own code would never send, under that minion's key."""
         with self._channel(minion) as channel:
             return channel.send({"id": minion, "saltenv": "base", **load}, timeout=20, tries=1)
 
     def ask_pillar(self, minion: str, whose: str, called: str = "", **load: object) -> dict:
-        """The pillar of `whose`, asked for under a minion's key; `called` is the id it gives itself for that."""
+        """The pillar of `whose`, requested under a minion's key. `called` is the id that the minion claims to have."""
         with self._channel(minion, called) as channel:
             return channel.crypted_transfer_decode_dictentry(
                 {"cmd": "_pillar", "id": whose, "grains": {"id": whose}, "saltenv": "base", **load}, dictkey="pillar",
@@ -122,20 +122,20 @@ class Salt:
 
 @pytest.fixture(scope="session")
 def tree() -> Iterator[Path]:
-    """A copy of the tree, in a folder that belongs to it alone."""
+    """A copy of the tree, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
         copy = Path(folder) / "tree"
         shutil.copytree(TREE, copy, symlinks=True, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.pyc"))
         for folder in ("pillar/secrets", "pillar/sites"):
             for file in (copy / folder).glob("*.sls"):
-                file.unlink()           # an operator's own
+                file.unlink()           # an operator's own file
         shutil.copytree(copy / "examples/sites", copy / "pillar/sites", dirs_exist_ok=True)
         yield copy
 
 
 @pytest.fixture(scope="session")
 def salt_factories_config(tree: Path) -> dict:
-    """Where the daemons live, and the Python interpreter that they all run with: it sees the tree at /srv/gateway."""
+    """The daemons' root folder, and the Python interpreter that runs them all: it sees the tree at /srv/gateway."""
     root = os.geteuid() == 0
     script, packages = tree.parent / "python", tree.parent / "packages"
     parts = [part for site, node in SITES.items() for part in _view(tree, site, node)["packages"].values()]
@@ -160,13 +160,13 @@ def salt_factories_config(tree: Path) -> dict:
 def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
     """The master and the minions, running."""
     salt_factories.event_listener.timeout = 3600          # keep every event
-    # debug: what is not in this log is in no log
+    # debug: this log has everything that any log can have
     quiet = {"log": {"level": "error"}}
     shared = {"user": "root", "log_level_logfile": "debug", "enable_gpu_grains": False, "enable_fqdns_grains": False,
               "pytest-master": quiet, "pytest-minion": quiet}
     master = salt_factories.salt_master_daemon("master", overrides=shared | {
         "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")},
-        "gateway_alerts": {"presence": 0}})     # on a busy machine answers are late; test_two_masters.py has it
+        "gateway_alerts": {"presence": 0}})     # on a busy machine answers are late; test_two_masters.py tests it
     _link(master, "master.d")
     _listen(master)
     keyring = Path(master.config_dir) / "gpgkeys"
@@ -182,7 +182,7 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
                 started = pool.map(SaltMinion.start, minions.values())
             assert all(started)
             with pytest.MonkeyPatch.context() as patch:
-                # in their namespace the daemons are root's, whoever we are
+                # in their namespace the daemons are root, whichever user runs the tests
                 patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
                 client = salt.client.LocalClient(mopts=dict(master.config))
             yield Salt(master, minions, tree, secrets, encrypted, client)
@@ -193,7 +193,7 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
 
 
 def _link(daemon: SaltMaster | SaltMinion, folder: str) -> None:
-    """The drop-in of etc/, as an operator links it."""
+    """Link the drop-in of etc/, as an operator does."""
     place = Path(daemon.config_dir) / folder
     place.mkdir()
     (place / "gateway.conf").symlink_to(f"/srv/gateway/etc/salt/{folder}/gateway.conf")
@@ -201,8 +201,8 @@ def _link(daemon: SaltMaster | SaltMinion, folder: str) -> None:
 
 def _listen(daemon: SaltMaster) -> None:
     """
-    The engine by which pytest-salt-factories hears the master, beside those of etc/: a drop-in's list replaces the
-    list of the file before it.
+    Add the engine by which pytest-salt-factories hears the master to those of etc/: a drop-in's list replaces the list
+    of the file before it.
     """
     shipped = yaml.safe_load((TREE / "etc/salt/master.d/gateway.conf").read_text())
     (Path(daemon.config_dir) / "master.d/tests.conf").write_text(yaml.safe_dump({
@@ -212,25 +212,25 @@ def _listen(daemon: SaltMaster) -> None:
 
 @pytest.fixture(scope="package")
 def looked(salt_: Salt) -> dict[str, dict]:
-    """What `state.apply test=True` returns on one bare node of each site: nothing was synced to them before."""
+    """The returns of `state.apply test=True` on one bare node of each site; nothing was synced to them before."""
     return salt_.call_all(["gw1.winterthur", "gw-a.bern"], "state.apply", test=True)
 
 
 @pytest.fixture(scope="package")
 def highstates(salt_: Salt, looked: dict) -> dict[str, dict]:
-    """The highstate of the same nodes, compiled: what state.apply would go through."""
+    """The compiled highstates of the same nodes: what state.apply would run."""
     return salt_.call_all(looked, "state.show_highstate")
 
 
 def _view(tree: Path, name: str, node: str) -> dict:
-    """A site as one of its nodes sees it."""
+    """A site's settings, as one of its nodes sees them."""
     site, schema = (yaml.safe_load((tree / "pillar" / file).read_text())
                     for file in (f"sites/{name}.sls", "schema.sls"))
     return load_module("_modules/gateway.py").derive(site["gateway"], schema["gateway_schema"], node)
 
 
 def _write_secrets(tree: Path, keyring: EncryptedPillar) -> dict[str, dict]:
-    """Made-up secrets of both sites, encrypted as in production. Gives them in clear, by site."""
+    """Write made-up secrets of both sites, encrypted as in production. Returns them in clear, by site."""
     authority, made = Authority(), {}
     for name, node in SITES.items():
         made[name] = site_secrets(authority, _view(tree, name, node))

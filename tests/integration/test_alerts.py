@@ -1,4 +1,4 @@
-"""From a node's signed event to the person: a real master with its engine, real minions, sinks for the targets."""
+"""From a node's signed event to the alert: a real master with its engine, real minions, sinks as targets."""
 from __future__ import annotations
 
 import json
@@ -17,7 +17,7 @@ from tests import sinks
 NODE, OTHER, STRANGER = "gw1.winterthur", "gw2.winterthur", "laptop.winterthur"
 ELSEWHERE = "gw-a.bern"
 PASSWORD = "mail-password-8723461"
-# The host's /var/lib can not be written; the node's journal goes there.
+# The node's journal goes here, because the machine's /var/lib is read-only for the minions.
 VAR = """set -e
 grep -q ' /var/lib/gateway ' /proc/mounts && exit 0
 mount --bind /var/lib/dpkg /mnt
@@ -36,7 +36,7 @@ def sink() -> Iterator[dict[str, sinks.Sink]]:
 
 @pytest.fixture(scope="module")
 def alerts(salt_, sink) -> Iterator[Callable[..., dict]]:
-    """The engine with targets; fires what nodes report."""
+    """The engine with targets, and the function that makes a node report."""
     for node in (NODE, OTHER, ELSEWHERE):
         assert salt_.call(node, "cmd.retcode", VAR) == 0
         salt_.call(node, "saltutil.sync_modules")
@@ -50,7 +50,7 @@ def alerts(salt_, sink) -> Iterator[Callable[..., dict]]:
 
 
 def write(salt_, sink) -> None:
-    """pillar/alerts.sls, with a value that is encrypted."""
+    """Write pillar/alerts.sls, with one encrypted value."""
     many = {"limits": {"site": 1000, "target": 1000}}
     text = yaml.safe_dump({"alerts": {
         "targets": {
@@ -86,7 +86,7 @@ def status(salt_) -> dict:
 
 
 def told(sink: sinks.Sink, text: str) -> list[dict]:
-    """Messages of a web sink that say something."""
+    """The messages of a web sink that contain a text."""
     return [got.json for got in list(sink.got) if text in json.dumps(got.json)]
 
 
@@ -98,12 +98,12 @@ def wait_told(sink: sinks.Sink, text: str, seconds: float = 15, count: int = 1) 
 
 
 def change(salt_, node: str, conditions: dict, once: list = (), beacon: str = "bonding") -> list[dict]:
-    """What a beacon would return: journalled and signed on the node itself."""
+    """The events that a beacon would return, journalled and signed on the node itself."""
     return salt_.call(node, "gateway_events.changed", beacon, conditions, once=list(once))
 
 
 def fire(salt_, node: str, conditions: dict, once: list = (), beacon: str = "bonding") -> list[dict]:
-    """A node reports."""
+    """Make a node report conditions to the master."""
     events = change(salt_, node, conditions, once, beacon)
     for event in events:
         tag = f"salt/beacon/{node}/{beacon}/{event.pop('tag')}"
@@ -154,7 +154,7 @@ def test_events_of_one_cause_are_one_alert(alerts, sink):
 def test_a_mail_server_that_is_away_loses_nothing(salt_, alerts, sink):
     sink["mail"].refuse = True
     alerts(NODE, down("bond0/while-away"))
-    wait_told(sink["hook"], "bond0/while-away")          # the others are not held up
+    wait_told(sink["hook"], "bond0/while-away")          # the other targets do not wait for it
     wait_for(lambda: status(salt_)["targets"]["mail"]["failure"], 15)
     told_ = salt_.run("alerts.status")
     assert told_.returncode == 1 and "FAILS" in told_.stdout
@@ -167,10 +167,10 @@ def test_a_mail_server_that_is_away_loses_nothing(salt_, alerts, sink):
 def test_a_killed_engine_loses_nothing_and_repeats_nothing(salt_, alerts, sink):
     alerts(NODE, down("bond0/before"))
     wait_told(sink["hook"], "bond0/before")
-    time.sleep(1.5)                                      # saved
+    time.sleep(1.5)                                      # until the engine has saved its state
     pid = status(salt_)["pid"]
     os.kill(pid, signal.SIGKILL)
-    # nobody listens: one is fired into the void, one only journalled
+    # nobody listens: one event is fired and lost, one is only journalled
     alerts(NODE, down("bond0/before") | down("bond0/meanwhile"))
     change(salt_, NODE, down("bond0/before") | down("bond0/meanwhile") | down("bond1", "critical", "bond_down"))
     wait_for(lambda: status(salt_)["pid"] != pid, 90)
@@ -228,7 +228,7 @@ def test_mistakes_in_the_configuration_change_nothing(salt_, alerts, sink):
     alerts(NODE, {})
 
 
-# What a minion that was taken over may try
+# What an attacker who controls a minion may try
 
 
 HOSTILE = ["{{ salt['cmd.run']('touch /tmp/x') }}", "$(touch {mark})", "`touch {mark}`", "'; touch {mark}; '",
@@ -237,10 +237,10 @@ HOSTILE = ["{{ salt['cmd.run']('touch /tmp/x') }}", "$(touch {mark})", "`touch {
 
 
 def test_nothing_that_a_true_sender_says_does_anything(salt_, alerts, sink, tmp_path):
-    """The node's own key is in the attacker's hands: texts of every kind, in every field that takes text."""
+    """The attacker has the node's own key, and sends texts of every kind, in every field that takes text."""
     mark = tmp_path / "mark"
     secret = authentic.load_secret(salt_.master.config["pki_dir"])
-    # of the other node: numbers that its journal does not have are taken for true, and its own later ones for repeated
+    # as the other node: event numbers that its journal lacks are believed, and its own later ones count as repeats
     salt_.call(OTHER, "gateway_events.changed", "bonding", {}, once=[{
         "condition": "slave_flapped", "subject": "x", "severity": "info", "was": "up", "is": "up"}])
     newest = salt_.call(OTHER, "gateway_events.newest")
@@ -264,7 +264,7 @@ def test_nothing_that_a_true_sender_says_does_anything(salt_, alerts, sink, tmp_
 
 
 def test_a_flood_of_lies_from_a_minion_drowns_nothing(salt_, alerts, sink):
-    """A minion with an accepted key that is no gateway fires thousands; a real alert gets through meanwhile."""
+    """A minion with an accepted key, not a gateway, fires thousands of events; meanwhile a real alert gets through."""
     secret = authentic.load_secret(salt_.master.config["pki_dir"])
     forged = {"version": 1, "journal": "0" * 16, "n": 1, "id": NODE, "site": "winterthur", "node": "gw1",
               "role": "active", "beacon": "bonding", "condition": "bond_down", "subject": "forged",
@@ -289,8 +289,8 @@ def test_a_flood_of_lies_from_a_minion_drowns_nothing(salt_, alerts, sink):
         rate = count / (time.monotonic() - begun)
     wait_told(sink["hook"], "bond0/in-the-flood", 10)
     print(f"flood of {rate:.0f} events/s; a real alert was delivered within {time.monotonic() - fired:.1f} s")
-    assert not told(sink["hook"], "forged") and not told(sink["chat"], "forged")      # the lies
-    # The engine counts while it works the flood off and writes its status every two seconds.
+    assert not told(sink["hook"], "forged") and not told(sink["chat"], "forged")      # none of the forged events
+    # The engine counts while it works through the flood, and writes its status every two seconds.
     was = before["dropped"]
     wait_for(lambda: (now := status(salt_)["dropped"]).get("signature", 0) > was.get("signature", 0)
              and sum(now.values()) - sum(was.values()) > 2000, 30)
@@ -300,7 +300,7 @@ def test_a_flood_of_lies_from_a_minion_drowns_nothing(salt_, alerts, sink):
 
 
 def test_another_nodes_events_can_not_be_replayed(salt_, alerts, sink):
-    alerts(ELSEWHERE, {})                                # whatever an earlier test left open
+    alerts(ELSEWHERE, {})                                # close what an earlier test left open
     (event,) = alerts(ELSEWHERE, down("bond0/replayed"))
     wait_told(sink["hook"], "bond0/replayed")
     alerts(ELSEWHERE, {})

@@ -1,11 +1,11 @@
-"""The file server hands out what is under salt/, and nothing beside it, whatever it is asked for."""
+"""The file server serves what is under salt/, and nothing else, whatever a minion asks for."""
 from __future__ import annotations
 
 import pytest
 
 from tests.conftest import TREE
 
-# Folders of the tree that are linked under salt/ on purpose.
+# Folders of the tree that are linked into salt/ on purpose.
 LINKED = {"_modules", "_states", "_beacons"}
 OUTSIDE = "pillar/sites/winterthur.sls"
 WAYS = [
@@ -33,14 +33,14 @@ WAYS = [
 
 
 def served(salt_, path: str, **load: object) -> str:
-    """What the master sends for a path, as text."""
+    """The master's answer to a request for a path, as text."""
     answer = salt_.ask_master("laptop.winterthur", cmd="_serve_file", path=path, loc=0, **load)
     data = answer.get("data", "") if isinstance(answer, dict) else ""
     return data.decode() if isinstance(data, bytes) else data
 
 
 def test_a_file_under_salt_is_served(salt_):
-    """The way in which the other tests ask does work."""
+    """A control: the other tests' way of asking does work."""
     assert served(salt_, "top.sls") == (TREE / "salt/top.sls").read_text()
     assert served(salt_, "_modules/gateway.py").startswith((TREE / "_modules/gateway.py").read_text()[:1000])
     assert salt_.call("laptop.winterthur", "cp.get_file_str", "salt://gateway/init.sls") == (
@@ -63,7 +63,7 @@ def test_no_other_environment_leads_out_of_it(salt_, saltenv):
 
 
 def test_nothing_else_of_the_tree_is_served(salt_):
-    """One file of every folder, asked for by its name in the tree."""
+    """One file of every folder, requested by its path in the tree."""
     beside = [path for path in salt_.tree.iterdir() if path.name not in {"salt", *LINKED}]
     assert {"pillar", "etc", "README.md"} <= {path.name for path in beside}
     for entry in beside:
@@ -90,7 +90,7 @@ def test_only_what_is_under_salt_is_listed(salt_):
 
 
 def test_only_code_is_in_the_linked_folders(salt_):
-    """What lies there is public to every minion."""
+    """Every minion can read what is there."""
     for folder in LINKED:
         assert {path.suffix for path in (salt_.tree / folder).rglob("*") if path.is_file()} <= {".py"}, folder
 

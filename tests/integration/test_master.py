@@ -18,7 +18,7 @@ def test_the_master_has_the_drop_in_unchanged(salt_):
     done = subprocess.run([salt_.master.python_executable, "-c", script, salt_.master.config_file, *wanted],
                           capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    # the tests' own, behind those of etc/
+    # the tests' own, after those of etc/
     assert found["engines"].pop() == "pytest" and found["engines_dirs"].pop().endswith("saltext/engines")
     assert found == wanted
 
@@ -30,7 +30,7 @@ def test_a_minion_has_the_drop_in_unchanged(salt_):
 
 
 def test_the_first_run_brings_every_custom_module(salt_, looked):
-    """Nobody has to remember saltutil.sync_all."""
+    """No saltutil.sync_all by hand is needed."""
     synced = Path(salt_.minions["gw1.winterthur"].config["extension_modules"])
     for kind in ("modules", "states", "beacons"):
         names = {path.name for path in (TREE / f"_{kind}").glob("*.py")}
@@ -58,6 +58,6 @@ def test_the_runner_names_a_mistake_and_fails(salt_):
 
 
 def test_the_runner_writes_a_client_s_file(salt_):
-    done = salt_.run("--out=newline_values_only", "gateway.roadwarrior", "bern")
+    done = salt_.run("--out=txt", "gateway.roadwarrior", "bern")
     assert done.returncode == 0, done
     assert "right=192.0.2.74\n" in done.stdout and "rightid=@gateway.bern.example\n" in done.stdout

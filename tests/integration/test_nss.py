@@ -1,4 +1,4 @@
-"""Identities and lists in a real NSS database, by the real tools, without a daemon: what comes in, what does not."""
+"""Identities and revocation lists in a real NSS database, with the real tools, without a daemon: what is imported."""
 from __future__ import annotations
 
 import os
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.skipif(not shutil.which("cert
 
 @pytest.fixture
 def nss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The state over the execution module over the tools; `.certs` is the latter, `.pillar` what it reads."""
+    """The state module on the execution module on the tools; `.certs` is the execution module, `.pillar` its pillar."""
     certs, state = load_module("_modules/certs.py"), load_module("_states/certs.py")
     monkeypatch.setattr(certs, "DATABASE", str(tmp_path / "var/nss"))
     monkeypatch.setattr(certs, "LISTS", str(tmp_path / "var/lists"))
@@ -52,13 +52,13 @@ def nss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def contents(folder: Path) -> dict[str, tuple[str, bytes | None]]:
-    """All files below a folder, each with its mode and what is in it."""
+    """All files below a folder, each with its mode and content."""
     return {str(path.relative_to(folder)): (oct(path.lstat().st_mode), path.read_bytes() if path.is_file() else None)
             for path in sorted(folder.rglob("*"))}
 
 
 def comes_in(nss: ModuleType) -> dict:
-    """Apply; then again, which changes nothing."""
+    """Apply the state, then again, which must change nothing. Returns the first return."""
     ret = nss.present("gateway", "a", NAME)
     assert ret["result"] is True, ret
     before = contents(Path(nss.certs.DATABASE))
@@ -102,7 +102,7 @@ def of_another_subject() -> dict:
     pytest.param(lambda: bundle(OTHER, leaf(OTHER, start=-DAY / 2, end=60 * DAY)), 0, id="a new key"),
     pytest.param(lambda: bundle(certificate=leaf(start=-DAY / 2, end=60 * DAY)), 0, id="the same key"),
     pytest.param(lambda: bundle(OTHER, leaf(OTHER, start=-3 * DAY, end=5 * DAY)), 0, id="an older one comes back"),
-    # docs/openswan.md, Limits: NSS can only delete the wanted one before it, so that is added again
+    # docs/openswan.md, Limits: NSS can only delete the wanted certificate before it, so that one is added again
     pytest.param(lambda: bundle(OTHER, leaf(OTHER, start=-DAY / 2, end=5 * DAY)), 1, id="one that ends earlier"),
     pytest.param(of_another_authority, 0, id="another authority"),
     pytest.param(of_another_subject, 0, id="another subject")])

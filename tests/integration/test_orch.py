@@ -1,6 +1,6 @@
-"""Orchestrations with a real master and two real minions; their heartbeat is a stand-in that notes what it is told.
+"""Orchestrations with a real master and two real minions. Their heartbeat is a stand-in that records its calls.
 
-What a switch-over does to addresses and tunnels is seen on real kernels, in tests/lab.
+tests/lab tests on real kernels what a switch-over does to addresses and tunnels.
 """
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ TOP = "base:\n  '*.winterthur':\n    - stand_in\n"
 
 
 class Pair:
-    """The two minions and what happens to them."""
+    """The two minions, and the log of what happens to them."""
 
     def __init__(self, salt_, folder: Path) -> None:
         self.salt, self.folder = salt_, folder
         self.begin("active", "standby")
 
     def begin(self, first: str, second: str, fails: str = "") -> None:
-        """Roles to begin with, and what is going to fail."""
+        """Set the roles at the start, and what will fail."""
         (self.folder / "roles").write_text(json.dumps(dict(zip(PAIR, (first, second), strict=True))))
         (self.folder / "fails").write_text(fails)
         (self.folder / "log").write_text("")
 
     def orchestrate(self, name: str, *words: str, site: str = "winterthur") -> tuple[bool, str]:
-        """Whether all of it went well, and what was printed."""
+        """Run an orchestration. Returns whether all of it succeeded, and its output."""
         done = self.salt.run("state.orch", f"orch.{name}", f"pillar={json.dumps({'site': site})}", *words)
         return done.returncode == 0, f"{done.stdout}{done.data}"
 
@@ -95,7 +95,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def prepared(salt_, looked):
-    """The stand-in in the place of the module, on both nodes, and put back."""
+    """The stand-in replaces the module on both nodes; afterwards the module is back."""
     folder = salt_.tree.parent / "orch"
     folder.mkdir()
     module, top, state = (salt_.tree / path for path in ("_modules/heartbeat.py", "salt/top.sls", "salt/stand_in.sls"))
@@ -125,7 +125,7 @@ def pair(prepared) -> Pair:
 
 def test_the_active_node_is_a_target(pair):
     pair.begin("standby", "active")
-    done = pair.salt.run("--out=newline_values_only", "gateway.active", "winterthur")
+    done = pair.salt.run("--out=txt", "gateway.active", "winterthur")
     assert done.stdout.strip() == "gw2.winterthur" and done.returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""A node's pillar is its own site's; a machine that is no node has none, whatever it says of itself."""
+"""A node gets its own site's pillar; a machine that is not a node gets none, whatever its grains say."""
 from __future__ import annotations
 
 import hashlib
@@ -9,7 +9,7 @@ import salt.crypt
 import salt.defaults.exitcodes
 
 OUTSIDERS = ["laptop.winterthur", "web.elsewhere"]
-# Pillar must not be returned as it is: returns are kept in the job cache, and test_secrets.py searches that.
+# A digest instead of pillar itself: returns are kept in the job cache, and test_secrets.py searches that.
 DIGEST = """#!jinja|json
 {{ {'site': pillar.gateway.site, 'secrets': pillar.gateway_secrets | json(sort_keys=True) | sha256} | json }}"""
 
@@ -34,7 +34,7 @@ def test_the_secrets_lie_encrypted(salt_):
 
 @pytest.mark.parametrize("minion", OUTSIDERS)
 def test_a_machine_that_is_no_node_gets_nothing_and_no_error(salt_, minion):
-    """The laptop says in its grains that it is gw1.winterthur."""
+    """The laptop's grains claim that it is gw1.winterthur."""
     assert salt_.call(minion, "grains.get", "nodename") in ("gw1", "web")
     assert salt_.call(minion, "pillar.items") == {}
     assert salt_.ask_pillar(minion, minion) == {}
@@ -55,8 +55,8 @@ def test_nobody_gets_the_pillar_of_another_by_asking_in_its_name(salt_):
 
 
 def test_a_node_s_id_without_its_key_gets_nothing(salt_, monkeypatch):
-    """The laptop calls itself gw1.winterthur where it counts, in its minion id: it is turned away."""
-    monkeypatch.setattr(salt.crypt.random, "randint", lambda *_: 0)       # not in seconds
+    """The laptop claims to be gw1.winterthur where it counts, in its minion id: the master refuses it."""
+    monkeypatch.setattr(salt.crypt.random, "randint", lambda *_: 0)       # retry at once, not after seconds
     with pytest.raises(SystemExit) as error:
         salt_.ask_pillar("laptop.winterthur", "gw1.winterthur", called="gw1.winterthur")
     assert error.value.code == salt.defaults.exitcodes.EX_NOPERM

@@ -1,4 +1,4 @@
-"""The engine on a real master with real minions: what it is told, what it refuses, and what leads to nothing."""
+"""The engine on a real master with real minions: its commands, what it refuses, and what it ignores."""
 from __future__ import annotations
 
 import json
@@ -29,7 +29,7 @@ def eventually(check: Callable[[], object], seconds: float) -> object:
 
 @pytest.fixture(scope="module")
 def resync(salt_, looked) -> Iterator:
-    """The master; no node of it has ever been applied, and the engine says so by doing nothing."""
+    """The master. None of its nodes was ever applied, so the engine leaves them alone."""
     salt_.call_all([GW1, GW2], "saltutil.sync_modules")
     eventually(lambda: status(salt_)["engine"] == "running", 60)
     yield salt_
@@ -37,7 +37,7 @@ def resync(salt_, looked) -> Iterator:
 
 
 def runner(salt_) -> ModuleType:
-    """The runner in this process: what it does to the engine, without the two seconds in which `salt-run` starts.
+    """The runner in this process: the same orders to the engine, without `salt-run`'s two seconds of start.
 
     The tests of `salt-run` itself are below.
     """
@@ -48,13 +48,13 @@ def runner(salt_) -> ModuleType:
 
 
 def order(salt_, name: str, site: str = "") -> None:
-    """`salt-run resync.NAME SITE`, which has to succeed."""
+    """Run the function of `salt-run resync.NAME SITE`, which must succeed."""
     said = getattr(runner(salt_), name)(site)
     assert said["retcode"] == 0, said
 
 
 def status(salt_) -> dict:
-    """`salt-run resync.status`, from the file that it reads."""
+    """The content of the file that `salt-run resync.status` reads."""
     found = files.read_status(salt_.master.config["cachedir"])
     age = found.pop("at", None)
     return {**found, "engine": "running" if age is not None and age < files.STALE_SECONDS else "not running"}
@@ -66,8 +66,8 @@ def at_rest(salt_) -> bool:
 
 
 def events(salt_, tag: str, since: float) -> list[dict]:
-    """What was on the bus until now, in order: tags by fnmatch."""
-    # The listener may be seconds behind the bus: this is heard when all before it has been.
+    """The events on the bus since `since` until now, in order. `tag` is a pattern of fnmatch."""
+    # The listener may be seconds behind the bus: when it has heard this event, it has heard all earlier ones.
     marker = f"marker-{time.time()}"
     opts = dict(salt_.master.config)
     with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False) as bus:
@@ -78,7 +78,7 @@ def events(salt_, tag: str, since: float) -> list[dict]:
 
 
 def applied(salt_, since: float) -> list[dict]:
-    """Jobs that change a node."""
+    """The jobs since `since` that change a node."""
     return [job for job in events(salt_, "salt/job/*/new", since) if job["fun"] in ("state.apply", "state.highstate")]
 
 
@@ -137,7 +137,7 @@ def test_a_name_that_is_no_site_is_nothing(resync, name):
     for function in ("status", "dry_run", "now", "stop", "go", "compare"):
         said = getattr(runner(resync), function)(name)
         assert said["retcode"] == 1 and "is no site" in said["mistakes"][0], (function, said)
-    done = resync.run("resync.now", name)       # as a person types it: Salt reads the words, too
+    done = resync.run("resync.now", name)       # as a person types it: Salt parses the words, too
     assert done.returncode == 1 and "is no site" in done.data["mistakes"][0], done
 
 
@@ -152,7 +152,7 @@ def test_stopped_and_going_on(resync):
 
 
 def test_hostile_events_lead_to_nothing(resync):
-    """From a minion with an accepted key, in every shape."""
+    """From a minion with an accepted key, in many forms."""
     eventually(lambda: at_rest(resync), 60)
     begun, good = time.time(), drift(resync, 1)
     forged = [
@@ -173,7 +173,7 @@ def test_hostile_events_lead_to_nothing(resync):
     time.sleep(4)
     its = status(resync)
     assert its["engine"] == "running" and its["drift"] == [] and its["stopped"] == [] and applied(resync, begun) == []
-    # and it still hears what is true, and puts nothing right where a person has stopped it
+    # the engine still hears true events, and repairs nothing where a person has stopped it
     order(resync, "stop", SITE)
     resync.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(resync, 10))
     eventually(lambda: status(resync)["drift"], 20)

@@ -1,7 +1,6 @@
-"""The engine at work: a real master and two real minions, whose heartbeat and whose record of what they are made of are
-files.
+"""The engine at work: a real master and two real minions, whose heartbeat and whose number (drift.inputs) are files.
 
-What it does to real gateways is in tests/lab.
+tests/lab tests what it does to real gateways.
 """
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ APPLY_ALL = f"{APPLY}\nrecorded:\n  module.run:\n    - name: drift.record\n    -
 
 
 class Rolling(Pair):
-    """The pair with its records."""
+    """The pair with its numbers and fingerprints."""
 
     def made_of(self, minion: str, number: str, current: bool = True) -> None:
         record = {"inputs": number, "recorded_at": "", "current": current}
@@ -57,7 +56,7 @@ class Rolling(Pair):
         return json.loads((self.folder / f"made-of-{minion}").read_text())["inputs"]
 
     def changes(self, minion: str, **its: object) -> None:
-        """Something of what the node says of itself."""
+        """Change some values of what the node answers."""
         file = self.folder / f"made-of-{minion}"
         file.write_text(json.dumps(json.loads(file.read_text()) | its))
 
@@ -69,7 +68,7 @@ class Rolling(Pair):
         return not its["queue"] and not its["running"] and not its["drift"]
 
     def edit(self) -> float:
-        """Something of the site's own changes."""
+        """Change the site's own file. Returns when, in seconds since the epoch."""
         file = self.salt.tree / f"pillar/sites/{SITE}.sls"
         file.write_text(f"{file.read_text()}# {time.time()}\n")
         return time.time()
@@ -111,7 +110,7 @@ def prepared(salt_, looked) -> Iterator[Rolling]:
 
 @pytest.fixture
 def pair(prepared) -> Iterator[Rolling]:
-    """Up to date, gw1 active, the engine going."""
+    """A pair that is up to date, with gw1 active and the engine running."""
     prepared.begin("active", "standby")
     order(prepared.salt, "go")
     order(prepared.salt, "now", SITE)
@@ -135,7 +134,7 @@ def test_a_changed_site_goes_to_both_nodes_the_standby_first(pair, capsys):
 
 
 def _stray(pair: Rolling) -> list[Path]:
-    """Files among the nodes' modules that are none of the tree's: gone when Salt looks for new ones."""
+    """Paths among the nodes' modules that are not the tree's: Salt deletes such files when it looks for new modules."""
     folders = [pair.salt.call(minion, "config.get", "extension_modules") for minion in PAIR]
     return [Path(folder) / "modules/stray.py" for folder in folders]
 
@@ -184,7 +183,7 @@ def test_a_node_that_runs_states_already_is_waited_for_and_nothing_is_told(pair,
     if not same_tree:
         for minion in PAIR:
             pair.changes(minion, tree="another")
-    # somebody's own run, for longer than Salt waits for a sign of a job
+    # a person's own run, for longer than Salt waits for a sign of life of a job
     assert pair.salt.master.salt_cli().run("--async", "state.single", "cmd.run", "sleep 40",
                                            minion_tgt=GW2).returncode == 0
     eventually(lambda: pair.salt.call(GW2, "saltutil.is_running", "state.*"), 20)

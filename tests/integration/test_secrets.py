@@ -1,4 +1,4 @@
-"""No secret leaves pillar and its file: not in a return, an event, the job cache, or a log, at the highest level."""
+"""No secret leaves pillar and its file: not in a return, an event, the job cache, or a log at the highest level."""
 from __future__ import annotations
 
 import base64
@@ -20,19 +20,19 @@ from tests import needles as needles_
 
 
 def leaves(tree: object) -> Iterator[str]:
-    """The texts of nested mappings."""
+    """All texts in nested mappings."""
     for value in tree.values() if isinstance(tree, dict) else [tree]:
         yield from leaves(value) if isinstance(value, dict) else [value]
 
 
 def needles(values: Iterator[str]) -> list[bytes]:
-    """A piece of each that survives line breaks and escapes: the longest run of harmless characters, cut short."""
+    """A piece of each value that survives line breaks and escapes: its longest run of harmless characters, cut."""
     return [max(re.findall(r"[A-Za-z0-9+/_=-]+", value), key=len)[:24].encode() for value in values]
 
 
 @pytest.fixture(scope="module")
 def wanted(salt_, looked, highstates) -> list[bytes]:
-    """The secrets of both sites, after a run on both; and none of them is too short to be found by its own merit."""
+    """The secrets of both sites, after a run on both. None of them is so short that it could be found by chance."""
     found = needles(leaves(salt_.secrets))
     assert len(found) >= 6 and min(map(len, found)) >= 20
     return found
@@ -40,7 +40,7 @@ def wanted(salt_, looked, highstates) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def marker(salt_, looked) -> bytes:
-    """Something that is no secret and went the same ways: a search that misses it would miss a secret."""
+    """A value that is not secret and went the same way: a search that misses it would miss a secret too."""
     word = f"no-secret-{secrets.token_hex(8)}"
     assert salt_.call("gw1.winterthur", "test.echo", word) == word
     return word.encode()
@@ -53,7 +53,7 @@ def searched(paths: list[Path]) -> dict[Path, bytes]:
 
 
 def places(contents: dict[Path, bytes], wanted: list[bytes]) -> list[Path]:
-    """Where one of the wanted stands."""
+    """The files that contain one of the wanted pieces."""
     return sorted(path for path, data in contents.items() if any(needle in data for needle in wanted))
 
 
@@ -64,7 +64,7 @@ def test_returns_hold_no_secret(looked, highstates, wanted):
 
 
 def test_events_hold_no_secret(salt_, wanted, marker):
-    events, deadline = [], time.monotonic() + 20          # they come a moment later
+    events, deadline = [], time.monotonic() + 20          # events come a moment later
     while not any(marker in event for event in events) and time.monotonic() < deadline:
         time.sleep(0.2)
         events = [str(event.full_data).encode() for event in list(salt_.master.event_listener.store)]
@@ -85,7 +85,7 @@ def test_logs_hold_no_secret(salt_, wanted, marker):
 
 
 def test_what_else_is_on_disk_is_readable_by_its_owner_only(salt_, wanted):
-    """Salt's master keeps each minion's pillar as it sent it (docs/install.md names the place); a minion keeps none."""
+    """Salt's master keeps each minion's pillar in clear (docs/install.md names the folder); a minion keeps none."""
     roots = {name: searched([Path(daemon.config["root_dir"])])
              for name, daemon in {"master": salt_.master, **salt_.minions}.items()}
     found = [path for name, contents in roots.items() for path in places(contents, wanted)]
@@ -99,7 +99,7 @@ def test_what_else_is_on_disk_is_readable_by_its_owner_only(salt_, wanted):
 
 @dataclass
 class Issued:
-    """What salt-run printed, and what it must not have."""
+    """What salt-run printed, and the secrets that must not be in it."""
 
     printed: bytes
     needles: list[bytes]
@@ -108,7 +108,7 @@ class Issued:
 
 @pytest.fixture(scope="module")
 def issued(salt_) -> Iterator[Issued]:
-    """All that the authority does, by salt-run on the real master; a third site has no certificate yet."""
+    """Everything that the authority does, with salt-run on the real master. A third site has no certificate yet."""
     pillar, folder = salt_.tree / "pillar", salt_.tree.parent / "authority"
     site = pillar / "sites/basel.sls"
     site.write_text((pillar / "sites/bern.sls").read_text().replace("site: bern", "site: basel"))
@@ -119,7 +119,7 @@ def issued(salt_) -> Iterator[Issued]:
                       ["renew", "winterthur", "days=1000"], ["issue_gateway", "winterthur"],
                       ["revoke", "winterthur", "anna", "reason=key_compromise"], ["crl"], ["list"]):
             done = salt_.run(f"authority.{words[0]}", *words[1:])
-            refused = words == ["issue_gateway", "winterthur"]          # it has one of the operator's own
+            refused = words == ["issue_gateway", "winterthur"]          # this site has the operator's own certificate
             assert done.returncode == refused, done
             printed += done.stdout.encode() + done.stderr.encode()
         yield Issued(printed, _secrets_of(salt_, folder), b"Integration authority")
@@ -133,7 +133,7 @@ def issued(salt_) -> Iterator[Issued]:
 
 
 def _secrets_of(salt_, folder: Path) -> list[bytes]:
-    """Passphrases, keys and bundles, in the forms in which they could get out."""
+    """Passphrases, keys and bundles, in the forms in which they could leak."""
     def opened(text: str | bytes) -> bytes:
         return subprocess.run(["gpg", "--homedir", Path(salt_.master.config_dir) / "gpgkeys", "--batch", "--quiet",
                                "--decrypt"], input=text if isinstance(text, bytes) else text.encode(),
@@ -155,7 +155,7 @@ def test_what_the_authority_prints_holds_no_secret(issued):
 
 
 def test_what_the_authority_did_is_in_events_jobs_and_logs_without_a_secret(salt_, issued, marker):
-    """A runner's return is an event, and kept like any job's."""
+    """A runner's return is an event, and is kept as any job's is."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         events = [str(event.full_data).encode() for event in list(salt_.master.event_listener.store)]
@@ -194,6 +194,6 @@ def test_the_states_take_a_list_and_end_tunnels_in_the_right_order(salt_, issued
     assert sorted(order, key=order.get) == list(order)
     done = salt_.call("gw1.winterthur", "state.apply", "openswan", test=True)
     found = {each["__id__"]: each for each in done.values()}
-    # Without the daemon's tools openswan_current can not say anything, and what needs it waits.
+    # Without the daemon's tools openswan_current has no answer, and the states that need it do not run.
     assert found["openswan_crl_1"]["changes"] and "openswan_current" in found["openswan_expelled"]["comment"]
     assert not [needle for needle in issued.needles if needle in json.dumps(done, default=str).encode()]

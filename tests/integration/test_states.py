@@ -1,4 +1,4 @@
-"""The formulas of a whole site, compiled and looked at on real minions; what only writes files is applied twice."""
+"""The formulas of a whole site, compiled and run with test=True on real minions; states of files are applied twice."""
 from __future__ import annotations
 
 import re
@@ -8,9 +8,9 @@ import pytest
 
 NODES = {"gw1.winterthur": "winterthur", "gw-a.bern": "bern"}
 FORMULAS = {"kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services"}
-# What these states say depends on the machine that runs the tests: its kernel, and what manages its network.
+# The result of these states depends on the machine that runs the tests: its kernel, and what manages its network.
 OF_THE_HOST = {"kernel-options", "bonds", "firewall"}
-# By site, what has to stand in which file.
+# By site and file, what the file must contain.
 FACTS = {
     "winterthur": {
         "/etc/ha.d/ha.cf": ["node gw1", "node gw2", "ping 192.0.2.1", "bcast bond1", "auto_failback off",
@@ -33,18 +33,18 @@ MODES = {"/etc/ipsec.secrets": "0o600", "/etc/ha.d/resource.d/gateway": "0o755",
 
 
 def formulas(highstate: dict) -> set[str]:
-    """The formulas that a highstate has states of."""
+    """The formulas whose states are in a highstate."""
     return {state["__sls__"].split(".")[0] for state in highstate.values()} - {"gateway"}
 
 
 def failures(returns: dict) -> dict[str, str]:
-    """The states that failed by themselves, not for another's sake, with what they said."""
+    """The states that failed themselves, not because of a requisite, with their comments."""
     return {state["__id__"]: state["comment"] for state in returns.values()
             if state["result"] is False and "requisite failed" not in state["comment"]}
 
 
 def files(highstate: dict, root: Path) -> dict:
-    """The files that Salt writes, as high data for the same under another root, without what runs commands."""
+    """High data that writes a highstate's files under another root, without anything that runs commands."""
     high = {}
     for name, state in highstate.items():
         words = [word for word in state.get("file", []) if isinstance(word, dict)]
@@ -100,7 +100,7 @@ def test_files_say_what_the_site_says_and_a_second_run_changes_nothing(salt_, hi
 
 
 def test_a_shared_secret_stands_in_its_file_in_clear_and_nowhere_else(salt_, highstates, tmp_path):
-    """Salt masks pillar in what it returns; a template that got the mask would lock the peer out."""
+    """Salt masks pillar in its returns; a template with the mask in place of the secret would lock the peer out."""
     high = {name: state for name, state in files(highstates["gw-a.bern"], tmp_path).items() if "ipsec.secrets" in name}
     ((path, state),) = high.items()
     context = next(word["context"] for word in state["file"] if "context" in word)
@@ -115,7 +115,7 @@ def test_a_shared_secret_stands_in_its_file_in_clear_and_nowhere_else(salt_, hig
 # A site with mistakes
 
 def only_mistakes(highstate: dict) -> bool:
-    """Whether nothing is in it that could change anything."""
+    """Whether a highstate has no state that could change anything."""
     return isinstance(highstate, dict) and {function for state in highstate.values() for words in state.values()
                                             if isinstance(words, list) for function in words
                                             if isinstance(function, str)} == {"fail_without_changes"}
@@ -127,7 +127,7 @@ NAMED = ["winterthur: gateway:featurs: is no known key", "192.0.2.200 is outside
 
 
 def test_a_site_with_mistakes_changes_nothing_and_names_all_at_once(salt_, looked):
-    """Looked at first, so that the real run below can not do harm should it fail."""
+    """Checks with test=True first, so that the real run below does no harm if the check fails."""
     compiled = salt_.call("gw1.winterthur", "state.show_highstate", pillar=MISTAKES)
     assert only_mistakes(compiled), compiled
     for test in (True, False):

@@ -1,6 +1,6 @@
 """Two masters that share a minion: one cause is one alert, also when one of them is killed, and when it is back.
 
-A real beacon, so that events reach both masters as they do in production.
+With a real beacon, so that events reach both masters as in production.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.integration import conftest
 from tests.integration.test_alerts import VAR, wait_for
 
 NODE = "gw-b.bern"
-# Reports what stands in a file: {"CONDITION:SUBJECT": {...}}.
+# A beacon that reports the conditions in a file: {"CONDITION:SUBJECT": {...}}.
 _BEACON = '''
 import json
 
@@ -53,14 +53,14 @@ class Pair(NamedTuple):
         return salt.client.LocalClient(mopts=dict(self.masters[number].config))
 
     def call(self, number: int, function: str, *args: object, seconds: float = 120) -> object:
-        """What a function returns on the node, called by one of the masters; tried until it answers."""
+        """The return of a function on the node, called by one of the masters until the node answers."""
         def tried() -> tuple | None:
             said = self.client(number).cmd(NODE, function, list(args), timeout=30)
             return (said[NODE],) if NODE in said else None
         return wait_for(tried, seconds)[0]
 
     def report(self, number: int, *subjects: str) -> None:
-        """What is wrong on the node from now on."""
+        """Set the conditions that are open on the node from now on."""
         wrong = {f"trouble:{subject}": {"severity": "critical", "was": "well", "is": "ill"} for subject in subjects}
         assert self.call(number, "file.write", "/var/lib/gateway/probe.json", json.dumps(wrong))
 
@@ -68,13 +68,13 @@ class Pair(NamedTuple):
         return files.read(files.folder(self.masters[number].config["cachedir"]) / files.STATUS) or {}
 
     def told(self, subject: str, kind: str = "alert", since: float = 0) -> list[dict]:
-        """Messages of a kind that name something, and came after a time."""
+        """The messages of a kind that name a subject and came after `since`."""
         return [got.json for got in list(self.sink.got)
                 if got.at > since and got.json["kind"] == kind and subject in json.dumps(got.json)]
 
 
 def _place(master: SaltMaster) -> str:
-    """Each its own address: a minion tells its masters apart by that."""
+    """The master's address, another one for each: a minion tells its masters apart by it."""
     return f"{master.config['interface']}:{master.config['ret_port']}"
 
 
@@ -123,14 +123,14 @@ def pair(salt_factories, tree) -> Iterator[Pair]:
 def test_one_cause_is_one_alert(pair):
     pair.report(0, "first-trouble")
     wait_for(lambda: pair.told("first-trouble"), 60)
-    wait_for(lambda: pair.status(1)["counts"]["events"], 30)        # the second has heard of it, too
+    wait_for(lambda: pair.status(1)["counts"]["events"], 30)        # the second master has heard of it, too
     time.sleep(12)                                                  # longer than it waits
     assert len(pair.told("first-trouble")) == 1
     assert pair.call(0, "gateway_events.newest")["taken"] >= 1
 
 
 def test_with_the_first_master_killed_nothing_is_lost_and_nothing_comes_twice(pair):
-    time.sleep(JOIN)                    # or it would belong to the first one's incident
+    time.sleep(JOIN)                    # otherwise it would join the first one's incident
     pair.masters[0].terminate()
     pair.report(1, "first-trouble", "second-trouble")
     begun = time.monotonic()

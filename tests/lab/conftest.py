@@ -1,7 +1,7 @@
-"""One lab for all tests of a process: sites on real kernels, built kernel with packet filter.
+"""One lab for all tests of a process: sites on real kernels, on the built kernel with a packet filter.
 
-It starts from bare hosts where a test asks for them, else from sites that were applied and kept (lab/applied.py).
-Tests that break something put it right again before they end.
+It starts from bare hosts if a test asks for them, else from sites that were applied and kept (lab/applied.py).
+Tests that break something repair it before they end.
 """
 from __future__ import annotations
 
@@ -26,49 +26,52 @@ from tests import lanes
 SITES = ["winterthur", "bern"]
 AGENTS = "$(pgrep -f '^/usr/bin/python3 /usr/local/lib/gateway/agent/run$')"     # in a shell: supervisor and worker
 TRAVELLER = "traveller"       # behind a router that translates addresses
-SAID = 60                     # lines of each gateway's log with a test that fails
-# Whether a fault is borne in time, on a machine that others use as well: what fails is tried once more, after the lab
-# has come to rest (lab/__main__.py: how often in all). Not where a second try finds what the first has put right.
-TIMED = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_disk", "test_faults", "test_fencing",
-         "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover", "test_tunnels"}
-REST = 20
+LOG_LINES_SHOWN = 60          # of each gateway's log, with a test that fails
+# Modules that test whether the pair handles a fault in time, on a machine that other programs use as well. A test that
+# fails is tried once more, after the lab has come to rest (lab/__main__.py: how often in all). Modules are not here if
+# a second try would find what the first one has repaired.
+RERUN_MODULES = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_disk", "test_faults",
+                 "test_fencing", "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover",
+                 "test_tunnels"}
+REST_SECONDS = 20
 FIRST_RUN_NICENESS = 5
-APPLIED_WITHIN = 1800         # seconds that a lane waits for the one that begins with bare hosts
+APPLIED_WITHIN_SECONDS = 1800 # a lane waits this long for the lane that begins with bare hosts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes is run on demand. These tests need the namespaces that `lab/run` makes; anywhere else they
-    are an error, not a skip.
+    """Tests that take minutes run on demand only. These tests need the namespaces that `lab/run` makes; anywhere else
+    they are an error, not a skip.
     """
     for item in items:
         if item.get_closest_marker("long") and not os.environ.get("LAB_LONG"):
             item.add_marker(pytest.mark.skip(reason="LAB_LONG=1 runs what takes minutes"))
-        if "tests/lab" in str(item.path) and item.path.stem in TIMED:
-            # what was waited for in vain; a lab that does not start, or a command that fails, is no matter of time
-            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=REST, only_rerun=[AssertionError]))
+        if "tests/lab" in str(item.path) and item.path.stem in RERUN_MODULES:
+            # a wait in vain is tried again; a lab that does not start, or a command that fails, is not a matter of time
+            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=REST_SECONDS, only_rerun=[AssertionError]))
     if not os.environ.get("LAB_INSIDE") and any("tests/lab" in str(item.path) for item in items):
         raise pytest.UsageError("tests/lab needs real-kernel hosts: run it as `lab/run test tests/lab`")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
-    """A test that fails shows what the gateways said meanwhile: what happens once in fifty runs is not seen again."""
+    """A failing test shows what the gateways logged meanwhile: what happens once in fifty runs is not seen again."""
     report = yield
     lab = next((value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)), None)
     if report.failed and lab and hasattr(report.longrepr, "addsection"):
         for site in lab.sites:
             for guest in lab.gateways(site.name):
-                # with the traceback, which is all that is shown of a first try
-                report.longrepr.addsection(f"{guest.host.minion_id}, last {SAID} lines", _said(guest, call.start))
+                # with the traceback, because nothing else is shown of a first try
+                report.longrepr.addsection(f"{guest.host.minion_id}, last {LOG_LINES_SHOWN} lines",
+                                           _said(guest, call.start))
     return report
 
 
 def _said(guest: Guest, since: float) -> str:
     try:
         said = guest.journal(since, "-o", "short-precise", "-t", "gateway-agent", "-t", "heartbeat", "-t", "systemd")
-    except Exception as error:  # noqa: BLE001  # a node that is down says nothing, and the report is needed all the same
-        return f"not to be had: {error}"
-    return "\n".join(said.splitlines()[-SAID:])
+    except Exception as error:  # noqa: BLE001  # a node that is down logs nothing, and the report is needed all the same
+        return f"not available: {error}"
+    return "\n".join(said.splitlines()[-LOG_LINES_SHOWN:])
 
 
 def _start(sites: list[str], kernel: Kernel, kept: Path | None, niceness: int = 0) -> Lab:
@@ -81,13 +84,13 @@ def _start(sites: list[str], kernel: Kernel, kept: Path | None, niceness: int = 
 
 @pytest.fixture(scope="session")
 def kernel() -> Kernel:
-    """The kernel of all hosts, once all that a lab boots from is there."""
+    """The kernel of all hosts; kernel, images and packages are ready then."""
     return laboratory.prepared(SITES, more_packages())
 
 
 @pytest.fixture(scope="session")
 def bare(kernel: Kernel) -> Lab:
-    """Bare hosts: nothing has been applied yet. They stand back behind other lanes, which have deadlines to keep."""
+    """Bare hosts: nothing has been applied yet. They run niced, because the tests of other lanes have deadlines."""
     return _start(SITES, kernel, None, niceness=FIRST_RUN_NICENESS if lanes.here() else 0)
 
 
@@ -99,7 +102,7 @@ def looked_first(bare: Lab) -> Applied:
 
 @pytest.fixture(scope="session")
 def after_looking(bare: Lab, looked_first: Applied) -> dict[str, str]:
-    """What a gateway would have and a bare host has not, on each host after only looking: normally nothing."""
+    """By host, after `test=True` only: what it has of the files and bonds that only a gateway has; normally nothing."""
     look = "ls /etc/ha.d/ha.cf /etc/ipsec.conf /etc/sysctl.d/60-gateway.conf 2>/dev/null; ip link show type bond"
     return {minion: bare.guests[minion].run(["sh", "-c", look]).stdout for minion in looked_first.returns}
 
@@ -111,7 +114,7 @@ def first_run(bare: Lab, after_looking: dict[str, str]) -> Applied:
 
 
 def _begins_bare(request: pytest.FixtureRequest) -> bool:
-    """Whether a test of this process is about bare hosts or the first run."""
+    """Whether a test of this process needs bare hosts or the first run."""
     lane = lanes.here()
     return "bare" in lane.kinds if lane else any("bare" in item.fixturenames for item in request.session.items)
 
@@ -140,29 +143,29 @@ def lab(request: pytest.FixtureRequest, kernel: Kernel) -> Lab:
     if _begins_bare(request) or not kept and not lane:
         return _apply_and_keep(request.getfixturevalue("bare"), request.getfixturevalue("first_run"))
     if not kept:
-        # another lane is at it
-        kept = eventually(lambda: applied.find(kernel, SITES), APPLIED_WITHIN, every=2)
+        # another lane is applying the bare hosts
+        kept = eventually(lambda: applied.find(kernel, SITES), APPLIED_WITHIN_SECONDS, every=2)
     lab = _start(list(lane.sites) if lane else SITES, kernel, kept)
     return _connected(lab)
 
 
 @contextlib.contextmanager
 def heartbeat_cut(*guests: Guest) -> Iterator[None]:
-    """On these nodes nothing of heartbeat's is heard any more (ha.cf: udpport 694), and everything else is."""
+    """These nodes receive no heartbeat traffic (ha.cf: udpport 694), but everything else."""
     with dropped("udp dport 694 drop;", *guests):
         yield
 
 
 @contextlib.contextmanager
 def deaf(guest: Guest) -> Iterator[None]:
-    """The node hears neither the other one nor a ping node: it has to take itself for cut off, and nothing moves."""
+    """The node hears neither the other one nor a ping node: it must know that it is cut off itself. No role moves."""
     with dropped("udp dport 694 drop; meta l4proto icmp drop;", guest):
         yield
 
 
 @contextlib.contextmanager
 def dropped(rules: str, *guests: Guest) -> Iterator[None]:
-    """These nodes do not hear what the rules (nftables') say."""
+    """These nodes drop what the rules (nftables syntax) match in their input."""
     drop = f"table inet cut {{ chain heard {{ type filter hook input priority -300; {rules} }}; }}"
     for guest in guests:
         guest.run(["nft", drop], check=True)
@@ -183,14 +186,14 @@ def settled(lab: Lab) -> Iterator[Lab]:
 
 @pytest.fixture
 def quiet(settled: Lab) -> Lab:
-    """The same, and every gateway's minion answers: what is published before it has called is lost."""
+    """`settled`, and every gateway's minion answers: a job that is published before a minion has connected is lost."""
     settled.master.wait_for({guest.host.minion_id for site in settled.sites for guest in settled.gateways(site.name)})
     return settled
 
 
 @pytest.fixture
 def bus(quiet):
-    """Lab and listener, in a moment in which nothing has to be told any more."""
+    """The lab and its events, once no condition of bonds or the pair is open and no event has come for 5 s."""
     with observe.events(quiet) as seen:
         def told() -> list[tuple]:
             said = quiet.master.ask("*.winterthur", "gateway_events.conditions")
@@ -203,14 +206,14 @@ def bus(quiet):
 
 
 def since(act: Callable[[], object]) -> float:
-    """When something was done."""
+    """Do something; returns when it was begun, in seconds since the epoch."""
     now = time.time()
     act()
     return now
 
 
 def interface(site: Site, side: str) -> str:
-    """The one that has the virtual IPs of a side."""
+    """The interface that has the virtual IPs of a side."""
     return next(virtual["interface"] for virtual in site.view["virtual"] if virtual["side"] == side)
 
 

@@ -1,6 +1,6 @@
-"""From a cause on real kernels to the alert at a web server, and to the word that it is over.
+"""From a cause on real kernels to the alert at a web server, and to the message that it is over.
 
-`LAB_ROUNDS=5 lab/run test tests/lab/test_alerts.py -s` measures: each cause so often, median and worst at the end.
+`LAB_ROUNDS=5 lab/run test tests/lab/test_alerts.py -s` measures: each cause 5 times, median and worst at the end.
 """
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ import yaml
 from lab import observe
 from lab.bench.pairs import AGENT
 from lab.laboratory import Lab
-from lab.master import PLACE
+from lab.master import MASTER_TREE
 from lab.observe import eventually
 from tests import sinks
 from tests.lab.conftest import heartbeat_cut
 
 ROUNDS = int(os.environ.get("LAB_ROUNDS", "1"))
-FILE = PLACE / "pillar/alerts.sls"
+ALERTS_FILE = MASTER_TREE / "pillar/alerts.sls"
 SITE = "winterthur"
 Act = Callable[[], object]
 
 
 class Cause(NamedTuple):
-    """`prepare` gives what does it, and what has to be done for its end, if that does not come by itself."""
+    """`prepare` returns the function that causes it, and one that ends it, None if it ends by itself."""
 
     condition: str
     prepare: Callable[[Lab], tuple[Act, Act | None]]
-    once: bool = False          # has no end that could be told
+    once: bool = False          # has no end that could be alerted
 
 
 def _carrier_lost(lab: Lab) -> tuple[Act, Act | None]:
@@ -50,7 +50,7 @@ def _tunnel_ended(lab: Lab) -> tuple[Act, Act | None]:
         return observe.call(lab, active, "ipsec.status")["connections"]["bern"]["up"]
 
     assert eventually(up, 90)
-    time.sleep(5)               # and its beacon has seen that
+    time.sleep(5)               # until the node's beacon has seen that
     return lambda: active.run(["ipsec", "whack", "--terminate", "--name", "bern"], check=True), None
 
 
@@ -72,23 +72,23 @@ CAUSES = [Cause("slave_down", _carrier_lost), Cause("tunnel_down", _tunnel_ended
 def sink(lab: Lab) -> Iterator[sinks.Sink]:
     """The one target of all alerts."""
     with sinks.web() as web:
-        FILE.write_text(yaml.safe_dump({"alerts": {
+        ALERTS_FILE.write_text(yaml.safe_dump({"alerts": {
             "targets": {"hook": {"type": "webhook", "url": f"http://127.0.0.1:{web.port}/"}},
             "routes": [{"targets": ["hook"]}],
-            # several rounds, or a second try, are not what comes and goes: the end of that is told ten minutes later
+            # several rounds, or a second try, must not count as flapping, whose end is alerted ten minutes later
             "flapping": {"times": 50}}}))
-        FILE.chmod(0o600)
-        # its exit status says that the target before, the machine's syslog, is not there
+        ALERTS_FILE.chmod(0o600)
+        # its exit status is not 0, because the former target, the machine's syslog, does not exist
         eventually(lambda: '"hook"' in lab.master.run("--out=json", "alerts.status", check=False), 60, every=2)
         try:
             yield web
         finally:
-            FILE.unlink()
+            ALERTS_FILE.unlink()
 
 
 @pytest.fixture(scope="module")
 def took() -> Iterator[dict[str, list[float]]]:
-    """Seconds from cause to alert, by condition; shown at the end."""
+    """Seconds from cause to alert, by condition; printed at the end."""
     seconds: dict[str, list[float]] = {}
     yield seconds
     for condition, each in seconds.items():
@@ -96,9 +96,9 @@ def took() -> Iterator[dict[str, list[float]]]:
 
 
 def told(sink: sinks.Sink, condition: str, since: float, kinds: set[str], seconds: float) -> sinks.Web:
-    """The first message of these kinds that has this condition."""
+    """The first message of these kinds with this condition after `since`; waits `seconds` for it."""
     def its(got: list[sinks.Web]) -> list[sinks.Web]:
-        # of this site: the other end of a tunnel tells of it too
+        # of this site: the other end of a tunnel reports it too
         return [each for each in got if each.at > since and each.json["kind"] in kinds and each.json["site"] == SITE
                 and any(line["condition"] == condition for line in each.json["conditions"])]
 
@@ -108,14 +108,14 @@ def told(sink: sinks.Sink, condition: str, since: float, kinds: set[str], second
 
 
 def alone(lab: Lab, sink: sinks.Sink) -> bool:
-    """What came now would be an incident of its own: nothing is wrong, and nothing began in the last 30 s (JOIN).
+    """Whether an event now would be an incident of its own: nothing is wrong, nothing began in the last 30 s (JOIN).
 
-    The lab's own certificates are good for a month, which is told all the time.
+    One alert is always open: the lab's own certificates are valid for a month only.
     """
     its = [each for each in json.loads(lab.master.run("--out=json", "alerts.open")) if each["site"] == SITE]
     known = all(line.startswith("the certificate ") for each in its for line in each["conditions"])
     begun = [datetime.datetime.fromisoformat(f"{each['since']}+00:00").timestamp() for each in its]
-    # one that has no end is not among them
+    # conditions without an end are not among them
     begun += [each.at for each in sink.got if any(line["condition"] == "role_changed"
                                                   for line in each.json["conditions"])]
     return known and time.time() - max(begun, default=0) > 32
@@ -134,21 +134,21 @@ def test_an_alert_comes_within_moments_and_its_end_too(quiet, sink, took, cause:
             heal()
     took.setdefault(cause.condition, []).append(alert.at - begun)
     if cause.once:
-        # the command starts Python, asks the agent, and that asks the other node's: the role has changed only then
+        # the command starts Python and asks the agent, which asks the other node's: only then the role changes
         changed = next(line["since"] for line in alert.json["conditions"] if line["condition"] == cause.condition)
         took.setdefault(f"{cause.condition}, from the change itself", []).append(
             alert.at - datetime.datetime.fromisoformat(changed).timestamp())
     assert alert.json["site"] == SITE and alert.at - begun < 10, alert.at - begun
     for part in ("What happened", "What it means for users", "What to do"):
         assert part in alert.json["text"], alert.json["text"]
-    # what is over before it could be told is told with its end
+    # what is over before it could be alerted is alerted together with its end
     over = any(line["recovered_at"] for line in alert.json["conditions"] if line["condition"] == cause.condition)
     if not cause.once and not over:
         told(sink, cause.condition, begun, {"recovery"}, 150)
 
 
 def test_a_role_that_moves_back_is_told_too(quiet, sink):
-    """Within the first move's half minute. Who was told of that alone looks at the wrong node."""
+    """Within half a minute of the first move. With the first alert alone a person would look at the wrong node."""
     eventually(lambda: alone(quiet, sink), 150, every=2)
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
     begun = time.time()

@@ -1,4 +1,4 @@
-"""The IPsec daemon's faults, made for real, are told within moments; in quiet nothing is repeated."""
+"""The IPsec daemon's faults, made for real, are reported within moments; without faults nothing is repeated."""
 from __future__ import annotations
 
 import subprocess
@@ -35,7 +35,7 @@ def wait(lab, guest, condition: str, since: float, within: float = 10, **more):
 
 
 def present(lab, guest) -> dict[tuple[str, str], dict]:
-    """What the node says of its daemon at present."""
+    """The node's open conditions of its daemon, by condition and subject."""
     return {(event["condition"], event["subject"]): event
             for event in observe.call(lab, guest, "gateway_events.conditions") if event["beacon"] == "ipsec"}
 
@@ -45,7 +45,7 @@ def sh(guest, command: str) -> str:
 
 
 def test_in_quiet_nothing_is_told(watched):
-    """Nor is anything wrong, but that the lab's certificates are made for thirty days."""
+    """And no condition is open, except that the lab's certificates are valid for thirty days only."""
     for site in ("winterthur", "bern"):
         for guest in watched.gateways(site):
             eventually(lambda guest=guest: ("certificate_expiring", "gateway") in present(watched, guest), 70)
@@ -68,7 +68,7 @@ def test_a_connection_deleted_by_hand_is_told(watched):
 
 
 def test_a_daemon_that_is_killed_is_told(watched):
-    """On the standby: on the active node the agent hands over."""
+    """On the standby: on the active node the agent would hand over."""
     standby, begun = observe.standby(watched, "winterthur"), time.time()
     sh(standby, "kill -9 $(cat /run/pluto/pluto.pid)")
     told = wait(watched, standby, "daemon_dead", begun, 15)
@@ -126,7 +126,7 @@ def test_a_roadwarrior_that_comes_and_goes_is_told_with_its_name(watched):
 
 
 def test_packets_that_come_twice_or_are_forged_are_told(watched):
-    """From where the internet is; the kernel's counters tell them apart."""
+    """Sent from the router of the internet. The kernel's counters distinguish replays and forgeries."""
     site = watched.sites[0]
     active, begun = observe.active(watched, site.name), time.time()
     with observe.pings(watched):
@@ -152,13 +152,13 @@ def test_a_virtual_address_that_somebody_gave_to_the_standby_is_taken_away_and_t
         assert network.neighbours(network.ROUTER)[address] == active.run(
             ["cat", f"/sys/class/net/{bond}/address"], check=True).stdout.strip()
         assert pings.longest_gap() < 3
-    # told for half a minute
+    # the condition lasts half a minute
     watched.seen.wait(45, minion=standby.host.minion_id, condition="disagree", since=begun, recovered=True)
     assert observe.active(watched, site.name) is active
 
 
 def test_a_daemon_on_the_nodes_own_address_is_told(watched):
-    """Started with a file that somebody put right afterwards: what is on the disk is as it should be."""
+    """The daemon was started with a wrong file, which was corrected afterwards: on the disk everything is right."""
     standby, begun = observe.standby(watched, "winterthur"), time.time()
     own = next(address.split("/")[0] for bond in watched.sites[0].settings[standby.host.name]["bonds"]
                if bond["side"] == "external" for address in bond["addresses"])
@@ -174,7 +174,7 @@ def test_a_daemon_on_the_nodes_own_address_is_told(watched):
 
 
 def test_an_active_node_whose_daemon_does_not_listen_on_its_address_is_told(watched):
-    """The address went and came back while nobody looked: the daemon was told of the one, and not of the other."""
+    """The address went and came back while the agent stood still: the daemon saw it go, but not come back."""
     site = watched.sites[0]
     active, begun = observe.active(watched, site.name), time.time()
     virtual = next(each for each in site.view["virtual"] if each["side"] == "external" and ":" not in each["address"])
@@ -187,14 +187,14 @@ def test_an_active_node_whose_daemon_does_not_listen_on_its_address_is_told(watc
     finally:
         healed = time.time()
         sh(active, f"kill -CONT {AGENTS}")
-    # the agent has stood still: it asks the other node, and then has the daemon look again
+    # the agent has stood still: it asks the other node, and then makes the daemon read its addresses again
     wait(watched, active, "wrong_listen", healed, 20, recovered=True)
     assert eventually(lambda: observe.active(watched, site.name) is active, 10)
     observe.connect_roadwarrior(watched)
 
 
-# The daemon sees an address that it can not have, behind a blackhole route as the agent parks one; without the agent's
-# label, which keeps it from that.
+# The daemon sees an address that it can not use, behind a blackhole route, as the agent parks one; but without the
+# agent's label, which hides a parked address from the daemon.
 _SEES_IT_IN_VAIN = """
 ip route add table local blackhole ADDRESS; ip address add ADDRESS/32 dev lo; ipsec whack --listen
 ip address delete ADDRESS/32 dev lo; ip route delete table local blackhole ADDRESS; ipsec whack --listen
@@ -202,7 +202,7 @@ ip address delete ADDRESS/32 dev lo; ip route delete table local blackhole ADDRE
 
 
 def test_an_active_node_whose_daemon_takes_connections_for_nobodys_is_told(watched):
-    """It knows the address twice when it comes: it listens, and nobody gets in (5.2; 4.10 serves after the same)."""
+    """The daemon has the address twice when it comes: it listens, and nobody can connect (5.2; 4.10 still serves)."""
     site, pair = watched.sites[0], Pair(watched, "default")
     active, standby = observe.active(watched, site.name), observe.standby(watched, site.name)
     sh(standby, "systemctl stop heartbeat")

@@ -1,4 +1,4 @@
-"""A bond survives its cables; a change that cuts the master off is taken back; a reboot brings it all back."""
+"""A bond survives a pulled cable; a change that cuts the master off is rolled back; a reboot restores everything."""
 from __future__ import annotations
 
 import json
@@ -22,7 +22,7 @@ def test_carrier_loss_on_the_active_slave_moves_the_bond_and_not_the_role(quiet)
 
 
 def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
-    """The inner addresses move to where the master can not answer: the node itself goes back.
+    """The inner addresses move to a network where the master can not answer: the node itself rolls the change back.
 
     Trap: with rollback:seconds at 30, tried once, the minion's return never reached the master; why is not known.
     """
@@ -41,7 +41,7 @@ def test_a_network_change_that_cuts_the_master_off_is_taken_back(quiet):
     run = apply(quiet, standby.host.minion_id, "bonding", f"pillar={json.dumps(elsewhere)}")
     assert "was undone: no answer from" in json.dumps(run.failed), run.returns
     assert network_now() == before
-    # what the master publishes while the minion's connection is still the broken one is lost
+    # a job that the master publishes while the minion still has its broken connection is lost
     quiet.master.wait_for({standby.host.minion_id})
     again = apply(quiet, standby.host.minion_id)
     assert not again.failed and not again.changed, (again.failed, again.changed)

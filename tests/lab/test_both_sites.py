@@ -1,4 +1,4 @@
-"""What needs the second site: the other release of Debian, the other version of the daemon, IPv6, ARP monitoring."""
+"""Tests that need the second site: Debian 12, the other version of the daemon, IPv6, ARP monitoring."""
 from __future__ import annotations
 
 import datetime
@@ -28,7 +28,7 @@ def test_an_arp_monitored_bond_notices_a_dead_path_that_keeps_carrier(quiet):
 
 
 def test_a_path_that_is_dead_behind_a_link_with_carrier(bus):
-    """It is also the way to the master: what happened meanwhile may come when it is whole again."""
+    """It is also the way to the master: the events may come only when the path is repaired."""
     lab, seen = bus
     standby = observe.standby(lab, "bern")
     slave = observe.active_slave(standby, "inside")
@@ -44,7 +44,7 @@ def test_a_path_that_is_dead_behind_a_link_with_carrier(bus):
 
 
 def test_a_reboot_of_the_standby_brings_the_same_network_back(quiet):
-    """One of each release at once."""
+    """One node of each Debian release at the same time."""
     standbys = [observe.standby(quiet, site.name) for site in quiet.sites]
 
     def network_now(guest):
@@ -64,7 +64,7 @@ def test_a_reboot_of_the_standby_brings_the_same_network_back(quiet):
 
 @pytest.mark.parametrize("number", [0, 1], ids=["Debian 13", "Debian 12"])
 def test_a_switch_over_is_told_to_the_other_site(quiet, number):
-    """By a packet that leaves the parked address, after the other node has it: both versions of the daemon."""
+    """By a packet from the parked address, sent after the other node has the address. Both versions of the daemon."""
     site = quiet.sites[number]
     assert eventually(lambda: network.ping(quiet.sites[1].server.name, observe.inner_target(quiet)), 60)
     assert eventually(lambda: observe.holder(quiet, site.name), 60)

@@ -1,6 +1,6 @@
-"""The authority on the master, with real daemons: bundles connect, a renewal costs nothing, a revoked person is out.
+"""The authority on the master, with real daemons: bundles connect, a renewal loses no packet, a revoked person is out.
 
-`lab/run test tests/lab/test_certificates.py -rP` prints what was measured.
+`lab/run test tests/lab/test_certificates.py -rP` prints the measurements.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DATABASE = "sql:/var/lib/ipsec/nss"
 
 @pytest.fixture(scope="module")
 def events(lab: Lab) -> Iterator[Callable[[], bytes]]:
-    """All events on the master's bus from here on."""
+    """A function that returns all events on the master's bus from here on."""
     log = lab.master.folder / "events.log"
     with log.open("wb") as file:
         watch = subprocess.Popen([f"{sys.prefix}/bin/salt-run", "state.event"], stdout=file,
@@ -52,7 +52,7 @@ def issued(lab: Lab, events: Callable[[], bytes]) -> Iterator[Lab]:
     """
     Both sites with certificates of the master's own authority, anna connected with Libreswan and bert with strongSwan.
 
-    The lab's own certificates are back afterwards. What stays in the databases is an authority whose key is gone.
+    Afterwards the lab's own certificates are in use again. An authority whose key is gone stays in the databases.
     """
     configuration = lab.roadwarrior.run(["cat", "/etc/ipsec.conf"], check=True).stdout
     secrets = {its.name: lab.master.secrets / f"{its.name}.sls" for its in lab.sites}
@@ -63,7 +63,7 @@ def issued(lab: Lab, events: Callable[[], bytes]) -> Iterator[Lab]:
         for name, file in secrets.items():
             its = yaml.safe_load(originals[name])
             del its["gateway_secrets"]["certificates"]
-            # only their own people, with whom all of this has to work
+            # lets in only its own people; everything here must work with that
             its["gateway"] = {"connections": {"roadwarrior": {"subject": f"OU={name}, CN=*"}}}
             file.write_text("#!yaml|gpg\n" + yaml.safe_dump(its, default_style="|"))
             lab.master.run("authority.issue_gateway", name)
@@ -84,11 +84,11 @@ def issued(lab: Lab, events: Callable[[], bytes]) -> Iterator[Lab]:
         for made in ("issued", "crls"):
             shutil.rmtree(lab.master.secrets / made, ignore_errors=True)
         shutil.rmtree(lab.master.folder / "authority", ignore_errors=True)
-        back = apply(lab, "*gw*", "openswan", "queue=True")     # where the engine for resync runs, it is at it too
+        back = apply(lab, "*gw*", "openswan", "queue=True")     # gateway_resync may be applying it too
         lab.copy_to(lab.roadwarrior, "/etc/ipsec.conf", configuration.encode())
         observe.connect_roadwarrior(lab)
         assert not back.failed, back.failed
-        # the way back is harder for the daemons' memory than the way to something new
+        # going back is harder than a new authority, because the daemons still have the old certificates in memory
         assert eventually(lambda: network.ping(lab.sites[1].server.name, observe.inner_target(lab)), 60)
 
 
@@ -101,7 +101,7 @@ def bundle(lab: Lab, guest: Guest, name: str, places: dict[str, str]) -> str:
 
 
 def equip_libreswan(lab: Lab, name: str) -> None:
-    """What README.txt of a bundle says, for Libreswan."""
+    """Do what README.txt of a bundle says, for Libreswan."""
     client = lab.roadwarrior
     passphrase = bundle(lab, client, name, {f"{name}.p12": "/root/bundle.p12", "libreswan.conf": "/etc/ipsec.conf"})
     lab.copy_to(client, "/root/passphrase", passphrase.encode())
@@ -112,7 +112,7 @@ def equip_libreswan(lab: Lab, name: str) -> None:
 
 
 def equip_strongswan(lab: Lab, name: str) -> None:
-    """The same, for strongSwan."""
+    """Do what README.txt of a bundle says, for strongSwan."""
     client = lab.roadwarriors[STRONGSWAN]
     client.run(["systemctl", "start", "strongswan"], check=True)
     passphrase = bundle(lab, client, name, {
@@ -135,17 +135,17 @@ def connected(lab: Lab) -> set[str]:
 
 
 def daemon_log(guest: Guest) -> str:
-    """The end of what a gateway's IPsec daemon has said, for a test that fails."""
+    """The end of a gateway's IPsec daemon's log, for a test that fails."""
     return guest.run(["journalctl", "-q", "-o", "short-precise", "-n", "150", "-u", "ipsec"]).stdout
 
 
 def refused(lab: Lab) -> bool:
-    """Whether Libreswan's client calls and is not let in."""
+    """Whether the Libreswan client calls and is refused."""
     lab.roadwarrior.run(["systemctl", "restart", "ipsec"], check=True)
 
     def answer() -> str:
-        # At first the daemon does not listen yet. Trap: beside a call of the daemon's own `ipsec up` ends with 0,
-        # whatever comes of that.
+        # At first the daemon does not listen yet. Trap: while the daemon itself is calling, `ipsec up` ends with 0,
+        # whatever the result of that call is.
         said = lab.roadwarrior.run(["ipsec", "up", lab.sites[0].name], timeout=30)
         return "out" if "AUTHENTICATION_FAILED" in said.stdout else "in" if reaches(lab, lab.roadwarrior) else ""
 
@@ -153,7 +153,7 @@ def refused(lab: Lab) -> bool:
 
 
 def serials(lab: Lab) -> set[str]:
-    """Of the gateway's certificate that has its key, on each of the first site's nodes."""
+    """Serial numbers of the gateway's certificate that has its key, from both nodes of the first site."""
     found = set()
     for guest in lab.gateways(lab.sites[0].name):
         held = [each for each in observe.call(lab, guest, "certs.stored") if each["private_key"]]
@@ -169,13 +169,13 @@ def test_bundles_connect_with_libreswan_and_with_strongswan(issued):
 
 
 def test_the_daemons_of_both_sites_trust_the_new_authority_at_once(issued):
-    """Libreswan 4.10 too, while somebody calls it all the time, with whom it would not look for new ones by itself."""
+    """Libreswan 4.10 too, while somebody calls it all the time: then it does not look for new authorities by itself."""
     bern = issued.sites[1]
     assert eventually(lambda: network.ping(bern.server.name, observe.inner_target(issued)), 60)
 
 
 def test_a_renewed_gateway_certificate_reaches_both_nodes_and_costs_no_packet(issued):
-    """Libreswan 5.2; 4.10 negotiates anew (docs/openswan.md)."""
+    """Libreswan 5.2; 4.10 negotiates again (docs/openswan.md)."""
     site, before = issued.sites[0].name, serials(issued)
     strongswan, roles = issued.roadwarriors[STRONGSWAN], observe.roles(issued, site)
     with (observe.pings(issued, every=0.2) as anna, observe.pings(issued, every=0.2, guest=strongswan) as bert):
@@ -208,7 +208,7 @@ def test_a_revoked_person_is_out_at_once_on_both_nodes_and_the_other_stays(issue
     assert not done.failed, done.failed
     ended = [minion for minion, states in done.changed.items() if any("openswan_expelled_|" in each for each in states)]
     assert ended == [observe.active(lab, site).host.minion_id]
-    # most of it is the way to the state: 5 to 15 s, after how busy the machine is
+    # most of it passes before the state runs: 5 to 15 s, depending on how busy the machine is
     print(f"{last - begun:.1f} s from the command to the revoked person's last packet; {lost} of the other's lost")
     assert last - begun < 20, f"the tunnel was used for {last - begun:.1f} s more"
     assert lost == 0, f"{lost} in {longest:.1f} s at most, and roles were {roles}, are {observe.roles(lab, site)}"
@@ -219,7 +219,7 @@ def test_a_revoked_person_is_out_at_once_on_both_nodes_and_the_other_stays(issue
         assert "Serial Number:" in listed, listed
     again = apply(lab, f"*.{site}", "openswan")
     assert not again.failed and not again.changed, (again.failed, again.changed)
-    # the other node too, when it takes over
+    # the other node refuses that person too, when it takes over
     other = observe.standby(lab, site)
     observe.active(lab, site).run(["/usr/local/lib/gateway/agent/run", "standby"], check=True)
     assert eventually(lambda: observe.holds_all(lab, other), 60)
@@ -229,7 +229,7 @@ def test_a_revoked_person_is_out_at_once_on_both_nodes_and_the_other_stays(issue
 
 
 def test_another_sites_people_are_refused(issued):
-    """To the gateway: bert is still the same, whose people it takes is not."""
+    """By the gateway: bert's certificate is unchanged, but the gateway now lets in another site's people."""
     lab, site = issued, issued.sites[0].name
     others = {"gateway": {"connections": {"roadwarrior": {"subject": f"OU={lab.sites[1].name}, CN=*"}}}}
     done = apply(lab, f"*.{site}", "openswan", f"pillar={json.dumps(others)}")
@@ -240,7 +240,7 @@ def test_another_sites_people_are_refused(issued):
 
 
 def store_state(lab: Lab, function: str, name: str, secrets: dict) -> dict:
-    """What certs.FUNCTION with `store: swanctl` gives on the host with strongSwan, without a master."""
+    """The return of certs.FUNCTION with `store: swanctl` on the host with strongSwan, without a master."""
     guest = lab.roadwarriors[STRONGSWAN]
     state = {name: {f"certs.{function}": [{"pillar": f"gateway_secrets:{name}"}, {"store": "swanctl"}]}}
     lab.copy_to(guest, "/root/salt/tree/its.sls", yaml.safe_dump(state).encode())
@@ -275,7 +275,7 @@ def test_strongswan_takes_what_the_state_brings(issued):
         key = r"loaded (EC\S*|private) key from '/etc/swanctl/private/gateway-[0-9a-f]{16}.pem'"
         assert re.search(key, loaded), loaded
         listed = guest.run(["swanctl", "--list-certs", "--type", "x509", "--flag", "none"], check=True).stdout
-        # the one before stays in the daemon's memory, without its key
+        # the old identity stays in the daemon's memory, without its key
         usable = [each for each in listed.split("\n\n") if "CN=gateway.example" in each and "has private key" in each]
         assert len(usable) == 1, listed
         seen.append(re.search(r"serial: +(\S+)", usable[0])[1])
@@ -289,7 +289,8 @@ def test_strongswan_takes_what_the_state_brings(issued):
     assert keys == "400 root\n" and modes.split()[1] == "root", (keys, modes)
 
 
-# The search: on a host, in all places that are written to, and in the journal, which may be compressed in its files.
+# The search for keys: on a host, in all places that anything writes to, and in the journal, whose files may be
+# compressed.
 _SEARCH = """
 import base64, os, subprocess, sys
 canary, *needles = [base64.b64decode(line) for line in sys.stdin.read().split()]
@@ -313,7 +314,7 @@ if canary in journal:
 
 
 def hidden(lab: Lab) -> list[bytes]:
-    """Pieces of every key, bundle and passphrase that the authority has made and still has, and of the gateways'."""
+    """Pieces of every key, bundle and passphrase that the authority made and still has, and of the gateways' own."""
     gpg = ["gpg", "--homedir", lab.master.config / "gpgkeys", "--batch", "--quiet", "--decrypt"]
 
     def opened(text: bytes) -> bytes:
@@ -333,7 +334,7 @@ def hidden(lab: Lab) -> list[bytes]:
 
 
 def test_no_key_is_on_the_bus_in_the_job_cache_in_a_log_or_anywhere_on_a_node(issued, events):
-    """After all of the above: certificates issued, brought in, renewed and revoked."""
+    """After all tests above: certificates were issued, imported, renewed and revoked."""
     lab, wanted = issued, hidden(issued)
     assert len(wanted) > 30
     heard = events()
@@ -346,7 +347,7 @@ def test_no_key_is_on_the_bus_in_the_job_cache_in_a_log_or_anywhere_on_a_node(is
             held[path] = any(each in data for each in wanted)
     jobs = [path for path in held if "jobs" in path.relative_to(lab.master.folder).parts]
     assert any(AUTHORITY.encode() in path.read_bytes() for path in jobs) and lab.master.folder / "master.log" in held
-    # docs/install.md names the one place: what Salt's master keeps of the pillar
+    # docs/install.md names the one exception: the pillar that Salt's master keeps
     where = {str(path.relative_to(lab.master.folder).parent) for path, holds in held.items() if holds}
     assert where <= {"cache/pillar"}, where
     canary = b"a word that is in every journal"

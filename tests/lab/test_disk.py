@@ -1,4 +1,4 @@
-"""A disk that stands still, as one does that fails, or whose machine is being backed up: nothing waits for it."""
+"""A disk that stands still, because it fails or is frozen for a backup: nothing waits for it."""
 from __future__ import annotations
 
 import contextlib
@@ -13,12 +13,12 @@ from lab.guest import Guest
 from lab.observe import eventually
 from tests.lab.conftest import heartbeat_cut
 
-KEPT = str(history.DISK / history.EPOCH)
+EPOCH_FILE = str(history.DISK / history.EPOCH)
 
 
 @contextlib.contextmanager
 def frozen(guest: Guest) -> Iterator[None]:
-    """Whoever writes to this node's disk waits, and can not be killed: what a backup's `fsfreeze` does."""
+    """Freeze this node's disk, as a backup does: a process that writes to it waits, and can not be killed."""
     guest.run(["fsfreeze", "--freeze", "/"], check=True)
     try:
         yield
@@ -31,7 +31,7 @@ def _agent(guest: Guest) -> dict:
 
 
 def _waits_for_the_disk(guest: Guest) -> list[str]:
-    """Of heartbeat's and the agent's processes those in an uninterruptible wait (D in ps(1))."""
+    """Those of heartbeat's and the agent's processes that are in an uninterruptible wait (D in ps(1))."""
     said = guest.run(["ps", "-eo", "stat=,args="], check=True).stdout.splitlines()
     return [line for line in said if line.startswith("D") and ("heartbeat:" in line or line.endswith("agent/run"))]
 
@@ -49,8 +49,8 @@ def test_a_standby_whose_disk_stands_still_takes_over_all_the_same(quiet):
                 now = _agent(standby)
                 assert now["role"] == "active" and now["heartbeat"] == "alive" and not now["muted"], now
                 assert _waits_for_the_disk(standby) == []
-            # what it could not bring to the disk meanwhile follows
-            assert eventually(lambda: standby.run(["cat", KEPT]).stdout.split()[:1] == [str(now["epoch"])], 20)
+            # what the agent could not write to the disk meanwhile is written now
+            assert eventually(lambda: standby.run(["cat", EPOCH_FILE]).stdout.split()[:1] == [str(now["epoch"])], 20)
         finally:
             active.start()
             active.wait_up()
@@ -61,7 +61,7 @@ def test_a_standby_whose_disk_stands_still_takes_over_all_the_same(quiet):
 
 
 def test_an_active_node_whose_disk_stands_still_gives_the_role_away(quiet):
-    """By order, and where it has lost a split: it once stood still itself in between, with the addresses parked."""
+    """On command, and after a lost split: the agent itself once stood still in between, with the addresses parked."""
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
     with frozen(active):

@@ -1,4 +1,4 @@
-"""What is changed by hand on a gateway is told within moments, once; what Salt changes is not."""
+"""What is changed by hand on a gateway is reported within moments, once; what Salt changes is not."""
 from __future__ import annotations
 
 import json
@@ -16,9 +16,9 @@ SYSCTLS = "/etc/sysctl.d/60-gateway.conf"
 
 @pytest.fixture
 def watched(quiet):
-    """The lab with its events; the drift beacons of all gateways have nothing to tell, before and after."""
+    """The lab with its events. The drift beacons of all gateways have no open condition, before and after."""
     for guest in quiet.gateways("winterthur"):
-        if guest.run(["test", "-e", "/run/gateway/current"]).returncode:     # booted since, in an earlier test
+        if guest.run(["test", "-e", "/run/gateway/current"]).returncode:     # an earlier test has rebooted it
             done = apply(quiet, guest.host.minion_id)
             assert not done.failed, done.failed
         eventually(lambda guest=guest: differences(quiet, guest) == [], 30)
@@ -119,7 +119,7 @@ def test_a_key_that_is_deleted_from_the_daemons_database_is_told(watched):
     assert not run.failed and run.changed, run.failed
     sh(standby, "rm -r /root/nss")
     wait(watched, standby, "file_changed", "/var/lib/ipsec/nss", begun, recovered=True)
-    # the running daemon signs with it again
+    # the running daemon signs with the key again
     active = observe.active(watched, "winterthur")
     active.run([AGENT, "standby"], check=True)
     assert observe.holds_all(watched, standby)
@@ -127,7 +127,7 @@ def test_a_key_that_is_deleted_from_the_daemons_database_is_told(watched):
 
 
 def test_what_salt_changes_is_not_told(watched):
-    """A change by pillar and back: files, a sysctl and the ruleset are other ones, and nobody is told of a drift."""
+    """A change by pillar and back: files, a sysctl and the ruleset change, and no drift is reported."""
     standby, begun = observe.standby(watched, "winterthur"), time.time()
     other = {"gateway": {"kernel": {"printk": "5 4 1 7"}, "firewall": {"ssh_from": "198.51.100.0/27"}}}
     run = apply(watched, standby.host.minion_id, f"pillar={json.dumps(other)}")

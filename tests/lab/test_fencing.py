@@ -1,4 +1,4 @@
-"""A node that may be alive: nothing is taken over from it before it is off for certain, and one that hangs is reset."""
+"""Nothing is taken over from a node that may be alive before it is certainly off; a node that hangs is reset."""
 from __future__ import annotations
 
 import json
@@ -16,8 +16,8 @@ from lab.results import apply
 
 SITE = "winterthur"
 FENCE = "/usr/local/sbin/fence"
-# A power switch with a person at it: it notes whom it was asked to switch off, and says that it did when /run/off is
-# there.
+# Stands for a power switch that a person operates: it notes which node it was asked to switch off, and reports success
+# once /run/off exists.
 _ASKS = '#!/bin/sh\necho "$1" >> /run/fenced\ntest -e /run/off\n'
 
 
@@ -26,20 +26,20 @@ def _pillar(**gateway: object) -> str:
 
 
 def _restart_as_standby(lab: Lab, guest: Guest, *words: str) -> None:
-    """The standby's heartbeat with what the site says now."""
+    """Apply the standby with these words, and wait until the pair is ready again."""
     done = apply(lab, guest.host.minion_id, *words)
     assert not done.failed, done.failed
     assert eventually(Pair(lab, "default").settled, 60)
 
 
 def _resets(guest: Guest) -> int:
-    """How often the kernel's watchdog has reset it, by its console."""
+    """How often the kernel's watchdog has reset the host, by its console log."""
     return (guest.folder / "console.log").read_bytes().count(b"softdog: Initiating system reboot")
 
 
 @pytest.fixture
 def fencing(quiet: Lab) -> Iterator[tuple[Guest, Guest]]:
-    """The active node, and a standby that has to fence it first."""
+    """The active node, and a standby that must fence it before it takes over."""
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
     quiet.copy_to(standby, FENCE, _ASKS.encode())
     standby.run(["chmod", "0755", FENCE], check=True)
@@ -66,7 +66,7 @@ def test_nothing_is_taken_over_before_the_other_node_is_off_and_the_master_hears
             said = standby.journal(begun, "-t", "gateway-agent")
             assert f"not taking over: {active.host.name} could not be fenced" in said, said
             standby.run(["touch", "/run/off"], check=True)
-            # it is tried again every ten seconds
+            # the agent tries again every ten seconds
             assert eventually(lambda: observe.holds_all(quiet, standby), 15)
             seen.wait(15, minion=standby.host.minion_id, condition="none_active", recovered=True, since=begun)
             assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
@@ -79,7 +79,7 @@ def test_nothing_is_taken_over_before_the_other_node_is_off_and_the_master_hears
 
 @pytest.mark.long
 def test_a_node_whose_heartbeat_hangs_is_reset_by_the_watchdog(quiet):
-    """Machine and agent go on: without the watchdog the node would wake up some time later, and serve as well."""
+    """Machine and agent go on: without the watchdog the node would wake up later and serve beside the other one."""
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
     modules = ["bonding", "xfrm_user", "esp4", "esp6", "gcm", "softdog"]
     _restart_as_standby(quiet, standby, _pillar(heartbeat={"watchdog": "/dev/watchdog"}, kernel={"modules": modules}))
@@ -91,7 +91,7 @@ def test_a_node_whose_heartbeat_hangs_is_reset_by_the_watchdog(quiet):
         assert eventually(lambda: observe.holds_all(quiet, active), 30)
         assert eventually(lambda: _resets(standby) > before, 10), "it was not reset"
     finally:
-        # A host of this lab does not come up again from a reset: its former self still has the cables.
+        # A host of this lab does not boot again after a reset: its old process still has the cables.
         standby.crash()
         standby.start()
         standby.wait_up()

@@ -1,4 +1,4 @@
-"""Packets against the firewall, from where an attacker would send them."""
+"""Packets against the firewall, sent from where an attacker would be."""
 from __future__ import annotations
 
 import json
@@ -14,7 +14,7 @@ def test_from_outside_only_ipsec_is_answered(quiet):
     own = next(address.split("/")[0] for bond in site.settings[active.host.name]["bonds"] if bond["side"] == "external"
                for address in bond["addresses"])
     assert observe.ike_answers(network.ROUTER, virtual)
-    # something listens that would answer
+    # a program listens that would answer
     active.run(["sh", "-c", "python3 -m http.server 80 >/dev/null 2>&1 & echo $! > /tmp/web"], check=True)
     try:
         assert eventually(lambda: active.run(["sh", "-c", "ss -Hltn sport = :80"]).stdout, 10)
@@ -33,7 +33,7 @@ def test_ssh_answers_the_inner_network(quiet):
 
 
 def test_clear_text_to_the_inner_network_is_dropped(quiet):
-    """With a route through the gateway but no tunnel nothing comes through."""
+    """With a route through the gateway but without a tunnel no packet comes through."""
     site, target = quiet.sites[0], observe.inner_target(quiet)
     network.ip("route", "add", f"{target}/32", "via", site.virtual("external"), namespace=network.ROUTER)
     try:

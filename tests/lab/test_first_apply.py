@@ -1,4 +1,4 @@
-"""Bare hosts become gateways; looking first changes nothing; a second run changes nothing."""
+"""Bare hosts become gateways; `test=True` changes nothing; a second run changes nothing."""
 from __future__ import annotations
 
 import datetime
@@ -21,7 +21,7 @@ def test_looking_first_says_what_would_change_and_changes_nothing(looked_first, 
 def test_first_apply_makes_both_sites_gateways(bare, first_run):
     assert not first_run.failed, first_run.failed
     assert set(first_run.returns) == {host.minion_id for site in bare.sites for host in site.gateways}
-    # loose: machines are noisy; docs/benchmarks.md has what was measured
+    # a generous limit: machines are noisy; docs/benchmarks.md has what was measured
     assert first_run.seconds < 400
 
 
@@ -33,7 +33,7 @@ def test_one_node_holds_all_virtual_addresses_and_the_other_none(lab):
 
 
 def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
-    """They come with the first run, go by its pillar when that has ended, and take a bare host for no fault."""
+    """They come with the first run, use its pillar when it has ended, and report no fault of a bare host."""
     until = first_run.ended + 20        # later events are of other tests
     for guest in lab.gateways("winterthur") + lab.gateways("bern"):
         states = first_run.returns[guest.host.minion_id]
@@ -47,7 +47,7 @@ def test_the_beacons_run_without_a_restart_of_the_minion(lab, first_run):
 
 
 def test_the_ipsec_daemon_comes_before_the_minion(lab):
-    """In a switch-over pluto once waited for 0.65 s for what the minion had to tell of it; clients were out for 4 s."""
+    """In a switch-over pluto once waited 0.65 s while the minion reported it; clients were out for 4 s."""
     for guest in lab.gateways("winterthur"):
         nice = guest.run(["ps", "-o", "ni=", "-C", "pluto"], check=True).stdout.strip()
         assert int(nice) < 0, nice

@@ -1,6 +1,6 @@
-"""heartbeat that starts itself anew, as it does after some standstills, one that dies, and one that hangs.
+"""A heartbeat that restarts itself, as it does after some standstills; one that dies; and one that hangs.
 
-Started by itself it forgets that it manages nothing.
+When it restarts itself, it forgets that it must not manage resources.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SITE = "winterthur"
 
 
 class Unit(NamedTuple):
-    """heartbeat's unit, and its processes by what they call themselves."""
+    """heartbeat's unit, and its master control processes."""
 
     main: str
     restarts: int
@@ -36,7 +36,7 @@ def _journal(guest: Guest, since: float, *more: str) -> list[str]:
 
 
 def _scripts_ran(guest: Guest, since: float) -> list[str]:
-    """What heartbeat's own scripts have logged, which it runs when it manages resources."""
+    """What heartbeat's own scripts have logged; heartbeat runs them only when it manages resources."""
     return [line for line in _journal(guest, since) if "harc" in line or "Giving up all HA resources" in line]
 
 
@@ -45,7 +45,7 @@ def test_a_heartbeat_that_starts_itself_anew_is_started_as_it_was(quiet):
     assert eventually(pair.settled, 60)
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)
     before, beside, since = _unit(standby), _unit(active), time.time()
-    # It forgets that for a changed ha.cf too, in the same process: then it starts anew 2 s after it has heard the other
+    # It also forgets that when ha.cf changes, in the same process: then it restarts 2 s after it has heard the other
     # node again, as after the standstills.
     standby.run(["touch", "/etc/ha.d/ha.cf"], check=True)
     standby.run(["/usr/libexec/heartbeat/heartbeat", "-r"], check=True)
@@ -83,14 +83,14 @@ def test_the_agent_of_a_heartbeat_that_dies_serves_on_until_the_other_node_takes
     assert eventually(pair.settled, 60)
     its = _unit(active)
     assert its.masters == [its.main]
-    # by itself, after the deadtime; told to end it would have left at once, with nobody there
+    # by itself, after the deadtime; if told to end, it would have left at once, before anybody could take over
     assert any("heartbeat did not answer here for" in line for line in _journal(active, since, "-t", "gateway-agent"))
     assert not any("heartbeat ends on" in line for line in _journal(active, since, "-t", "gateway-agent"))
     observe.connect_roadwarrior(quiet)
 
 
 def test_a_heartbeat_that_hangs_costs_the_role(quiet):
-    """It keeps its agent's connection, and has no more turns on the processor."""
+    """It keeps the agent's connection open, but no longer runs."""
     pair = Pair(quiet, "default")
     assert eventually(pair.settled, 60)
     active, standby = observe.active(quiet, SITE), observe.standby(quiet, SITE)

@@ -17,7 +17,7 @@ PERSONS = {f"{ROADWARRIOR}.example": "198.51.100.129", f"{TRAVELLER}.example": "
 
 @pytest.fixture(scope="module")
 def traveller(lab: Lab):
-    """The traveller's host, connected; it and the other roadwarrior have inner addresses of their own meanwhile."""
+    """The traveller's host, connected. Meanwhile both roadwarriors have inner addresses of their own."""
     guest, gateways = lab.roadwarriors[TRAVELLER], f"*.{lab.sites[0].name}"
     persons = {"gateway": {"connections": {"roadwarrior": {"persons": PERSONS}}}}
     lab.equip_roadwarrior(lab.sites[0], TRAVELLER)
@@ -33,7 +33,7 @@ def traveller(lab: Lab):
 
 
 def answered(lab: Lab, guest) -> bool:
-    """Whether the inner server answers it."""
+    """Whether the inner server answers a host."""
     return guest.run(["ping", "-q", "-c", "2", "-W", "1", "-i", "0.2", observe.inner_target(lab)]).returncode == 0
 
 
@@ -45,7 +45,7 @@ def test_its_traffic_goes_through_udp_4500_from_the_hotels_address(quiet, travel
 
 
 def test_it_comes_back_after_a_switch_over(quiet, traveller):
-    """The deletes of the node that leaves have to find their way through the hotel's router."""
+    """The deletes of the node that gives up the role must pass through the hotel's router."""
     assert eventually(lambda: answered(quiet, traveller), 60)
     standby = observe.standby(quiet, "winterthur")
     with observe.pings(quiet, every=0.1, guest=traveller) as seen:
@@ -55,7 +55,7 @@ def test_it_comes_back_after_a_switch_over(quiet, traveller):
         assert eventually(lambda: observe.ping_through_tunnel(quiet), 60)
         time.sleep(1)
         assert seen.longest_gap() < 20
-    # the same inner addresses as on the other node, whoever called first
+    # the same inner addresses as on the other node, no matter who called first
     loaded = observe.call(quiet, standby, "ipsec.status")["connections"]
     inner = {sa["peer_id"]: sa["inner"] for connection in loaded.values() for sa in connection["sas"]}
     assert {f"CN={name}": address for name, address in PERSONS.items()} == {
@@ -74,7 +74,7 @@ def test_a_site_that_calls_is_not_taken_for_a_person(quiet, traveller):
 
 
 def test_it_is_let_in_beside_persons_by_the_other_version_of_the_daemon_too(quiet, traveller):
-    """bern is Debian 12 with 4.10, lists somebody else by name, and has a pool for whoever else has a certificate."""
+    """bern is Debian 12 with 4.10, lists another person by name, and has a pool for all others with a certificate."""
     bern = quiet.sites[1]
     target = bern.server.addresses[0].split("/")[0]
     assert eventually(lambda: observe.holder(quiet, bern.name), 60)

@@ -1,4 +1,4 @@
-"""Interfaces that are made anew under a running pair: heartbeat does not hear on them until it opens them anew."""
+"""Interfaces that are recreated under a running pair: heartbeat is deaf on them until it reopens them."""
 from __future__ import annotations
 
 import time
@@ -16,7 +16,7 @@ SITE = "winterthur"
 BONDS = ["bond0", "bond1"]
 # the process by which heartbeat sends on bond1
 _END_WRITER = r"kill -KILL $(ps -eo pid,args | sed -n 's/^ *\([0-9]*\) heartbeat: write: [a-z]* bond1$/\1/p')"
-# another client that has something to say to the other node, as heartbeat's FIFO takes it (ha_msg.h), 8 times a second
+# another client sends messages to the other node, through heartbeat's FIFO (format: ha_msg.h), 8 times a second
 _TALK = r"for _ in $(seq 240); do printf '>>>\nt=talk\n<<<\n' >/var/lib/heartbeat/fifo; sleep 0.125; done"
 
 
@@ -34,7 +34,7 @@ def _hears(guest: Guest) -> bool:
 
 
 def _opened(guest: Guest) -> int:
-    """How often the agent has had a path opened anew."""
+    """How often the agent has made heartbeat reopen a path."""
     return guest.run(["journalctl", "-q", "-b", "-t", "gateway-agent"]).stdout.count("opened anew")
 
 
@@ -51,7 +51,7 @@ def pair(quiet: Lab) -> Iterator[tuple[Guest, Guest]]:
 
 
 def test_networking_that_is_restarted_on_the_standby_moves_nothing(quiet, pair):
-    """By hand, or by an upgrade. Both paths are deaf afterwards: it must not take its own deafness for a dead peer."""
+    """By hand, or by an upgrade. Both paths are deaf afterwards: the standby must not take that for a dead peer."""
     active, standby = pair
     epoch, before = _status(active)["epoch"], _opened(standby)
     with observe.pings(quiet) as seen:
@@ -74,13 +74,13 @@ def test_networking_that_is_restarted_on_the_active_node_leaves_one_active(quiet
 
 
 def test_a_standby_whose_heartbeat_says_it_comes_back_and_does_not_costs_nobody_the_role(quiet, pair):
-    """A path's interface is away: heartbeat starts itself anew, and can not. For half a minute the other node's waits
-    for it, and lets its own clients wait when nothing is acknowledged any more; the agent is one."""
+    """A path's interface is missing: heartbeat restarts itself, and fails. For half a minute the other node's heartbeat
+    waits for it, and makes its own clients wait when nothing is acknowledged any more; the agent is one of them."""
     active, standby = pair
     epoch = _status(active)["epoch"]
     standby.run(["ip", "link", "delete", "bond1"], check=True)
     try:
-        # heartbeat itself comes to that after some hundred packets
+        # heartbeat itself would do that after some hundred packets
         standby.run(["sh", "-c", _END_WRITER], check=True)
         assert eventually(lambda: standby.run(["systemctl", "is-active", "heartbeat"]).stdout.strip() != "active", 15)
         with observe.pings(quiet) as seen:
@@ -90,7 +90,7 @@ def test_a_standby_whose_heartbeat_says_it_comes_back_and_does_not_costs_nobody_
         paused = active.run(["grep", "-c", "all clients are now paused", "/var/log/ha-log"]).stdout.strip()
     finally:
         standby.run(["sh", "-c", "ifdown --force bond1; ifup bond1"], timeout=60)
-        # Its way to the master went over bond1, which was away: it was seen to be silent for minutes afterwards.
+        # The minion's way to the master is bond1, which was missing: it has been silent for minutes afterwards.
         standby.run(["systemctl", "restart", "salt-minion"], check=True, timeout=60)
     assert gap < 3 and observe.holder(quiet, SITE) is active, gap
     assert (_status(active)["role"], _status(active)["epoch"]) == ("active", epoch)

@@ -1,4 +1,4 @@
-"""Changes on the master reach both nodes, the standby first; changes by hand are put right; a failure stops."""
+"""Changes on the master reach both nodes, the standby first; changes by hand are repaired; a failure stops it."""
 from __future__ import annotations
 
 import json
@@ -11,7 +11,7 @@ from lab import observe
 from lab.bench.pairs import AGENT
 from lab.guest import Guest
 from lab.laboratory import Lab
-from lab.master import PLACE
+from lab.master import MASTER_TREE
 from lab.observe import eventually
 from lab.results import apply
 from tests.lab.test_certificates import DATABASE, events, issued  # noqa: F401  # fixtures
@@ -19,16 +19,16 @@ from tests.lab.test_certificates import DATABASE, events, issued  # noqa: F401  
 pytestmark = pytest.mark.long
 
 SITE = "winterthur"
-FILE = PLACE / f"pillar/sites/{SITE}.sls"
-# Taken out of a site again, it stays on the node as it is: each test has a value of its own.
+SITE_FILE = MASTER_TREE / f"pillar/sites/{SITE}.sls"
+# When a site no longer has it, it keeps its last value on the node: so each test uses a value of its own.
 SYSCTL = "net.ipv4.ip_default_ttl"
 
 
 @pytest.fixture(scope="module")
 def running(lab: Lab) -> Iterator[Lab]:
-    """The lab with the engine on, and a pair that goes by it."""
-    original = FILE.read_text()
-    FILE.write_text(original.replace("  heartbeat:\n", "  heartbeat:\n    compare: true\n"))
+    """The lab with the engine on, and a pair with `compare: true`."""
+    original = SITE_FILE.read_text()
+    SITE_FILE.write_text(original.replace("  heartbeat:\n", "  heartbeat:\n    compare: true\n"))
     done = apply(lab, f"*.{SITE}")
     assert not done.failed, done.failed
     lab.master.resync(enabled=True)
@@ -36,10 +36,10 @@ def running(lab: Lab) -> Iterator[Lab]:
         lab.master.wait_for({name for name, guest in lab.guests.items() if guest.host.master})
         yield lab
     finally:
-        FILE.write_text(original)
+        SITE_FILE.write_text(original)
         lab.master.resync(enabled=False)
         lab.master.wait_for({name for name, guest in lab.guests.items() if guest.host.master})
-        # Else a node that boots in a later test would wait for the engine.
+        # Otherwise a node that boots in a later test would wait for the engine.
         done = apply(lab, f"*.{SITE}", "queue=True")
     assert not done.failed, done.failed
 
@@ -47,13 +47,13 @@ def running(lab: Lab) -> Iterator[Lab]:
 @pytest.fixture
 def resync(running: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Nothing is waiting, all nodes are up to date, before and after."""
-    original = FILE.read_text()
+    original = SITE_FILE.read_text()
     eventually(lambda: at_rest(running), 240, every=2)
     try:
         yield running
     finally:
-        if FILE.read_text() != original:
-            FILE.write_text(original)
+        if SITE_FILE.read_text() != original:
+            SITE_FILE.write_text(original)
             time.sleep(1)
         running.master.run("resync.go")
         eventually(lambda: at_rest(running), 240, every=2)
@@ -61,7 +61,7 @@ def resync(running: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def ask(lab: Lab, *words: str) -> dict:
-    """What a runner says, whatever its exit status is; nothing when the master is not there yet."""
+    """A runner's return, whatever its exit status is; empty when the master is not up yet."""
     said = lab.master.run("--out=json", *words, check=False)
     return json.loads(said) if said.strip().startswith("{") else {}
 
@@ -78,8 +78,8 @@ def at_rest(lab: Lab) -> bool:
 
 
 def edit(change: str) -> float:
-    """Another line under `gateway:`, as an editor writes it; when it was done."""
-    FILE.write_text(FILE.read_text().rstrip() + f"\n  {change}\n")
+    """Add a line under `gateway:`, as an editor does. Returns when, in seconds since the epoch."""
+    SITE_FILE.write_text(SITE_FILE.read_text().rstrip() + f"\n  {change}\n")
     return time.time()
 
 
@@ -111,7 +111,7 @@ def test_an_edited_site_reaches_both_nodes_the_standby_first(resync, capsys):
     with capsys.disabled():
         print(f"\nedit to standby {first - begun:.1f} s, to both {second - begun:.1f} s, to checked and at rest "
               f"{time.time() - begun:.1f} s; pings lost {lost}, longest gap {gap:.1f} s")
-    assert second - begun < 60  # 30 s is asked; machines are noisy
+    assert second - begun < 60  # target: 30 s; machines are noisy
     assert observe.active(resync, SITE) is active and gap < 2
 
 
@@ -124,12 +124,12 @@ def test_what_is_changed_by_hand_is_put_right_on_either_node(resync, capsys):
         right = when(lambda guest=guest, before=before: guest.run(["cat", path]).stdout == before, 60)
         with capsys.disabled():
             print(f"\nhand edit on {guest.host.name} put right in {right - begun:.1f} s")
-        assert right - begun < 40  # 10 s is asked
+        assert right - begun < 40  # target: 10 s
         eventually(lambda: at_rest(resync), 60)
 
 
 def test_what_somebody_changes_again_and_again_is_left_to_them_and_told(resync):
-    # not the file of the test before: what was put right there counts for ten minutes
+    # not the file of the test before: repairs of that one count for ten minutes
     standby, path = observe.standby(resync, SITE), "/etc/logrotate.d/gateway"
     before = standby.run(["cat", path], check=True).stdout
     with observe.events(resync) as seen:
@@ -143,7 +143,7 @@ def test_what_somebody_changes_again_and_again_is_left_to_them_and_told(resync):
         assert event.data["severity"] == "warning" and path in event.data["subject"], event.data
         time.sleep(8)
         assert standby.run(["cat", path]).stdout != before, "it is not left to them"
-        # who says so, or puts it right by hand, ends it
+        # `resync.go`, or a repair by hand, ends it
         standby.run(["sh", "-c", f"sed -i '/^# by hand$/d' {path}"], check=True)
         seen.wait(30, condition="drift_fight", since=begun, recovered=True)
 
@@ -161,7 +161,7 @@ def test_a_node_that_returns_is_brought_up_to_date_before_it_may_become_active(r
         standby.start()
         standby.wait_up()
         up = time.time()
-        # until its daemon has answered, that is the reason
+        # until its daemon has answered, the daemon is the reason
         its = eventually(lambda: (said := agent(standby)) and "daemon" not in said["not_ready_because"] and said, 60)
         assert not its["ready"] and "not compared with the master" in its["not_ready_because"], its
         refused = active.run([AGENT, "standby"])
@@ -201,7 +201,7 @@ def test_a_site_with_mistakes_is_refused_and_nothing_is_applied(resync):
 def test_a_failure_on_the_standby_stops_and_leaves_the_active_node_alone(resync, capsys):
     active, standby = observe.active(resync, SITE), observe.standby(resync, SITE)
     before = ttl(active)
-    # a file that no state can write, as it is
+    # a file that no state can write
     path = "/etc/sysctl.d/60-gateway.conf"
     standby.run(["sh", "-c", f"mount --bind {path} {path} && mount -o remount,bind,ro {path}"], check=True)
     try:
@@ -249,5 +249,5 @@ def test_a_new_revocation_list_of_the_authority_reaches_both_nodes(running, issu
 
 
 def crls(guest: Guest) -> str:
-    """Of the lists that lie on a node."""
+    """The revocation lists on a node, by digest."""
     return guest.run(["sh", "-c", "sha256sum /var/lib/ipsec/gateway-lists/*"]).stdout

@@ -1,4 +1,4 @@
-"""The active gateway dies, is cut off, or is told to rest: the tunnel comes back on the other, and everybody knows."""
+"""The active gateway dies, is cut off, or gives up the role: the tunnel comes back on the other, and all know."""
 from __future__ import annotations
 
 import time
@@ -8,7 +8,7 @@ from lab.bench.pairs import AGENT, Pair
 from lab.observe import eventually
 from tests.lab.conftest import AGENTS, deaf, hardware_address, heartbeat_cut, interface
 
-# on a client: what it says to the gateway's daemon is lost
+# on a client: drops everything that it sends to the gateway's daemon
 _SILENT = "table inet silent { chain said { type filter hook output priority 0; udp dport { 500, 4500 } drop; }; }"
 
 
@@ -21,7 +21,7 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
                 network.ROUTER, site.name[:10], f"arp and src host {site.virtual('external')}",
                 during=lambda: active.crash() or eventually(lambda: observe.holds_all(quiet, standby), 60))
             assert eventually(lambda: observe.ping_through_tunnel(quiet), 90), "the tunnel did not come back"
-            # announced, not left to expire: the router already knows the survivor
+            # announced: the router knows the survivor already, without waiting for its cache to expire
             hardware = hardware_address(standby, interface(site, "external"))
             assert f"Reply {site.virtual('external')} is-at {hardware}" in announced, announced
             assert network.neighbours(network.ROUTER)[site.virtual("external")] == hardware
@@ -30,7 +30,7 @@ def test_after_a_crash_of_the_active_gateway_the_tunnel_comes_back(quiet):
             active.start()
             active.wait_up()
     quiet.master.wait_for({active.host.minion_id})
-    # no failback of its own: it stays until somebody asks
+    # no automatic failback: the role stays until somebody asks
     wanted = {active.host.name: "standby", standby.host.name: "active"}
     assert eventually(lambda: observe.roles(quiet, site.name) == wanted, 150), observe.roles(quiet, site.name)
     assert observe.active(quiet, site.name) is standby
@@ -47,7 +47,7 @@ def test_a_switch_over_by_hand_moves_the_tunnel_and_leaves_nothing(quiet):
 
 
 def test_a_switch_over_is_told_to_a_client_whose_answer_the_daemon_still_waits_for(quiet):
-    """RFC 7296, 2.3: until it has that, a daemon may not ask again; that the tunnel ends it has to say all the same."""
+    """RFC 7296, 2.3: until it has that answer, a daemon may not send another request; but it must send the delete."""
     site, client = quiet.sites[0], quiet.roadwarrior
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
     begun = time.time()
@@ -63,12 +63,12 @@ def test_a_switch_over_is_told_to_a_client_whose_answer_the_daemon_still_waits_f
     finally:
         client.run(["nft", "delete", "table", "inet", "silent"], check=True)
     assert observe.holds_all(quiet, standby)
-    # by itself the client finds out after 10 s at the earliest: its patience with a dead peer is 15 s
+    # by itself the client would notice after 10 s at the earliest: it waits 15 s for a dead peer
     assert eventually(lambda: observe.ping_through_tunnel(quiet), 8)
 
 
 def test_a_node_that_leaves_and_has_nobody_who_takes_over_tells_its_clients_all_the_same(quiet):
-    """Else each of them waits for its own timers, strongSwan's as shipped for three minutes."""
+    """Otherwise each client waits for its own timers, strongSwan's as shipped for three minutes."""
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
     observe.connect_roadwarrior(quiet)
@@ -93,7 +93,7 @@ def test_a_node_whose_heartbeat_dies_tells_its_clients_when_it_gives_up(quiet):
     observe.connect_roadwarrior(quiet)
     active.run(["pkill", "-KILL", "-x", "heartbeat"], check=True)
     assert eventually(lambda: observe.holds_all(quiet, standby), 20)
-    # by itself the client finds out after 15 s
+    # by itself the client would notice after 15 s
     assert eventually(lambda: observe.ping_through_tunnel(quiet), 8)
     assert eventually(Pair(quiet, "default").settled, 90)
     assert observe.active(quiet, site.name) is standby
@@ -109,15 +109,15 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
         assert "split" in quiet.master.run("gateway.roles", site.name)
     assert eventually(lambda: not observe.virtual_held(quiet, active), 15), "both keep the addresses"
     assert observe.active(quiet, site.name) is standby
-    # neighbours follow: who stays announces once more
+    # the neighbours follow: the node that stays active announces itself once more
     hardware = hardware_address(standby, interface(site, "external"))
     assert eventually(lambda: network.ping(network.ROUTER, site.virtual("external"), count=1), 5)
     assert network.neighbours(network.ROUTER)[site.virtual("external")] == hardware
     observe.connect_roadwarrior(quiet)
 
 
-# An agent that stands still, and a daemon that looks meanwhile: once while the address is away, once while it is
-# silenced (by a blackhole route, as the agent does before it asks the other node).
+# The agent stands still, and the daemon reads its addresses meanwhile: once while the address is missing, once while it
+# is silenced (by a blackhole route, as the agent does before it asks the other node).
 _DEAF = f"""
 kill -STOP {AGENTS}
 ip address delete ADDRESS/32 dev WHERE; ipsec whack --listen
@@ -127,7 +127,7 @@ sleep 1.3; kill -CONT {AGENTS}
 
 
 def test_a_node_whose_daemon_looked_while_its_addresses_were_silenced_serves_all_the_same(quiet):
-    """It could not have them then, and was deaf from then on."""
+    """The daemon could not open them then, and was deaf from then on."""
     site = quiet.sites[0]
     assert eventually(Pair(quiet, "default").settled, 60)
     active, since = observe.active(quiet, site.name), time.time()
@@ -140,8 +140,8 @@ def test_a_node_whose_daemon_looked_while_its_addresses_were_silenced_serves_all
     assert eventually(Pair(quiet, "default").settled, 60) and observe.active(quiet, site.name) is active
 
 
-# A node that leaves, and whose daemon looks once more when it has let go of its addresses already: it was told to for
-# another reason, or was started, just then.
+# A node gives up the role, and its daemon reads its addresses once more after it has released them: because it was told
+# to for another reason, or was started just then.
 _LOOKS_WHILE_PARKED = """
 import subprocess, sys
 sys.path.insert(0, "/usr/local/lib/gateway")
@@ -157,7 +157,7 @@ for way in (its.park, its.leave):
 
 
 def test_a_daemon_that_looks_while_its_node_leaves_serves_the_next_time(quiet):
-    """It knew the address twice from then on, and no connection was anybody's until it was restarted."""
+    """From then on it had the address twice, and every connection was without an owner until it was restarted."""
     pair, site = Pair(quiet, "default"), quiet.sites[0]
     assert eventually(pair.settled, 60)
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
@@ -176,13 +176,13 @@ def test_a_daemon_that_looks_while_its_node_leaves_serves_the_next_time(quiet):
 
 
 def test_a_standby_that_hears_nobody_takes_nothing(quiet):
-    """Deaf, and able to announce: it must not take over in the moment before heartbeat calls its ping nodes dead."""
+    """Deaf, but able to announce itself: it must not take over before heartbeat calls its ping nodes dead."""
     pair = Pair(quiet, "default")
     assert eventually(pair.settled, 60)
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
     since = time.time()
-    for more in range(6):  # peer and ping nodes fall silent in another order each time
+    for more in range(6):  # peer and ping nodes fall silent in a different order each time
         with deaf(standby):
             time.sleep(3 + more * 0.07)
         assert eventually(pair.settled, 60)
@@ -198,7 +198,7 @@ def test_a_planned_switch_over_from_the_master_costs_little(quiet):
         quiet.master.run("state.orch", "orch.switch_over", f'pillar={{"site": "{site.name}"}}')
         assert eventually(lambda: observe.holder(quiet, site.name) is standby, 20)
         time.sleep(2)
-        # 1 s is asked; machines are noisy
+        # target: 1 s; machines are noisy
         assert seen.longest_gap() < 5
 
 
@@ -225,7 +225,7 @@ def test_a_failback_from_the_master_gives_the_role_to_the_preferred_node(quiet):
         quiet.master.run("state.orch", "orch.failback", f'pillar={{"site": "{site.name}"}}')
         assert eventually(lambda: observe.holder(quiet, site.name) is preferred, 20)
         time.sleep(2)
-        # 1 s is asked; machines are noisy
+        # target: 1 s; machines are noisy
         assert seen.longest_gap() < 5
 
 
@@ -233,7 +233,7 @@ def test_an_agent_that_keeps_dying_leads_to_a_takeover_and_leaves_nothing(quiet)
     site = quiet.sites[0]
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
     pair = Pair(quiet, "default")
-    pair.forgive(active)                    # whatever died in the tests before
+    pair.forgive(active)                    # do not count deaths of the tests before
     assert eventually(pair.settled, 30)
     try:
         for _ in range(3):

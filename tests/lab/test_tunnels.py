@@ -1,4 +1,4 @@
-"""Traffic goes through the tunnels, to and from the virtual addresses only."""
+"""Traffic goes through the tunnels, only to and from the virtual addresses."""
 from __future__ import annotations
 
 from lab import network, observe
@@ -32,7 +32,7 @@ def test_the_standby_has_every_connection_loaded_and_none_up(quiet):
 
 
 def test_nobody_gets_an_answer_to_ike_on_a_nodes_own_address(quiet):
-    """Not by the firewall's grace: the daemon itself serves the virtual addresses only."""
+    """Not only because of the firewall: the daemon itself serves only the virtual addresses."""
     for site in quiet.sites:
         virtual = site.virtual("external")
         assert observe.ike_answers(network.ROUTER, virtual), f"no answer from {virtual}: this test would show nothing"

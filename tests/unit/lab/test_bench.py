@@ -1,4 +1,4 @@
-"""The benchmark counts what it has and makes what is missing."""
+"""The bench counts the runs that it has and makes those that are missing."""
 from __future__ import annotations
 
 import json
@@ -16,7 +16,7 @@ def results(folder: Path, *rows: dict) -> Path:
 
 
 def planned(file: Path, *words: str) -> list[tuple[str, list[str]]]:
-    """The rounds that are missing, by name."""
+    """The rounds that are missing: the names of fault and clients."""
     arguments = parser().parse_args(["--results", str(file), *words])
     return [(fault.name, [client.name for client in watched]) for fault, watched in missing("fast", arguments)]
 

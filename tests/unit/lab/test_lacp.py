@@ -1,4 +1,4 @@
-"""lab/lacp.py: what a switch says."""
+"""lab/lacp.py: the frames of a switch."""
 from __future__ import annotations
 
 from lab import lacp

@@ -1,4 +1,4 @@
-"""Which process runs which module, what is said of those above their budget, and what is kept of a failure."""
+"""Which process runs which module, which modules are above their budget, and what is kept of a failure."""
 from __future__ import annotations
 
 from collections import Counter
@@ -9,11 +9,11 @@ import pytest
 from tests import costs, failures, lanes
 from tests.conftest import TREE
 
-FIRST, SECOND, THIRD = lanes.LANES
+FIRST_LANE, SECOND_LANE, THIRD_LANE = lanes.LANES
 KNOWN = {"calibration": {"seconds": 1}, "bare": {"tests/lab/test_b.py": 300}, "sites": {"tests/lab/test_s.py": 100},
          "pair": {"tests/lab/test_p.py": 50, "tests/lab/test_q.py": 80},
          "integration": {"tests/integration/test_i.py": 9}}
-ALL = [module for kind, modules in KNOWN.items() if kind != "calibration" for module in modules]
+ALL_MODULES = [module for kind, modules in KNOWN.items() if kind != "calibration" for module in modules]
 
 
 def chosen(lane: lanes.Lane, waiting: list[str], *others: lanes.Lane) -> str | None:
@@ -21,22 +21,22 @@ def chosen(lane: lanes.Lane, waiting: list[str], *others: lanes.Lane) -> str | N
 
 
 def test_each_lane_begins_with_what_only_it_can_do():
-    assert chosen(FIRST, ALL, SECOND, THIRD) == "tests/lab/test_b.py"
-    assert chosen(SECOND, ALL, FIRST, THIRD) == "tests/integration/test_i.py"
-    assert chosen(THIRD, [*ALL, "tests/unit/test_u.py"], FIRST, SECOND) == "tests/unit/test_u.py"
+    assert chosen(FIRST_LANE, ALL_MODULES, SECOND_LANE, THIRD_LANE) == "tests/lab/test_b.py"
+    assert chosen(SECOND_LANE, ALL_MODULES, FIRST_LANE, THIRD_LANE) == "tests/integration/test_i.py"
+    assert chosen(THIRD_LANE, [*ALL_MODULES, "tests/unit/test_u.py"], FIRST_LANE, SECOND_LANE) == "tests/unit/test_u.py"
 
 
 def test_the_dearest_of_a_kind_comes_first():
-    assert chosen(SECOND, ["tests/lab/test_p.py", "tests/lab/test_q.py"], FIRST) == "tests/lab/test_q.py"
+    assert chosen(SECOND_LANE, ["tests/lab/test_p.py", "tests/lab/test_q.py"], FIRST_LANE) == "tests/lab/test_q.py"
 
 
 def test_a_lane_takes_nothing_that_another_one_has_to():
-    assert chosen(SECOND, ["tests/lab/test_s.py"], FIRST) is None
+    assert chosen(SECOND_LANE, ["tests/lab/test_s.py"], FIRST_LANE) is None
 
 
 def test_what_no_running_lane_takes_is_anybodys():
-    assert chosen(SECOND, ["tests/lab/test_s.py"], THIRD) == "tests/lab/test_s.py"
-    assert chosen(FIRST, ["tests/unit/test_u.py"]) == "tests/unit/test_u.py"
+    assert chosen(SECOND_LANE, ["tests/lab/test_s.py"], THIRD_LANE) == "tests/lab/test_s.py"
+    assert chosen(FIRST_LANE, ["tests/unit/test_u.py"]) == "tests/unit/test_u.py"
 
 
 def test_a_module_without_a_budget_is_of_its_folders_kind():

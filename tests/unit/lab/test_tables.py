@@ -1,4 +1,4 @@
-"""What the benchmark measured is shown by fault and configuration, with the worst and with who never came back."""
+"""The tables show what the bench measured by fault and configuration, with the worst and with who never came back."""
 from __future__ import annotations
 
 import json
@@ -11,7 +11,7 @@ from lab.bench.tables import shipped, summary, table
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """Raw figures: two crashes, one of them with a client that did not come back, and what is no part of a table."""
+    """Raw figures: two crashes, one with a client that never came back, and a row that is not part of a table."""
     rows = [{"configuration": "fast", "fault": "hang", "gaps": {"strong-fast": 1.5, "strong-plain": 190.0}},
             {"configuration": "fast", "fault": "crash", "gaps": {"strong-fast": 1.0, "libre-fast": 1.25},
              "serving": 0.5, "load": 0.2, "never": []},

@@ -11,7 +11,7 @@ from tests.conftest import EXAMPLES, TREE
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """The folder for an operator's own sites, in a tree of its own."""
+    """The folder for an operator's own sites, in a temporary tree."""
     (tmp_path / "pillar/sites").mkdir(parents=True)
     for path in ("pillar/schema.sls", "_modules/gateway.py"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -21,7 +21,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_the_examples_are_there_without_anything_of_an_operators(own):
-    assert topology.EXAMPLES == EXAMPLES / "sites" and topology.sites() == ["bern", "winterthur"]
+    assert topology.EXAMPLE_SITES == EXAMPLES / "sites" and topology.sites() == ["bern", "winterthur"]
     assert [host.minion_id for host in topology.site("bern", topology.Counter()).gateways] == ["gw-a.bern", "gw-b.bern"]
 
 
