@@ -19,11 +19,11 @@ def show(lab: Lab) -> int:
     with ThreadPoolExecutor() as pool:
         equipped = pool.submit(lab.equip_roadwarrior, site)
         step(" ".join(["salt '*gw*' state.apply", *words]))
-        first = apply(lab, "*gw*", *words)
+        first = apply(lab, "*gw*", *words, command=True)
         if first.failed:
             return _report(first)
         step("the same again: nothing may change")
-        second = apply(lab, "*gw*", *words)
+        second = apply(lab, "*gw*", *words, command=True)
         equipped.result()
     step("connecting the roadwarrior")
     observe.eventually(lambda: observe.holder(lab, site.name), 60)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab import applied, cache, image, network
 from lab.guest import Guest
@@ -19,6 +20,9 @@ from lab.kernel import Kernel, choose
 from lab.master import PORT_OF_PACKAGES, Master
 from lab.progress import step
 from lab.topology import TREE, Counter, Host, Site, roadwarrior, site
+
+if TYPE_CHECKING:
+    from lab.observe import Listener
 
 LAB_FOLDER = Path("/run/gateway-lab")
 PREPARED_LOCK = cache.ROOT / ".prepared"             # locked while `meanwhile` makes kernel and images
@@ -124,6 +128,7 @@ class Lab:
         """
         self.kernel = kernel
         self.more_packages = more_packages
+        self.listener: Listener | None = None      # once somebody wants events (observe.events)
         self.sites, people = wired(names, persons, behind_nat)
         for place in (LAB_FOLDER, Path("/run/netns")):
             place.mkdir(exist_ok=True)

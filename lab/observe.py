@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from lab.guest import Guest
 from lab.laboratory import Lab
@@ -179,11 +179,34 @@ class Happened(NamedTuple):
     data: dict[str, Any]
 
 
-class Events:
-    """The events that came over the master's bus since listening began."""
+class Listener:
+    """Hears the master's bus from its making until the lab ends: all that came is in `heard`."""
 
-    def __init__(self) -> None:
-        self.all: list[Happened] = []
+    def __init__(self, lab: Lab) -> None:
+        """Raises RuntimeError when the bus can not be listened to."""
+        self.heard: list[Happened] = []
+        self.process = subprocess.Popen([sys.executable, "-c", _LISTEN], stdout=subprocess.PIPE, text=True,
+                                        env=os.environ | {"SALT_CONFIG_DIR": str(lab.master.config)})
+        said = self.process.stdout
+        if not said or said.readline().strip() != "listening":
+            raise RuntimeError("listening on the master's event bus fails")
+        threading.Thread(target=self._collect, args=[said], daemon=True).start()
+
+    def _collect(self, said: IO[str]) -> None:
+        for line in said:
+            self.heard.append(Happened(*json.loads(line)))
+
+
+class Events:
+    """What has come over the master's bus since this was made."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._begin = listener, len(listener.heard)
+
+    @property
+    def all(self) -> list[Happened]:
+        """All of them, in order."""
+        return self._listener.heard[self._begin:]
 
     def of(self, minion: str = "", beacon: str = "", since: float = 0, **fields: object) -> list[Happened]:
         """The events after `since`, of a minion or `master`, of a beacon, with these values in their data.
@@ -191,7 +214,7 @@ class Events:
         Example: `of(condition="slave_down")`. An empty `minion` or `beacon` stands for any.
         """
         found = []
-        for event in list(self.all):
+        for event in self.all:
             parts = event.tag.split("/")
             sender = parts[2:4] if parts[:2] == ["salt", "beacon"] else ["master"] * 2
             if (parts[:2] in (["salt", "beacon"], ["gateway", "master"]) and "once" in event.data and event.came > since
@@ -213,24 +236,13 @@ class Events:
 
 @contextmanager
 def events(lab: Lab) -> Iterator[Events]:
-    """Collect the events on the master's bus while the block runs: `with events(lab) as seen: ... seen.wait(...)`."""
-    listener = subprocess.Popen([sys.executable, "-c", _LISTEN], stdout=subprocess.PIPE, text=True,
-                                env=os.environ | {"SALT_CONFIG_DIR": str(lab.master.config)})
-    seen, said = Events(), listener.stdout
-    assert said
+    """Collect the events on the master's bus while the block runs: `with events(lab) as seen: ... seen.wait(...)`.
 
-    def collect() -> None:
-        for line in said:
-            seen.all.append(Happened(*json.loads(line)))
-
-    try:
-        if said.readline().strip() != "listening":
-            raise RuntimeError("listening on the master's event bus fails")
-        threading.Thread(target=collect, daemon=True).start()
-        yield seen
-    finally:
-        listener.terminate()
-        listener.wait()
+    One process listens for the whole lab: it takes seconds of a processor to start.
+    """
+    if lab.listener is None or lab.listener.process.poll() is not None:
+        lab.listener = Listener(lab)
+    yield Events(lab.listener)
 
 
 def capture(namespace: str, interface: str, expression: str, during: Callable[[], object]) -> str:

@@ -97,7 +97,7 @@ def bare(kernel: Kernel) -> Lab:
 @pytest.fixture(scope="session")
 def looked_first(bare: Lab) -> Applied:
     """`state.apply test=True` on the bare hosts."""
-    return apply(bare, "*gw*", "test=True")
+    return apply(bare, "*gw*", "test=True", command=True)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,7 @@ def after_looking(bare: Lab, looked_first: Applied) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def first_run(bare: Lab, after_looking: dict[str, str]) -> Applied:
     """The first `state.apply`."""
-    return apply(bare, "*gw*")
+    return apply(bare, "*gw*", command=True)
 
 
 def _begins_bare(request: pytest.FixtureRequest) -> bool:

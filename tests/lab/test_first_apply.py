@@ -59,7 +59,7 @@ def test_second_run_changes_nothing_and_restarts_nothing(lab):
                 for minion, guest in lab.guests.items() if guest.host.master for unit in SERVICES}
 
     before = started()
-    second = apply(lab, "*gw*")
+    second = apply(lab, "*gw*", command=True)
     assert not second.failed, second.failed
     assert not second.changed, second.changed
     assert started() == before
