@@ -14,7 +14,7 @@ from lab.laboratory import Lab
 from lab.master import MASTER_TREE
 from lab.observe import eventually
 from lab.results import apply
-from tests.lab.test_certificates import DATABASE, events, issued  # noqa: F401  # fixtures
+from tests.lab.test_certificates import DATABASE, began, events, issued  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.long
 
