@@ -81,9 +81,12 @@ def _test(words: list[str]) -> int:
         run = laboratory.command(["inside", "test", "built", *words])
     else:
         run = _pytest(words, _lanes())
-    done = subprocess.run(laboratory.tied(run), cwd=TREE, check=False)
-    making.wait()
-    return done.returncode
+    with laboratory.one_group() as put:
+        child = subprocess.Popen(laboratory.tied(run), cwd=TREE)
+        put(child.pid)
+        code = child.wait()
+        making.wait()
+    return code
 
 
 def _pytest(words: list[str], lanes: list[str]) -> list[str]:
