@@ -39,6 +39,7 @@ class Guest:
         self.disk_file = self.folder / "disk.cow"     # what the host has written over `disk`
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
+        self._niceness = 0
         self._bell: socket.socket | None = None       # the other end is the host's /dev/tty1 (lab-console)
         for part in ("console", "root"):
             (self.folder / part).mkdir(parents=True)
@@ -95,7 +96,7 @@ class Guest:
         # page faults are slow here.
         # Trap: without "t" (no trim) user-mode-linux writes the zeroes that ext4 asks for into the wrong
         # place of a copy-on-write file, and the disk is corrupt at the next boot.
-        command = ["taskset", "--cpu-list", str(self.processor),
+        command = ["nice", "-n", str(self._niceness), "taskset", "--cpu-list", str(self.processor),
                    str(self.kernel.binary), "seccomp=on", "mem=640M", f"umid={self.host.minion_id}",
                    f"ubd0t={self.disk_file},{self.disk}", "root=/dev/ubda", "rw", "quiet",
                    "con=null", "con0=null,fd:1", f"con1=fd:{its_end.fileno()},null",
@@ -129,8 +130,9 @@ class Guest:
                 os.kill(pid, number)
 
     def niceness(self, value: int) -> None:
-        """Set the niceness of all of the host's processes (setpriority(2), 0 to 19), from now until it is off."""
-        for pid in self._processes():
+        """Set the niceness of all of the host's processes (setpriority(2), -20 to 19), also after its next start."""
+        self._niceness = value
+        for pid in self._processes() if self._process else ():
             with contextlib.suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, pid, value)
 

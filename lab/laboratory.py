@@ -210,12 +210,12 @@ class Lab:
         return [self.guests[host.minion_id] for its in self.sites if its.name == name for host in its.gateways]
 
     def start(self, niceness: int = 0) -> None:
-        """Boot everything and wait until every minion answers. The hosts run with `niceness` (0 to 19)."""
+        """Boot everything and wait until every minion answers. The hosts run with `niceness` (-20 to 19)."""
         step(f"booting {len(self.guests)} hosts, kernel {self.kernel.name}")
         self.master.start()
         for guest in self.guests.values():
-            guest.start()
             guest.niceness(niceness)
+            guest.start()
         for guest in self.guests.values():
             guest.wait_up()
         step("waiting for the minions")
