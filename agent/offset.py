@@ -17,7 +17,8 @@ class Offset:
     def heard(self, message: object, now: float) -> None:
         """Notes a message that came at `now`, by this node's clock. An agent of an older release sends no time."""
         said = message.get(CLOCK_FIELD) if isinstance(message, dict) else None
-        if isinstance(said, (int, float)) and not isinstance(said, bool) and math.isfinite(said) and abs(said) < 2**40:
+        # Trap: math.isfinite() raises OverflowError for an integer of hundreds of digits, so the size comes first.
+        if isinstance(said, (int, float)) and not isinstance(said, bool) and abs(said) < 2**40 and math.isfinite(said):
             self.seen.append(said - now)
 
     def forget(self) -> None:

@@ -251,6 +251,14 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "node.",
         "The roll-out has stopped. The master tries again after the next change, or after salt-run resync.go {site}.",
         "salt-run gateway.validate {site}, then: salt '*.{site}' state.apply test=True"),
+    ("master", "rollout_waits"): Entry(
+        "warning", "a change waits to be rolled out to {site}: {now}", "the change no longer waits at {site}",
+        "Users are served as before: nothing was rolled out yet.",
+        "The master tries again, up to 5 minutes apart, until both nodes answer and one is active, the other standby.",
+        "salt-run gateway.roles {site}, then what docs/takeover.md says of the roles that it prints"),
+    ("master", "would_resync"): Entry(
+        "info", "the master would roll out to {site}, if dry_run were not set: {now}", "",
+        "Nothing: nothing was changed.", NOTHING, "salt-run resync.dry_run {site}"),
     ("master", "rollout_refused"): Entry(
         "critical", "a change of {site} has mistakes: {now}", "the site {site} has no mistakes any more",
         "Users are served as before: nothing was rolled out.", NOTHING,
@@ -270,7 +278,7 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "Check all links between the two nodes. Who is active: salt-run gateway.roles {subject}. If both are, and it "
         "lasts: on one node systemctl stop heartbeat"),
     ("master", "nodes_differ"): Entry(
-        "critical", "the two nodes of {site} are not the same: {subject}", "the two nodes of {site} are the same again",
+        "critical", "the two nodes of {site} are not the same: {now}", "the two nodes of {site} are the same again",
         "Nobody notices until a takeover; then some or all users could not connect.", NOTHING,
         "salt '*.{site}' state.apply test=True, then state.orch orch.update"),
     ("master", "drift_fight"): Entry(

@@ -23,6 +23,14 @@ def test_the_beacons_conditions_are_those_of_the_catalogue(beacon):
     assert conditions == {condition for name, condition in catalogue.CATALOGUE if name == beacon}
 
 
+def test_what_a_roll_out_raises_is_in_the_catalogue():
+    """Two of them were not: people got "the master reports master: rollout_waits of"."""
+    raised = set(re.findall(r'self\.(?:alert|over)\("(\w+)"|Raise\("(\w+)"', (TREE / "resync/decide.py").read_text()))
+    names = {one or other for one, other in raised}
+    assert {"rollout_failed", "would_resync"} <= names
+    assert names <= {condition for beacon, condition in catalogue.CATALOGUE if beacon == "master"}
+
+
 @pytest.mark.parametrize("key", sorted(catalogue.CATALOGUE), ids=":".join)
 def test_an_entry_says_everything_and_uses_known_words(key):
     entry = catalogue.CATALOGUE[key]
