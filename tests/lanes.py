@@ -8,6 +8,7 @@ A pytest plugin (pyproject.toml, addopts). Without lanes (`lab/run test PATH`) i
 """
 from __future__ import annotations
 
+import functools
 import os
 import tomllib
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
 LANE = "LAB_LANE"           # in a lane's environment: its name
+PLAIN_NICENESS = -10        # of the lane while it runs modules that need neither master nor lab (setpriority(2))
 UNBUDGETED_SECONDS = 60.0   # for a module that has no budget yet
 
 
@@ -116,3 +118,15 @@ def _lane(node: WorkerController) -> Lane:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Any:
     """The scheduler that xdist asks for; None without lanes, then xdist uses its own."""
     return LaneScheduling(config, log) if any(LANE in spec for spec in config.getoption("tx")) else None
+
+
+@functools.cache
+def _niceness(module: str) -> int:
+    return PLAIN_NICENESS if kind_of(module, budgets()) == "plain" else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The unit tests watch processes by the tenth of a second, beside hosts that boot in another lane: they go first."""
+    if here() and os.geteuid() == 0:
+        os.setpriority(os.PRIO_PROCESS, 0, _niceness(item.nodeid.split("::", 1)[0]))
