@@ -127,6 +127,6 @@ def _niceness(module: str) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The unit tests watch processes by the tenth of a second, beside hosts that boot in another lane: they go first."""
+    """The unit tests look at processes ten times a second, beside hosts that boot in another lane: they go first."""
     if here() and os.geteuid() == 0:
         os.setpriority(os.PRIO_PROCESS, 0, _niceness(item.nodeid.split("::", 1)[0]))
