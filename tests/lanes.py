@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
+# Modules of this kind share a master, and keep the order in which pytest found them: one of them leaves incidents open
+# that events of another would join.
+IN_ORDER = "integration"
 LANE = "LAB_LANE"           # in a lane's environment: its name
 PLAIN_NICENESS = -10        # of the lane while it runs modules that need neither master nor lab (setpriority(2))
 UNBUDGETED_SECONDS = 60.0   # for a module that has no budget yet
@@ -75,7 +78,7 @@ def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, 
     for kind in lane.kinds:
         its = [module for module in waiting if kinds[module] == kind]
         if its:
-            return max(its, key=cost)
+            return its[0] if kind == IN_ORDER else max(its, key=cost)
     served = {kind for each in others for kind in each.kinds}
     return next((module for module in waiting if kinds[module] not in served), None)
 

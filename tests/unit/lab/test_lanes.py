@@ -30,6 +30,12 @@ def test_the_dearest_of_a_kind_comes_first():
     assert chosen(SECOND_LANE, ["tests/lab/test_p.py", "tests/lab/test_q.py"], FIRST_LANE) == "tests/lab/test_q.py"
 
 
+def test_modules_that_share_a_master_keep_their_order():
+    waiting = ["tests/integration/test_cheap.py", "tests/integration/test_i.py"]
+    known = KNOWN | {"integration": {"tests/integration/test_cheap.py": 1, "tests/integration/test_i.py": 9}}
+    assert lanes.choose(SECOND_LANE, waiting, [FIRST_LANE], known) == "tests/integration/test_cheap.py"
+
+
 def test_a_lane_takes_nothing_that_another_one_has_to():
     assert chosen(SECOND_LANE, ["tests/lab/test_s.py"], FIRST_LANE) is None
 
