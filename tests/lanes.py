@@ -33,18 +33,24 @@ UNBUDGETED_SECONDS = 60.0   # for a module that has no budget yet
 
 @dataclass(frozen=True)
 class Lane:
-    """One process. `kinds`: the kinds of modules that it runs, most preferred first. `sites`: those of its lab."""
+    """One process. `kinds`: the kinds of modules that it runs, most preferred first. `sites`: those of its lab.
+
+    `meanwhile`: the kinds in their order until the first lane has applied the sites and kept them: another lane's lab
+    waits for that.
+    """
 
     name: str
     kinds: tuple[str, ...]
     sites: tuple[str, ...]
+    meanwhile: tuple[str, ...] = ()
 
 
 # Kinds. bare: starts on bare hosts. sites: needs both sites. pair: needs the first site only, and half of the
 # processor time.
 LANES = (Lane("first", ("bare", "sites", "pair"), ("winterthur", "bern")),
          Lane("second", ("integration", "pair"), ("winterthur",)),
-         Lane("third", ("plain", "integration", "pair"), ("winterthur",)))
+         # integration tests wait more than they work: beside them there is time for a second lab
+         Lane("third", ("plain", "pair", "integration"), ("winterthur",), ("plain", "integration", "pair")))
 
 
 def here() -> Lane | None:
@@ -66,7 +72,8 @@ def kind_of(module: str, known: dict[str, dict[str, float]]) -> str:
         "integration" if module.startswith("tests/integration/") else "plain")
 
 
-def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, dict[str, float]]) -> str | None:
+def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, dict[str, float]],
+           kept: bool = True) -> str | None:
     """The module that a lane takes next, of those that wait; None when there is none for it.
 
     A module that no other running lane (`others`) may take goes to any lane: with `-k`, or when a lane has died.
@@ -75,7 +82,7 @@ def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, 
         return known.get(kind_of(module, known), {}).get(module, UNBUDGETED_SECONDS)
 
     kinds = {module: kind_of(module, known) for module in waiting}
-    for kind in lane.kinds:
+    for kind in lane.kinds if kept else lane.meanwhile or lane.kinds:
         its = [module for module in waiting if kinds[module] == kind]
         if its:
             return its[0] if kind == IN_ORDER else max(its, key=cost)
@@ -95,7 +102,13 @@ class LaneScheduling(LoadScopeScheduling):
 
     def _next(self, node: WorkerController) -> str | None:
         others = [_lane(other) for other in self.nodes if other is not node and not other.shutting_down]
-        return choose(_lane(node), list(self.workqueue), others, self._known)
+        return choose(_lane(node), list(self.workqueue), others, self._known, self._kept())
+
+    def _kept(self) -> bool:
+        """Whether no module that starts on bare hosts waits or runs."""
+        pending = [scope for units in self.assigned_work.values() for scope, unit in units.items()
+                   if not all(unit.values())]
+        return not any(kind_of(scope, self._known) == "bare" for scope in [*self.workqueue, *pending])
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         scope = self._next(node)

@@ -319,8 +319,10 @@ words = ["journalctl", "--all", "-o", "export", f"--since=@{since:.0f}"]
 journal = subprocess.run(words, stdout=subprocess.PIPE).stdout
 if any(each in journal for each in needles):
     print("the journal")
-if canary in journal and looked > 20:
+if canary in journal and looked:
     print("searched")
+else:
+    print(f"{looked} files looked at, the canary {'is' if canary in journal else 'is not'} in the journal")
 """
 
 

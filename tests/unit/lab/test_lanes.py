@@ -30,6 +30,12 @@ def test_the_dearest_of_a_kind_comes_first():
     assert chosen(SECOND_LANE, ["tests/lab/test_p.py", "tests/lab/test_q.py"], FIRST_LANE) == "tests/lab/test_q.py"
 
 
+def test_until_the_sites_are_kept_a_lane_does_not_wait_for_them():
+    waiting = ["tests/lab/test_p.py", "tests/integration/test_i.py"]
+    assert lanes.choose(THIRD_LANE, waiting, [FIRST_LANE], KNOWN, kept=False) == "tests/integration/test_i.py"
+    assert lanes.choose(THIRD_LANE, waiting, [FIRST_LANE], KNOWN, kept=True) == "tests/lab/test_p.py"
+
+
 def test_modules_that_share_a_master_keep_their_order():
     waiting = ["tests/integration/test_cheap.py", "tests/integration/test_i.py"]
     known = KNOWN | {"integration": {"tests/integration/test_cheap.py": 1, "tests/integration/test_i.py": 9}}
