@@ -42,8 +42,8 @@ def _schedule(pid: int, niceness: int) -> None:
     """Give a process, and what it forks from now on, its niceness and the shortest turns on the processor there are.
 
     A host's kernel and the process that this runs hand over to each other some thousand times a second, and each time
-    the other one waits for whoever has the processor: beside two more labs, hosts stood still for up to 3.5 s. A process
-    that asks for short turns gets them soon (Linux from 6.12 on; before that it changes nothing).
+    the other one waits for whoever has the processor: beside two more labs, hosts stood still for up to 3.5 s. What
+    asks for short turns gets them soon (Linux from 6.12 on; before that it changes nothing).
     """
     libc = ctypes.CDLL(None, use_errno=True)
     its = _SchedAttr(ctypes.sizeof(_SchedAttr), 0, 0, niceness, 0, SHORTEST_TURN_NS, 0, 0)
