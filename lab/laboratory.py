@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,8 +125,11 @@ def one_group() -> Iterator[Callable[[int], None]]:
     try:
         yield put
     finally:
-        with contextlib.suppress(OSError):      # something in it has not ended yet
-            group.rmdir()
+        for _ in range(50):         # what was killed in it ends in its own time
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
 
 
 def enter(words: list[str]) -> None:
