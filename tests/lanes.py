@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
-# Modules of this kind share a master, and keep the order in which pytest found them: one of them leaves incidents open
+# Modules of this kind share a master, and keep the order of their names, in which pytest finds them: one of them leaves incidents open
 # that events of another would join.
 IN_ORDER = "integration"
 LANE = "LAB_LANE"           # in a lane's environment: its name
@@ -85,7 +85,7 @@ def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, 
     for kind in lane.kinds if kept else lane.meanwhile or lane.kinds:
         its = [module for module in waiting if kinds[module] == kind]
         if its:
-            return its[0] if kind == IN_ORDER else max(its, key=cost)
+            return min(its) if kind == IN_ORDER else max(its, key=cost)
     served = {kind for each in others for kind in each.kinds}
     return next((module for module in waiting if kinds[module] not in served), None)
 

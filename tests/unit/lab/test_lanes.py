@@ -37,7 +37,7 @@ def test_until_the_sites_are_kept_a_lane_does_not_wait_for_them():
 
 
 def test_modules_that_share_a_master_keep_their_order():
-    waiting = ["tests/integration/test_cheap.py", "tests/integration/test_i.py"]
+    waiting = ["tests/integration/test_i.py", "tests/integration/test_cheap.py"]
     known = KNOWN | {"integration": {"tests/integration/test_cheap.py": 1, "tests/integration/test_i.py": 9}}
     assert lanes.choose(SECOND_LANE, waiting, [FIRST_LANE], known) == "tests/integration/test_cheap.py"
 
