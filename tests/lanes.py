@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
-# Modules of this kind share a master and run in the order of their names, as without lanes: some leave incidents open that
-# the events of others would join.
+# Modules of this kind share a master and run in the order of their names, as without lanes: some of them leave
+# incidents open, which the events of others would join.
 IN_ORDER = "integration"
 LANE = "LAB_LANE"           # in a lane's environment: its name
 PLAIN_NICENESS = -10        # of the lane while it runs modules that need neither master nor lab (setpriority(2))

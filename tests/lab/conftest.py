@@ -34,8 +34,8 @@ RERUN_MODULES = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bondi
                  "test_fencing", "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover",
                  "test_tunnels"}
 REST_SECONDS = 20
-# Of the hosts, beside other lanes: the first run has no deadlines to meet, a gateway that serves has.
-FIRST_RUN_NICENESS, SERVING_NICENESS = 5, -5
+# Of the hosts, beside other lanes: boot and first run have no deadlines to meet, a gateway that serves has.
+BOOT_NICENESS, SERVING_NICENESS = 5, -5
 APPLIED_WITHIN_SECONDS = 1800 # a lane waits this long for the lane that begins with bare hosts
 
 
@@ -92,7 +92,7 @@ def kernel() -> Kernel:
 @pytest.fixture(scope="session")
 def bare(kernel: Kernel) -> Lab:
     """Bare hosts: nothing has been applied yet. They run niced, because the tests of other lanes have deadlines."""
-    return _start(SITES, kernel, None, niceness=FIRST_RUN_NICENESS if lanes.here() else 0)
+    return _start(SITES, kernel, None, niceness=BOOT_NICENESS if lanes.here() else 0)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def lab(request: pytest.FixtureRequest, kernel: Kernel) -> Lab:
     if not kept:
         # another lane is applying the bare hosts
         kept = eventually(lambda: applied.find(kernel, SITES), APPLIED_WITHIN_SECONDS, every=2)
-    lab = _start(list(lane.sites) if lane else SITES, kernel, kept)
+    lab = _start(list(lane.sites) if lane else SITES, kernel, kept, niceness=BOOT_NICENESS if lane else 0)
     return _connected(lab)
 
 
