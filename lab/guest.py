@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import hashlib
 import itertools
 import json
@@ -19,36 +17,12 @@ from typing import Any
 from lab.kernel import Kernel
 from lab.topology import Host, Nic
 
-SHORTEST_TURN_NS = 100_000      # what sched_setattr(2) takes for SCHED_OTHER at least: 0.1 ms (kernel/sched/syscalls.c)
-SYS_SCHED_SETATTR = 314         # x86-64
-
 
 class Failed(subprocess.CalledProcessError):
     """A command on a host ended with an error; the text contains what the command printed."""
 
     def __str__(self) -> str:
         return f"{super().__str__()} {self.stdout}{self.stderr}".strip()
-
-
-class _SchedAttr(ctypes.Structure):
-    """struct sched_attr of sched_setattr(2), version 0. `runtime` is in ns; the rest is for other policies."""
-
-    _fields_ = [("size", ctypes.c_uint32), ("policy", ctypes.c_uint32), ("flags", ctypes.c_uint64),
-                ("nice", ctypes.c_int32), ("priority", ctypes.c_uint32), ("runtime", ctypes.c_uint64),
-                ("deadline", ctypes.c_uint64), ("period", ctypes.c_uint64)]
-
-
-def _schedule(pid: int, niceness: int) -> None:
-    """Give a process, and what it forks from now on, its niceness and the shortest turns on the processor there are.
-
-    A host's kernel and the process that this runs hand over to each other some thousand times a second, and each time
-    the other one waits for whoever has the processor: beside two more labs, hosts stood still for up to 3.5 s. What
-    asks for short turns gets them soon (Linux from 6.12 on; before that it changes nothing).
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    its = _SchedAttr(ctypes.sizeof(_SchedAttr), 0, 0, niceness, 0, SHORTEST_TURN_NS, 0, 0)
-    if libc.syscall(SYS_SCHED_SETATTR, pid, ctypes.byref(its), 0) and ctypes.get_errno() != errno.ESRCH:
-        raise OSError(ctypes.get_errno(), f"sched_setattr({pid})")
 
 
 class Guest:
@@ -65,7 +39,6 @@ class Guest:
         self.disk_file = self.folder / "disk.cow"     # what the host has written over `disk`
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._niceness = 0
         self._bell: socket.socket | None = None       # the other end is the host's /dev/tty1 (lab-console)
         for part in ("console", "root"):
             (self.folder / part).mkdir(parents=True)
@@ -137,7 +110,6 @@ class Guest:
                                              pass_fds=[its_end.fileno()], start_new_session=True,
                                              env=os.environ | {"TMPDIR": "/dev/shm"})
         its_end.close()
-        _schedule(self._process.pid, self._niceness)
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process, f"{self.host.name} was never started"
@@ -155,13 +127,6 @@ class Guest:
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-    def niceness(self, value: int) -> None:
-        """Set the niceness of all of the host's processes (setpriority(2), -20 to 19), also after its next start."""
-        self._niceness = value
-        for pid in self._processes() if self._process else ():
-            for thread in Path(f"/proc/{pid}/task").glob("*"):
-                _schedule(int(thread.name), value)
 
     def crash(self) -> None:
         """Cut the power: the host flushes nothing and announces nothing."""

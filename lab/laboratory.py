@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import ctypes
 import fcntl
 import itertools
@@ -11,8 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
 LAB_FOLDER = Path("/run/gateway-lab")
 PREPARED_LOCK = cache.ROOT / ".prepared"             # locked while `meanwhile` makes kernel and images
 PREPARED_MARK = "complete"                           # the lock file's content when that has succeeded
-AUTOGROUPS = Path("/proc/sys/kernel/sched_autogroup_enabled")
-CONTROL_GROUPS = Path("/sys/fs/cgroup/cpu")          # version 1; with version 2 and systemd nobody is in the root group
 CLONE_NEWNET = 0x40000000                            # unshare(2); Python has it from 3.12 on
 CLIENT_PACKAGES = ["libreswan", "libnss3-tools"]     # what a roadwarrior's user installs
 ROADWARRIOR = "roadwarrior"
@@ -103,33 +98,6 @@ def command(arguments: list[str], own_network: bool = True) -> list[str]:
     """
     return ["unshare", *(["--net"] if own_network else []), "--mount", "--pid", "--fork", "--kill-child",
             "--mount-proc", sys.executable, "-m", "lab", *arguments]
-
-
-@contextlib.contextmanager
-def one_group() -> Iterator[Callable[[int], None]]:
-    """Gives a function that puts a process, and what it starts from then on, into one group of the scheduler's.
-
-    Trap: where the kernel makes a group of each session by itself (sched(7), "The autogroup feature"), every process of
-    every host is a group, since user-mode-linux gives each a session; the tests' Salt daemons share a single one and
-    starve. Niceness counts within a group only. A process in a control group of its own is spared that; on a machine
-    with systemd all are.
-    """
-    group = CONTROL_GROUPS / f"gateway-lab-{os.getpid()}"
-    if not AUTOGROUPS.exists() or AUTOGROUPS.read_text().strip() != "1" or not (group.parent / "cgroup.procs").exists():
-        yield lambda pid: None
-        return
-    def put(pid: int) -> None:
-        (group / "cgroup.procs").write_text(f"{pid}\n")
-
-    group.mkdir()
-    try:
-        yield put
-    finally:
-        for _ in range(50):         # what was killed in it ends in its own time
-            with contextlib.suppress(OSError):
-                group.rmdir()
-                break
-            time.sleep(0.1)
 
 
 def enter(words: list[str]) -> None:
@@ -213,12 +181,11 @@ class Lab:
         """The two gateways of a site."""
         return [self.guests[host.minion_id] for its in self.sites if its.name == name for host in its.gateways]
 
-    def start(self, niceness: int = 0) -> None:
-        """Boot everything and wait until every minion answers. The hosts run with `niceness` (-20 to 19)."""
+    def start(self) -> None:
+        """Boot everything and wait until every minion answers."""
         step(f"booting {len(self.guests)} hosts, kernel {self.kernel.name}")
         self.master.start()
         for guest in self.guests.values():
-            guest.niceness(niceness)
             guest.start()
         for guest in self.guests.values():
             guest.wait_up()

@@ -8,7 +8,6 @@ A pytest plugin (pyproject.toml, addopts). Without lanes (`lab/run test PATH`) i
 """
 from __future__ import annotations
 
-import functools
 import os
 import tomllib
 from dataclasses import dataclass
@@ -27,30 +26,23 @@ BUDGETS = Path(__file__).parent / "budgets.toml"
 # incidents open, which the events of others would join.
 IN_ORDER = "integration"
 LANE = "LAB_LANE"           # in a lane's environment: its name
-PLAIN_NICENESS = -10        # of the lane while it runs modules that need neither master nor lab (setpriority(2))
 UNBUDGETED_SECONDS = 60.0   # for a module that has no budget yet
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One process. `kinds`: the kinds of modules that it runs, most preferred first. `sites`: those of its lab.
-
-    `meanwhile`: the kinds in their order until the first lane has applied the sites and kept them: another lane's lab
-    waits for that.
-    """
+    """One process. `kinds`: the kinds of modules that it runs, most preferred first. `sites`: those of its lab."""
 
     name: str
     kinds: tuple[str, ...]
     sites: tuple[str, ...]
-    meanwhile: tuple[str, ...] = ()
 
 
 # Kinds. bare: starts on bare hosts. sites: needs both sites. pair: needs the first site only, and half of the
-# processor time.
+# processor time. No third lane: a pair at rest takes a seventh of two processors, and beside two more labs the hosts
+# stood still for seconds (docs/lab.md).
 LANES = (Lane("first", ("bare", "sites", "pair"), ("winterthur", "bern")),
-         Lane("second", ("integration", "pair"), ("winterthur",)),
-         # integration tests wait more than they work: beside them there is time for a second lab
-         Lane("third", ("plain", "pair", "integration"), ("winterthur",), ("plain", "integration", "pair")))
+         Lane("second", ("plain", "integration", "pair"), ("winterthur",)))
 
 
 def here() -> Lane | None:
@@ -72,8 +64,7 @@ def kind_of(module: str, known: dict[str, dict[str, float]]) -> str:
         "integration" if module.startswith("tests/integration/") else "plain")
 
 
-def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, dict[str, float]],
-           kept: bool = True) -> str | None:
+def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, dict[str, float]]) -> str | None:
     """The module that a lane takes next, of those that wait; None when there is none for it.
 
     A module that no other running lane (`others`) may take goes to any lane: with `-k`, or when a lane has died.
@@ -82,7 +73,7 @@ def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, 
         return known.get(kind_of(module, known), {}).get(module, UNBUDGETED_SECONDS)
 
     kinds = {module: kind_of(module, known) for module in waiting}
-    for kind in lane.kinds if kept else lane.meanwhile or lane.kinds:
+    for kind in lane.kinds:
         its = [module for module in waiting if kinds[module] == kind]
         if its:
             return min(its) if kind == IN_ORDER else max(its, key=cost)
@@ -102,13 +93,7 @@ class LaneScheduling(LoadScopeScheduling):
 
     def _next(self, node: WorkerController) -> str | None:
         others = [_lane(other) for other in self.nodes if other is not node and not other.shutting_down]
-        return choose(_lane(node), list(self.workqueue), others, self._known, self._kept())
-
-    def _kept(self) -> bool:
-        """Whether no module that starts on bare hosts waits or runs."""
-        pending = [scope for units in self.assigned_work.values() for scope, unit in units.items()
-                   if not all(unit.values())]
-        return not any(kind_of(scope, self._known) == "bare" for scope in [*self.workqueue, *pending])
+        return choose(_lane(node), list(self.workqueue), others, self._known)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         scope = self._next(node)
@@ -134,15 +119,3 @@ def _lane(node: WorkerController) -> Lane:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Any:
     """The scheduler that xdist asks for; None without lanes, then xdist uses its own."""
     return LaneScheduling(config, log) if any(LANE in spec for spec in config.getoption("tx")) else None
-
-
-@functools.cache
-def _niceness(module: str) -> int:
-    return PLAIN_NICENESS if kind_of(module, budgets()) == "plain" else 0
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The unit tests look at processes ten times a second, beside hosts that boot in another lane: they go first."""
-    if here() and os.geteuid() == 0:
-        os.setpriority(os.PRIO_PROCESS, 0, _niceness(item.nodeid.split("::", 1)[0]))

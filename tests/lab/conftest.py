@@ -34,8 +34,6 @@ RERUN_MODULES = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bondi
                  "test_fencing", "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover",
                  "test_tunnels"}
 REST_SECONDS = 20
-# Of the hosts, beside other lanes: boot and first run have no deadlines to meet, a gateway that serves has.
-BOOT_NICENESS, SERVING_NICENESS = 5, -5
 APPLIED_WITHIN_SECONDS = 1800 # a lane waits this long for the lane that begins with bare hosts
 
 
@@ -75,11 +73,11 @@ def _said(guest: Guest, since: float) -> str:
     return "\n".join(said.splitlines()[-LOG_LINES_SHOWN:])
 
 
-def _start(sites: list[str], kernel: Kernel, kept: Path | None, niceness: int = 0) -> Lab:
+def _start(sites: list[str], kernel: Kernel, kept: Path | None) -> Lab:
     """A lab with the roadwarriors that its tests need."""
     persons = (ROADWARRIOR, STRONGSWAN, TRAVELLER) if sites == SITES else (ROADWARRIOR,)
     lab = Lab(sites, kernel, persons, more_packages(), behind_nat=tuple({TRAVELLER} & set(persons)), kept=kept)
-    lab.start(niceness)
+    lab.start()
     return lab
 
 
@@ -92,7 +90,7 @@ def kernel() -> Kernel:
 @pytest.fixture(scope="session")
 def bare(kernel: Kernel) -> Lab:
     """Bare hosts: nothing has been applied yet. They run niced, because the tests of other lanes have deadlines."""
-    return _start(SITES, kernel, None, niceness=BOOT_NICENESS if lanes.here() else 0)
+    return _start(SITES, kernel, None)
 
 
 @pytest.fixture(scope="session")
@@ -121,8 +119,6 @@ def _begins_bare(request: pytest.FixtureRequest) -> bool:
 
 
 def _connected(lab: Lab) -> Lab:
-    for guest in lab.guests.values() if lanes.here() else ():
-        guest.niceness(SERVING_NICENESS)
     eventually(lambda: observe.holder(lab, "winterthur"), 90)
     observe.connect_roadwarrior(lab)
     return lab
@@ -146,7 +142,7 @@ def lab(request: pytest.FixtureRequest, kernel: Kernel) -> Lab:
     if not kept:
         # another lane is applying the bare hosts
         kept = eventually(lambda: applied.find(kernel, SITES), APPLIED_WITHIN_SECONDS, every=2)
-    lab = _start(list(lane.sites) if lane else SITES, kernel, kept, niceness=BOOT_NICENESS if lane else 0)
+    lab = _start(list(lane.sites) if lane else SITES, kernel, kept)
     return _connected(lab)
 
 

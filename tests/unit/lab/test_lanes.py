@@ -9,7 +9,7 @@ import pytest
 from tests import costs, failures, lanes
 from tests.conftest import TREE
 
-FIRST_LANE, SECOND_LANE, THIRD_LANE = lanes.LANES
+FIRST_LANE, SECOND_LANE = lanes.LANES
 KNOWN = {"calibration": {"seconds": 1}, "bare": {"tests/lab/test_b.py": 300}, "sites": {"tests/lab/test_s.py": 100},
          "pair": {"tests/lab/test_p.py": 50, "tests/lab/test_q.py": 80},
          "integration": {"tests/integration/test_i.py": 9}}
@@ -21,19 +21,13 @@ def chosen(lane: lanes.Lane, waiting: list[str], *others: lanes.Lane) -> str | N
 
 
 def test_each_lane_begins_with_what_only_it_can_do():
-    assert chosen(FIRST_LANE, ALL_MODULES, SECOND_LANE, THIRD_LANE) == "tests/lab/test_b.py"
-    assert chosen(SECOND_LANE, ALL_MODULES, FIRST_LANE, THIRD_LANE) == "tests/integration/test_i.py"
-    assert chosen(THIRD_LANE, [*ALL_MODULES, "tests/unit/test_u.py"], FIRST_LANE, SECOND_LANE) == "tests/unit/test_u.py"
+    assert chosen(FIRST_LANE, ALL_MODULES, SECOND_LANE) == "tests/lab/test_b.py"
+    assert chosen(SECOND_LANE, ALL_MODULES, FIRST_LANE) == "tests/integration/test_i.py"
+    assert chosen(SECOND_LANE, [*ALL_MODULES, "tests/unit/test_u.py"], FIRST_LANE) == "tests/unit/test_u.py"
 
 
 def test_the_dearest_of_a_kind_comes_first():
     assert chosen(SECOND_LANE, ["tests/lab/test_p.py", "tests/lab/test_q.py"], FIRST_LANE) == "tests/lab/test_q.py"
-
-
-def test_until_the_sites_are_kept_a_lane_does_not_wait_for_them():
-    waiting = ["tests/lab/test_p.py", "tests/integration/test_i.py"]
-    assert lanes.choose(THIRD_LANE, waiting, [FIRST_LANE], KNOWN, kept=False) == "tests/integration/test_i.py"
-    assert lanes.choose(THIRD_LANE, waiting, [FIRST_LANE], KNOWN, kept=True) == "tests/lab/test_p.py"
 
 
 def test_modules_that_share_a_master_keep_their_order():
@@ -47,7 +41,7 @@ def test_a_lane_takes_nothing_that_another_one_has_to():
 
 
 def test_what_no_running_lane_takes_is_anybodys():
-    assert chosen(SECOND_LANE, ["tests/lab/test_s.py"], THIRD_LANE) == "tests/lab/test_s.py"
+    assert chosen(SECOND_LANE, ["tests/lab/test_s.py"]) == "tests/lab/test_s.py"
     assert chosen(FIRST_LANE, ["tests/unit/test_u.py"]) == "tests/unit/test_u.py"
 
 
