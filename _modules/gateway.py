@@ -27,6 +27,9 @@ except ImportError:  # the lab reads sites without Salt
 
 __virtualname__ = "gateway"
 
+# Characters above U+FFFF become two surrogates in JSON, which no YAML reader takes: one of them breaks every SLS that
+# has the settings in it. The others start a comment or a line, or are no characters.
+_NOT_IN_A_RULE = r"#\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff\U00010000-\U0010ffff"
 # A value that goes into a configuration file must not start a line, a comment or a quotation there.
 _PATTERNS = {
     "name": (r"[A-Za-z][A-Za-z0-9_-]{0,62}", "a letter, then letters, digits, - and _, 63 characters at most"),
@@ -39,7 +42,12 @@ _PATTERNS = {
     "interface": (r"[A-Za-z][A-Za-z0-9._-]{0,14}",
                   "an interface's name: a letter, then letters, digits, . - and _, 15 characters at most"),
     "path": (r"(/[A-Za-z0-9._+-]+)+", "an absolute path of letters, digits and ._+-"),
-    "device": (r"/dev(/[A-Za-z0-9._+-]+)+", "a device such as /dev/ttyS0 or /dev/watchdog"),
+    # No part of it is . or .., which would lead elsewhere. heartbeat writes to both devices, rsyslog to the log.
+    "log": (r"/var/log(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._+-]+)+",
+            "a file under /var/log, of letters, digits and ._+-, without .."),
+    "serial": (r"/dev/(tty[A-Za-z]+[0-9]+|serial(/(?!\.{1,2}(/|\Z))[A-Za-z0-9:._+-]+)+)",
+               "a serial line such as /dev/ttyS0, or one under /dev/serial"),
+    "watchdog": (r"/dev/watchdog[0-9]*", "a watchdog such as /dev/watchdog or /dev/watchdog1"),
     # What a certificate calls somebody; the first three forms have no "=", a distinguished name has.
     "person": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*)?"
                r"|[A-Z]+=[A-Za-z0-9][A-Za-z0-9 .@_'+-]*(, ?[A-Z]+=[A-Za-z0-9][A-Za-z0-9 .@_'+-]*)*",
@@ -52,10 +60,11 @@ _PATTERNS = {
     "subject": (r"(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*)"
                 r"(, *(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*))*",
                 "a certificate's subject such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
-    "rule": (r"([^{}#\x00-\x1f\x7f]|\{[^{}#\x00-\x1f\x7f]*\})+",
-             "one nft rule on one line, without # and with its braces closed"),
+    "rule": (rf"([^{{}}{_NOT_IN_A_RULE}]|\{{[^{{}}{_NOT_IN_A_RULE}]*\}})+",
+             "one nft rule on one line, without #, emoji and the like, and with its braces closed"),
     "unit": (r"[A-Za-z0-9][A-Za-z0-9@_.-]*", "a service's name such as rpcbind or cups.socket"),
-    "package": (r"[a-z0-9][a-z0-9+.-]+", "a Debian package's name"),
+    # To apt a name with - behind it is a package to remove.
+    "package": (r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", "a Debian package's name"),
 }
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)?")
 # This host, loopback, link-local, multicast and broadcast.
@@ -73,6 +82,26 @@ _POLL_MILLISECONDS = 250
 # For a site that fails back automatically and gives no delay.
 _FAILBACK_DELAY_SECONDS = 300
 _PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
+# By port, what else on a gateway has it, with UDP or TCP.
+_PORTS_IN_USE = {22: "SSH", 68: "DHCP", 123: "NTP", 323: "chrony", 500: "IKE", 546: "DHCPv6", 4500: "IKE behind NAT",
+                 4505: "Salt", 4506: "Salt"}
+# What other programs of a Debian host keep in /var/log, and would be overwritten or rotated twice.
+_LOGS_IN_USE = ("alternatives.log", "apt", "audit", "auth.log", "btmp", "chrony", "cron.log", "dpkg.log", "faillog",
+                "installer", "journal", "kern.log", "lastlog", "mail.log", "private", "salt", "syslog", "user.log",
+                "wtmp")
+# By service, why a gateway needs it; and those that one part of the tree needs.
+_NEEDED = {"salt-minion": "the master would not reach this machine any more",
+           **dict.fromkeys(("ssh", "sshd"), "nobody could log in any more"),
+           **dict.fromkeys(("dbus", "dbus-broker", "systemd-journald", "systemd-logind", "systemd-modules-load",
+                            "systemd-sysctl", "systemd-udevd"), "every Debian host needs it")}
+_NEEDED_BY = {"firewall": ("nftables",), "heartbeat": ("heartbeat", "heartbeat-agent"),
+              "logging": ("logrotate", "rsyslog", "syslog"), "openswan": ("ipsec",), "time": ("chrony", "chronyd")}
+# What may bring the bonds up, unless network:manager is the other one.
+_NEEDED_UNLESS = {"networkd": ("ifup", "networking"), "ifupdown": ("systemd-networkd",)}
+# Names that Linux keeps for itself: the loopback interface, and what stands for every interface in /proc/sys/net.
+_NO_BOND = ("lo", "all", "default")
+# Sections that ipsec.conf has of itself: `conn %default` and `config setup`.
+_NO_CONNECTION = ("default", "setup")
 
 
 Mistake = tuple[str, str]      # the key's path, and what is wrong with it
@@ -384,7 +413,8 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
         found += [
             *_check_nodes(full, given), *_check_bonds(full), *_check_addresses(full), *_check_monitors(full, given),
             *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full), *_check_persons(full),
-            *_check_times(_timing(full, schema)), *_check_paths(full), *_check_way(full, given, schema),
+            *_check_names(full), *_check_times(_timing(full, schema)), *_check_paths(full),
+            *_check_way(full, given, schema), *_check_port(full), *_check_logs(full, schema), *_check_services(full),
             *_check_machine(full, nodename, minion_id),
         ]
         if secrets is not None:
@@ -427,6 +457,15 @@ def _check_bonds(full: dict) -> Iterator[Mistake]:
     defaults: dict[int, str] = {}
     for side, bond in bonds.items():
         path = f"gateway:bonds:{side}"
+        base, dot, _ = (bond["name"] or "").partition(".")
+        if dot:
+            yield f"{path}:name", (f"{bond['name']} is what a VLAN on {base} is called, and this is the bond itself; "
+                                   f"give a name without a dot such as {base}")
+        for key, names in (("name", [bond["name"]]), ("slaves", bond["slaves"])):
+            for name in names:
+                if name in _NO_BOND:
+                    yield f"{path}:{key}", (f"{name} is a name that Linux has for something else; give a network "
+                                            f"interface")
         if bond["name"] in slaves:
             yield f"{path}:name", f"{bond['name']} is a slave's name too; give the bond a name of its own"
         for name in filter(None, [bond["name"], *bond["slaves"]]):
@@ -693,6 +732,76 @@ def _check_persons(full: dict) -> Iterator[Mistake]:
                         yield path, f"{address} is in {what}; give an address outside"
 
 
+def _check_names(full: dict) -> Iterator[Mistake]:
+    """No two tunnels have one name, or ipsec.conf would have one of them only."""
+    taken: dict[str, str] = {}
+    for name, connection in full["connections"].items():
+        path = f"gateway:connections:{name}"
+        if name in _NO_CONNECTION:
+            yield path, f"{name} is the name of a section that ipsec.conf has of itself; give the connection another"
+        for key, tunnel in _tunnel_names(name, connection):
+            what = f"the person {key} of the connection {name}" if key else f"the connection {name}"
+            other = taken.setdefault(tunnel, what)
+            if other != what:
+                yield path + (f":persons:{key}" if key else ""), (
+                    f"{what} and {other} would both be called {tunnel} in ipsec.conf, and one would vanish; give one "
+                    f"of them another name, or a person another connection")
+
+
+def _tunnel_names(name: str, connection: dict) -> Iterator[tuple[str, str]]:
+    """
+    What a connection's sections in ipsec.conf are called, without /1, /2 and so on; each with the person it is for.
+
+    Twin: _tunnels(), _identities() and _alias() in _modules/ipsec.py; a unit test compares them.
+    """
+    persons = connection["persons"]
+    if connection["pool"] or not persons:
+        yield "", name
+    if persons:
+        yield "", f"{name}-persons"         # no section, but the common name of all of them (connalias)
+    for person in persons:
+        tunnel = f"{name}-{re.sub('[^A-Za-z0-9._-]+', '_', person)}"
+        yield person, tunnel
+        if "=" not in person:
+            yield person, f"{tunnel}-dn"
+
+
+def _check_port(full: dict) -> Iterator[Mistake]:
+    """heartbeat's port is nothing else's."""
+    port = full["heartbeat"]["port"]
+    if port in _PORTS_IN_USE:
+        yield "gateway:heartbeat:port", f"{port} is the port of {_PORTS_IN_USE[port]}; give another, or leave it out"
+
+
+def _check_logs(full: dict, schema: dict) -> Iterator[Mistake]:
+    """Each log is a file of its own."""
+    keys = [("heartbeat", "log_file"), ("logging", "warn_file")]
+    if not _has_agent(full, schema):
+        keys.insert(1, ("heartbeat", "debug_file"))
+    taken: dict[str, str] = {}
+    for part, key in keys:
+        path, file = f"gateway:{part}:{key}", full[part][key]
+        name = file.split("/")[3]
+        other = taken.setdefault(file, path)
+        if name in _LOGS_IN_USE:
+            yield path, f"{file} is another program's; give a file of its own"
+        elif other != path:
+            yield path, f"{file} is {other} already; give a file of its own"
+
+
+def _check_services(full: dict) -> Iterator[Mistake]:
+    """No service is switched off that the gateway or its operator needs."""
+    needed = _NEEDED | {unit: f"features:{part} needs it" for part, units in _NEEDED_BY.items()
+                        if full["features"][part] for unit in units}
+    needed |= {unit: f"it may be what brings the bonds up, unless network:manager is {other}"
+               for other, units in _NEEDED_UNLESS.items() if full["network"]["manager"] != other for unit in units}
+    for unit in full["services"]["disabled"]:
+        name = re.sub(r"\.(service|socket|timer|path|target)\Z", "", unit).partition("@")[0]
+        reason = "it is the gateway's own" if name.startswith("gateway-") else needed.get(name)
+        if reason:
+            yield "gateway:services:disabled", f"{unit} has to run: {reason}; leave it out"
+
+
 def _check_times(times: dict[str, str]) -> Iterator[Mistake]:
     """heartbeat's times are in the right order."""
     path = "gateway:heartbeat"
@@ -794,6 +903,8 @@ def _check_secrets(full: dict, secrets: object) -> Iterator[Mistake]:
         yield from _check_certificate(name, _at(secrets, "certificates", name), file)
     crls = _at(secrets, "crls")
     for name, crl in crls.items() if isinstance(crls, dict) else ():
+        if isinstance(name, str) and re.search(rf"[{_NOT_IN_A_RULE}]", name):
+            yield f"gateway_secrets:crls:{_show(name)}", "the name has characters that no SLS can hold; give another"
         if not _is_pem(crl, "X509 CRL") and not _is_der(crl):
             yield f"gateway_secrets:crls:{_show(name)}", "is no certificate revocation list; give PEM, or DER in base64"
 
@@ -884,7 +995,7 @@ def _fill_keys(value: object, rule: dict, path: str, found: list[Mistake]) -> di
         found = []
     for key in given:
         if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, 1, 0.5)
+            near = difflib.get_close_matches(_show(key), keys, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {_list(keys)}"
             quote = " (YAML reads on, off, yes and no as true and false)" if isinstance(key, bool) else ""
             found.append((f"{path}:{_show(key)}", f"is no known key{quote}; {hint}"))
@@ -986,7 +1097,7 @@ def _integer(value: object, rule: dict) -> int:
 
 
 def _choice(value: object, rule: dict) -> str:
-    word = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    word = {True: "yes", False: "no"}[value] if isinstance(value, bool) else _show(value)
     if word not in rule["choices"]:
         near = difflib.get_close_matches(word, rule["choices"], 1, 0.6)
         right = f"did you mean {near[0]}?" if near else f"give one of {_list(rule['choices'])}"
@@ -998,7 +1109,11 @@ def _option(value: object, rule: dict) -> int | str:
     """A value for an option of the kernel or of ipsec.conf: the kernel gets 1 and 0, ipsec.conf yes and no."""
     if isinstance(value, bool):
         return int(value) if rule["type"] == "value" else {True: "yes", False: "no"}[value]
-    return value if isinstance(value, int) else _pattern(value, "option")
+    if not isinstance(value, int):
+        return _pattern(value, "option")
+    if not -1 << 63 <= value < 1 << 64:
+        raise ValueError("has more than 64 bits; give a smaller number")
+    return value
 
 
 def _duration(value: object, _rule: dict) -> str:
@@ -1006,7 +1121,7 @@ def _duration(value: object, _rule: dict) -> str:
     right = "give seconds, or milliseconds such as 500ms"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{_kind(value)}; {right}")
-    match = _DURATION.fullmatch(str(value))
+    match = _DURATION.fullmatch(value if isinstance(value, str) else _show(value))
     if not match:
         raise ValueError(f"is no time; {right}")
     number = float(match[1]) * (1 if match[2] == "ms" else 1000)
@@ -1107,7 +1222,14 @@ def _show(value: object) -> str:
         return str(value).lower()
     if value is None:
         return "nothing"
-    text = value if isinstance(value, str) and value and value.isprintable() else repr(value)
+    try:
+        # ascii(): the message becomes JSON in an SLS, see _NOT_IN_A_RULE.
+        write = ascii if isinstance(value, str) and max(value, default="") > "\uffff" else repr
+        text = value if isinstance(value, str) and value and value.isprintable() and write is repr else write(value)
+    except ValueError:      # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value with hundreds of levels"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 

@@ -30,6 +30,11 @@ __virtualname__ = "gateway"
 
 # How long the nodes may take to answer.
 _ANSWER_SECONDS = 15
+# What YAML raises besides its own errors, on `!!bool maybe`, a number of 5,000 digits, or endless brackets.
+_NO_VALUE = (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
+# What makes Salt's renderers read a site file as something else than YAML (pillar/top.sls renders it as Jinja, always).
+_JINJA = re.compile(r"\{[{%#]")
+_RENDERED_ALIKE = ("#!yaml", "#!jinja|yaml")
 # What a node may call its version: three numbers. Anything else that it says is not printed.
 _VERSION = r"[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}"
 
@@ -80,7 +85,7 @@ def validate(site: str | None = None) -> dict:
         try:
             found = gateway.find_mistakes(_site(name), schema, secrets=_secrets(name, renderers))
         except SaltRunnerError as error:
-            found = [str(error)]
+            found = str(error).splitlines()
         mistakes += found
         if not found:
             valid.append(name)
@@ -372,8 +377,18 @@ def _yaml(path: Path) -> Any:
     """What is in a YAML file, without Salt's templates; an empty file is an empty mapping."""
     try:
         return salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SaltRunnerError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, *_NO_VALUE) as error:
+        raise SaltRunnerError(f"{path}: is not YAML: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a text is not YAML, in one line."""
+    if isinstance(error, RecursionError):
+        return "it has hundreds of levels"
+    # What Python says of a long number ends with advice for programmers.
+    text = " ".join(str(error).partition("; use sys.")[0].split())
+    return text if isinstance(error, (yaml.YAMLError, UnicodeDecodeError)) else (
+        f"a value is none of its type ({text}); put it in quotes if it is meant as text")
 
 
 def _schema() -> dict[str, Any]:
@@ -389,15 +404,37 @@ def _site(name: str) -> object:
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,62}", name):
         raise SaltRunnerError(f"{str(name)[:60]!r}: is no site's name; give one of {', '.join(sites())}")
-    data = _yaml(_find("pillar_roots", f"sites/{name}.sls"))
-    file = f"pillar/sites/{name}.sls"
+    path, file = _find("pillar_roots", f"sites/{name}.sls"), f"pillar/sites/{name}.sls"
+    _check_plain(name, file, path.read_text(encoding="utf-8", errors="replace"))     # _yaml() refuses what is not UTF-8
+    data = _yaml(path)
     if not isinstance(data, dict) or "gateway" not in data:
         raise SaltRunnerError(f"{name}: gateway: is missing in {file}; put all of the site under it")
+    other = [key for key in ("include", "gateway_schema") if key in data]
+    if other:
+        raise SaltRunnerError(f"{name}: {', '.join(other)}: in {file} would change what a node gets and is not checked "
+                              f"here; put all of the site under gateway")
     site = data["gateway"]
     if isinstance(site, dict) and site.get("site", name) != name:
         raise SaltRunnerError(f"{name}: gateway:site: {site['site']} is not the name of the file {file}; give {name}, "
                               f"or rename the file")
     return site
+
+
+def _check_plain(name: str, file: str, text: str) -> None:
+    """
+    Refuse a site file of which Salt would make something else than what was checked here.
+
+    It is refused rather than rendered here: what a template says may be another thing for each node, and another thing
+    a moment later. Raises SaltRunnerError with a line for each place.
+    """
+    lines = text.splitlines()
+    first = lines[0].rstrip() if lines else ""
+    found = [f"{name}: gateway: line 1 of {file} makes Salt read it with other renderers than yaml; take it out"] if (
+        first.startswith("#!") and not first.startswith("#!/") and first not in _RENDERED_ALIKE) else []
+    found += [f"{name}: gateway: line {number} of {file} has {match[0]}, also in a comment a template to Salt; write "
+              f"plain YAML" for number, line in enumerate(lines, 1) if (match := _JINJA.search(line))]
+    if found:
+        raise SaltRunnerError("\n".join(found))
 
 
 def _examples() -> dict[str, dict[str, Any]]:
@@ -414,8 +451,14 @@ def _secrets(name: str, renderers: Any) -> dict[str, Any]:
             path = _find("pillar_roots", file)
         except SaltRunnerError:
             continue
-        rendered = salt.template.compile_template(
-            str(path), renderers, __opts__["renderer"], __opts__["renderer_blacklist"], __opts__["renderer_whitelist"])
+        try:
+            rendered = salt.template.compile_template(
+                str(path), renderers, __opts__["renderer"], __opts__["renderer_blacklist"],
+                __opts__["renderer_whitelist"])
+        except Exception as error:
+            # Not what it says: that may quote a secret.
+            raise SaltRunnerError(f"{name}: gateway_secrets: Salt can not read {file} ({type(error).__name__}); look "
+                                  f"for a mistake in its YAML") from None
         if isinstance(rendered, dict) and isinstance(rendered.get("gateway_secrets"), dict):
             found = salt.utils.dictupdate.update(found, rendered["gateway_secrets"])
     return found
@@ -431,7 +474,8 @@ Made from `pillar/schema.sls` by `salt-run gateway.reference`; do not edit.
 A site is one file, `pillar/sites/SITE.sls`, plain YAML with everything under the key `gateway`. Its nodes' minion ids
 are `NODE.SITE`, with NODE as `uname -n` says. A key that is left out has its default. A mapping that a site gives is
 laid over the default, a list replaces it, and a list of one needs no brackets. `salt-run gateway.validate SITE` names
-every mistake before a node sees it.
+every mistake before a node sees it. It refuses what Salt would take for a template, so `{{`, `{%`, `{#` and a first
+line such as `#!py`, in comments too: what was checked is what the nodes get.
 """
 
 

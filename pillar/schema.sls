@@ -47,7 +47,7 @@ gateway_schema:
       heartbeat is for machines with a link of their own between them. A bond of a single slave is a bond too.
     of:
       keys:
-        name: {type: interface, required: true, about: "The bond's interface name."}
+        name: {type: interface, required: true, about: "The bond's interface name, without a dot: that is a VLAN's."}
         slaves:
           type: mapping
           names: interface
@@ -138,7 +138,8 @@ gateway_schema:
     type: mapping
     names: name
     default: {}
-    about: "The IPsec connections by name."
+    about: "The IPsec connections by name. No two tunnels may be called the same in ipsec.conf, where a person's are called
+      CONNECTION-PERSON and CONNECTION-PERSON-dn, and all persons of a connection together CONNECTION-persons."
     counterpart: "`conn` in ipsec.conf"
     of:
       keys:
@@ -284,14 +285,14 @@ gateway_schema:
             broadcast: {type: interface, about: "A bond, to everyone in it.", counterpart: "`bcast` in ha.cf"}
             multicast: {type: interface, about: "A bond, to a group in it.", counterpart: "`mcast` in ha.cf"}
             group: {type: group, default: 239.0.0.43, about: "The multicast group.", counterpart: "`mcast` in ha.cf"}
-            serial: {type: device, about: "A serial line between the nodes.", counterpart: "`serial` in ha.cf"}
+            serial: {type: serial, about: "A serial line between the nodes.", counterpart: "`serial` in ha.cf"}
             baud: {type: integer, min: 1200, max: 460800, default: 19200,
                    about: "The serial line's speed.",
                    counterpart: "`baud` in ha.cf"}
       one_path: {type: bool, default: false,
                  about: "Accepts a single path, although its cut alone makes both nodes active."}
       port: {type: integer, min: 1, max: 65535, default: 694,
-             about: "The UDP port.",
+             about: "The UDP port; none that something else on a gateway has, such as 500 or 4500.",
              counterpart: "`udpport` in ha.cf"}
       auto_failback: {type: bool, default: false,
                       about: "Whether the preferred node takes over again when it comes back; otherwise that is the
@@ -315,7 +316,7 @@ gateway_schema:
           command: {type: path, required: true, about: "The program, which has to be on both nodes."}
           timeout: {type: integer, unit: s, min: 1, max: 300, default: 10,
                     about: "After how long it counts as failed."}
-      watchdog: {type: device,
+      watchdog: {type: watchdog,
                  about: "A watchdog device, /dev/watchdog with softdog or a machine's own: a node whose heartbeat hangs
                    is reset.",
                  counterpart: "`watchdog` in ha.cf"}
@@ -336,11 +337,11 @@ gateway_schema:
                        none], default: local0,
                      about: "The syslog facility.",
                      counterpart: "`logfacility` in ha.cf"}
-      log_file: {type: path, default: /var/log/ha-log,
+      log_file: {type: log, default: /var/log/ha-log,
                  about: "The log. rsyslog writes it, so that heartbeat never waits for a disk; in `paper` heartbeat
                    does.",
                  counterpart: "`logfile` in ha.cf"}
-      debug_file: {type: path, default: /var/log/ha-debug,
+      debug_file: {type: log, default: /var/log/ha-debug,
                    about: "The log with more in it, in `paper`.",
                    counterpart: "`debugfile` in ha.cf"}
   firewall:
@@ -404,7 +405,7 @@ gateway_schema:
   logging:
     about: "The log files."
     keys:
-      warn_file: {type: path, default: /var/log/warn,
+      warn_file: {type: log, default: /var/log/warn,
                   about: "Where warnings and worse of every facility go.",
                   counterpart: "`*.warn` in rsyslog"}
   time:
@@ -435,7 +436,8 @@ gateway_schema:
         of: unit
         default: [rpcbind, rpcbind.socket, nfs-server, nfs-blkmap, openbsd-inetd, inetutils-inetd, cups, cups.socket,
           lpd, avahi-daemon, avahi-daemon.socket]
-        about: "Services that are stopped and not started at boot, where they are installed."
+        about: "Services that are stopped and not started at boot, where they are installed; none that the gateway or
+          its operator needs, such as ssh and salt-minion."
         counterpart: "`systemctl disable --now`"
   rollback:
     about: "A node rolls a change of the network or the firewall back by itself, unless it reaches the Salt master again

@@ -258,7 +258,7 @@ def test_any_list_as_crlutil_prints_it_is_read(certs_module, number, date):
            .next_update(date + DAY).add_extension(x509.CRLNumber(number), critical=False)
            .sign(AUTHORITY.key, hashes.SHA256()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else printed(crl))
+        patch.setattr(certs_module, "_nss", lambda command, **_kwargs: printed(crl))
         assert certs_module._stored_crl("ca") == (date.replace(tzinfo=datetime.UTC).isoformat(), number)
 
 
@@ -267,13 +267,32 @@ def test_any_list_as_crlutil_prints_it_is_read(certs_module, number, date):
     st.text("0123456789abcdef:x( )", max_size=40))))
 def test_whatever_crlutil_prints_is_read_or_refused_in_one_line(certs_module, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certs_module, "_nss", lambda command: "ca" if command[-1] == "-L" else text)
+        patch.setattr(certs_module, "_nss", lambda command, **_kwargs: text)
         try:
             date, number = certs_module._stored_crl("ca")
             assert date == "" or datetime.datetime.fromisoformat(date)
             assert number is None or number >= 0
         except CommandExecutionError as error:
             assert str(error).startswith("certs: ") and "\n" not in str(error)
+
+
+def test_a_list_is_found_by_the_whole_name_of_its_authority(certs, monkeypatch):
+    """With "Our CA 2" in, the first list of "Our CA" could never be, and one under a second nickname was overlooked."""
+    lists = {"Our CA 2": AUTHORITY.crl(number=4)}
+    lists["Our CA renewed"] = lists["Our CA 2"]         # `crlutil -L` names only one of two nicknames
+
+    def tool(argv, **_kwargs):
+        name = argv[argv.index("-n") + 1] if "-n" in argv else ""
+        if not name:
+            return {"retcode": 0, "stderr": "", "stdout": f"\nCRL names{'CRL Type':>40}\n\nOur CA 2{'CRL':>36}  \n"}
+        if name in lists:
+            return {"retcode": 0, "stderr": "", "stdout": printed(lists[name])}
+        return {"retcode": 1, "stdout": "", "stderr": f"crlutil: could not find {name}'s CRL: "
+                                                      "SEC_ERROR_CRL_NOT_FOUND: No matching CRL was found."}
+    monkeypatch.setattr(certs.salt.utils.path, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setitem(certs.__salt__, "cmd.run_all", tool)
+    assert certs._stored_crl("Our CA") == ("", None)
+    assert [certs._stored_crl(name)[1] for name in lists] == [4, 4]
 
 
 def test_a_database_with_something_unreadable_is_told_in_one_line(certs, monkeypatch, tmp_path):
@@ -298,9 +317,7 @@ def lists(certs, monkeypatch, tmp_path):
     """A database with an authority and, if `.text` is set, its list; `.asked` records what was installed."""
     certs.text, certs.asked = "", []
 
-    def nss(command):
-        if command == ["crlutil", "-L"]:
-            return "Test CA   CRL" if certs.text else ""
+    def nss(command, **_kwargs):
         if "-I" in command:
             certs.asked.append(command)
         return certs.text

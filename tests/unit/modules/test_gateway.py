@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 
 import pytest
 import yaml
@@ -14,6 +15,8 @@ from salt.exceptions import CommandExecutionError
 from tests.conftest import EXAMPLES, TREE, load_module
 
 GATEWAY = load_module("_modules/gateway.py")
+IPSEC = load_module("_modules/ipsec.py")
+IPSEC.__salt__ = {"certs.inspect": lambda _pillar: {"key": "ec 256"}}
 SCHEMA = yaml.safe_load((TREE / "pillar/schema.sls").read_text(encoding="utf-8"))["gateway_schema"]
 SITES = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["gateway"]
          for path in sorted((EXAMPLES / "sites").glob("*.sls"))}
@@ -134,14 +137,100 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior:proposals:esp: aes256 # all does not fit; give algorithms such as "
      "aes_gcm256-sha2_512-dh19"),
     ("winterthur", {"firewall/extra/input": ["tcp dport 80 accept }"]},
-     "gateway:firewall:extra:input: tcp dport 80 accept } does not fit; give one nft rule on one line, without # and "
-     "with its braces closed"),
+     "gateway:firewall:extra:input: tcp dport 80 accept } does not fit; give one nft rule on one line, without #, "
+     "emoji and the like, and with its braces closed"),
     ("winterthur", {"kernel/sysctl": {"ip_forward": 1}},
      "gateway:kernel:sysctl:ip_forward: the name does not fit; give a kernel parameter such as net.ipv4.ip_forward"),
     ("winterthur", {"heartbeat/mail_to": "ops"},
      "gateway:heartbeat:mail_to: ops does not fit; give a mail address such as ops@site.example"),
     ("winterthur", {"heartbeat/log_file": "ha-log"},
-     "gateway:heartbeat:log_file: ha-log does not fit; give an absolute path of letters, digits and ._+-"),
+     "gateway:heartbeat:log_file: ha-log does not fit; give a file under /var/log, of letters, digits and ._+-, "
+     "without .."),
+    # what would be written where it must not
+    ("winterthur", {"heartbeat/log_file": "/etc/shadow"},
+     "gateway:heartbeat:log_file: /etc/shadow does not fit; give a file under /var/log, of letters, digits and ._+-, "
+     "without .."),
+    ("winterthur", {"heartbeat/debug_file": "/var/log/../../etc/shadow"},
+     "gateway:heartbeat:debug_file: /var/log/../../etc/shadow does not fit; give a file under /var/log, of letters, "
+     "digits and ._+-, without .."),
+    ("winterthur", {"logging": {"warn_file": "/var/log/x/.."}},
+     "gateway:logging:warn_file: /var/log/x/.. does not fit; give a file under /var/log, of letters, digits and ._+-, "
+     "without .."),
+    ("winterthur", {"logging": {"warn_file": "/var/log/wtmp"}},
+     "gateway:logging:warn_file: /var/log/wtmp is another program's; give a file of its own"),
+    ("winterthur", {"heartbeat/log_file": "/var/log/journal/x"},
+     "gateway:heartbeat:log_file: /var/log/journal/x is another program's; give a file of its own"),
+    ("winterthur", {"logging": {"warn_file": "/var/log/ha-log"}},
+     "gateway:logging:warn_file: /var/log/ha-log is gateway:heartbeat:log_file already; give a file of its own"),
+    ("winterthur", {"heartbeat/profile": "paper", "heartbeat/debug_file": "/var/log/ha-log"},
+     "gateway:heartbeat:debug_file: /var/log/ha-log is gateway:heartbeat:log_file already; give a file of its own"),
+    ("winterthur", {"heartbeat/watchdog": "/dev/sda"},
+     "gateway:heartbeat:watchdog: /dev/sda does not fit; give a watchdog such as /dev/watchdog or /dev/watchdog1"),
+    ("winterthur", {"heartbeat/paths": [{"broadcast": "bond0"}, {"broadcast": "bond1"}, {"serial": "/dev/ttyS0"},
+                                        {"serial": "/dev/serial/../sda"}]},
+     "gateway:heartbeat:paths:3:serial: /dev/serial/../sda does not fit; give a serial line such as /dev/ttyS0, or one "
+     "under /dev/serial"),
+    # what would break the gateway or lock people out
+    ("winterthur", {"heartbeat/port": 4500},
+     "gateway:heartbeat:port: 4500 is the port of IKE behind NAT; give another, or leave it out"),
+    ("winterthur", {"heartbeat/port": 500},
+     "gateway:heartbeat:port: 500 is the port of IKE; give another, or leave it out"),
+    ("winterthur", {"services": {"disabled": "ssh"}},
+     "gateway:services:disabled: ssh has to run: nobody could log in any more; leave it out"),
+    ("winterthur", {"services": {"disabled": ["cups", "ssh.socket"]}},
+     "gateway:services:disabled: ssh.socket has to run: nobody could log in any more; leave it out"),
+    ("winterthur", {"services": {"disabled": "salt-minion.service"}},
+     "gateway:services:disabled: salt-minion.service has to run: the master would not reach this machine any more; "
+     "leave it out"),
+    ("winterthur", {"services": {"disabled": "ipsec"}},
+     "gateway:services:disabled: ipsec has to run: features:openswan needs it; leave it out"),
+    ("winterthur", {"services": {"disabled": "ifup@bond0.service"}},
+     "gateway:services:disabled: ifup@bond0.service has to run: it may be what brings the bonds up, unless "
+     "network:manager is networkd; leave it out"),
+    ("winterthur", {"services": {"disabled": "gateway-rollback-network.timer"}},
+     "gateway:services:disabled: gateway-rollback-network.timer has to run: it is the gateway's own; leave it out"),
+    ("winterthur", {"packages": {"kernel": "openssh-server-"}},
+     "gateway:packages:kernel: openssh-server- does not fit; give a Debian package's name"),
+    ("winterthur", {"bonds/internal/name": "bond1.120", "heartbeat/paths": [{"broadcast": "bond0"}],
+                    "heartbeat/one_path": True},
+     "gateway:bonds:internal:name: bond1.120 is what a VLAN on bond1 is called, and this is the bond itself; give a "
+     "name without a dot such as bond1"),
+    ("winterthur", {"bonds/internal/slaves": {"lo": "switch-c"}},
+     "gateway:bonds:internal:slaves: lo is a name that Linux has for something else; give a network interface"),
+    # characters and numbers that no SLS or message can hold
+    ("winterthur", {"firewall/extra/input": ['tcp dport 80 accept comment "\U0001f600"']},
+     "gateway:firewall:extra:input: 'tcp dport 80 accept comment \"\\U0001f600\"' does not fit; give one nft rule on "
+     "one line, without #, emoji and the like, and with its braces closed"),
+    ("winterthur", {"heartbeat/port": 16 ** 5000},
+     "gateway:heartbeat:port: a number of thousands of digits is outside 1 to 65535; give a number in between (YAML "
+     "reads 0100 as 64 and 1:20 as 80)"),
+    ("winterthur", {"heartbeat/deadtime": 16 ** 5000},
+     "gateway:heartbeat:deadtime: a number of thousands of digits is no time; give seconds, or milliseconds such as "
+     "500ms"),
+    ("winterthur", {"bonds/external/mode": 16 ** 5000},
+     "gateway:bonds:external:mode: a number of thousands of digits is not known; give one of active-backup, "
+     "balance-rr, balance-xor, broadcast, 802.3ad, balance-tlb, balance-alb"),
+    ("winterthur", {"kernel/sysctl": {"net.core.somaxconn": 1 << 64}},
+     "gateway:kernel:sysctl:net.core.somaxconn: 18446744073709551616 has more than 64 bits; give a smaller number"),
+    ("winterthur", {"time": {16 ** 5000: 1}},
+     "gateway:time:a number of thousands of digits: is no known key; known are servers"),
+    # names of tunnels
+    ("winterthur", {"connections/default": {"kind": "roadwarrior"}},
+     "gateway:connections:default: default is the name of a section that ipsec.conf has of itself; give the connection "
+     "another"),
+    ("winterthur", {"connections/setup": {"kind": "roadwarrior"}},
+     "gateway:connections:setup: setup is the name of a section that ipsec.conf has of itself; give the connection "
+     "another"),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.129", "anna-dn": "198.51.100.130"}},
+     "gateway:connections:roadwarrior:persons:anna-dn: the person anna-dn of the connection roadwarrior and the person "
+     "anna of the connection roadwarrior would both be called roadwarrior-anna-dn in ipsec.conf, and one would vanish; "
+     "give one of them another name, or a person another connection"),
+    ("winterthur", {"connections/roadwarrior/persons": {"bern": "198.51.100.129"},
+                    "connections/roadwarrior-bern": {"kind": "site-to-site", "peer": {
+                        "address": "192.0.2.200", "id": "x.example", "subnets": "10.9.0.0/16"}}},
+     "gateway:connections:roadwarrior-bern: the connection roadwarrior-bern and the person bern of the connection "
+     "roadwarrior would both be called roadwarrior-bern in ipsec.conf, and one would vanish; give one of them another "
+     "name, or a person another connection"),
     # nodes and their machines
     ("winterthur", {"nodes": GONE},
      "gateway:nodes: is missing; The two machines, each as its `uname -n` says. The first is the preferred one, the "
@@ -405,7 +494,7 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/fence": {}},
      "gateway:heartbeat:fence:command: is missing; The program, which has to be on both nodes."),
     ("winterthur", {"heartbeat/watchdog": "softdog"},
-     "gateway:heartbeat:watchdog: softdog does not fit; give a device such as /dev/ttyS0 or /dev/watchdog"),
+     "gateway:heartbeat:watchdog: softdog does not fit; give a watchdog such as /dev/watchdog or /dev/watchdog1"),
     ("winterthur", {"heartbeat/paths": GONE},
      "gateway:heartbeat:paths: is missing; Over what heartbeats go; more than one, so that a single cut is no split. "
      "Each is one of unicast, broadcast, multicast and serial."),
@@ -427,8 +516,8 @@ ONE_MISTAKE = [
     ("winterthur", {"heartbeat/paths": [{"multicast": "bond0", "group": "192.0.2.9"}]},
      "gateway:heartbeat:paths:0:group: 192.0.2.9 is no IPv4 multicast group; give one such as 239.0.0.43"),
     ("winterthur", {"heartbeat/paths": [{"serial": "ttyS0"}]},
-     "gateway:heartbeat:paths:0:serial: ttyS0 does not fit; give a device such as /dev/ttyS0 or "
-     "/dev/watchdog"),
+     "gateway:heartbeat:paths:0:serial: ttyS0 does not fit; give a serial line such as /dev/ttyS0, or one under "
+     "/dev/serial"),
 ]
 
 
@@ -437,6 +526,70 @@ def test_one_mistake(site, changes, expected):
     found = mistakes(site, changes)
     assert any(line.split(": ", 1)[1] == expected for line in found), found
     assert all("\n" not in line for line in found)
+
+
+@pytest.mark.parametrize("site, changes", [
+    ("winterthur", {"connections/roadwarrior/persons": {"a+b": "198.51.100.129", "a_b": "198.51.100.130"}}),
+    ("winterthur", {"connections/roadwarrior/persons": {"a@b": "198.51.100.129", "a_b": "198.51.100.130"}}),
+    ("winterthur", {"connections/roadwarrior/persons": {"persons": "198.51.100.129"}}),
+    ("winterthur", {"connections/roadwarrior/persons": {"O=a, CN=b": "198.51.100.129", "O_a_CN_b": "198.51.100.130"}}),
+    ("winterthur", {"connections/roadwarrior/persons": {"anna": "198.51.100.129"},
+                    "connections/roadwarrior-persons": {"kind": "roadwarrior"}}),
+    ("winterthur", {"connections/roadwarrior/persons": {"b-c": "198.51.100.129"},
+                    "connections/roadwarrior-b": {"kind": "roadwarrior", "persons": {"c": "198.51.100.130"}}}),
+])
+def test_two_tunnels_of_one_name_are_refused(site, changes):
+    found = mistakes(site, changes)
+    assert found and all("would both be called roadwarrior-" in line for line in found)
+
+
+@given(st.data())
+def test_a_site_without_mistakes_loses_no_section(data):
+    """What is refused are the names that sections have: of the rest each makes its own."""
+    name = st.sampled_from(["a", "a-b", "a-persons", "a-b-dn", "a-dn", "b"])
+    person = st.sampled_from(["b", "b-dn", "dn", "persons", "b+dn", "b_dn", "b.c", "b.c-dn", "b@c", "CN=b", "CN_b"])
+    number = iter(range(1, 250))
+    connections = {each: {
+        "kind": "roadwarrior", "pool": ["10.0.0.0/24"] if data.draw(st.booleans()) else [], "persons": {
+            who: [f"10.0.1.{next(number)}"] for who in data.draw(st.lists(person, max_size=3, unique=True))}}
+        for each in data.draw(st.lists(name, min_size=1, max_size=3, unique=True))}
+    whole = changed("winterthur", {"connections": connections})
+    made = [section for one in GATEWAY.derive(whole, SCHEMA, "gw1")["connections"] for section in
+            IPSEC._tunnels(one, 5, "winterthur", True)]
+    full = GATEWAY._complete(whole, SCHEMA)
+    said = [tunnel for each, its in full["connections"].items() for _, tunnel in GATEWAY._tunnel_names(each, its)]
+    aliases = [f"{each}-persons" for each, its in connections.items() if its["persons"]]
+    assert set(said) == {*made, *aliases}
+    refused = any("would both be called" in line for line in GATEWAY.find_mistakes(whole, SCHEMA))
+    assert refused == (len(set(said)) < len(said))
+    assert refused or len(set(made)) == len(said) - len(aliases)
+
+
+@pytest.mark.parametrize("changes", [
+    {"heartbeat/log_file": "/var/log/heartbeat/..ha.log"}, {"heartbeat/port": 695},
+    {"heartbeat/watchdog": "/dev/watchdog1"}, {"heartbeat/debug_file": "/var/log/ha-log"},
+    {"packages": {"kernel": ["g++", "a1"]}},
+    {"services": {"disabled": ["systemd-timesyncd", "ModemManager", "sshguard", "systemd-resolved.service"]}},
+    {"services": {"disabled": ["systemd-networkd"]}, "network": {"manager": "ifupdown"}},
+    {"services": {"disabled": ["chrony"]}, "features": {"time": False}},
+    {"firewall/extra/input": ['tcp dport 80 accept comment "f\u00fcr \u65e5\u672c"']},
+    {"kernel/sysctl": {"kernel.shmmax": (1 << 64) - 1}},
+    {"connections/roadwarrior/persons": {"anna": "198.51.100.129", "anna.example": "198.51.100.130"}},
+])
+def test_what_does_no_harm_is_accepted(changes):
+    assert mistakes("winterthur", changes) == []
+
+
+def test_a_message_can_be_shown_by_an_sls():
+    """It becomes JSON in one, where a character above U+FFFF is two surrogates, which YAML refuses."""
+    for line in mistakes("winterthur", {"site": "\U0001f600", "\U0001f600": "\ud83d", "time/servers": ["\U0001f600"]},
+                         minion_id="\U0001f600.x", secrets={"crls": {"\U0001f600": "x"}}):
+        assert max(line) <= "\uffff" and yaml.safe_load(json.dumps(line)) == line
+
+
+def test_a_revocation_list_has_a_name_that_an_sls_can_hold():
+    (line,) = mistakes("winterthur", {}, secrets=SECRETS | {"crls": {"\U0001f600": "MIIB"}})
+    assert line.startswith("winterthur: gateway_secrets:crls:'\\U0001f600': the name ")
 
 
 @pytest.mark.parametrize("name", SITES)
@@ -532,6 +685,7 @@ def test_secrets_are_asked_for_only_where_they_are_used():
 
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=3) | st.dates()
+    | st.builds(pow, st.just(16), st.just(5000))
     | st.sampled_from(["192.0.2.1", "192.0.2.0/26", "2001:db8::1", "10.0.0.9-10.0.0.1", "bond0", "eth0", "500ms"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["eth0", "gw1"]),
