@@ -26,6 +26,7 @@ import yaml
 
 VERSION = 1
 MASTER = "master"  # the id with which the master signs its own events
+MASTER_BEACONS = ("master", "resync")  # what only the master reports: what it found itself, and a person's orders
 SECRET = "gateway_events.key"  # the file in pki_dir
 MAX_EVENT_BYTES = 8 * 1024  # of an event as JSON
 END_OF_TAG = b"\n\n"  # on the master's bus, between tag and data (salt.utils.event.TAGEND)
@@ -236,7 +237,8 @@ def check(event: object, tag: str | None, secret: bytes) -> tuple[Event | None, 
 
     Returns:
         The event and "", or None and the reason: "malformed", "unsigned" (the shape is right and there is no signature:
-        ask the node for it), "tag" (it is not the tag of this event), "signature".
+        ask the node for it), "tag" (it is not the tag of this event), "signature", "the master's" (a node says what
+        only the master may say).
     """
     if not isinstance(event, dict):
         return None, "malformed"
@@ -258,7 +260,9 @@ def check(event: object, tag: str | None, secret: bytes) -> tuple[Event | None, 
         right = signature(fields, key_of(secret, its.id))
     except (TypeError, ValueError, RecursionError):
         return None, "malformed"
-    return (its, "") if hmac.compare_digest(right, given) else (None, "signature")
+    if not hmac.compare_digest(right, given):
+        return None, "signature"
+    return (None, "the master's") if its.beacon in MASTER_BEACONS and its.id != MASTER else (its, "")
 
 
 def whose(minion_id: str) -> tuple[str, str] | None:

