@@ -39,6 +39,8 @@ _ID = re.compile(rf"([a-z][a-z0-9-]{{0,62}})[.]({SITE})([.][A-Za-z0-9_.-]{{1,120
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:?[0-9]{2})?")
+# The limit of each text of a node in bytes, as JSON. Twin: _modules/gateway_events.py. A longer one is cut.
+_TEXT_BYTES = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
 _MAX_DEPTH = 6
 _MAX_VALUES = 1000  # in one event, at all depths together
 
@@ -356,11 +358,25 @@ def _small(event: dict[Any, Any]) -> bool:
 def _event(fields: dict[str, Any]) -> Event:
     """The event that is passed on. Its site comes from the id, not from the field `site` (except the master's)."""
     node, site = whose(fields["id"]) or ("", fields["site"] if is_site_name(fields["site"]) else "")
-    texts = {name: printable(fields[name]) for name in ("subject", "was", "cause")}
+    texts = {name: printable(fields[name]) for name in _TEXT_BYTES}
+    if fields["id"] != MASTER:
+        texts = {name: within(text, _TEXT_BYTES[name]) for name, text in texts.items()}
     return Event(journal=fields["journal"], n=fields["n"], id=fields["id"], site=site, node=node, role=fields["role"],
                  beacon=fields["beacon"], condition=fields["condition"], severity=fields["severity"],
-                 now=printable(fields["is"]), since=fields["since"], at=fields["at"], recovered=fields["recovered"],
+                 now=texts.pop("is"), since=fields["since"], at=fields["at"], recovered=fields["recovered"],
                  once=fields["once"], facts=fields["facts"], **texts)
+
+
+def within(text: str, most: int) -> str:
+    """The text, cut to at most this many bytes as JSON."""
+    if len(text) * 12 <= most or len(json.dumps(text)) <= most:
+        return text
+    used = len(json.dumps("…"))
+    for number, letter in enumerate(text):
+        used += len(json.dumps(letter)) - 2
+        if used > most:
+            return text[:number] + "…"
+    return text
 
 
 def printable(text: str) -> str:

@@ -164,6 +164,14 @@ def test_texts_are_made_printable():
     assert event.subject == "a  Bcc: x [31m " and event.cause == " "
 
 
+def test_what_a_node_says_is_cut_as_an_honest_one_cuts_it():
+    event, _ = authentic.check(signed(subject="\U0001f600" * 300, cause="é" * 1900, was="x" * 1000), TAG, SECRET)
+    assert len(json.dumps(event.subject)) <= 300 and len(json.dumps(event.cause)) <= 1000 and len(event.was) < 1000
+    assert event.subject.endswith("…") and event.now == "down"
+    own, _ = authentic.check(signed(id="master", beacon="master", **{"is": "x" * 1500}), None, SECRET)
+    assert len(own.now) == 1500, "what the master itself says is whole"
+
+
 # The secret
 
 

@@ -288,6 +288,37 @@ def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch
     assert any(asked[0] == "newest" and GW1 in asked[1] for asked in world.asked)
 
 
+def test_one_nodes_flood_leaves_room_for_the_others(world, monkeypatch):
+    monkeypatch.setattr(service, "MAX_WAITING_OF_NODE", 5)
+    offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
+    offer(world, made(1, minion=GW2))
+    assert world.service.status(time.time())["counts"]["postponed"] == 14
+    step(world)
+    assert any(line["id"] == GW2 for each in world.told for line in each["conditions"])
+    offer(world, made(6, subject="s6"))
+    step(world)
+    assert world.service.status(time.time())["counts"]["postponed"] == 14, "it has taken what waited"
+
+
+def test_the_state_is_written_every_two_seconds_at_most(world, monkeypatch):
+    written = []
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda path, data: (written.append(path.name), write(path, data)))
+    for number in range(40):
+        offer(world, made(number + 1, subject=f"s{number}"))
+        step(world, 0.1)
+    assert 1 <= written.count(files.STATE) <= 3
+    step(world, 2.5)
+    assert "s39" in (world.service._folder / files.STATE).read_text()
+
+
+def test_what_an_incident_only_counted_is_asked_of_the_node(world):
+    step(world)
+    world.service._machine.unsure |= {GW1, "nobody.nowhere"}
+    step(world)
+    assert [asked for asked in world.asked if asked[0] == "conditions"][-1] == ("conditions", [GW1], [])
+
+
 # Delivery
 
 
