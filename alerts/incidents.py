@@ -30,7 +30,7 @@ STAYS_SECONDS = 10.0  # a critical condition that has joined, or something that 
 # of those that an alert has named already are only counted.
 MAX_LINES_OF_NODE, MAX_BYTES_OF_NODE = 100, 64 * 1024
 _LINE_BYTES = 6000  # of a condition, at most: authentic.py cuts what a node says
-MORE_SECONDS = 60.0  # a critical condition that is only counted, in an incident that was told already: update after this
+MORE_SECONDS = 60.0  # a critical condition joins an incident that was told and is only counted: update after this
 MAX_INCIDENTS_OF_SITE = 30  # open incidents of a site; further conditions join the newest
 MAX_RAISED_OF_NODE = 100  # conditions of a node that are watched for flapping
 MAX_REMEMBERED_OF_NODE = 1000  # conditions of a node of which the newest event's number is kept
@@ -434,7 +434,8 @@ class IncidentMachine:
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` takes, as JSON."""
         return {"incidents": [asdict(incident) for incident in self.incidents.values()],
-                "raised": {key: times for of in self._raised.values() for key, times in of.items()}, "flaps": {key: asdict(flap) for key, flap in self._flaps.items()}}
+                "raised": {key: times for of in self._raised.values() for key, times in of.items()},
+                "flaps": {key: asdict(flap) for key, flap in self._flaps.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """

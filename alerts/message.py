@@ -25,7 +25,8 @@ def compose(alert: Alert) -> Message:
 
     Returns:
         id, kind, site, severity, at (seconds since 1970), incident, subject, text, brief (the next step, one line),
-        conditions (for machines), more (conditions that are not among these), caused (when the node noticed the event that led to the alert, as `at`).
+        conditions (for machines), more (conditions that are not among these), caused (when the node
+        noticed the event that led to the alert, as `at`).
     """
     lines = alert.lines or []
     described = [catalogue.describe(line, alert.site) for line in lines]
@@ -135,7 +136,7 @@ def digest(messages: list[Message], number: str) -> Message:
     entries, count, critical = joined(messages)
     sites = {entry["site"] for entry in entries}
     severity = max((entry["severity"] for entry in entries), key=rank)
-    at, caused = entries[-1]["at"], min(entry["caused"] or entry["at"] for entry in entries)
+    last, caused = entries[-1]["at"], min(entry["caused"] or entry["at"] for entry in entries)
     entries = chosen(entries, MAX_DIGEST_ALERTS, MAX_DIGEST_BYTES)
     site = sites.pop() if len(sites) == 1 else ""
     text = [f"{count} alerts came faster than they can be sent one by one. The newest is last:", ""]
@@ -152,7 +153,7 @@ def digest(messages: list[Message], number: str) -> Message:
     named = _first(conditions, MAX_CONDITIONS_BYTES)
     more = len(conditions) - len(named) + sum(message.get("more", 0) for message in messages)
     return {"id": f"digest-{number}", "kind": "digest", "site": site, "severity": severity,
-            "at": at, "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",
+            "at": last, "incident": "", "subject": f"[{severity}] {site or 'gateways'}: {count} alerts",
             "text": "\n".join(text) + "\n", "brief": "salt-run alerts.open", "conditions": named, "more": more,
             "alerts": entries, "caused": caused}
 

@@ -266,7 +266,7 @@ def joined(messages: list[Message]) -> tuple[list[Summary], int, int]:
 def chosen(entries: list[Summary], most: int, most_bytes: int) -> list[Summary]:
     """The most severe of the lines of a digest, and of those the newest, in their order: at most this many and at most
     this many bytes as JSON, but one at least."""
-    kept = []
+    kept: list[int] = []
     for number in sorted(range(len(entries)), key=lambda number: (-_rank(entries[number]), -number))[:most]:
         most_bytes -= _size(entries[number])
         if most_bytes < 0 and kept:

@@ -82,7 +82,8 @@ def test_too_many_bytes_become_a_digest_too(tmp_path, monkeypatch):
     monkeypatch.setattr(spools, "COMPACT_BYTES", 100_000)
     one = Spool(tmp_path / "queue", most_bytes=400_000)
     for number in range(300):
-        one.add([(alert(number, "critical" if number % 50 == 0 else "warning") | {"text": "x" * 10_000}, ["mail", "log"])])
+        large = alert(number, "warning" if number % 50 else "critical") | {"text": "x" * 10_000}
+        one.add([(large, ["mail", "log"])])
     for spool in (one, Spool(tmp_path / "queue", most_bytes=400_000)):
         waiting = list(spool.waiting("mail").values())
         assert len(json.dumps(waiting)) <= 410_000
