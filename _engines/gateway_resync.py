@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 __virtualname__ = "gateway_resync"
 
 LOOK_SECONDS = 0.5  # between two looks at the files
-STATUS_SECONDS = 2.0  # at most, between two writes of the status for people
+STATUS_SECONDS = 2.0  # between two writes of the status for people, however many events come
 IDLE_SECONDS = 60.0
 # How long a job may take that asks nodes, and one that applies them.
 MAX_ASKING_SECONDS, MAX_WORKING_SECONDS = 120.0, 1800.0
@@ -111,15 +111,19 @@ class Engine:
                 self.handle(decide.Inputs(present.shared, present.own))
 
     def handle(self, event: decide.ResyncEvent) -> None:
-        """Take an event, carry out the actions that follow, and write the status for people."""
+        """Take an event, carry out the actions that follow, and write the status for people if it is due."""
         for action in self.machine.handle(event, clock()):
             try:
                 getattr(self, "do_" + type(action).__name__.lower())(action)
             except OSError as error:
                 log.error("resync: %s: %s", type(action).__name__, error)
-        if not isinstance(event, decide.Inputs) or clock() - self.written >= STATUS_SECONDS:
+        # A look at the files comes twice a second, so the last state is written soon, too. A person waits for an order.
+        if isinstance(event, decide.Order) or clock() - self.written >= STATUS_SECONDS:
             self.written = clock()
-            files.write_status(self.opts["cachedir"], {"enabled": True, "mistakes": [], **self.machine.status()})
+            try:
+                files.write_status(self.opts["cachedir"], {"enabled": True, "mistakes": [], **self.machine.status()})
+            except OSError as error:
+                log.error("resync: the status can not be written: %s", error)
 
     # Events
 

@@ -26,6 +26,7 @@ import yaml
 
 VERSION = 1
 MASTER = "master"  # the id with which the master signs its own events
+MASTER_BEACONS = ("master", "resync")  # what only the master reports: what it found itself, and a person's orders
 SECRET = "gateway_events.key"  # the file in pki_dir
 MAX_EVENT_BYTES = 8 * 1024  # of an event as JSON
 END_OF_TAG = b"\n\n"  # on the master's bus, between tag and data (salt.utils.event.TAGEND)
@@ -38,6 +39,8 @@ _ID = re.compile(rf"([a-z][a-z0-9-]{{0,62}})[.]({SITE})([.][A-Za-z0-9_.-]{{1,120
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?(Z|[+-][0-9]{2}:?[0-9]{2})?")
+# The limit of each text of a node in bytes, as JSON. Twin: _modules/gateway_events.py. A longer one is cut.
+_TEXT_BYTES = {"was": 1000, "is": 1000, "cause": 1000, "subject": 300}
 _MAX_DEPTH = 6
 _MAX_VALUES = 1000  # in one event, at all depths together
 
@@ -236,7 +239,8 @@ def check(event: object, tag: str | None, secret: bytes) -> tuple[Event | None, 
 
     Returns:
         The event and "", or None and the reason: "malformed", "unsigned" (the shape is right and there is no signature:
-        ask the node for it), "tag" (it is not the tag of this event), "signature".
+        ask the node for it), "tag" (it is not the tag of this event), "signature", "the master's" (a node says what
+        only the master may say).
     """
     if not isinstance(event, dict):
         return None, "malformed"
@@ -258,7 +262,9 @@ def check(event: object, tag: str | None, secret: bytes) -> tuple[Event | None, 
         right = signature(fields, key_of(secret, its.id))
     except (TypeError, ValueError, RecursionError):
         return None, "malformed"
-    return (its, "") if hmac.compare_digest(right, given) else (None, "signature")
+    if not hmac.compare_digest(right, given):
+        return None, "signature"
+    return (None, "the master's") if its.beacon in MASTER_BEACONS and its.id != MASTER else (its, "")
 
 
 def whose(minion_id: str) -> tuple[str, str] | None:
@@ -352,11 +358,25 @@ def _small(event: dict[Any, Any]) -> bool:
 def _event(fields: dict[str, Any]) -> Event:
     """The event that is passed on. Its site comes from the id, not from the field `site` (except the master's)."""
     node, site = whose(fields["id"]) or ("", fields["site"] if is_site_name(fields["site"]) else "")
-    texts = {name: printable(fields[name]) for name in ("subject", "was", "cause")}
+    texts = {name: printable(fields[name]) for name in _TEXT_BYTES}
+    if fields["id"] != MASTER:
+        texts = {name: within(text, _TEXT_BYTES[name]) for name, text in texts.items()}
     return Event(journal=fields["journal"], n=fields["n"], id=fields["id"], site=site, node=node, role=fields["role"],
                  beacon=fields["beacon"], condition=fields["condition"], severity=fields["severity"],
-                 now=printable(fields["is"]), since=fields["since"], at=fields["at"], recovered=fields["recovered"],
+                 now=texts.pop("is"), since=fields["since"], at=fields["at"], recovered=fields["recovered"],
                  once=fields["once"], facts=fields["facts"], **texts)
+
+
+def within(text: str, most: int) -> str:
+    """The text, cut to at most this many bytes as JSON."""
+    if len(text) * 12 <= most or len(json.dumps(text)) <= most:
+        return text
+    used = len(json.dumps("…"))
+    for number, letter in enumerate(text):
+        used += len(json.dumps(letter)) - 2
+        if used > most:
+            return text[:number] + "…"
+    return text
 
 
 def printable(text: str) -> str:

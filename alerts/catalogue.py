@@ -2,7 +2,9 @@
 automatically, what to do next.
 
 {node}, {site}, {subject}, {was}, {now} and {id} stand for fields of the event. They are printable text on one line
-(authentic.printable) and are never executed.
+(authentic.printable) and are never executed here. But a person copies what stands in a command. So the next step, and
+every text with a command in it, has only {site}, {node} and {id}: the master knows these itself (authentic.Sites), and
+an event counts only when its id is a node of one of the master's sites. The others are what the node says.
 """
 from __future__ import annotations
 
@@ -270,12 +272,12 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "Is the machine up? At its console: systemctl status salt-minion. Who is active: salt-run gateway.roles "
         "{site}"),
     ("master", "apart"): Entry(
-        "critical", "the nodes of {subject} both live and do not hear each other",
-        "the nodes of {subject} hear each other again",
+        "critical", "the nodes of {site} both live and do not hear each other",
+        "the nodes of {site} hear each other again",
         "Both may be active: users reach one or the other, or both in turn, and tunnels break and reconnect.",
         "The master asked both nodes, and both answered. When they hear each other again, the one with the older "
         "claim gives up its role within a second.",
-        "Check all links between the two nodes. Who is active: salt-run gateway.roles {subject}. If both are, and it "
+        "Check all links between the two nodes. Who is active: salt-run gateway.roles {site}. If both are, and it "
         "lasts: on one node systemctl stop heartbeat"),
     ("master", "nodes_differ"): Entry(
         "critical", "the two nodes of {site} are not the same: {now}", "the two nodes of {site} are the same again",
@@ -308,9 +310,9 @@ def describe(line: Line, site: str) -> dict[str, str]:
     over = not line["open"] and not line["once"]
     texts = {"happened": entry.over if over and entry.over else entry.happened, "means": entry.means,
              "done": entry.done, "todo": entry.todo}
-    words = {"{node}": line["node"] or "the master", "{site}": site or "all sites", "{subject}": line["subject"],
-             "{was}": line["was"], "{now}": line["is"], "{id}": line["id"]}
-    return {name: filled(text, words) for name, text in texts.items()}
+    known = {"{node}": line["node"] or "the master", "{site}": site or "all sites", "{id}": line["id"]}
+    said = known | {"{subject}": line["subject"], "{was}": line["was"], "{now}": line["is"]}
+    return {name: filled(text, said if name == "happened" else known) for name, text in texts.items()}
 
 
 def _unknown(line: Line) -> Entry:

@@ -15,19 +15,27 @@ goes all the time *flaps*: people get one alert when this begins and one when it
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from alerts.authentic import Event, rank, worse
+from alerts.authentic import MASTER, Event, rank, within, worse
 from alerts.shapes import Line
 
 GATHER_SECONDS = 0.15  # a new incident waits this long for further events before its alert goes out
 JOIN = 30.0  # seconds: events of the site within this time join the incident
 STAYS_SECONDS = 10.0  # a critical condition that has joined, or something that has happened again: update after this
-MAX_LINES = 100  # conditions that an incident names; further ones are only counted
+# Conditions of one node that the open incidents name, and their bytes as JSON. Of more, the least severe and the oldest
+# of those that an alert has named already are only counted.
+MAX_LINES_OF_NODE, MAX_BYTES_OF_NODE = 100, 64 * 1024
+_LINE_BYTES = 6000  # of a condition, at most: authentic.py cuts what a node says
+MORE_SECONDS = 60.0  # a critical condition joins an incident that was told and is only counted: update after this
 MAX_INCIDENTS_OF_SITE = 30  # open incidents of a site; further conditions join the newest
-MAX_REMEMBERED_CONDITIONS = 20_000  # conditions of which the newest event's number is kept
+MAX_RAISED_OF_NODE = 100  # conditions of a node that are watched for flapping
+MAX_REMEMBERED_OF_NODE = 1000  # conditions of a node of which the newest event's number is kept
+MAX_OF_MASTER = 20_000  # both, of the master itself, which speaks of all nodes
+MAX_COUNTED = 500  # conditions of an incident that are not named and are counted only once
 
 
 class Settings(NamedTuple):
@@ -48,6 +56,7 @@ class Alert(NamedTuple):
     incident: str
     lines: list[Line]
     more: int = 0  # conditions that are not among the lines
+    severe: int = 0  # of these, the critical ones
     silenced: bool = False  # it was held back, because the site was silenced
 
 
@@ -63,6 +72,9 @@ class Incident:
     due: float | None = None  # when the next alert goes out
     told: int = 0  # alerts that have gone out
     more: int = 0  # conditions that are not among the lines
+    severe: int = 0  # of these, the critical ones
+    unnamed: list[str] = field(default_factory=list)  # the minion ids of these ...
+    counted: list[str] = field(default_factory=list)  # ... and a digest of each of their keys
     held: bool = False  # a silence holds it back
     update: bool = False  # the alert that is due is an update
 
@@ -95,9 +107,12 @@ class IncidentMachine:
         self.incidents: dict[str, Incident] = {}
         self.silences: dict[str, float] = {}  # by site, until when
         self._of: dict[str, str] = {}  # by condition, the open incident that it is in
-        self._raised: dict[str, list[float]] = {}  # by condition, when it began within the last minutes
+        # By minion id and condition, when it began within the last minutes.
+        self._raised: dict[str, OrderedDict[str, list[float]]] = {}
         self._flaps: dict[str, Flap] = {}  # by condition
-        self._newest: OrderedDict[str, tuple[str, int]] = OrderedDict()  # by condition, the last event's journal and n
+        # By minion id and condition, the last event's journal and n.
+        self._newest: dict[str, OrderedDict[str, tuple[str, int]]] = {}
+        self.unsure: set[str] = set()  # minion ids whose conditions are to be asked for: an incident did not name all
 
     # Events
 
@@ -122,8 +137,7 @@ class IncidentMachine:
                 return alerts
         if event.recovered:
             return self._recovered(now, key, event, quiet)
-        incident = self._incident_for(now, key, event)
-        self._note(now, incident, key, event)
+        incident = self._note(now, key, event)
         if quiet:
             if key in incident.lines:
                 incident.lines[key]["told"] = True
@@ -154,8 +168,9 @@ class IncidentMachine:
         still = {key_of(event) for event, _ in events}
         alerts = []
         for key in [key for key in self._of if key.startswith(f"{minion}|") and key not in still]:
-            incident = self.incidents[self._of[key]]
-            line = incident.lines[key]
+            if key not in self._of:
+                continue  # its incident has just ended with another condition
+            line = self.incidents[self._of[key]].lines[key]
             if line["open"] and not line["once"] and line["taken"] < asked:
                 alerts += self._over(now, key, None, quiet=False)
         return alerts
@@ -176,15 +191,19 @@ class IncidentMachine:
             if now - flap.last >= self.settings.minutes * 60:
                 alerts += self._calm(now, key, flap)
         oldest = now - self.settings.minutes * 60
-        for key in [key for key, times in self._raised.items() if times[-1] < oldest]:
-            del self._raised[key]
+        for minion, of in list(self._raised.items()):
+            for key in [key for key, times in of.items() if times[-1] < oldest]:
+                del of[key]
+            if not of:
+                del self._raised[minion]
         return alerts
 
     def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, float]]:
         """Where a condition is the case now: site, minion id, and since when this engine knows of it."""
-        lines = [(incident.site, incident.lines[key]) for key, incident in (
-            (key, self.incidents[name]) for key, name in self._of.items() if f"|{beacon}|{condition}|" in key)]
-        return [(site, line["id"], line["taken"]) for site, line in lines if line["open"]]
+        # Not by a piece of the key: a subject can hold any text.
+        lines = [(self.incidents[name].site, self.incidents[name].lines[key]) for key, name in self._of.items()]
+        return [(site, line["id"], line["taken"]) for site, line in lines
+                if line["open"] and (line["beacon"], line["condition"]) == (beacon, condition)]
 
     def next_due(self) -> float | None:
         """When the next alert is due, so that :meth:`tick` is called in time; None when none is."""
@@ -202,13 +221,14 @@ class IncidentMachine:
 
     def _is_old(self, key: str, event: Event) -> bool:
         """Whether a later event of this condition was taken already: this one was missed and fetched afterwards."""
-        journal, number = self._newest.get(key, ("", 0))
+        of = self._newest.setdefault(event.id, OrderedDict())
+        journal, number = of.get(key, ("", 0))
         if journal == event.journal and event.n <= number:
             return True
-        self._newest[key] = event.journal, event.n
-        self._newest.move_to_end(key)
-        if len(self._newest) > MAX_REMEMBERED_CONDITIONS:
-            self._newest.popitem(last=False)
+        of[key] = event.journal, event.n
+        of.move_to_end(key)
+        if len(of) > (MAX_OF_MASTER if event.id == MASTER else MAX_REMEMBERED_OF_NODE):
+            of.popitem(last=False)
         return False
 
     def _incident_for(self, now: float, key: str, event: Event) -> Incident:
@@ -226,24 +246,86 @@ class IncidentMachine:
         self.incidents[name] = incident
         return incident
 
-    def _note(self, now: float, incident: Incident, key: str, event: Event) -> None:
-        """Writes the event into the incident's line of this condition."""
-        if key not in incident.lines and len(incident.lines) >= MAX_LINES:
-            incident.more += 1
-            return
+    def _note(self, now: float, key: str, event: Event) -> Incident:
+        """Writes the event into the line of its condition, or counts it. Returns the incident that has it."""
+        incident = self._incident_for(now, key, event)
         before = incident.lines.get(key)
         still = before if before and before["open"] else None  # it was the case already
         # Something that only happens has happened once more: the last alert is out of date.
-        again = event.once and incident.told > 0 and key in incident.lines
-        incident.lines[key] = {
+        again = event.once and incident.told > 0 and before is not None
+        line: Line = {
             "id": event.id, "node": event.node, "role": event.role, "beacon": event.beacon,
             "condition": event.condition, "subject": event.subject, "severity": event.severity, "was": event.was,
-            "since": event.since, "at": event.at, "cause": event.cause, "facts": event.facts, "once": event.once,
+            "since": event.since, "at": event.at, "cause": event.cause, "once": event.once,
             "n": event.n, "journal": event.journal, "is": event.now, "open": not event.once, "again": again,
             "recovered_at": "", "told": still is not None and still["told"],
             "taken": still["taken"] if still else now}
+        if not self._make_room(incident, key, line):
+            if before is None:
+                if not incident.lines:
+                    # It would name nothing. The newest one that names something says that there is more.
+                    del self.incidents[incident.id]
+                    incident = [each for each in self.incidents.values() if each.site == event.site and each.lines][-1]
+                if self._count(incident, key, line) and line["severity"] == "critical" and incident.told \
+                        and incident.due is None:
+                    incident.due, incident.update = now + MORE_SECONDS, True
+                return incident
+            line["was"], line["cause"], line["is"] = "", "", within(line["is"], 60)
+        incident.lines[key] = line
         if not event.once:
             self._of[key] = incident.id
+        return incident
+
+    # What one node may say at all
+
+    def _make_room(self, incident: Incident, key: str, line: Line) -> bool:
+        """Whether the open incidents may name one more condition of this node. For a more severe one, and for a new
+        one in place of one that an alert has named, the lesser ones are counted from now on."""
+        its = [(other, name, each) for other in self.incidents.values() if other.site == incident.site
+               for name, each in other.lines.items() if each["id"] == line["id"] and name != key]
+        lines = len(its) + 1 - MAX_LINES_OF_NODE
+        if not its or lines <= 0 and (len(its) + 1) * _LINE_BYTES <= MAX_BYTES_OF_NODE:
+            return True
+        size = sum(_size(name, each) for _, name, each in its) + _size(key, line) - MAX_BYTES_OF_NODE
+        lesser = []
+        for other, name, each in sorted(its, key=lambda one: (rank(one[2]["severity"]), not one[2]["told"],
+                                                              one[2]["taken"])):
+            if lines <= 0 and size <= 0:
+                break
+            if (rank(each["severity"]), not each["told"]) >= (rank(line["severity"]), True):
+                return False
+            lesser.append((other, name))
+            lines, size = lines - 1, size - _size(name, each)
+        if lines > 0 or size > 0:
+            return False
+        for other, name in lesser:
+            self._condense(other, name, incident)
+        return True
+
+    def _condense(self, incident: Incident, key: str, into: Incident) -> None:
+        """From now on a condition is only counted, in another incident of the same site."""
+        self._count(into, key, incident.lines.pop(key))
+        self._flaps.pop(key, None)
+        if self._of.get(key) == incident.id:
+            del self._of[key]
+        if not incident.lines and incident is not into:
+            into.more, into.severe = into.more + incident.more, into.severe + incident.severe
+            into.unnamed = sorted({*into.unnamed, *incident.unnamed})
+            into.counted = [*into.counted, *incident.counted][-MAX_COUNTED:]
+            del self.incidents[incident.id]
+
+    def _count(self, incident: Incident, key: str, line: Line) -> bool:
+        """Counts a condition that its incident does not name. Returns whether it was not counted already."""
+        # So that the node's own list can bring it back (present).
+        self._newest.get(line["id"], OrderedDict()).pop(key, None)
+        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        if digest in incident.counted:
+            return False
+        incident.counted = [*incident.counted, digest][-MAX_COUNTED:]
+        incident.more += 1
+        incident.severe += line["severity"] == "critical"
+        incident.unnamed = sorted({*incident.unnamed, line["id"]})
+        return True
 
     def _recovered(self, now: float, key: str, event: Event, quiet: bool) -> list[Alert]:
         if key not in self._of:
@@ -288,10 +370,11 @@ class IncidentMachine:
             line["told"] = True
         severity = lines[0]["severity"] if only and lines else incident.severity
         return Alert(f"{incident.id}-{incident.told}", kind, incident.site, severity, now, incident.id, lines,
-                     0 if only else incident.more, incident.held)
+                     0 if only else incident.more, 0 if only else incident.severe, incident.held)
 
     def _close(self, incident: Incident) -> None:
         self.incidents.pop(incident.id, None)
+        self.unsure |= set(incident.unnamed)  # what was only counted may last
         for key in incident.lines:
             if self._of.get(key) == incident.id:
                 del self._of[key]
@@ -302,17 +385,21 @@ class IncidentMachine:
         """The alerts of a condition that flaps; None when it does not."""
         flap = self._flaps.get(key)
         if not event.recovered:
-            times = self._raised.setdefault(key, [])
+            of = self._raised.setdefault(event.id, OrderedDict())
+            times = of.setdefault(key, [])
+            of.move_to_end(key)
+            if len(of) > (MAX_OF_MASTER if event.id == MASTER else MAX_RAISED_OF_NODE):
+                of.popitem(last=False)
             times[:] = [at for at in times if now - at <= self.settings.minutes * 60][-self.settings.times:] + [now]
             if flap is None and len(times) <= self.settings.times:
                 return None
         if flap is None:
             if event.recovered:
                 return None
-            incident = self._incident_for(now, key, event)
-            self._note(now, incident, key, event)
+            incident = self._note(now, key, event)
             if key not in incident.lines:
-                return None
+                incident.severity = worse(incident.severity, event.severity)
+                return []
             self._of[key] = incident.id
             incident.severity = worse(incident.severity, event.severity)
             self._flaps[key] = Flap(incident.id, now, now, len(times))
@@ -326,7 +413,7 @@ class IncidentMachine:
         if event.recovered:
             _end(incident.lines[key], event)
         else:
-            self._note(now, incident, key, event)
+            self._note(now, key, event)
         incident.lines[key]["times"] = flap.times
         return []
 
@@ -335,8 +422,8 @@ class IncidentMachine:
 
     def _calm(self, now: float, key: str, flap: Flap) -> list[Alert]:
         del self._flaps[key]
-        self._raised.pop(key, None)
         incident = self.incidents[flap.incident]
+        self._raised.get(incident.lines[key]["id"], OrderedDict()).pop(key, None)
         alert = self._alert(now, incident, "calm", key)
         if incident.over and not self._flaps_in(incident):
             self._close(incident)
@@ -347,7 +434,8 @@ class IncidentMachine:
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` takes, as JSON."""
         return {"incidents": [asdict(incident) for incident in self.incidents.values()],
-                "raised": self._raised, "flaps": {key: asdict(flap) for key, flap in self._flaps.items()}}
+                "raised": {key: times for of in self._raised.values() for key, times in of.items()},
+                "flaps": {key: asdict(flap) for key, flap in self._flaps.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """
@@ -356,12 +444,30 @@ class IncidentMachine:
         Raises:
             KeyError, TypeError, ValueError: `state` is something else.
         """
-        self.incidents = {each["id"]: Incident(**each) for each in state["incidents"]}
-        self._raised = {key: [float(at) for at in times] for key, times in state["raised"].items() if times}
+        self.incidents, self._raised = {each["id"]: Incident(**each) for each in state["incidents"]}, {}
+        for key, times in state["raised"].items():
+            of = self._raised.setdefault(key.partition("|")[0], OrderedDict())
+            if times and len(of) < MAX_RAISED_OF_NODE:
+                of[key] = [float(at) for at in times]
+        self._shorten()
         self._flaps = {key: Flap(**flap) for key, flap in state["flaps"].items() if flap["incident"] in self.incidents}
         self._of = {key: incident.id for incident in self.incidents.values() for key, line in incident.lines.items()
                     if line["open"] or key in self._flaps}
 
+    def _shorten(self) -> None:
+        """Brings what an earlier tree has saved within the limits: the newest incidents and the most severe stay."""
+        left: dict[tuple[str, str], list[int]] = {}
+        for incident in reversed([*self.incidents.values()]):
+            for key, line in sorted(incident.lines.items(), key=lambda each: -rank(each[1]["severity"])):
+                line.pop("facts", None)  # type: ignore[typeddict-item]
+                of, size = left.setdefault((incident.site, line["id"]), [MAX_LINES_OF_NODE, MAX_BYTES_OF_NODE]), \
+                    _size(key, line)
+                if of[0] > 0 and of[1] >= size or of[0] == MAX_LINES_OF_NODE:
+                    of[0], of[1] = of[0] - 1, of[1] - size
+                else:
+                    self._count(incident, key, incident.lines.pop(key))
+            if not incident.lines:
+                self._close(incident)
 
 def _end(line: Line, event: Event | None) -> None:
     """The condition is over, as `event` says (None: without an event)."""
@@ -373,6 +479,11 @@ def _end(line: Line, event: Event | None) -> None:
 def _again(line: Line) -> bool:
     """Whether it has happened once more since the last alert. (Lines saved by an earlier tree have no key `again`.)"""
     return bool(line.get("again")) and not line["told"]
+
+
+def _size(key: str, line: Line) -> int:
+    """The bytes of a condition in the state."""
+    return len(json.dumps(key)) + len(json.dumps(line))
 
 
 def key_of(event: Event) -> str:

@@ -236,6 +236,10 @@ class Intake:
                     node.ahead.discard(node.n)
             else:
                 node.ahead.add(number)
+                if len(node.ahead) > 2 * JOURNAL_EVENTS:
+                    # The node does not answer, and its journal has not kept what is missing before these.
+                    node.n = sorted(node.ahead)[-JOURNAL_EVENTS] - 1
+                    node.ahead = {n for n in node.ahead if n > node.n}
             out += self._accept(now, event, 0)
         if node.wanted:
             self._ask(now, minion, node)

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,9 @@ from alerts.spool import Spool
 log = logging.getLogger(__name__)
 
 MAX_WAITING_EVENTS = 10_000  # verified events that wait here; further ones stay in the journals and are fetched
+MAX_WAITING_OF_NODE = 1_000  # of one node, for the same reason: the others' events wait behind them
 BATCH_EVENTS = 1_000  # taken in one round of the loop
-SAVE_SECONDS = 1.0  # at least, between two writes of the state
+SAVE_SECONDS = 2.0  # at least, between two writes of the state
 STATUS_SECONDS = 2.0  # between two writes of status.json
 APART_SECONDS = 0.5  # between two searches for nodes that do not hear each other
 MARK_SECONDS = 2.0  # between two reports to the nodes of what this master has taken
@@ -86,6 +87,8 @@ class Service:
         self._apart, self._heard = Apart(), dict[str, float]()
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
         self._in: deque[Callable[[float], list[Alert]]] = deque()  # each given the time
+        self._offered: Counter[str] = Counter()  # by minion id, its events that the reader thread has put there ...
+        self._taken: Counter[str] = Counter()  # ... and those that the loop has taken from there
         self._wake = threading.Condition()
         self._asks: deque[tuple[str, list[str], list[Any]]] = deque()
         self._ask_wake = threading.Condition()
@@ -119,11 +122,14 @@ class Service:
         """A message on the bus with the tag of an event. Costs little, whatever it is."""
         event, why = authentic.check(authentic.payload(data), tag, self._secret)
         if event is not None:
-            if len(self._in) >= MAX_WAITING_EVENTS:
+            waiting = self._offered[event.id] - self._taken[event.id]
+            if len(self._in) >= MAX_WAITING_EVENTS or waiting >= MAX_WAITING_OF_NODE and event.id != authentic.MASTER:
                 self._counts["postponed"] += 1
                 self._put_newest(event.id)
                 return
-            self._put(lambda now: self._on_event(now, event))
+            self._offered[event.id] += 1
+            light = _light(event)
+            self._put(lambda now: self._on_event(now, light))
             return
         self.refuse(why)
         if why == "unsigned":
@@ -208,6 +214,7 @@ class Service:
 
     def _on_event(self, now: float, event: authentic.Event) -> list[Alert]:
         self._counts["events"] += 1
+        self._taken[event.id] += 1
         if event.id != authentic.MASTER and not self._sites.sender(event.id):
             self.refuse("no site")
             return []
@@ -273,7 +280,7 @@ class Service:
         for each in events[:2_000]:
             event, why = authentic.check(each, None, self._secret)
             if event is not None and event.id == minion:
-                good.append(event)
+                good.append(_light(event))
             elif why == "unsigned":
                 unsigned = each["n"] if unsigned is None else min(unsigned, each["n"])
             else:
@@ -367,6 +374,8 @@ class Service:
             else:
                 self._ask(ask)
         self._intake.asks.clear()
+        self._condition_asks |= self._machine.unsure & self._known
+        self._machine.unsure.clear()
         if now - self._last["asks"] >= GATHER_ASKS_SECONDS:
             self._last["asks"] = now
             for what, whom in (("newest", self._newest_asks), ("conditions", self._condition_asks),
@@ -518,3 +527,8 @@ class Service:
             log.error("alerts: %s is damaged: starting without it and asking the nodes for their conditions",
                       self._folder / files.STATE)
             self._machine, self._intake = IncidentMachine(self._machine.settings), Intake(self._rank)
+
+
+def _light(event: authentic.Event) -> authentic.Event:
+    """An event without its facts: no text of an alert uses them, and they are most of what an event may hold."""
+    return event._replace(facts={})

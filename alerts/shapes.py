@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict
 # one key is the word "is".
 Line = TypedDict("Line", {
     "id": str, "node": str, "role": str, "beacon": str, "condition": str, "subject": str, "severity": str, "was": str,
-    "is": str, "since": str, "at": str, "cause": str, "facts": dict[str, Any], "once": bool, "n": int, "journal": str,
+    "is": str, "since": str, "at": str, "cause": str, "once": bool, "n": int, "journal": str,
     "open": bool,           # it is the case now
     "recovered_at": str,    # the time of the event that ended it; empty without one
     "told": NotRequired[bool],      # an alert named it
@@ -42,10 +42,12 @@ class Message(TypedDict):
     text: NotRequired[str]
     brief: NotRequired[str]  # the next step, one line
     conditions: NotRequired[list[dict[str, Any]]]  # for machines
+    more: NotRequired[int]  # conditions that it has beside these
     caused: NotRequired[float]  # seconds since 1970, by the node's clock
     alerts: NotRequired[list[Summary]]  # of a digest that goes out
     digest: NotRequired[list[Summary]]  # of a digest that waits in the queue
-    count: NotRequired[int]  # of a digest that waits: alerts that it stands for
+    count: NotRequired[int]  # of a digest that waits: alerts that it stands for ...
+    critical: NotRequired[int]  # ... and how many of them are critical
     lines: NotRequired[list[Line]]
 
 

@@ -22,7 +22,10 @@ from typing import Any
 from alerts.authentic import SEVERITIES, rank
 from alerts.shapes import Message, Summary
 
-COMPACT_BYTES = 2 * 1024 * 1024  # a larger file is rewritten when most of it is done
+COMPACT_BYTES = 2 * 1024 * 1024  # the file is rewritten when it has grown by this and to twice its size since
+MAX_BYTES = 16 * 1024 * 1024  # of the alerts that wait for one target, as JSON
+MAX_SUMMARIES = 500  # alerts that a digest which waits names; the others are counted
+MAX_SUMMARIES_BYTES = 128 * 1024  # of these, as JSON
 MAX_REMEMBERED_IDS = 20_000  # ids of earlier alerts, each of which is taken only once
 
 
@@ -32,18 +35,21 @@ class Spool:
     _file: BufferedWriter
     _size: int  # bytes of the file when it was last rewritten
 
-    def __init__(self, path: Path, most: int = 5000) -> None:
+    def __init__(self, path: Path, most: int = 5000, most_bytes: int = MAX_BYTES) -> None:
         """
         Args:
             path: the file; its folder is created with mode 0700.
             most: alerts that may wait for one target. Of more, the oldest of the least severe become one digest.
+            most_bytes: their bytes as JSON. Of more, the same.
 
         Raises:
             OSError: the file can not be written.
         """
-        self._path, self._most = path, most
+        self._path, self._most, self._most_bytes = path, most, most_bytes
         self._lock = threading.Condition()
         self._waiting: dict[str, OrderedDict[int, Message]] = {}
+        self._sizes: dict[str, dict[int, int]] = {}  # by target and number, the bytes of an alert ...
+        self._bytes: dict[str, int] = {}  # ... and by target, of all
         self._ids: OrderedDict[str, None] = OrderedDict()
         self._next = 1
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,8 +72,9 @@ class Spool:
                 if alert["id"] in self._ids or not targets:
                     continue
                 self._remember(alert["id"])
+                size = _size(alert)
                 for target in targets:
-                    self._waiting.setdefault(target, OrderedDict())[self._next] = alert
+                    self._put(target, self._next, alert, size)
                 lines.append({"add": self._next, "to": targets, "alert": alert})
                 self._next += 1
             if lines:
@@ -75,6 +82,7 @@ class Spool:
                 os.fsync(self._file.fileno())
                 for target in {target for _, targets in alerts for target in targets}:
                     self._shrink(target)
+                self._compact()
             self._lock.notify_all()
 
     def waiting(self, target: str) -> dict[int, Message]:
@@ -103,11 +111,9 @@ class Spool:
     def done(self, target: str, numbers: list[int]) -> None:
         """A target has taken the alerts with these numbers."""
         with self._lock:
-            waiting = self._waiting.get(target, OrderedDict())
-            gone = [number for number in numbers if waiting.pop(number, None) is not None]
+            gone = [number for number in numbers if self._take(target, number)]
             self._append([{"done": number, "to": target} for number in gone])
-            if self._file.tell() > COMPACT_BYTES and self._file.tell() > 4 * self._size:
-                self._rewrite()
+            self._compact()
 
     def keep_only(self, targets: set[str]) -> list[str]:
         """Drop the alerts of all other targets, which are not configured any more. Returns the names of those."""
@@ -115,6 +121,8 @@ class Spool:
             gone = sorted(target for target, waiting in self._waiting.items() if target not in targets and waiting)
             for target in gone:
                 numbers = list(self._waiting.pop(target))
+                self._sizes.pop(target, None)
+                self._bytes.pop(target, None)
                 self._append([{"done": number, "to": target} for number in numbers])
             return gone
 
@@ -123,7 +131,27 @@ class Spool:
         with self._lock:
             self._file.close()
 
+    # What waits
+
+    def _put(self, target: str, number: int, alert: Message, size: int) -> None:
+        self._take(target, number)
+        self._waiting.setdefault(target, OrderedDict())[number] = alert
+        self._sizes.setdefault(target, {})[number] = size
+        self._bytes[target] = self._bytes.get(target, 0) + size
+
+    def _take(self, target: str, number: int) -> bool:
+        """Takes an alert out of a target's queue; returns whether it was there."""
+        if self._waiting.get(target, OrderedDict()).pop(number, None) is None:
+            return False
+        self._bytes[target] -= self._sizes[target].pop(number)
+        return True
+
     # The file
+
+    def _compact(self) -> None:
+        """Rewrites a file of which much is done."""
+        if self._file.tell() > 2 * self._size + COMPACT_BYTES:
+            self._rewrite()
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         self._file.write("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode())
@@ -149,11 +177,12 @@ class Spool:
                 elif "add" in entry:
                     alerts[entry["add"]] = entry["alert"]
                     self._remember(entry["alert"]["id"])
+                    size = _size(entry["alert"])
                     for target in entry["to"]:
-                        self._waiting.setdefault(target, OrderedDict())[entry["add"]] = entry["alert"]
+                        self._put(target, entry["add"], entry["alert"], size)
                     self._next = max(self._next, entry["add"] + 1)
                 elif "done" in entry:
-                    self._waiting.get(entry["to"], OrderedDict()).pop(entry["done"], None)
+                    self._take(entry["to"], entry["done"])
                     self._next = max(self._next, entry["done"] + 1)
 
     def _rewrite(self) -> None:
@@ -184,28 +213,70 @@ class Spool:
         self._file, self._size = file, file.tell()
 
     def _shrink(self, target: str) -> None:
-        """When too many alerts wait for a target, replaces the oldest of the least severe by one digest."""
+        """While too much waits for a target, replaces the oldest of the least severe by one digest."""
         waiting = self._waiting.get(target, OrderedDict())
-        if len(waiting) <= self._most:
-            return
-        oldest = sorted(waiting, key=lambda number: (_rank(waiting[number]), number))
-        chosen = sorted(oldest[:max(2, self._most // 10)])
-        kept = [summary for number in chosen
-                for summary in waiting[number].get("digest", [summary_of(waiting[number])])]
-        count = sum(waiting[number].get("count", 1) for number in chosen)
-        severity = max((waiting[number] for number in chosen), key=_rank)["severity"]
-        alert: Message = {"id": f"shrunk-{chosen[0]}-{chosen[-1]}-{target}", "kind": "digest", "site": "",
-                          "severity": severity, "at": waiting[chosen[-1]]["at"], "incident": "", "subject": "",
-                          "lines": [], "count": count, "digest": kept[-500:]}
+        while len(waiting) > 1 and (len(waiting) > self._most or self._bytes[target] > self._most_bytes):
+            before, sizes = len(waiting), self._sizes[target]
+            # A tenth more than needed, so that this is not done for each alert.
+            count = before - self._most * 9 // 10 if before > self._most else 0
+            size = self._bytes[target] - self._most_bytes * 9 // 10 if self._bytes[target] > self._most_bytes else 0
+            numbers: list[int] = []
+            for number in sorted(waiting, key=lambda number: (_rank(waiting[number]), number)):
+                if len(numbers) >= max(2, count) and size <= 0:
+                    break
+                numbers.append(number)
+                size -= sizes[number]
+            self._condense(target, sorted(numbers))
+            if len(waiting) >= before:
+                break
+
+    def _condense(self, target: str, numbers: list[int]) -> None:
+        """Replaces some alerts of a target by one digest."""
+        waiting = self._waiting[target]
+        some = [waiting[number] for number in numbers]
+        entries, count, critical = joined(some)
+        alert: Message = {"id": f"shrunk-{numbers[0]}-{numbers[-1]}-{target}", "kind": "digest", "site": "",
+                          "severity": max(some, key=_rank)["severity"], "at": some[-1]["at"], "incident": "",
+                          "subject": "", "lines": [], "count": count, "critical": critical,
+                          "digest": chosen(entries, MAX_SUMMARIES, MAX_SUMMARIES_BYTES)}
         number = self._next
         self._next += 1
         self._append([{"add": number, "to": [target], "alert": alert}])
         os.fsync(self._file.fileno())
-        self._append([{"done": each, "to": target} for each in chosen])
-        for each in chosen:
-            del waiting[each]
-        waiting[number] = alert
+        self._append([{"done": each, "to": target} for each in numbers])
+        for each in numbers:
+            self._take(target, each)
+        self._put(target, number, alert, _size(alert))
         waiting.move_to_end(number, last=False)
+
+
+def joined(messages: list[Message]) -> tuple[list[Summary], int, int]:
+    """What a digest of some messages is made of: a line for each alert that is named in them, the number of alerts that
+    they stand for, and how many of these are critical."""
+    entries: list[Summary] = []
+    count = critical = 0
+    for message in messages:
+        its = message.get("digest", [summary_of(message)])
+        entries += its
+        count += message.get("count", 1)
+        critical += message.get("critical", sum(each["severity"] == "critical" for each in its))
+    return entries, count, critical
+
+
+def chosen(entries: list[Summary], most: int, most_bytes: int) -> list[Summary]:
+    """The most severe of the lines of a digest, and of those the newest, in their order: at most this many and at most
+    this many bytes as JSON, but one at least."""
+    kept: list[int] = []
+    for number in sorted(range(len(entries)), key=lambda number: (-_rank(entries[number]), -number))[:most]:
+        most_bytes -= _size(entries[number])
+        if most_bytes < 0 and kept:
+            break
+        kept.append(number)
+    return [entries[number] for number in sorted(kept)]
+
+
+def _size(one: Message | Summary) -> int:
+    return len(json.dumps(one))
 
 
 def summary_of(alert: Message) -> Summary:
@@ -215,6 +286,6 @@ def summary_of(alert: Message) -> Summary:
             "subject": alert.get("subject", "")}
 
 
-def _rank(alert: Message) -> int:
+def _rank(alert: Message | Summary) -> int:
     """How severe an alert of the queue's file is; one of an unknown severity is as one of the least."""
     return rank(alert["severity"]) if alert["severity"] in SEVERITIES else 0

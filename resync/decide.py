@@ -39,6 +39,11 @@ ASK_SITE_SECONDS = 5.0  # at least, between two questions to a site because of u
 RESTLESS_SECONDS = 60.0  # files that change for this long without a pause are reported in the log
 # The alerts of a roll-out that did not succeed, with their severities.
 ROLL_OUT_SEVERITIES = {"rollout_failed": "critical", "rollout_refused": "critical", "rollout_waits": "warning"}
+# Changes by hand of one node that are remembered. Beyond them the node is marked (MORE), and is applied as a whole.
+MAX_TROUBLES_OF_NODE = 100
+MAX_SHOWN_OF_NODE = 20  # of them, in the status and in texts
+# The condition of the mark. No node sends it, so it ends with the repair.
+MORE, MORE_SUBJECT = "many_changed", f"more than {MAX_TROUBLES_OF_NODE} things changed by hand"
 # Never repaired: a person has stopped heartbeat, and starting it could make both nodes active. (condition, formula)
 NEVER_REPAIRED = {("service_changed", "heartbeat")}
 
@@ -242,7 +247,8 @@ class Item(Postponed):
 
 @dataclass
 class Trouble(Postponed):
-    """A reported drift of a node, until it is right again. Condition not_compared has no formula."""
+    """A reported drift of a node, until it is right again. The conditions not_compared and MORE have no formula: the
+    whole node is applied."""
 
     site: str
     minion: str
@@ -312,8 +318,21 @@ class RolloutMachine:
                 "stopped": [site or "all" for site in sorted(self.stopped)],
                 "halted_by": self.halted, "running": {site: _said(job) for site, job in sorted(self.busy.items())},
                 "queue": waiting, "failed": sorted(self.failed), "refused": sorted(self.refused),
-                "drift": [f"{each.minion}: {each.condition} {each.subject}".rstrip()
-                          + (" (fought over)" if each.fights_until else "") for each in self.troubles.values()]}
+                "drift": self.shown_drift()}
+
+    def shown_drift(self) -> list[str]:
+        """What is to be repaired, one line each; of one node the first ones, and how many more there are."""
+        of: dict[str, list[Trouble]] = {}
+        for each in self.troubles.values():
+            of.setdefault(each.minion, []).append(each)
+        lines = []
+        for minion, its in of.items():
+            its.sort(key=lambda each: each.condition != MORE)
+            lines += [f"{minion}: {each.condition} {each.subject}".rstrip()
+                      + (" (fought over)" if each.fights_until else "") for each in its[:MAX_SHOWN_OF_NODE]]
+            if its[MAX_SHOWN_OF_NODE:]:
+                lines.append(f"{minion}: and {len(its) - MAX_SHOWN_OF_NODE} more")
+        return lines
 
     # Log and events
 
@@ -399,6 +418,7 @@ class RolloutMachine:
         self.queue.pop(site, None)
         for key in [key for key, each in self.troubles.items() if each.site == site]:
             del self.troubles[key]
+            self.repairs.pop((key[0], key[2]), None)
         by_site: tuple[dict[str, Any], ...] = (self.failed, self.refused, self.compare_at, self.asked_at, self.silent)
         for known in by_site:
             known.pop(site, None)
@@ -504,8 +524,7 @@ class RolloutMachine:
             return
         key = event.minion, event.condition, event.subject
         if not event.present:
-            if self.troubles.pop(key, None):
-                self.over("drift_fight", event.site, f"{event.minion} {event.subject}", "warning", "it is right again")
+            self.right_again(event.site, key, "it is right again")
             return
         if event.formula not in self.config.formulas:
             self.say("warning", f"{event.minion}: {event.condition} {event.subject}: no formula of this tree")
@@ -513,12 +532,25 @@ class RolloutMachine:
         if (event.condition, event.formula) in NEVER_REPAIRED:
             self.say("info", f"{event.minion}: somebody has stopped {event.formula}; it is not started")
             return
+        subject, formula = event.subject, event.formula
+        if key not in self.troubles and sum(minion == event.minion for minion, _, _ in self.troubles
+                                            ) >= MAX_TROUBLES_OF_NODE:
+            key, subject, formula = (event.minion, MORE, MORE_SUBJECT), MORE_SUBJECT, ""
+            if key in self.troubles:
+                return  # its repair puts this right as well
+            self.say("warning", f"{event.minion}: {MORE_SUBJECT}: the whole node is applied")
         known = self.troubles.setdefault(key, Trouble(
-            event.site, event.minion, event.condition, event.subject, event.formula, self.now))
+            event.site, event.minion, key[1], subject, formula, self.now))
         if not known.fights_until:
             # It was changed once more: the pause from before does not count.
             known.tries = 0
             known.not_before = self.now + (OTHER_MASTER_SECONDS if self.config.after else 0.0)
+
+    def right_again(self, site: str, key: tuple[str, str, str], how: str) -> None:
+        """Forget a trouble, and end the alert that somebody works against its repair (of an earlier start, too)."""
+        self.troubles.pop(key, None)
+        minion, _condition, subject = key
+        self.over("drift_fight", site, f"{minion} {subject}", "warning", how)
 
     def on_returned(self, event: Returned) -> None:
         if event.site in self.config.without:
@@ -552,11 +584,17 @@ class RolloutMachine:
             if event.outcome not in ("done", "failed") and self.repairs.get((each.minion, each.subject)):
                 self.repairs[each.minion, each.subject].pop()  # nothing was repaired
             if event.outcome == "gone":
-                del self.troubles[each.minion, each.condition, each.subject]
+                self.right_again(each.site, (each.minion, each.condition, each.subject), "nothing is wrong there")
             else:
                 each.pause(self.now, {"done": REPAIR_SETTLES_SECONDS, "failed": REPAIR_SETTLES_SECONDS,
                                       "elsewhere": OTHER_MASTER_SECONDS}.get(event.outcome, 0.0))
         site = its[0].site if its else ""
+        if event.outcome == "done" and any(each.condition == MORE and not each.fights_until for each in its):
+            # Everything was applied, and not all that was wrong is remembered: the node says what still is.
+            for key in [key for key, each in self.troubles.items() if each.minion == event.minion
+                        and each.condition != "not_compared" and not each.fights_until]:
+                self.right_again(site, key, "the whole node was applied")
+            self.out.append(Ask((site,)))
         if event.outcome == "behind" and site in self.own and site not in self.queue and self.number(site) not in (
                 self.failed.get(site), self.refused.get(site)):
             self.want(site, f"{event.minion} missed a change", tree=True)
@@ -678,6 +716,9 @@ class RolloutMachine:
 
     def decide_troubles(self) -> None:
         """Add the repairs that are due."""
+        if len(self.repairs) > 2 * len(self.troubles) + MAX_TROUBLES_OF_NODE:
+            self.repairs = {key: times for key, times in self.repairs.items()
+                            if times and self.now - times[-1] < FIGHT_WITHIN_SECONDS}
         for key, each in [*self.troubles.items()]:
             if key not in self.troubles or self.now < each.not_before or each.site in self.busy:
                 continue
@@ -695,12 +736,15 @@ class RolloutMachine:
             self.repair(each)
 
     def repair(self, trouble: Trouble) -> None:
-        """Repair everything on a node that the same formula repairs, at once."""
+        """Repair everything on a node that the same formula repairs, at once; or the whole node, where it is marked."""
+        more = self.troubles.get((trouble.minion, MORE, MORE_SUBJECT))
+        if more and not more.fights_until and self.now >= more.not_before:
+            trouble = more
         its = []
         for each in self.troubles.values():
             if (each.minion, each.formula) != (trouble.minion, trouble.formula) or each.fights_until:
                 continue
-            if each.formula and self.fought(each):
+            if (each.formula or each.condition == MORE) and self.fought(each):
                 continue
             its.append(each)
         if trouble not in its:
@@ -709,10 +753,13 @@ class RolloutMachine:
         if self.config.dry_run:
             for each in its:
                 each.not_before = self.now + FIGHT_REST_SECONDS
-            self.would(trouble.site, f"{what}: {', '.join(each.condition + ' ' + each.subject for each in its)}")
+            words = [f"{each.condition} {each.subject}" for each in its]
+            if words[MAX_SHOWN_OF_NODE:]:
+                words[MAX_SHOWN_OF_NODE:] = [f"{len(words) - MAX_SHOWN_OF_NODE} more"]
+            self.would(trouble.site, f"{what}: {', '.join(words)}")
             return
         for each in its:
-            if each.formula:
+            if each.formula or each.condition == MORE:
                 self.repairs.setdefault((each.minion, each.subject), []).append(self.now)
         other = any(each.condition == "not_compared" and each.site == trouble.site and each.minion != trouble.minion
                     for each in self.troubles.values())

@@ -13,6 +13,7 @@ import salt.runner
 import salt.utils.minions
 
 from alerts.authentic import Sites
+from resync.decide import MORE, MORE_SUBJECT
 
 ANSWER_SECONDS = 15  # for a node to answer a question
 APPLY_SECONDS = 600  # for a node to be applied
@@ -184,13 +185,14 @@ class Hands:
         if its[0] != number:
             # The node is not up to date, so the formula could bring a change to the active node before the standby.
             return "behind", "the present state is not rolled out to it yet"
-        if self.after and formula and not self.still(minion, subjects):
+        many = any(condition == MORE for condition, _subject in subjects)
+        if self.after and (formula or many) and not self.still(minion, subjects):
             return "gone", ""
-        if not formula and its[1]:
+        if not formula and its[1] and not many:
             return "gone", "it was compared already"
         role = said[minion].get("heartbeat.role")
         others = [each.get("heartbeat.role") for name, each in said.items() if name != minion]
-        if formula and role == "stopped":
+        if (formula or many) and role == "stopped":
             return "waits", "heartbeat does not run there: somebody is at work"
         if not formula and (role in ("transition", "split") or alone and role == "active" and "standby" in others):
             return "waits", f"it is {role}"
@@ -205,11 +207,14 @@ class Hands:
         return ("failed", _cut("; ".join(wrong))) if wrong else ("done", "")
 
     def still(self, minion: str, subjects: Iterable[Iterable[str]]) -> bool:
-        """Whether the node itself still reports one of these (condition, subject)."""
+        """Whether the node itself still reports one of these (condition, subject); of MORE: any change by hand."""
         said = self.ask([minion], {"gateway_events.conditions": []}).get(minion, {}).get("gateway_events.conditions")
         if not isinstance(said, list):
             return False
         now = {(each.get("condition"), each.get("subject")) for each in said if isinstance(each, dict)}
+        if any(isinstance(each, dict) and each.get("beacon") == "drift" and each.get("condition") != "not_compared"
+               for each in said):
+            now.add((MORE, MORE_SUBJECT))
         return any(tuple(each) in now for each in subjects)
 
     def look(self, site: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def deliver(target: dict[str, Any], message: Message) -> str:
     """
     fields = dict(message)
     body = json.dumps({key: fields[key] for key in (
-        "id", "kind", "site", "severity", "at", "caused", "incident", "subject", "text", "conditions",
+        "id", "kind", "site", "severity", "at", "caused", "incident", "subject", "text", "conditions", "more",
         "alerts")
         if key in fields}).encode()
     headers = dict(target.get("headers", {}))

@@ -167,7 +167,7 @@ def test_a_mail_server_that_is_away_loses_nothing(salt_, alerts, sink):
 def test_a_killed_engine_loses_nothing_and_repeats_nothing(salt_, alerts, sink):
     alerts(NODE, down("bond0/before"))
     wait_told(sink["hook"], "bond0/before")
-    time.sleep(1.5)                                      # until the engine has saved its state
+    time.sleep(2.5)                                      # until the engine has saved its state
     pid = status(salt_)["pid"]
     os.kill(pid, signal.SIGKILL)
     # nobody listens: one event is fired and lost, one is only journalled

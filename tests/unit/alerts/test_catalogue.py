@@ -1,6 +1,7 @@
 """Every condition has its texts, and the texts stay right whatever an event says."""
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -42,6 +43,27 @@ def test_an_entry_says_everything_and_uses_known_words(key):
     assert not entry.happened.endswith(".") and not entry.over.endswith(".")
 
 
+COMMAND = re.compile(r"\b(salt|salt-run|salt-call|systemctl|ipsec|journalctl|cat) ")
+
+
+@pytest.mark.parametrize("key", sorted(catalogue.CATALOGUE), ids=":".join)
+def test_a_command_names_only_what_the_master_knows_itself(key):
+    """A person copies the command: a subject with "; curl ... | sh" in it would run on the master."""
+    entry = catalogue.CATALOGUE[key]
+    for text in (entry.happened, entry.over, entry.means, entry.done, entry.todo):
+        if text is entry.todo or COMMAND.search(text):
+            assert set(re.findall(r"{[^}]*}", text)) <= {"{node}", "{site}", "{id}"}, text
+
+
+@pytest.mark.parametrize("key", [*sorted(catalogue.CATALOGUE), ("brand", "new")], ids=":".join)
+def test_no_text_of_an_event_reaches_the_next_step(key):
+    beacon, condition = key
+    said = message.compose(alert_of(made(1, condition=condition, beacon=beacon, severity="critical", subject="; BAD",
+                                         was="; BAD", now="; BAD", cause="; BAD")))
+    assert said["brief"] and "BAD" not in said["brief"]
+    assert "BAD" not in said["text"].partition("What it means for users")[2]
+
+
 def alert_of(*events):
     machine = IncidentMachine()
     for event in events:
@@ -81,6 +103,26 @@ def test_many_conditions_are_listed_with_the_worst_first():
     said = message.compose(alert_of(*events, made(30, condition="bond_down", severity="critical", subject="bond9")))
     assert "gw1 has no link left on bond9 (and 29 more)" in said["subject"]
     assert "and 18 more: salt-run alerts.open" in said["text"]
+
+
+def test_a_message_names_as_many_conditions_as_fit_and_counts_the_rest():
+    one = alert_of(made(1))
+    lines = [one.lines[0] | {"subject": f"s{number}", "was": "x" * 1000} for number in range(200)]
+    said = message.compose(one._replace(lines=lines, more=12, severe=3))
+    assert len(json.dumps(said["conditions"])) <= message.MAX_CONDITIONS_BYTES
+    assert said["conditions"][0]["subject"] == "s0" and len(said["conditions"]) + said["more"] == 212
+    assert "(and 211 more)" in said["subject"] and "and 200 more, 3 of them critical: salt-run" in said["text"]
+    assert not any("facts" in condition for condition in said["conditions"])
+
+
+def test_a_digest_is_bounded_and_says_how_many_critical_ones_it_leaves_out():
+    entry = {"site": "bern", "severity": "warning", "kind": "alert", "at": T, "caused": T, "subject": "x" * 180}
+    waits = {"kind": "digest", "digest": [entry] * 4000 + [entry | {"severity": "critical", "subject": "worst"}],
+             "count": 5000, "critical": 9}
+    one = message.digest([waits], "x")
+    assert one["subject"] == "[critical] bern: 5000 alerts" and len(json.dumps(one["alerts"])) < 530_000
+    assert "worst" in one["text"] and "and 4700 more, 8 of them critical" in one["text"]
+    assert one["alerts"][-1]["subject"] == "worst"
 
 
 def test_a_digest_names_all_and_takes_digests_apart():

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alerts.authentic import Event
-from alerts.incidents import JOIN, IncidentMachine, Settings
+from alerts import message
+from alerts.authentic import Event, within
+from alerts.incidents import JOIN, MAX_LINES_OF_NODE, MAX_REMEMBERED_OF_NODE, Alert, IncidentMachine, Settings
 from tests.unit.alerts.events import T, made
 
 
@@ -203,6 +204,115 @@ def test_many_conditions_stay_one_readable_incident():
         machine.take(T, made(number, subject=f"x{number}"))
     (alert,) = machine.tick(T + 1)
     assert len(alert.lines) == 100 and alert.more == 299
+
+
+def flood(machine: IncidentMachine, minion: str, seconds: int, severity: str = "critical", text: str = "\U0001f600",
+          ) -> list[Alert]:
+    """What a node may send: ten events a second, each as large as its limits allow, each of another condition."""
+    alerts, long = [], within(text * 100, 1000)
+    for number in range(seconds * 10):
+        event = made(number + 1, minion=minion, subject=within(f"{number}{text * 30}", 300), severity=severity,
+                     now=long, was=long, cause=long)
+        alerts += machine.take(T + number / 10, event) + machine.tick(T + number / 10 + 0.05)
+    return alerts
+
+
+def test_what_one_node_says_is_bounded_in_bytes_and_nothing_critical_goes_uncounted():
+    """After 1,000 s at the permitted rate the state had 22.8 MB, and one alert 722 KB."""
+    machine = IncidentMachine()
+    alerts = flood(machine, "gw1.winterthur", 100)
+    assert len(json.dumps(machine.state())) < 300_000
+    assert max(len(json.dumps(message.compose(alert))) for alert in alerts) < 200_000
+    most = max(alerts, key=lambda alert: alert.severe)
+    assert most.severe > 500 and " of them critical" in message.compose(most)["text"]
+    seen = sum(len(of) for of in machine._newest.values())
+    assert seen <= MAX_REMEMBERED_OF_NODE
+
+
+def test_a_flood_of_one_node_hides_nothing_of_another_one():
+    machine = IncidentMachine()
+    machine.take(T, made(1, minion="gw2.winterthur", subject="mine"))
+    flood(machine, "gw1.winterthur", 60)
+    machine.take(T + 60, made(2, minion="gw2.winterthur", subject="later", severity="info"))
+    machine.take(T + 61, made(1, minion="gw1.bern", subject="far"))
+    subjects = [line["subject"] for each in machine.incidents.values() for line in each.lines.values()]
+    assert {"mine", "later", "far"} <= set(subjects)
+
+
+def test_the_least_severe_gives_way_and_then_what_was_told_already():
+    machine = IncidentMachine()
+    for number in range(MAX_LINES_OF_NODE):
+        machine.take(T, made(number + 1, subject=f"{number}", severity="info" if number < 2 else "warning"))
+    machine.take(T, made(200, subject="worse", severity="critical"))
+    machine.take(T, made(201, subject="lesser", severity="info"))
+    (alert,) = machine.tick(T + 1)
+    subjects = [line["subject"] for line in alert.lines]
+    assert subjects[0] == "worse" and "0" not in subjects and "lesser" not in subjects and alert.more == 2
+    machine.take(T + 2, made(202, subject="new"))
+    machine.take(T + 2, made(203, subject="newer"))
+    (incident,) = machine.incidents.values()
+    subjects = [line["subject"] for line in incident.lines.values()]
+    assert "1" not in subjects and "2" not in subjects and {"new", "newer", "worse"} <= set(subjects)
+    assert incident.more == 4 and incident.severe == 0
+
+
+def test_a_critical_one_that_is_only_counted_is_told_a_minute_later():
+    machine = IncidentMachine()
+    for number in range(MAX_LINES_OF_NODE):
+        machine.take(T, made(number + 1, subject=f"{number}", severity="critical"))
+    machine.tick(T + 1)
+    for number in range(MAX_LINES_OF_NODE):
+        machine.take(T + 2, made(number + 200, subject=f"new{number}", severity="critical"))
+    machine.take(T + 2, made(900, subject="one more", severity="critical"))
+    machine.take(T + 3, made(901, subject="one more", severity="critical", now="still"))
+    told = [alert for second in range(4, 90) for alert in machine.tick(T + second)]
+    assert told[-1].kind == "update" and (told[-1].more, told[-1].severe) == (101, 101)
+    assert "101 of them critical" in message.compose(told[0])["text"] or told[0].more
+
+
+def test_what_was_only_counted_is_asked_for_when_the_incident_ends():
+    machine = IncidentMachine()
+    for number in range(MAX_LINES_OF_NODE + 1):
+        machine.take(T, made(number + 1, subject=f"{number}", severity="critical"))
+    machine.tick(T + 1)
+    for number in range(MAX_LINES_OF_NODE):
+        machine.take(T + 2, made(number + 200, subject=f"{number}", severity="critical", recovered=True))
+    assert machine.unsure == {"gw1.winterthur"} and not machine.incidents
+    last = made(MAX_LINES_OF_NODE + 1, subject=f"{MAX_LINES_OF_NODE}", severity="critical")
+    machine.present(T + 3, "gw1.winterthur", [(last, False)], asked=T + 3)
+    assert [alert.lines[0]["subject"] for alert in machine.tick(T + 4)] == [f"{MAX_LINES_OF_NODE}"]
+
+
+def test_facts_are_not_kept():
+    machine = IncidentMachine()
+    machine.take(T, made(1)._replace(facts={"diff": "secret"}))
+    (alert,) = machine.tick(T + 1)
+    assert "secret" not in json.dumps(machine.state()) + json.dumps(message.compose(alert))
+
+
+def test_the_large_state_of_an_earlier_tree_is_brought_within_the_limits():
+    machine = IncidentMachine()
+    lines = {}
+    for number in range(300):
+        machine.take(T, made(1, subject=f"{number}", severity="critical" if number == 7 else "warning"))
+        lines |= next(iter(machine.incidents.values())).lines
+        machine.incidents, machine._of = {}, {}
+    for line in lines.values():
+        line["facts"] = {"diff": "x" * 2000}
+    incident = {"id": "a", "site": "winterthur", "opened": T, "severity": "critical", "lines": lines, "due": None,
+                "told": 1, "more": 3, "held": False, "update": False}
+    machine.restore({"incidents": [incident], "flaps": {}, "raised": {
+        f"gw1.winterthur|bonding|slave_down|{number}": [T] for number in range(6000)}})
+    assert len(json.dumps(machine.state())) < 150_000
+    (its,) = machine.incidents.values()
+    assert its.more + len(its.lines) == 303 and any(line["subject"] == "7" for line in its.lines.values())
+
+
+def test_a_list_without_several_conditions_of_one_incident_ends_them_all():
+    """The second of them was looked up in an incident that had just ended."""
+    machine = IncidentMachine()
+    run(machine, (0, made(1)), (0, made(2, subject="b")), (1, made(3, subject="b", recovered=True)))
+    assert [alert.kind for alert in machine.present(T + 9, "gw1.winterthur", [], asked=T + 8)] == ["recovery"]
 
 
 @pytest.mark.parametrize("when", range(0, 9))

@@ -211,3 +211,12 @@ def test_what_the_second_master_holds_outlives_its_restart():
 def test_times():
     assert seconds("2024-05-01T10:00:00Z") == seconds("2024-05-01T12:00:00.000+02:00") == T
     assert seconds("2024-13-99T10:00:00Z") == 0.0
+
+
+def test_a_node_that_leaves_gaps_and_does_not_answer_costs_no_more_and_more():
+    intake = known()
+    for turn in range(2000):
+        intake.event(T + turn, made(6 + 2 * turn))
+        intake.tick(T + turn + 0.5)
+        intake.asks.clear()
+    assert len(intake.nodes[GW1].ahead) <= 1000

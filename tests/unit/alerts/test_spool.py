@@ -76,6 +76,37 @@ def test_too_much_becomes_a_digest_of_the_oldest_and_least_severe(tmp_path):
         assert sum(each.get("count", 1) for each in waiting) == 140
 
 
+def test_too_many_bytes_become_a_digest_too(tmp_path, monkeypatch):
+    """5,000 messages could wait, whatever their size: half a gigabyte at 100 KB each."""
+    monkeypatch.setattr(spools.os, "fsync", lambda _handle: None)
+    monkeypatch.setattr(spools, "COMPACT_BYTES", 100_000)
+    one = Spool(tmp_path / "queue", most_bytes=400_000)
+    for number in range(300):
+        large = alert(number, "warning" if number % 50 else "critical") | {"text": "x" * 10_000}
+        one.add([(large, ["mail", "log"])])
+    for spool in (one, Spool(tmp_path / "queue", most_bytes=400_000)):
+        waiting = list(spool.waiting("mail").values())
+        assert len(json.dumps(waiting)) <= 410_000
+        assert sum(each.get("count", 1) for each in waiting) == 300
+        assert [each["id"] for each in waiting if each["severity"] == "critical"] == [
+            f"a{number}" for number in range(0, 300, 50)], "the least severe gave way"
+    assert (tmp_path / "queue").stat().st_size < 1_500_000, "the file does not keep what is in the digest"
+
+
+def test_a_digest_that_waits_names_the_most_severe_and_counts_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(spools.os, "fsync", lambda _handle: None)
+    one = Spool(tmp_path / "queue", most=10)
+    for number in range(2000):
+        one.add([(alert(number, "critical" if number < 5 else "warning"), ["mail"])])
+    one.add([(alert(number, "critical"), ["mail"]) for number in range(3000, 3100)])
+    waiting = list(one.waiting("mail").values())
+    assert len(waiting) <= 10 and sum(each.get("count", 1) for each in waiting) == 2100
+    entries, count, critical = spools.joined(waiting)
+    assert (count, critical) == (2100, 105)
+    assert sum(entry["severity"] == "critical" for entry in entries) == 105, "no critical one is only counted"
+    assert len(json.dumps(waiting)) < 1_000_000
+
+
 def test_targets_that_are_gone_are_forgotten(tmp_path):
     one = Spool(tmp_path / "queue")
     one.add([(alert(1), ["mail", "old"])])

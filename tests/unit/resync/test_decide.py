@@ -428,6 +428,63 @@ def test_what_is_of_no_formula_and_a_stopped_heartbeat_are_left(event):
     assert master.tell(event) == [] and master.wait(1000) == []
 
 
+def many(count: int, first: int = 0, minion: str = GW1) -> list[Drifted]:
+    return [DRIFT._replace(minion=minion, subject=f"/{number:06}{'x' * 290}") for number in range(first, first + count)]
+
+
+def test_a_node_with_more_changes_than_are_remembered_is_applied_as_a_whole():
+    master = Master()
+    master.tell(*many(decide.MAX_TROUBLES_OF_NODE))
+    master.end(SITE)
+    master.tell(*many(20_000, 1000), *many(3, minion=GW2))
+    assert len(master.machine.troubles) == decide.MAX_TROUBLES_OF_NODE + 1 + 3
+    drift = master.machine.status()["drift"]
+    assert f"{GW1}: many_changed more than 100 things changed by hand" in drift and f"{GW1}: and 81 more" in drift
+    assert len(str(master.machine.status())) < 10_000
+    assert master.machine.busy[SITE] == Apply(SITE, GW1, "", master.number(), ((decide.MORE, decide.MORE_SUBJECT),))
+    assert master.end(SITE) and master.work()[0].minion == GW2
+    assert Ask((SITE,)) in master.done, "what is still wrong, the node says"
+    assert {minion for minion, _, _ in master.machine.troubles} == {GW2}
+
+
+def test_nothing_of_a_node_with_many_changes_stays_for_ever():
+    """Neither what is wrong, nor when each thing was repaired, nor the alerts that somebody works against it."""
+    master = Master()
+    for turn in range(30):
+        master.tell(*many(150, 150 * turn), after=700)
+        while SITE in master.machine.busy:
+            master.end(SITE)
+        master.tell(*[each._replace(present=False) for each in many(150, 150 * turn)])
+    assert not master.machine.troubles and not master.machine.raised
+    assert len(master.machine.repairs) <= 2 * decide.MAX_TROUBLES_OF_NODE + 2
+
+
+def test_who_reports_many_changes_again_after_each_repair_is_left_alone_after_three():
+    master, told = Master(), []
+    for turn in range(20):
+        master.tell(*many(150, 150 * turn), after=20)
+        told += master.raised()
+        while SITE in master.machine.busy:
+            master.end(SITE)
+            told += master.raised()
+    assert told.count(("drift_fight", SITE, False)) >= 1
+    whole = [key for key in master.machine.repairs if key == (GW1, decide.MORE_SUBJECT)]
+    assert whole and len(master.machine.repairs[whole[0]]) == decide.FIGHT_REPAIRS
+
+
+def test_in_a_dry_run_the_text_of_many_changes_is_short():
+    master = Master(CONFIG._replace(dry_run=True))
+    master.tell(*many(99))
+    texts = [each.now for each in [*master.done, *(master.wait(60), master.done)[1]] if isinstance(each, Raise)]
+    assert texts and all(len(text) < 8000 for text in texts)
+
+
+def test_a_fight_of_an_earlier_start_ends_when_it_is_right_again():
+    master = Master(kept={"raised": {f"drift_fight {SITE} {GW1} /etc/ipsec.conf": "did not stay right"}})
+    master.tell(DRIFT._replace(present=False))
+    assert master.raised() == [("drift_fight", SITE, True)]
+
+
 def test_somebody_who_works_against_it_is_told_of():
     master = Master()
     for _ in range(3):

@@ -222,6 +222,20 @@ def test_what_becomes_of_a_repair(monkeypatch, pair, formula, alone, expected):
     assert applied == ([([GW1], "state.apply", [formula] if formula else [])] if expected == "done" else [])
 
 
+@pytest.mark.parametrize(("pair", "expected"), [
+    ({}, "done"), ({"roles": ["stopped", "active"]}, "waits"), ({"roles": ["transition", "standby"]}, "waits"),
+    ({"number": ["old", NUMBER]}, "behind"), ({"after": ("192.0.2.5",)}, "gone"),
+    ({"after": ("192.0.2.5",), "conditions": [{"beacon": "drift", "condition": "not_compared", "subject": "node"}]},
+     "gone"),
+    ({"after": ("192.0.2.5",), "conditions": [{"beacon": "drift", "condition": "file_changed", "subject": "/y"}]},
+     "done")])
+def test_a_node_with_too_many_changes_is_applied_although_it_was_compared(monkeypatch, pair, expected):
+    applied = answers(monkeypatch, lambda minions, _: {minions[0]: {"a_|-b_|-c_|-d": {"result": True}}})
+    said = Pair(**pair).repair("winterthur", GW1, "", NUMBER, [(work.MORE, work.MORE_SUBJECT)])
+    assert said[0] == expected, said
+    assert applied == ([([GW1], "state.apply", [])] if expected == "done" else [])
+
+
 def test_a_job_is_of_one_function_and_who_is_silent_is_not_asked_again(monkeypatch):
     """While a job of several functions runs, no state can be applied."""
     asked = answers(monkeypatch, lambda _, function: (
