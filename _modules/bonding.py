@@ -73,7 +73,7 @@ _ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_
 # This product's defaults, where the kernel's differ: one lost announcement after a failover of a bond costs seconds.
 _OUR_DEFAULTS = {"num_grat_arp": 3}
 
-_ROLLBACK_FOLDER = Path("/run/gateway/rollback/network")
+_FOLDER = Path("/run/gateway/rollback/network")
 _PROC = Path("/proc/net/bonding")
 _SYS = Path("/sys/class/net")
 _SLAVE_HEADING = "\nSlave Interface: "
@@ -771,7 +771,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         if networkd:
             # A running networkd would put its old addresses back on the slaves as soon as these are up again.
             _systemctl("stop", *_NETWORKD_UNITS)
-        done = _run("ip", "-batch", str(_ROLLBACK_FOLDER / "forward"))
+        done = _run("ip", "-batch", str(_FOLDER / "forward"))
         if done["retcode"]:
             raise CommandExecutionError(f"iproute2 refused a step: {done['stderr']}")
 
@@ -815,7 +815,7 @@ def _systemctl(action: str, *units: str) -> None:
 
 def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> list[str]:
     """Prepare the command that restores the old network. It needs only a shell and iproute2."""
-    commands = [["ip", "-force", "-batch", str(_ROLLBACK_FOLDER / "inverse")]]
+    commands = [["ip", "-force", "-batch", str(_FOLDER / "inverse")]]
     # iproute2 has no word for "no primary"
     commands += [["sh", "-c", 'echo > "$0"', f"/sys/class/net/{name}/bonding/primary"] for name, link in before.items()
                  if link["bond"] and not link["options"]["primary"]]
@@ -828,7 +828,7 @@ def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool)
 
 
 def _write_batch(name: str, lines: list[str]) -> None:
-    __salt__["commit_confirm.replace_file"](str(_ROLLBACK_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
+    __salt__["commit_confirm.replace_file"](str(_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
 
 
 def _write_files(files: dict) -> None:

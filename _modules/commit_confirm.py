@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 __virtualname__ = "commit_confirm"
 
 # Gone after a reboot, like the timers: a node that loses power in between boots with its old files.
-_ROLLBACK_FOLDER = Path("/run/gateway/rollback")
-_ORIGINALS_FOLDER = "/var/backups/gateway"
+_FOLDER = Path("/run/gateway/rollback")
+_ORIGINALS = "/var/backups/gateway"
 _UNIT = "gateway-rollback-{}"
 # An outage of the network after which both ends still keep their connection to the master.
 _SHORT_OUTAGE_SECONDS = 25
@@ -82,7 +82,7 @@ def arm(name: str, undo_argv: list[str], seconds: int = 60) -> dict:
                 f"it is undone in {other['seconds_left']} s; undo it now with "
                 f"`salt-call --local commit_confirm.undo {other['name']}`")
         unit = _UNIT.format(name)
-        record, mark = _ROLLBACK_FOLDER / f"{name}.json", _ROLLBACK_FOLDER / f"{name}.fired"
+        record, mark = _FOLDER / f"{name}.json", _FOLDER / f"{name}.fired"
         mark.unlink(missing_ok=True)
         change = {"name": name, "deadline": _uptime() + seconds, "pid": os.getpid(), "undo": undo_argv}
         record.write_text(json.dumps(change))
@@ -113,8 +113,8 @@ def confirm(name: str) -> bool:
     with _lock():
         waiting = any(change["name"] == name for change in pending())
         _systemctl("stop", f"{unit}.timer")
-        fired = (_ROLLBACK_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
-        (_ROLLBACK_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        fired = (_FOLDER / f"{name}.fired").exists() or _active(f"{unit}.service")
+        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
     return waiting and not fired
 
 
@@ -136,7 +136,7 @@ def undo(name: str) -> bool:
         # If the timer fires at this moment, both are the same start of the same unit.
         _systemctl("start", f"{unit}.service")
         _systemctl("stop", f"{unit}.timer")
-        (_ROLLBACK_FOLDER / f"{name}.json").unlink(missing_ok=True)
+        (_FOLDER / f"{name}.json").unlink(missing_ok=True)
     return True
 
 
@@ -151,7 +151,7 @@ def pending() -> list[dict]:
         salt-call --local commit_confirm.pending
     """
     changes = []
-    for record in sorted(_ROLLBACK_FOLDER.glob("*.json")):
+    for record in sorted(_FOLDER.glob("*.json")):
         change = json.loads(record.read_text())
         unit = _UNIT.format(change["name"])
         # The record of a process that died stays. What counts is whether systemd still has the timer.
@@ -288,7 +288,7 @@ def prepare(name: str, files: list[str], commands: list[list[str]]) -> list[str]
 
         salt-call --local commit_confirm.prepare firewall '[/etc/nftables.conf]' '[[nft, flush, ruleset]]'
     """
-    folder = _ROLLBACK_FOLDER / name
+    folder = _FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     lines = [f"# Undoes the {name} change that waits for its confirmation."]
@@ -320,7 +320,7 @@ def keep_original(path: str, mark: str) -> None:
 
         salt-call --local commit_confirm.keep_original /etc/nftables.conf 'Written by Salt'
     """
-    source, copy = Path(path), Path(f"{_ORIGINALS_FOLDER}{path}")
+    source, copy = Path(path), Path(f"{_ORIGINALS}{path}")
     if source.exists() and not copy.exists() and mark not in source.read_text(errors="replace"):
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copy2(source, copy)
@@ -349,8 +349,8 @@ def replace_file(path: str, text: str, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
-    _ROLLBACK_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(_ROLLBACK_FOLDER / "lock", "w", encoding="ascii") as handle:
+    _FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(_FOLDER / "lock", "w", encoding="ascii") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

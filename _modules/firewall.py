@@ -23,7 +23,7 @@ __virtualname__ = "firewall"
 
 _TABLE = ("table", "inet", "gateway")
 _FILE = "/etc/nftables.conf"
-_ROLLBACK_FOLDER = Path("/run/gateway/rollback/firewall")
+_FOLDER = Path("/run/gateway/rollback/firewall")
 _MARK = "Written by Salt (state firewall.applied); what is changed here is lost. See docs/network.md."
 # Naming the table first makes the delete work without one. It is all one transaction: no packet passes unfiltered.
 _WITHOUT = "table inet gateway\ndelete table inet gateway\n"
@@ -261,13 +261,13 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
         return {"changes": {}, "problem": ""}
     before = loaded()
     with_counters = _nft("list", *_TABLE)["stdout"] if before else ""
-    undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_ROLLBACK_FOLDER / "old")]])
+    undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_FOLDER / "old")]])
     for name, text in (("old", f"{_WITHOUT}{with_counters}\n"), ("new", todo["text"])):
-        __salt__["commit_confirm.replace_file"](str(_ROLLBACK_FOLDER / name), text, 0o600)
+        __salt__["commit_confirm.replace_file"](str(_FOLDER / name), text, 0o600)
 
     def load() -> None:
         if todo["table"]:
-            done = _nft("-f", str(_ROLLBACK_FOLDER / "new"))
+            done = _nft("-f", str(_FOLDER / "new"))
             if done["retcode"]:
                 raise CommandExecutionError(f"nft refused the ruleset: {done['stderr']}")
 
@@ -282,4 +282,4 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
     if loaded() == before:
         return {"changes": {}, "problem": f"{problem}; the old ruleset is back"}
     return {"changes": todo["changes"],
-            "problem": f"{problem}; the old ruleset is NOT back, so load it: `nft -f {_ROLLBACK_FOLDER / 'old'}`"}
+            "problem": f"{problem}; the old ruleset is NOT back, so load it: `nft -f {_FOLDER / 'old'}`"}

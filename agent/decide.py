@@ -1143,3 +1143,6 @@ class RoleMachine:
         if self.healthy_since is not None and self.now - self.healthy_since >= delay and self.now >= self.try_again:
             self.failing_back = True
             self.claim(f"failback, {self.site.node} is healthy for {delay:g} s")
+
+
+Machine = RoleMachine  # its name before 1.0.0; goes with 1.1

@@ -489,3 +489,6 @@ def _size(key: str, line: Line) -> int:
 def key_of(event: Event) -> str:
     """The key of an event's condition: two events with the same key are about the same condition."""
     return f"{event.id}|{event.beacon}|{event.condition}|{event.subject}"
+
+
+Machine = IncidentMachine  # its name before 1.0.0; goes with 1.1

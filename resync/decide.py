@@ -787,3 +787,6 @@ def _said(job: RollOut | Apply) -> str:
     if isinstance(job, RollOut):
         return job.why
     return f"{job.formula or 'everything'} on {job.minion}"
+
+
+Machine = RolloutMachine  # its name before 1.0.0; goes with 1.1

@@ -52,8 +52,8 @@ def module(systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     salt = {"cmd.run_all": systemd.run_all, "cmd.retcode": systemd.retcode, "cmd.run_stdout": systemd.run_stdout}
     monkeypatch.setattr(module, "__salt__", salt, raising=False)
     monkeypatch.setattr(module, "__opts__", {"master": "127.0.0.1", "master_port": 4506}, raising=False)
-    monkeypatch.setattr(module, "_ROLLBACK_FOLDER", tmp_path / "run")
-    monkeypatch.setattr(module, "_ORIGINALS_FOLDER", str(tmp_path / "originals"))
+    monkeypatch.setattr(module, "_FOLDER", tmp_path / "run")
+    monkeypatch.setattr(module, "_ORIGINALS", str(tmp_path / "originals"))
     real = Path.is_dir
     monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/run/systemd/system" or real(path))
     return module
@@ -81,7 +81,7 @@ def test_armed_before_and_cancelled_by_the_confirmation(module, systemd):
 def test_a_confirmation_after_the_timer_is_none(module, systemd):
     module.arm("network", ["undo"])
     systemd.active.clear()
-    (module._ROLLBACK_FOLDER / "network.fired").touch()
+    (module._FOLDER / "network.fired").touch()
     assert module.confirm("network") is False
 
 
@@ -114,7 +114,7 @@ def test_undo_starts_the_service_and_forgets_the_change(module, systemd):
 
 def test_what_an_interrupted_run_left_is_undone_first(module):
     module.arm("network", ["undo"])
-    record = module._ROLLBACK_FOLDER / "network.json"
+    record = module._FOLDER / "network.json"
     record.write_text(record.read_text().replace(str(os.getpid()), "4194305"))     # above any pid_max
     assert "undone first" in module.settle("network")
     assert module.settle("network") == ""
@@ -122,7 +122,7 @@ def test_what_an_interrupted_run_left_is_undone_first(module):
 
 def test_a_run_that_is_still_at_it_is_left_alone(module, systemd):
     module.arm("network", ["undo"])
-    record = module._ROLLBACK_FOLDER / "network.json"
+    record = module._FOLDER / "network.json"
     with subprocess.Popen(["sleep", "60"]) as other:
         record.write_text(json.dumps(json.loads(record.read_text()) | {"pid": other.pid}))
         with pytest.raises(CommandExecutionError, match=f"process {other.pid}"):

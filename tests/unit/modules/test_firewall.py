@@ -46,9 +46,9 @@ def nft() -> Nft:
 def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_module("_modules/firewall.py")
     guard = load_module("_modules/commit_confirm.py")
-    monkeypatch.setattr(guard, "_ROLLBACK_FOLDER", tmp_path / "run")
-    monkeypatch.setattr(guard, "_ORIGINALS_FOLDER", str(tmp_path / "originals"))
-    monkeypatch.setattr(module, "_ROLLBACK_FOLDER", tmp_path / "run/firewall")
+    monkeypatch.setattr(guard, "_FOLDER", tmp_path / "run")
+    monkeypatch.setattr(guard, "_ORIGINALS", str(tmp_path / "originals"))
+    monkeypatch.setattr(module, "_FOLDER", tmp_path / "run/firewall")
     monkeypatch.setattr(module, "_FILE", str(tmp_path / "nftables.conf"))
     monkeypatch.setattr(module, "__salt__", {
         "cmd.run_all": nft.run_all,
@@ -175,16 +175,16 @@ def test_the_way_back_is_the_table_as_it_was(module, nft, monkeypatch):
 
     def lost(name: str, undo: list[str], apply: object, keep: object, *_: object) -> str:
         seen["undo"] = Path(undo[1]).read_text()
-        seen["old"] = (module._ROLLBACK_FOLDER / "old").read_text()
+        seen["old"] = (module._FOLDER / "old").read_text()
         apply()
-        nft.run_all(["nft", "-f", str(module._ROLLBACK_FOLDER / "old")], python_shell=False)
+        nft.run_all(["nft", "-f", str(module._FOLDER / "old")], python_shell=False)
         return "no answer from salt port 4506 (after the change)"
 
     monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", lost)
     done = module.apply(RULES)
     assert done["changes"] == {} and done["problem"].endswith("(after the change); the old ruleset is back")
     assert seen["old"].startswith("table inet gateway\ndelete table inet gateway\n") and "chain old" in seen["old"]
-    assert f"nft -f {module._ROLLBACK_FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
+    assert f"nft -f {module._FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
 
 
 def test_a_kernel_without_the_packet_filter_is_an_error(module, nft):
