@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 BUDGETS = Path(__file__).parent / "budgets.toml"
-# Modules of this kind share a master and run in the order of their names, as without lanes: some of them leave
-# incidents open, which the events of others would join.
-IN_ORDER = "integration"
+# Modules of these kinds run in the order of their names, as they do without lanes: some of them leave incidents open,
+# which the events of others would join, or make so much come and go that each is not an alert of its own any more.
+IN_ORDER = ("sites", "integration")
 LANE = "LAB_LANE"           # in a lane's environment: its name
 UNBUDGETED_SECONDS = 60.0   # for a module that has no budget yet
 
@@ -76,7 +76,7 @@ def choose(lane: Lane, waiting: list[str], others: list[Lane], known: dict[str, 
     for kind in lane.kinds:
         its = [module for module in waiting if kinds[module] == kind]
         if its:
-            return min(its) if kind == IN_ORDER else max(its, key=cost)
+            return min(its) if kind in IN_ORDER else max(its, key=cost)
     served = {kind for each in others for kind in each.kinds}
     return next((module for module in waiting if kinds[module] not in served), None)
 

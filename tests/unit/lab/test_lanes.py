@@ -36,6 +36,12 @@ def test_modules_that_share_a_master_keep_their_order():
     assert lanes.choose(SECOND_LANE, waiting, [FIRST_LANE], known) == "tests/integration/test_cheap.py"
 
 
+def test_alerts_are_tested_before_so_much_came_and_went_that_each_is_not_told():
+    module = "tests/lab/test_alerts.py"
+    sites = [name for name in lanes.budgets()["sites"] if name != module]
+    assert lanes.choose(FIRST_LANE, [*sites, module], [SECOND_LANE], lanes.budgets()) == module
+
+
 def test_a_lane_takes_nothing_that_another_one_has_to():
     assert chosen(SECOND_LANE, ["tests/lab/test_s.py"], FIRST_LANE) is None
 
