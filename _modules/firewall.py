@@ -74,6 +74,8 @@ def rules(settings: dict) -> dict:
     return {
         "external": sides["external"]["name"], "internal": sides["internal"]["name"], "families": families,
         "heartbeat": _heartbeat_paths(settings), "heartbeat_port": settings["heartbeat"]["port"],
+        "sessions": settings["sessions"]["paths"] if settings["sessions"] else [],
+        "sessions_port": settings["sessions"]["port"] if settings["sessions"] else 0,
         "log_dropped": settings["firewall"]["log_dropped"],
         "extra": settings["firewall"]["extra"],
     }

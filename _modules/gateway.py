@@ -85,6 +85,8 @@ _PATH_KINDS = ("unicast", "broadcast", "multicast", "serial")
 # By port, what else on a gateway has it, with UDP or TCP.
 _PORTS_IN_USE = {22: "SSH", 68: "DHCP", 123: "NTP", 323: "chrony", 500: "IKE", 546: "DHCPv6", 4500: "IKE behind NAT",
                  4505: "Salt", 4506: "Salt"}
+# TCP, between the two nodes only; not registered with IANA for anything else that runs on a gateway.
+_SESSIONS_PORT = 6946
 # What other programs of a Debian host keep in /var/log, and would be overwritten or rotated twice.
 _LOGS_IN_USE = ("alternatives.log", "apt", "audit", "auth.log", "btmp", "chrony", "cron.log", "dpkg.log", "faillog",
                 "installer", "journal", "kern.log", "lastlog", "mail.log", "private", "salt", "syslog", "user.log",
@@ -178,7 +180,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         ``preferred`` (true on the first node of the site), ``features``, ``packages`` (of the features that are on),
         ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its key ``agent`` says
         whether the role agent decides), ``agent`` (the content of agent.json except ``daemon``; None without the
-        agent), ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``.
+        agent), ``sessions`` (the content of sessions.json; None where tunnels are not copied), ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``.
         Times are in seconds, except bond options (milliseconds) and heartbeat's times (text as ha.cf takes it).
         Addresses are in canonical form.
 
@@ -202,7 +204,9 @@ def derive(site: dict, schema: dict, node: str) -> dict:
                 "prefix": ipaddress.ip_address(address).max_prefixlen}
                for side, bond in full["bonds"].items() for address in bond["virtual"]]
     heartbeat = _heartbeat(full, schema, peer)
-    also = [(packages.pop("agent"), heartbeat["agent"]), (packages.pop("mail"), heartbeat["mail_to"])]
+    sessions = _sessions(full, node, peer, virtual, heartbeat)
+    also = [(packages.pop("agent"), heartbeat["agent"]), (packages.pop("mail"), heartbeat["mail_to"]),
+            (packages.pop("sessions"), sessions)]
     packages["heartbeat"] += [name for names, wanted in also if wanted
                               for name in names if name not in packages["heartbeat"]]
     if 6 not in versions:
@@ -222,6 +226,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "connections": [_connection(full, name) for name in full["connections"]],
         "heartbeat": heartbeat,
         "agent": _agent(full, node, peer, virtual, heartbeat) if heartbeat["agent"] else None,
+        "sessions": sessions,
         "firewall": {**full["firewall"],
                      "ssh_from": full["firewall"]["ssh_from"] or full["bonds"]["internal"]["networks"]},
         "network": full["network"],
@@ -379,6 +384,36 @@ def _agent(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dic
         "fence": {"command": [its["fence"]["command"], peer], "timeout": its["fence"]["timeout"]}
         if "fence" in its else None,
         "compare": its["compare"] and full["features"]["monitoring"],
+    }
+
+
+def _sessions(full: dict, node: str, peer: str, virtual: list[dict], heartbeat: dict) -> dict | None:
+    """
+    The content of sessions.json: how the tunnels' states go to the other node (docs/session-takeover.md). None where
+    the site does not want it, where no agent says which node is active, or where no path has addresses.
+    """
+    if not (full["sessions"] and heartbeat["agent"] and full["features"]["openswan"] and full["features"]["heartbeat"]):
+        return None
+    sides = {bond["name"]: side for side, bond in full["bonds"].items()}
+    paths = []
+    for path in heartbeat["paths"]:
+        side = sides.get(path.get("interface"))
+        own, its = ([address for address in full["nodes"][name][side] if _version(address) == 4] if side else []
+                    for name in (node, peer))
+        if own and its:
+            paths.append({"interface": path["interface"], "own": own[0], "peer": its[0]})
+    if not paths:
+        return None
+    return {
+        "node": node,
+        "peer": peer,
+        "first": node == next(iter(full["nodes"])),
+        "port": _SESSIONS_PORT,
+        "paths": paths,
+        "addresses": [each["address"] for each in virtual if each["side"] == "external"],
+        # What was adopted ends at the latest when its peer must have made a new IKE SA.
+        "lifetime": max((max(each["lifetime"].values()) for each in full["connections"].values()), default=3600),
+        "deadtime": _milliseconds(heartbeat["deadtime"]) / 1000,
     }
 
 

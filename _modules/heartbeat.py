@@ -1053,6 +1053,22 @@ def agent_json(settings: dict, tunnels: list[dict]) -> str:
     return json.dumps(told, indent=2, sort_keys=True) + "\n"
 
 
+def sessions_json(settings: dict) -> str:
+    """
+    The text of sessions.json, the settings of the process that copies tunnels to the standby.
+
+    Args:
+        settings: what ``gateway.settings`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call heartbeat.sessions_json "$SETTINGS"
+    """
+    return json.dumps(settings["sessions"], indent=2, sort_keys=True) + "\n"
+
+
 def _virtual() -> list[tuple[str, str]]:
     """(address, interface) of each virtual address."""
     try:

@@ -25,6 +25,7 @@ from agent.daemon import LISTEN_SECONDS, Daemon, Job, progress
 from agent.heartbeat import Gone, Heartbeat
 from agent.offset import CLOCK_FIELD, Offset
 from agent.probe import Probe
+from agent.sessions import Sessions
 from agent.settings import Address, Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
@@ -113,6 +114,7 @@ class Worker:
         self.add(self.server.socket.fileno(), self.on_client)
         self.daemon = Daemon(settings.daemon, self.start, lambda state: self.queue.append(decide.Daemon(state)))
         self.daemon_fd = -1
+        self.sessions = Sessions()
 
         state, _held, self.missing = self.addresses.look()
         self.held_before = state
@@ -328,6 +330,9 @@ class Worker:
             self.handle(decide.Found(held, state == "parked"))
         if self.heartbeat:
             self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
+        role = self.machine.public_role()
+        if role in ("active", "standby") and not self.machine.muted:  # the process may have been restarted
+            self.sessions.tell(role, self.machine.epoch)
         if COMPARED_MARK.exists() != self.machine.compared:
             self.handle(decide.Compared(COMPARED_MARK.exists()))
 
@@ -444,6 +449,7 @@ class Worker:
         try:
             self.addresses.hold()
         finally:
+            self.sessions.tell("active", self.machine.epoch)
             self.do_announce(decide.Announce())
             history.replace(HELD_FILE, json.dumps(self.settings.addresses))
             self.daemon.listen(self.on_listened)
@@ -461,11 +467,13 @@ class Worker:
             log("warning", wrong)
 
     def do_mute(self, _action: decide.Mute) -> None:
+        self.sessions.tell("pause", self.machine.epoch)
         self.addresses.mute()
         self.announcing.clear()
 
     def do_unmute(self, _action: decide.Unmute) -> None:
         self.addresses.unmute()
+        self.sessions.tell("active", self.machine.epoch)
         self.do_announce(decide.Announce())
         # The daemon may have been told to look at its addresses meanwhile. Trap: a daemon that looks while they are
         # muted can not bind them, and does not try again when it looks once more (5.2): it must be restarted. A daemon
@@ -475,12 +483,17 @@ class Worker:
     def do_park(self, _action: decide.Park) -> None:
         self.announcing.clear()
         self.addresses.park()
+        # Nothing leaves this node any more before the other one hears that it may take over.
+        wrong = self.sessions.release()
+        if wrong:
+            log("warning", wrong)
 
     def do_release(self, _action: decide.Release) -> None:
         self.daemon.forget(lambda: self.queue.append(decide.Released()), self.outside())
 
     def do_leave(self, _action: decide.Leave) -> None:
         self.announcing.clear()
+        self.sessions.tell("standby", self.machine.epoch)
         self.addresses.leave()
         HELD_FILE.unlink(missing_ok=True)
         self.daemon.forget()

@@ -453,6 +453,11 @@ gateway_schema:
     keys:
       manager: {type: choice, choices: [auto, ifupdown, networkd], default: auto,
                 about: "What manages the bonds; auto: what the node runs now."}
+  sessions:
+    type: bool
+    default: true
+    about: "The standby holds a copy of every tunnel, so that tunnels survive a takeover (docs/session-takeover.md). Never in
+      the profile `paper`."
   features:
     about: "Each part of the tree can be left out."
     keys:
@@ -476,6 +481,8 @@ gateway_schema:
       heartbeat: {type: list, of: package, default: [heartbeat, resource-agents], about: "For heartbeat."}
       agent: {type: list, of: package, default: [python3],
               about: "For heartbeat too, where the role agent decides."}
+      sessions: {type: list, of: package, default: [openssl, libnftables1],
+                 about: "For heartbeat too, where the standby holds copies of the tunnels."}
       mail: {type: list, of: package, default: [bsd-mailx],
              about: "For heartbeat too, where heartbeat:mail_to is given."}
       logging: {type: list, of: package, default: [rsyslog, logrotate], about: "For the log."}

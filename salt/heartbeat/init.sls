@@ -6,6 +6,9 @@ include:
   {%- if gateway.heartbeat.agent %}
   - .agent
   {%- endif %}
+  {%- if gateway.sessions %}
+  - .sessions
+  {%- endif %}
   - .resource
   - .configuration
   - .service
