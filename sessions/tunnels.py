@@ -107,8 +107,11 @@ class Originals:
             return []
         identity, counters = found
         state = self.states[identity].with_counters(counters)
-        if not self.put(state):  # an outbound state without extended numbers came near its end
-            return self.drop(identity)
+        if adoption.refusal(state, self.rules):  # without extended numbers an outbound state comes to its end
+            gone = self.drop(identity)
+            self.put(state)  # notes why
+            return gone
+        self.states[identity] = state
         return [Numbers(identity, counters)]
 
     def drop(self, identity: StateId) -> list[Change]:
