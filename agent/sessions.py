@@ -4,10 +4,12 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from pathlib import Path
 
 from agent import control
 
 SOCKET_PATH = "/run/gateway-sessions.sock"
+SESSIONS_JSON = Path("/etc/ha.d/sessions.json")  # exists where the site copies its tunnels
 RELEASE_SECONDS = 0.3  # the other node takes over only after this node's outbound states are gone, or this time
 
 
@@ -16,6 +18,7 @@ class Sessions:
 
     def __init__(self, path: str = SOCKET_PATH) -> None:
         self.path = path
+        self.why = ""  # why tunnels would not survive a takeover, as that process says; empty: they would, or nobody asks
         self.socket: socket.socket | None = None
 
     def tell(self, role: str, epoch: int) -> bool:
@@ -27,15 +30,24 @@ class Sessions:
                     self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
                     self.socket.setblocking(False)
                     self.socket.connect(self.path)
-                with contextlib.suppress(BlockingIOError):
-                    while self.socket.recv(65536):  # the answers to earlier ones
-                        pass
-                    raise ConnectionError
+                self.hear(self.socket)
                 self.socket.send(question)
                 return True
             except OSError:
                 self.close()
+        self.why = "the process gateway-sessions does not run" if SESSIONS_JSON.exists() else ""
         return False
+
+    def hear(self, connected: socket.socket) -> None:
+        """Reads the answers to earlier questions. Raises OSError when the connection has ended."""
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            while more := connected.recv(65536):
+                data += more
+            raise ConnectionError
+        for line in data.splitlines()[-1:]:
+            with contextlib.suppress(ValueError, AttributeError):
+                self.why = str(json.loads(line).get("why", ""))[:200]
 
     def release(self) -> str:
         """This node gives the role away: it must not send any more. Waits. Returns what went wrong, empty if nothing."""

@@ -7,6 +7,7 @@ One loop, without waiting. The role agent says which node is active (control.py)
 """
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ from agent.system import clock, in_time, log, wake_on
 from sessions import adoption, channel, identity, kernel, switch, tunnels, xfrm
 from sessions.adoption import Reqids, Rules
 from sessions.channel import Closed, Link
+from sessions.pools import Address, Pools
 from sessions.settings import Settings
 from sessions.tunnels import Change, Copies, DropState, Numbers, Originals, PutState
 
@@ -34,6 +36,7 @@ LISTEN_AGAIN_SECONDS = 1.0  # between two tries to listen on an address that is 
 GRACE_SECONDS = 5.0  # an adopted tunnel ends so long after the daemon has its own for the same networks
 ASK_ROLE_SECONDS = 1.0  # between two questions to the agent after this process has started
 WATCHDOG_SECONDS = 0.5
+POOLS_SECONDS = 5.0  # between two looks whether the daemon's pools leave out what copied tunnels use
 FRESH_SECONDS = 1.0  # the standby's copies are current when it has confirmed something within this time
 AGE_SLACK_SECONDS = 10.0  # copies may be older than the deadtime twice and this, and are adopted all the same
 UNKNOWN_LINK_MEGABITS = 10_000  # where no interface says how fast it is
@@ -69,6 +72,7 @@ class Sessions:
         self.me = identity.issue(settings.node)
         self.issued = clock()
         self.switch = switch.Switch(settings.addresses)
+        self.pools = Pools()
         self.kernel = kernel.Kernel()
         self.events = kernel.Events()
         self.originals = Originals(self.rules)
@@ -180,6 +184,9 @@ class Sessions:
         for link in [*self.called.values()]:
             if not link.open and now > link.until:
                 self.lost(link, "no handshake in time")
+        if self.role == "standby" and now >= self.next_pools:
+            self.next_pools = now + POOLS_SECONDS
+            self.narrow_pools(now)
         if self.source and now - self.heard_at > SILENT_SECONDS:
             self.lost(self.source, "nothing comes")
         if self.role == "active":
@@ -227,6 +234,8 @@ class Sessions:
         if before == "standby":
             log("notice", f"adopted {len(self.copies.states)} states and {len(self.copies.installed)} policies, told "
                           f"{age:.2f} s ago")
+            self.pools.forget()
+            self.narrow_pools(clock())
         for link in [*self.called.values()]:
             self.lost(link, "this node is active now")
         self.copies = Copies(self.rules, self.reqids)
@@ -262,6 +271,17 @@ class Sessions:
         self.originals = Originals(self.rules)
         self.copies = Copies(self.rules, self.reqids)
         self.complete = False
+
+    def narrow_pools(self, now: float) -> None:
+        """The daemon here must give no address to a newcomer that a copied tunnel uses."""
+        used: list[Address] = []
+        for selector, direction in self.copies.installed:
+            to = ipaddress.ip_network(xfrm.networks(selector)[1])
+            if direction == xfrm.OUT and to.num_addresses == 1:
+                used.append(to[0])
+        wrong = self.pools.narrow(used, now)
+        if wrong:
+            self.note(wrong)
 
     def read_kernel(self) -> None:
         """Starts anew with what the kernel holds. The active node's states tell their numbers often from now on."""
@@ -383,6 +403,7 @@ class Sessions:
                 again = again or (gone.mark == adoption.MARK_ATTRIBUTE and (gone.selector, gone.direction)
                                   in self.copies.installed)
         if again:
+            self.pools.forget()  # the daemon may have started anew, with the pools of its file
             self.change(self.copies.again())
 
     # The connection
@@ -627,12 +648,22 @@ class Sessions:
                     self.release()
                 else:
                     self.be_standby()
-                self.server.answer(client, {"role": self.role})
+                self.server.answer(client, {"role": self.role, "why": self.complaint()})
             else:
                 self.server.answer(client, {"error": f"unknown command {name!r}"[:200]})
         except (OSError, ValueError, switch.Refused) as error:
             self.note(f"{name}: {error}", "err")
             self.server.answer(client, {"error": str(error)[:500]})
+
+    def complaint(self) -> str:
+        """Why the tunnels would not survive a takeover now; empty when they would. The agent passes it on."""
+        if self.role == "active" and clock() - self.confirmed_at > FRESH_SECONDS:
+            return self.notes[-1] if self.notes else f"no connection with {self.settings.peer}"
+        if self.role == "active" and self.originals.refused:
+            return f"{len(self.originals.refused)} states are not copied: {next(iter(self.originals.refused.values()))}"
+        if self.role == "standby" and self.source and not self.complete:
+            return self.why
+        return ""
 
     def status(self) -> dict[str, Any]:
         """The answer to `status`. No key, no digest of one."""
