@@ -93,7 +93,7 @@ class Sessions:
         self.confirmed_at = 0.0  # active: when the last confirmed frame was sent
         self.begun = False  # active: the standby gets changes on this connection
         self.path = 0
-        self.next_call = self.next_beat = self.next_listen = self.next_question = self.next_watchdog = 0.0
+        self.next_call = self.next_beat = self.next_listen = self.next_question = self.next_watchdog = self.next_pools = 0.0
         self.superseded: dict[tuple[bytes, int], float] = {}  # selector and direction: when the adopted tunnel ends
         self.flushed = False
         self.notes: list[str] = []  # the last things that went wrong, for status
