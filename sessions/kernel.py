@@ -123,7 +123,7 @@ class Kernel:
     def dump(self, kind: int, body: bytes, wanted: int) -> Iterator[bytes]:
         """The bodies of all objects of a kind."""
         self.number += 1
-        self.socket.send(xfrm.request(kind, DUMP, self.number, body))
+        self.socket.send(xfrm.request(kind, DUMP, self.number, self.port, body))
         while True:
             for which, number, _port, data in xfrm.messages(self.socket.recv(1 << 18)):
                 if number != self.number:
@@ -154,7 +154,7 @@ class Kernel:
         if not batch:
             return []
         first = self.number + 1
-        self.socket.send(b"".join(xfrm.request(each.kind, each.flags | ACK, first + at, each.body)
+        self.socket.send(b"".join(xfrm.request(each.kind, each.flags | ACK, first + at, self.port, each.body)
                                   for at, each in enumerate(batch)))
         self.number += len(batch)
         refused: list[tuple[Request, int]] = []

@@ -65,9 +65,13 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         at += (size + 3) & ~3
 
 
-def request(kind: int, flags: int, number: int, body: bytes) -> bytes:
-    """One netlink message. NLM_F_REQUEST is added to `flags`."""
-    return HEADER.pack(16 + len(body), kind, flags | 1, number, 0) + body + b"\0" * (-len(body) % 4)
+def request(kind: int, flags: int, number: int, port: int, body: bytes) -> bytes:
+    """One netlink message. NLM_F_REQUEST is added to `flags`.
+
+    Trap: the kernel puts the port that stands in the request into the events that follow from it, not the socket's. Without
+    it this process would take its own changes for those of others, and answer them.
+    """
+    return HEADER.pack(16 + len(body), kind, flags | 1, number, port) + body + b"\0" * (-len(body) % 4)
 
 
 def address(packed: bytes, family: int) -> str:
