@@ -180,9 +180,10 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         ``preferred`` (true on the first node of the site), ``features``, ``packages`` (of the features that are on),
         ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its key ``agent`` says
         whether the role agent decides), ``agent`` (the content of agent.json except ``daemon``; None without the
-        agent), ``sessions`` (the content of sessions.json; None where tunnels are not copied), ``firewall``, ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``.
-        Times are in seconds, except bond options (milliseconds) and heartbeat's times (text as ha.cf takes it).
-        Addresses are in canonical form.
+        agent), ``sessions`` (the content of sessions.json; None where tunnels are not copied), ``firewall``,
+        ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are in seconds,
+        except bond options (milliseconds) and heartbeat's times (text as ha.cf takes it). Addresses are in canonical
+        form.
 
     Raises:
         KeyError: the site has no such node.

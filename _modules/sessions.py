@@ -31,12 +31,13 @@ def status() -> dict:
     How many tunnels are copied, and how old the copies are.
 
     Returns:
-        ``on``: whether this site copies its tunnels; without it nothing but ``why``. ``role``: active, standby, released
-        (gives its tunnels away) or unknown; ``connected``, and over which ``path``; ``age``: seconds since the other node
-        last confirmed (active) or told (standby) all that there is; ``complete``: the copies are whole; ``states`` and
-        ``policies``: how many, ``adopted``: how many of the states came from the other node; ``refused``: how many states
-        are not copied, by reason; ``jump``: by how many numbers a copy goes ahead; ``max_age``: seconds up to which copies
-        are adopted; ``why``: what is missing; ``notes``: the last things that went wrong.
+        ``on``: whether this site copies its tunnels; without it nothing but ``why``. ``role``: active, standby,
+        released (gives its tunnels away) or unknown; ``connected``, and over which ``path``; ``age``: seconds since the
+        other node last confirmed (active) or told (standby) all that there is; ``complete``: the copies are whole;
+        ``states`` and ``policies``: how many, ``adopted``: how many of the states came from the other node;
+        ``refused``: how many states are not copied, by reason; ``jump``: by how many numbers a copy goes ahead;
+        ``max_age``: seconds up to which copies are adopted; ``why``: what is missing; ``notes``: the last things that
+        went wrong.
 
     Raises:
         CommandExecutionError: the process does not run or does not answer.
@@ -57,12 +58,12 @@ def verify(nonce: str = "00") -> dict:
     Compares what this node's kernel holds with what it should hold.
 
     nonce
-        Hexadecimal digits. With the same ones both nodes compute the same ``digest`` when they hold the same tunnels, keys
-        included.
+        Hexadecimal digits. With the same ones both nodes compute the same ``digest`` when they hold the same tunnels,
+        keys included.
 
     Returns:
-        ``role``, ``states``, ``policies``, ``digest``, and ``wrong``: a line for each state or policy that is missing or
-        differs, 20 at most; empty when all is well.
+        ``role``, ``states``, ``policies``, ``digest``, and ``wrong``: a line for each state or policy that is missing
+        or differs, 20 at most; empty when all is well.
 
     Raises:
         CommandExecutionError: the process does not run or does not answer, or the nonce is not hexadecimal.
@@ -75,7 +76,8 @@ def verify(nonce: str = "00") -> dict:
     """
     nonce = str(nonce)
     if not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", nonce):
-        raise CommandExecutionError(f"nonce: {nonce[:40]!r} is not hexadecimal; give an even number of digits, such as 7f03")
+        raise CommandExecutionError(
+            f"nonce: {nonce[:40]!r} is not hexadecimal; give an even number of digits, such as 7f03")
     return _ask({"command": "verify", "nonce": nonce})
 
 

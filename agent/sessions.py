@@ -18,7 +18,9 @@ class Sessions:
 
     def __init__(self, path: str = SOCKET_PATH) -> None:
         self.path = path
-        self.why = ""  # why tunnels would not survive a takeover, as that process says; empty: they would, or nobody asks
+        # Why tunnels would not survive a takeover, as that process says. Empty: they would, or the site does not want
+        # it.
+        self.why = ""
         self.socket: socket.socket | None = None
 
     def tell(self, role: str, epoch: int) -> bool:
@@ -50,7 +52,10 @@ class Sessions:
                 self.why = str(json.loads(line).get("why", ""))[:200]
 
     def release(self) -> str:
-        """This node gives the role away: it must not send any more. Waits. Returns what went wrong, empty if nothing."""
+        """This node gives the role away: it must not send any more.
+
+        Waits. Returns what went wrong, empty if nothing.
+        """
         try:
             answer = control.ask({"command": "release"}, RELEASE_SECONDS, self.path)
         except control.NotRunning:

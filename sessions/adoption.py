@@ -2,7 +2,8 @@
 
 The safety of the whole capability is the arithmetic in this file (docs/session-takeover.md, "Numbers"):
 
-- Nothing is sent twice under one number. The copy of an outbound state stands `jump` numbers ahead of the last confirmed
+- Nothing is sent twice under one number. The copy of an outbound state stands `jump` numbers ahead of the last
+  confirmed
   one: more than the other node can have sent since.
 - Nothing that the peer sends is refused. The copy of an inbound state is never ahead of the peer.
 - No number wraps. Without extended numbers (ESN) a state near 2^32 is not copied: its tunnel renegotiates.
@@ -56,7 +57,8 @@ def is_adopted(reqid: int) -> bool:
 class Reqids:
     """Gives each reqid of the other node's daemon one of the adopted range, which nothing else uses.
 
-    The two nodes give out different ones: `parity` is 0 on one and 1 on the other. A reqid that is adopted already stays.
+    The two nodes give out different ones: `parity` is 0 on one and 1 on the other. A reqid that is adopted already
+    stays.
     """
 
     def __init__(self, parity: int, start: int) -> None:

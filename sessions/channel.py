@@ -1,7 +1,8 @@
 """The connection between the two nodes: TLS 1.3 over one of heartbeat's paths, and the frames in it.
 
-A frame is: length of what follows the number (4 bytes), kind (1), number (8), content. Numbers go up by one; a hole ends the
-connection, and the next one begins with everything. Nothing here waits: the loop calls when the socket is ready.
+A frame is: length of what follows the number (4 bytes), kind (1), number (8), content. Numbers go up by one; a hole
+ends the connection, and the next one begins with everything. Nothing here waits: the loop calls when the socket is
+ready.
 """
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The process `sessions` on one node: follows the kernel on the active node, keeps the copies on the standby.
 
-One loop, without waiting. The role agent says which node is active (control.py); this process decides nothing about roles.
+One loop, without waiting. The role agent says which node is active (control.py); this process decides nothing about
+roles.
 
     unknown --> standby --active--> active --release--> released --standby--> standby
                                       ^------active---------'
@@ -86,14 +87,16 @@ class Sessions:
         self.calling: Link | None = None  # this node is active: the connection to the standby
         self.called: dict[int, Link] = {}  # connections from the other node
         self.source: Link | None = None  # the one of these that brings the copies
-        self.full: tuple[set[xfrm.StateId], set[xfrm.PolicyId], bytes] | None = None  # what a full comparison has brought
+        # What a full comparison has brought so far, and its nonce.
+        self.full: tuple[set[xfrm.StateId], set[xfrm.PolicyId], bytes] | None = None
         self.heard_at = 0.0  # standby: when the last frame came
         self.complete = False  # standby: the copies are whole
         self.sent: list[tuple[int, float]] = []  # active: frames that are not confirmed yet, and when they were sent
         self.confirmed_at = 0.0  # active: when the last confirmed frame was sent
         self.begun = False  # active: the standby gets changes on this connection
         self.path = 0
-        self.next_call = self.next_beat = self.next_listen = self.next_question = self.next_watchdog = self.next_pools = 0.0
+        self.next_call = self.next_beat = self.next_listen = self.next_question = 0.0
+        self.next_watchdog = self.next_pools = 0.0
         self.superseded: dict[tuple[bytes, int], float] = {}  # selector and direction: when the adopted tunnel ends
         self.flushed = False
         self.notes: list[str] = []  # the last things that went wrong, for status
@@ -346,7 +349,10 @@ class Sessions:
         self.tell(changes)
 
     def restore(self) -> None:
-        """Somebody has flushed the kernel, the IPsec daemon as it starts: the tunnels that were there go on as adopted."""
+        """Somebody has flushed the kernel, such as the IPsec daemon when it starts.
+
+        The tunnels that were there go on as adopted ones.
+        """
         before = self.originals
         own = Copies(self.rules, self.reqids)
         for change in before.changes():
@@ -368,7 +374,8 @@ class Sessions:
         selector, _direction = group
         old = [each for each in self.originals.policies.values()
                if each.get(xfrm.MARK) and each.selector == selector and each.direction == xfrm.OUT]
-        new = [each for each in self.originals.policies.values() if not each.get(xfrm.MARK) and each.selector == selector]
+        new = [each for each in self.originals.policies.values()
+               if not each.get(xfrm.MARK) and each.selector == selector]
         if old and new:
             self.end_adopted({reqid for each in old for reqid in each.reqids})
 

@@ -1,9 +1,9 @@
 """Who the other node is: each process issues itself a certificate, and the pair's key vouches for it.
 
 The certificate and its private key live in this process's memory only, and are made anew each day. A node shows its
-certificate with an authentication code (HMAC-SHA256, RFC 2104) under a key that only the two nodes have: the one between
-their heartbeats (/etc/ha.d/authkeys). Then TLS 1.3 asks both for exactly these certificates. Whoever listens learns
-nothing, also when he learns the pair's key later.
+certificate with an authentication code (HMAC-SHA256, RFC 2104) under a key that only the two nodes have: the one
+between their heartbeats (/etc/ha.d/authkeys). Then TLS 1.3 asks both for exactly these certificates. Whoever listens
+learns nothing, also when he learns the pair's key later.
 """
 from __future__ import annotations
 

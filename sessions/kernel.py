@@ -18,8 +18,8 @@ ERROR, DONE = 2, 3
 EVENT_BUFFER_BYTES = 16 << 20  # some 20,000 events
 BATCH_BYTES = 48 << 10
 ANSWER_SECONDS = 5.0
-# How often the kernel tells where a state's numbers stand: after so many packets, or when so much time has passed and they
-# moved. Units: packets, 100 ms (net/core sysctls in Documentation/networking/xfrm_sync.rst).
+# How often the kernel tells where a state's numbers stand: after so many packets, or when so much time has passed and
+# they moved. Units: packets, 100 ms (net/core sysctls in Documentation/networking/xfrm_sync.rst).
 TELL_AFTER_PACKETS, TELL_AFTER_100MS = 1 << 22, 3
 SYSCTL = Path("/proc/sys/net/core")
 
@@ -59,7 +59,10 @@ def tell_often(folder: Path = SYSCTL) -> None:
 
 
 def tell_often_of(state: xfrm.State) -> Request:
-    """The same for a state that exists. Trap: here the time is in jiffies' 100 ms as well, but read in units of HZ/10."""
+    """The same for a state that exists.
+
+    Trap: here the time is in jiffies' 100 ms as well, but read in units of HZ/10.
+    """
     identity = state.id
     body = xfrm.new_counters(identity, xfrm.Counters(0, 0, 0, b"", True))[:xfrm.AEVENT_SIZE]
     body += xfrm.attribute(xfrm.REPLAY_THRESH, struct.pack("=I", TELL_AFTER_PACKETS))

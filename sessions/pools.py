@@ -1,7 +1,7 @@
 """Addresses that adopted tunnels use must not be given to newcomers: the daemon here knows nothing of those leases.
 
-Libreswan gives out the first free address of a pool. So on this node the pool of such a connection leaves the addresses in
-use out: the largest part without any of them is what it gives out until the daemon starts anew. ipsec.conf(5),
+Libreswan gives out the first free address of a pool. So on this node the pool of such a connection leaves the addresses
+in use out: the largest part without any of them is what it gives out until the daemon starts anew. ipsec.conf(5),
 rightaddresspool: a range for IPv4, a prefix for IPv6.
 """
 from __future__ import annotations
@@ -90,8 +90,9 @@ class Pools:
             with os.fdopen(fd, "w", encoding="utf-8") as file:
                 file.write(text)
             new.replace(self.narrowed_conf)
-            self.job = subprocess.Popen([ADDCONN, "--config", str(self.narrowed_conf), *changed], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.job = subprocess.Popen(
+                [ADDCONN, "--config", str(self.narrowed_conf), *changed], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except (OSError, ValueError) as error:
             return f"pools: {error}: a newcomer may get the address of an adopted tunnel"
         self.told, self.started = text, now

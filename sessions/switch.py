@@ -1,8 +1,8 @@
 """Whether this node sends under the tunnels' keys: one nftables table, changed in one step.
 
-While it serves, every packet gets the mark that adopted policies match. While it does not, none has it, and a packet that
-is encrypted all the same is dropped before it leaves: nothing is sent twice under one number. `quiet` besides keeps the
-daemon's last words in: a daemon that gives its tunnels away must not tell the peers that they end.
+While it serves, every packet gets the mark that adopted policies match. While it does not, none has it, and a packet
+that is encrypted all the same is dropped before it leaves: nothing is sent twice under one number. `quiet` besides
+keeps the daemon's last words in: a daemon that gives its tunnels away must not tell the peers that they end.
 
 libnftables is loaded once and used in this process: starting `nft` takes 0.06 to 0.22 s on a busy machine.
 """

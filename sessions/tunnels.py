@@ -266,7 +266,10 @@ class Copies:
         return out
 
     def foreign(self, states: Iterable[State], policies: Iterable[Policy]) -> list[Request]:
-        """Ends adopted states and policies in a dump of this kernel that are no copies: an earlier process left them."""
+        """Ends adopted states and policies in a dump of this kernel that are no copies.
+
+        An earlier process has left them.
+        """
         ours = {each.id for each in self.installed.values()}
         return [*(kernel.delete_policy(each.id) for each in policies
                   if each.get(xfrm.MARK) == adoption.MARK_ATTRIBUTE and each.id not in ours),
@@ -298,7 +301,8 @@ def digest(states: Iterable[State], policies: Iterable[Policy], nonce: bytes) ->
 
     It changes with `nonce`, which is made for one connection, and says nothing of a key.
     """
-    lines = [b"state " + each.id.body() + each.source + str(each.reqid).encode() + b"".join(each.keys) for each in states]
+    lines = [b"state " + each.id.body() + each.source + str(each.reqid).encode() + b"".join(each.keys)
+             for each in states]
     lines += [b"policy " + each.id.body() + each.get(xfrm.TMPL) for each in policies]
     mac = hmac.new(nonce, digestmod=hashlib.sha256)
     for line in sorted(lines):

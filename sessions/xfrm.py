@@ -1,8 +1,8 @@
 """IPsec states and policies as the kernel tells and takes them: netlink messages of the family XFRM.
 
-Formats: include/uapi/linux/xfrm.h, for a 64-bit kernel (struct xfrm_usersa_info has 224 bytes, xfrm_userpolicy_info 168).
-A message is passed on as it came; only the fields that must differ on the other node are changed (sessions/adoption.py).
-This file knows where a field lies, and decides nothing.
+Formats: include/uapi/linux/xfrm.h, for a 64-bit kernel (struct xfrm_usersa_info has 224 bytes, xfrm_userpolicy_info
+168). A message is passed on as it came; only the fields that must differ on the other node are changed
+(sessions/adoption.py). This file knows where a field lies, and decides nothing.
 """
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 def request(kind: int, flags: int, number: int, port: int, body: bytes) -> bytes:
     """One netlink message. NLM_F_REQUEST is added to `flags`.
 
-    Trap: the kernel puts the port that stands in the request into the events that follow from it, not the socket's. Without
-    it this process would take its own changes for those of others, and answer them.
+    Trap: the kernel puts the port that stands in the request into the events that follow from it, not the socket's.
+    Without it this process would take its own changes for those of others, and answer them.
     """
     return HEADER.pack(16 + len(body), kind, flags | 1, number, port) + body + b"\0" * (-len(body) % 4)
 
@@ -240,7 +240,8 @@ class PolicyId:
         return head + (attribute(MARK, self.mark) if self.mark else b"")
 
     def __str__(self) -> str:
-        return f"{('in', 'out', 'forward')[self.direction]} {networks(self.selector)[0]} to {networks(self.selector)[1]}"
+        source, to = networks(self.selector)
+        return f"{('in', 'out', 'forward')[self.direction]} {source} to {to}"
 
 
 def networks(selector: bytes) -> tuple[str, str]:

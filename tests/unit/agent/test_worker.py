@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent import decide, worker
+from agent import decide, sessions, worker
 from agent.settings import Address, Settings
 
 SETTINGS = Settings("gw1", "gw2", True, (Address("192.0.2.10", 32, "bond0"),), ("bond0",), (), "manual", 0.0, None, 1.0,
@@ -37,6 +37,7 @@ class Agent(worker.Worker):
         self.queue, self.ended, self.jobs, self.storing = [], False, [], False
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
         self.machine = decide.RoleMachine(site, self.now, 4, 4, "held")
+        self.sessions = sessions.Sessions("/nowhere")
         self.done: list[str] = []
         self.tell(decide.Connected(True), decide.Peer("active"), decide.PeerAgent(True))
 

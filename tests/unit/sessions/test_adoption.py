@@ -1,4 +1,7 @@
-"""The arithmetic on which it rests that nothing is sent twice under one number, and nothing of the peer's is refused."""
+"""The arithmetic on which the safety of a takeover rests.
+
+Nothing is sent twice under one number, and nothing that the peer sends is refused.
+"""
 from __future__ import annotations
 
 import struct
