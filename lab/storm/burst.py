@@ -13,8 +13,9 @@ from lab.storm import faults
 from lab.storm.calendar import Burst, Calendar, Made
 from lab.storm.schedule import ACTIVE, Planned
 
-# What a fault's own steps raise when the pair, or another fault at the same time, does not let them go on.
-EXPECTED = (Failed, AssertionError, TimeoutError, subprocess.TimeoutExpired, NotThere, SystemExit)
+# What a fault's own steps raise when the pair, or another fault at the same time, does not let them go on. A host that
+# is switched on again loses its console's folder meanwhile: FileNotFoundError.
+EXPECTED = (Failed, AssertionError, TimeoutError, FileNotFoundError, subprocess.TimeoutExpired, NotThere, SystemExit)
 
 
 @dataclass

@@ -69,8 +69,8 @@ def read(lab: Lab) -> Configuration:
     site = lab.sites[0]
     guests = lab.gateways(site.name)
     said = lab.master.ask([guest.host.minion_id for guest in guests], "drift.fingerprints")
-    if len(said) != len(guests):
-        raise Unsuitable(f"drift.fingerprints: only {', '.join(said) or 'nobody'} answered")
+    if len(said) != len(guests) or not all(isinstance(each, dict) and each for each in said.values()):
+        raise Unsuitable(f"drift.fingerprints: not every node answered as it should: {str(said)[:500]}")
     looked = apply(lab, [guest.host.minion_id for guest in guests], "test=True", "queue=True")
     return Configuration({guest.host.name: _files(guest) for guest in guests}, said,
                          {minion: sorted(states) for minion, states in looked.changed.items()}, looked.failed)

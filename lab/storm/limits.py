@@ -51,7 +51,7 @@ EFFECTS = {
     "crash": Struck(_noticed()),
     "hang": Struck(_noticed(HANDED_OVER)),            # it goes on, and neighbours may ask it first
     "woken": Struck(_noticed(HANDED_OVER)),
-    "one NIC": Struck(_always(BOND), moves=0, network=True),
+    "one NIC": Struck(_always(BOND), moves=0, disables=False, network=True),
     "both NICs": Struck(_always(NETWORK_LOST), network=True),
     "switch cut": Struck(_always(BOND), BOND, moves=0, disables=False, network=True),
     "upstream lost": Struck(_always(NETWORK_LOST), NETWORK_LOST, moves_beside=1, disables=False, network=True),

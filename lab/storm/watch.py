@@ -1,12 +1,11 @@
 """Watches from outside who answers for virtual addresses: one process, beside the hosts, without a part in them.
 
-    python -m lab.storm.watch '[["internet", "winterthur", "192.0.2.10", "192.0.2.1"], ...]'
+    python -m lab.storm.watch '[["internet", "winterthur", "192.0.2.10"], ...]'
 
-Each place is a network namespace, its interface, the virtual address, and the namespace's own address. Five times a
-second all neighbours are asked who has the address (ARP, RFC 826: every node that answers for it says so), ten times a
-second the address is pinged through the namespace's own neighbour cache (so an announcement that was lost shows).
-One packet socket for each place sees the answers; the kernel lets only ARP and ICMP through to it and stamps each with
-its time of arrival.
+Each place is a network namespace, its interface, and the virtual address. Five times a second all neighbours are asked
+who has the address (ARP: every node that answers for it says so), ten times a second the address is pinged through the
+namespace's own neighbour cache (so an announcement that was lost shows). One packet socket for each place sees the
+answers; the kernel lets only ARP and ICMP through to it and stamps each with its time of arrival.
 
 Prints lines of JSON:
 
@@ -37,6 +36,7 @@ ARP_EVERY = 2                     # pings
 TICK_EVERY = 10                   # pings
 STALL_SECONDS = 0.2               # so late for a ping: it stood still
 NICENESS = -10
+NOBODY = bytes.fromhex("0200000000fe")      # a hardware address that no card of the lab has (lab/topology.py, Counter)
 
 CLONE_NEWNET = 0x40000000         # setns(2); Python has it from 3.12 on
 ETH_P_ALL = 0x0003                # linux/if_ether.h
@@ -65,7 +65,6 @@ class Place(NamedTuple):
     namespace: str
     interface: str
     address: str
-    own: str
 
 
 class Seen(NamedTuple):
@@ -92,10 +91,14 @@ def parse(frame: bytes) -> Seen | None:
     return None
 
 
-def who_has(mac: bytes, own: str, address: str) -> bytes:
-    """An ARP request to all neighbours, as a frame."""
-    return (b"\xff" * 6 + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, ARP_REQUEST) + mac
-            + socket.inet_aton(own) + bytes(6) + socket.inet_aton(address))
+def who_has(address: str) -> bytes:
+    """An ARP probe to all neighbours (RFC 5227, 2.1.1), as a frame. It comes from no address and no card.
+
+    Trap: with the namespace's own addresses each answer would put the neighbour cache right through which the pings go,
+    and a node that takes over without an announcement would not show.
+    """
+    return (b"\xff" * 6 + NOBODY + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, ARP_REQUEST) + NOBODY
+            + bytes(4) + bytes(6) + socket.inet_aton(address))
 
 
 def echo_request(number: int) -> bytes:
@@ -127,7 +130,7 @@ class Eye:
             self.raw.bind((place.interface, ETH_P_ALL))
         for each in (self.raw, self.pinger):
             each.setblocking(False)
-        self.mac: bytes = self.raw.getsockname()[4]
+        self.question = who_has(place.address)
 
     def ask(self, number: int) -> None:
         """Ping, and every other time ask all neighbours. An error is the same as no answer."""
@@ -135,7 +138,7 @@ class Eye:
             self.pinger.sendto(echo_request(number), (self.place.address, 0))
         if number % ARP_EVERY == 0:
             with contextlib.suppress(OSError):
-                self.raw.send(who_has(self.mac, self.place.own, self.place.address))
+                self.raw.send(self.question)
 
     def look(self) -> list[tuple[float, Seen]]:
         """The answers that have come, with their times."""

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lab.storm.invariants import Invariants, Violation
 from lab.storm.watch import Place
 from lab.topology import TREE, Site
 
+PROGRAM = (sys.executable, "-m", "lab.storm.watch")
 SILENT_SECONDS = 15.0      # the watch ticks once a second, on a machine that has much to do
 
 
@@ -21,11 +22,8 @@ class StormFailed(Exception):
 
 def places(its: Site, router: str) -> list[Place]:
     """Where to ask for a site's virtual addresses (IPv4): in the router, and in the server behind the gateways."""
-    def own(addresses: list[str]) -> str:
-        return next(each.split("/")[0] for each in addresses if ":" not in each)
-
-    return [Place(router, its.name[:10], its.virtual("external"), own(its.router)),
-            Place(its.server.name, "eth0", its.virtual("internal"), own(its.server.addresses))]
+    return [Place(router, its.name[:10], its.virtual("external")),
+            Place(its.server.name, "eth0", its.virtual("internal"))]
 
 
 def cards(its: Site) -> dict[str, str]:
@@ -37,9 +35,9 @@ class Watcher:
     """The watch, from its making until `stop`. `found` is called in a thread of its own."""
 
     def __init__(self, where: list[Place], invariants: Callable[[float], Invariants],
-                 found: Callable[[Violation], None]) -> None:
+                 found: Callable[[Violation], None], program: Sequence[str] = PROGRAM) -> None:
         """`invariants` makes them when the watch has begun to ask. Raises StormFailed when it does not."""
-        self._process = subprocess.Popen([sys.executable, "-m", "lab.storm.watch", json.dumps(where)], cwd=TREE,
+        self._process = subprocess.Popen([*program, json.dumps(where)], cwd=TREE,
                                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         said = self._process.stdout
         if said is None or said.readline().strip() != '["asking"]':
