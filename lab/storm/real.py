@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -157,7 +158,11 @@ class Storm:
             raise GivenUp(f"not exactly one node is active: {self._roles()}") from None
 
     def _starved(self) -> bool:
-        return any((observe.agent(guest) or {}).get("starved") for guest in self.pair.guests)
+        """Whether an agent says that it is starved, or a host gives no answer at all."""
+        try:
+            return any((observe.agent(guest) or {}).get("starved") for guest in self.pair.guests)
+        except (TimeoutError, ValueError):
+            return True
 
     def _whole(self, made: Burst, planned: list[schedule.Planned]) -> None:
         """Wait until the pair is whole, every minion answers and every client is back."""
@@ -198,7 +203,10 @@ class Storm:
         """What a person would do. The run goes on, with a violation."""
         wrong = faults.restore(self.pair)
         for guest in self.pair.guests:
-            guest.run(["systemctl", "restart", "ipsec", "heartbeat"], timeout=90)
+            try:
+                guest.run(["systemctl", "restart", "ipsec", "heartbeat"], timeout=90)
+            except TimeoutError as error:
+                wrong.append(str(error))
         try:
             self._until_settled(made, RESTARTED_SECONDS)
         except AssertionError:
@@ -262,7 +270,7 @@ class Storm:
             try:
                 self.growth.add(name, now, found := ask())
                 self.report.row("sample", host=name, processes=found)
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
                 self.samples_lost += 1
                 self.report.row("sample failed", host=name, error=str(error))
 
@@ -342,8 +350,10 @@ def go(arguments: argparse.Namespace, report: Report) -> None:
         for what in configuration.lost(before, configuration.read(lab)):
             report.violation(Violation("configuration", what, time.time()))
         storm.explain()
-        if not storm.growth.samples or storm.watcher.invariants.answers == 0:
-            raise StormFailed("nothing was seen: no process was sampled, or no answer came")
+        sampled = {process.host for process in storm.growth.samples}
+        if len(sampled) != len(its.guests) + 1 or storm.watcher.invariants.answers == 0:
+            raise StormFailed(f"something was never seen: processes were sampled on {sorted(sampled)}, "
+                              f"{storm.watcher.invariants.answers} answers came")
         storm.watcher.check()
     finally:
         storm.watcher.stop()

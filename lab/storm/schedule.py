@@ -13,6 +13,8 @@ REST_SECONDS = (25.0, 60.0)       # from the last fault's end to the next burst:
 TWO_AT_ONCE = 0.4                 # of all bursts
 SECOND_AFTER_SECONDS = ((0.0, 1.5), (1.5, 8.0))   # of two at once: into the first one's takeover, or after it
 ON_STANDBY = 1 / 3                # of the faults that can hit either node
+# Of each hour the last 25 minutes bring only faults that end no process: whether one grows shows only while it lives.
+HOUR_SECONDS, GENTLE_FROM_SECONDS = 3600.0, 2100.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Kind:
     """One kind of fault. `seconds`: how long it lasts, from and to. `often`: its share, by weight.
 
     `power`: the struck node's console does not answer meanwhile. `alone`: never with another one. `both`: it can hit
-    the standby too.
+    the standby too. `gentle`: it ends no process.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Kind:
     power: bool = False
     alone: bool = False
     both: bool = True
+    gentle: bool = False
 
 
 # The names are those of lab/bench/faults.py, and of lab/storm/faults.py (the last three).
@@ -36,21 +39,21 @@ KINDS = (
     Kind("crash", (2, 20), 3, power=True),
     Kind("hang", (1, 30), 3, power=True),
     Kind("woken", (1, 3), alone=True, both=False),
-    Kind("one NIC", (2, 15)),
-    Kind("both NICs", (2, 20)),
-    Kind("switch cut", (3, 15)),
-    Kind("upstream lost", (4, 20)),
+    Kind("one NIC", (2, 15), gentle=True),
+    Kind("both NICs", (2, 20), gentle=True),
+    Kind("switch cut", (3, 15), gentle=True),
+    Kind("upstream lost", (4, 20), gentle=True),
     Kind("daemon killed", (5, 10)),
     Kind("daemon hung", (8, 15)),
     Kind("heartbeat killed", (8, 15)),
     Kind("agent killed", (2, 5)),
     Kind("agent hung", (4, 8)),
-    Kind("switch-over", (2, 5), 3, both=False),
+    Kind("switch-over", (2, 5), 3, both=False, gentle=True),
     Kind("reboot", (2, 10), 1, power=True),
     Kind("power-on", (2, 5), 1, alone=True, both=False),
-    Kind("one-way cut", (2, 25), 3),
-    Kind("deaf", (2, 10)),
-    Kind("cut", (2, 15), both=False),
+    Kind("one-way cut", (2, 25), 3, gentle=True),
+    Kind("deaf", (2, 10), gentle=True),
+    Kind("cut", (2, 15), both=False, gentle=True),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -121,8 +124,9 @@ def _fit(one: Planned, other: Planned) -> bool:
 
 
 def _fault(dice: random.Random, at: float, burst: int) -> Planned:
-    left = dice.random() * sum(kind.often for kind in KINDS)
-    for kind in KINDS:
+    kinds = [kind for kind in KINDS if kind.gentle or at % HOUR_SECONDS < GENTLE_FROM_SECONDS]
+    left = dice.random() * sum(kind.often for kind in kinds)
+    for kind in kinds:
         left -= kind.often
         if left < 0:
             break

@@ -1,6 +1,7 @@
 """The clients' traffic: a ping through each tunnel, from each client's own host."""
 from __future__ import annotations
 
+import subprocess
 import time
 
 from lab import observe
@@ -61,5 +62,12 @@ class Traffic:
         return {client.name: round(each.longest_gap(since), 2) for client, each in self._pings.items()}
 
     def _waiting(self) -> list[clients.Client]:
-        return [client for client, each in self._pings.items()
-                if not (replies := each.replies()) or time.time() - replies[-1] > ANSWERED_SECONDS]
+        return [client for client, each in self._pings.items() if not _answered(each)]
+
+
+def _answered(pings: observe.Pings) -> bool:
+    try:
+        replies = pings.replies()
+    except (TimeoutError, ValueError, subprocess.SubprocessError):
+        return False        # a busy host does not answer in time
+    return bool(replies) and time.time() - replies[-1] <= ANSWERED_SECONDS

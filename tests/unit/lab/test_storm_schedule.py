@@ -57,6 +57,13 @@ def test_all_faults_come_on_both_nodes_where_they_can_and_also_two_at_once():
     assert not any(BY_NAME[name].alone for names in together for name in names)
 
 
+def test_of_each_hour_25_minutes_end_no_process():
+    for seed in SEEDS:
+        gentle = [each for each in schedule(seed, 120) if each.at % 3600 > 2100]
+        assert len(gentle) > 20 and all(BY_NAME[each.fault].gentle for each in gentle)
+    assert all(not kind.gentle for kind in KINDS if kind.power or "killed" in kind.name or "hung" in kind.name)
+
+
 def test_what_is_made_over_a_console_comes_before_what_takes_the_console_away():
     for seed in SEEDS:
         for burst in bursts(schedule(seed, 60)):
