@@ -80,16 +80,23 @@ class Calendar:
         return longest + limits.LAB_SECONDS, excused
 
     def may_both_answer(self, since: float, until: float) -> tuple[float, list[Interval]]:
-        """How long two nodes may answer for one address, and when that does not count: while both are deaf."""
+        """How long two nodes may answer for one address, and when that does not count: while both are deaf.
+
+        While one of them is deaf the other one must give way, which takes longer.
+        """
         deaf: list[Interval] = []
+        longest = limits.BOTH
         for burst in self.during(since, until):
             for one in burst.faults:
+                if one.made and one.made < until and (one.healed or until) > since and len(
+                        limits.deafened(one.planned)) == 1:
+                    longest = limits.ONE_WAY
                 for other in burst.faults:
                     hearing = {"active", "standby"} - limits.deafened(one.planned) - limits.deafened(other.planned)
                     if not hearing and one.made and other.made:
                         ends = [each.healed or until for each in (one, other)]
                         deaf.append((max(one.made, other.made), min(ends)))
-        return limits.BOTH + limits.LAB_SECONDS, [each for each in deaf if each[0] < each[1]]
+        return longest + limits.LAB_SECONDS, [each for each in deaf if each[0] < each[1]]
 
     def said(self, since: float, until: float) -> list[str]:
         """The faults within this time, a line for each."""

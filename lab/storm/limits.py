@@ -17,6 +17,7 @@ BOND = 0.3                 # a bond uses its other slave (benchmarks.md, target)
 NETWORK_LOST = 3.0         # both NICs, upstream lost, until a node serves again (benchmarks.md, target)
 AT_REST = 0.3              # nothing moves
 BOTH = 1.0                 # once the nodes hear each other, no address stays on both for longer ("Split brain")
+ONE_WAY = 4.5              # only one of them hears the other: that one gives way, at the latest after some turns
 STARVED = 10.0             # a starved pair waits for up to so long before it calls a silent node dead ("Profiles")
 LAB_SECONDS = 0.5          # lent to hosts that share two processors
 

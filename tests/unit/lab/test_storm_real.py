@@ -92,7 +92,7 @@ def test_a_fault_is_prepared_made_and_healed_on_the_node_that_has_the_role(made)
     its = burst.make(pair, calendar, planned((5, "one NIC", STANDBY, 0.1)), pair.guests[0], False)
     assert made == ["prepare one NIC gw2", "make one NIC", "heal one NIC"] and calendar.bursts == [its]
     [fault] = its.faults
-    assert fault.healed - fault.made == pytest.approx(0.1, abs=0.09) and not fault.wrong and not its.end
+    assert fault.healed - fault.made >= 0.1 and not fault.wrong and not its.end
 
 
 def test_two_faults_overlap_and_what_needs_a_console_is_healed_after_power(made):
