@@ -5,6 +5,7 @@ A node answers for an address from its first answer to its last one, if no gap b
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from lab.storm.calendar import Calendar, Interval, longest_outside, without
 JOIN_SECONDS = 0.65         # three questions for an address, and a little: shorter gaps are no gaps
 HOLDER_SECONDS = 1.0        # a node that answers for that long has the role; a shorter time is a leftover answer
 STALLS_KEPT_SECONDS = 600.0
+ANSWERS_KEPT = 20_000       # some ten minutes
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Invariants:
         self.stalls: list[Interval] = []
         self.moves: list[tuple[float, str, str]] = []          # when, address, node
         self.strangers: set[str] = set()
+        self._seen: deque[tuple[float, str, str, str]] = deque(maxlen=ANSWERS_KEPT)
         # the longest, in seconds, outside the times in which no node need be able to serve; and in all
         self.longest_silence = dict.fromkeys(self.addresses, 0.0)
         self.longest_both = dict.fromkeys(self.addresses, 0.0)
@@ -72,6 +75,7 @@ class Invariants:
         node = self.nodes.get(mac)
         if node is None:
             return self._stranger(mac, address, at)
+        self._seen.append((at, address, kind, node))
         found = []
         if kind == "ping" and at > its.pinged:
             found += self._silence(address, its, at, over=True)
@@ -99,6 +103,22 @@ class Invariants:
                 if span.took_role and now - span.first > HOLDER_SECONDS:
                     self._moved(address, its, answering[0], now)        # it had the role beside the other one
         return found
+
+    def seen(self, since: float, until: float) -> list[str]:
+        """Who answered within this time, in words: a line for each node, address and kind without a gap."""
+        runs: list[tuple[list[float], str]] = []
+        open_runs: dict[str, list[float]] = {}
+        for at, address, kind, node in self._seen:
+            if since <= at <= until:
+                what = f"{node} answered for {address} ({kind})"
+                run = open_runs.get(what)
+                if run is None or at - run[1] > JOIN_SECONDS:
+                    open_runs[what] = run = [at, at]
+                    runs.append((run, what))
+                run[1] = at
+        found = [f"{_clock(first)} - {_clock(last)} {what}" for (first, last), what in runs]
+        return found + [f"{_clock(begin)} - {_clock(end)} the watch got no processor" for begin, end in self.stalls
+                        if begin <= until and end >= since]
 
     def moves_since(self, since: float, address: str) -> list[str]:
         """The nodes to which the role of an address moved since then, in order."""

@@ -44,6 +44,7 @@ ENDED_SECONDS = 420.0                    # until everything that was told is ove
 ASKED_SECONDS = 10.0                     # between two questions for what is open: salt-run costs two seconds
 LAST_LINES = 60                          # of each node's journal, with a violation
 JOURNAL_SECONDS = (70.0, 15.0)           # before and after a violation
+SEEN_SECONDS = 12.0                      # before and after a violation, of what the watch saw
 GOOD, VIOLATED, FAILED = 0, 1, 2         # exit codes
 
 
@@ -287,8 +288,10 @@ class Storm:
         return "; ".join(said)
 
     def _said(self, at: float) -> dict[str, str]:
-        """What each node logged around a time."""
-        found = {}
+        """What the watch saw around a time, and what each node logged."""
+        with self.watcher.lock:
+            seen = self.watcher.invariants.seen(at - SEEN_SECONDS, at + SEEN_SECONDS)
+        found = {"the watch": "\n".join(seen)}
         for guest in self.pair.guests:
             try:
                 until = int(at + JOURNAL_SECONDS[1] - guest.behind())

@@ -113,6 +113,17 @@ def test_two_nodes_that_answer_for_longer_than_a_second_are_a_violation_once():
     assert [each.what for each in found] == ["two answered"] and "gw1" in found[0].text and "gw2" in found[0].text
 
 
+def test_a_violation_shows_who_answered_when():
+    scene = Scene().answers("gw1", 0, 5).answers("gw2", 8, 12, kinds=["arp"]).stalls(6, 7)
+    scene.violations(12)
+    seen = scene.its.seen(BEGUN + 4, BEGUN + 10)
+    assert [line.split(" ", 3)[3] for line in seen] == [
+        f"gw1 answered for {ADDRESS} (ping)", f"gw1 answered for {ADDRESS} (arp)", f"gw2 answered for {ADDRESS} (arp)",
+        "the watch got no processor"]
+    first, last = seen[2].split(" ")[0:3:2]
+    assert first.endswith(":48.00") and last.endswith(":50.00")          # 1000 s and 8 s; not what came after 10 s
+
+
 @pytest.mark.parametrize("overlap, wrong", [(1.2, False), (2.0, True)])
 def test_a_node_that_leaves_late_may_answer_for_a_second(overlap, wrong):
     scene = Scene().burst(4, 30, ("heartbeat killed", ACTIVE))
