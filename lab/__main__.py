@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
 import subprocess
@@ -30,13 +31,15 @@ def _parser() -> argparse.ArgumentParser:
                         help="every test: unit, integration and lab (builds the kernel first)")
     commands.add_parser("bench", usage="lab/run bench [--runs N] [--configuration ...] [--fault ...] [--client ...]",
                         help="takeover, measured: faults x configurations x clients")
+    commands.add_parser("storm", usage="lab/run storm [--minutes N] [--seed S] [--profile fast|default] [--simulated]",
+                        help="random faults for hours, and a watch from outside on what the pair promises")
     commands.add_parser("kernel", help="build the kernel that has a packet filter")
     commands.add_parser("clean", help="remove everything cached")
     commands.add_parser("lane")
     meanwhile = commands.add_parser("meanwhile")
     meanwhile.add_argument("lock", type=int)
     inside = commands.add_parser("inside")
-    inside.add_argument("what", choices=["demo", "shell", "test", "bench", "lane"])
+    inside.add_argument("what", choices=["demo", "shell", "test", "bench", "storm", "lane"])
     inside.add_argument("which", choices=["built", "packaged"])
     return parser
 
@@ -48,7 +51,8 @@ def _choose_kernel(command: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     # The words that follow are pytest's options or site names: argparse would read those options as its own.
-    own = {"test": 1, "bench": 1, "lane": 1, "inside": 3}.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
+    taken = {"test": 1, "bench": 1, "storm": 1, "lane": 1, "inside": 3}
+    own = taken.get(sys.argv[1] if len(sys.argv) > 1 else "", len(sys.argv))
     words, rest = sys.argv[1:own + 1], sys.argv[own + 1:]
     arguments = _parser().parse_args(words)
     if arguments.command == "clean":
@@ -57,6 +61,8 @@ def main() -> int:
         kernel.built()
     elif arguments.command == "bench":
         return _bench(rest)
+    elif arguments.command == "storm":
+        return _storm(rest)
     elif arguments.command == "test":
         return _test(rest)
     elif arguments.command == "meanwhile":
@@ -74,8 +80,13 @@ def main() -> int:
     return 0
 
 
-def _test(words: list[str]) -> int:
+def _keep_results() -> None:
+    """Name the folder of results for every process to come, unless the user has named one."""
     os.environ.setdefault("LAB_RESULTS", str(cache.ROOT / "results"))
+
+
+def _test(words: list[str]) -> int:
+    _keep_results()
     making = laboratory.prepare_meanwhile()
     if any((TREE / word.split("::")[0]).exists() for word in words):
         run = laboratory.command(["inside", "test", "built", *words])
@@ -127,6 +138,25 @@ def _bench(words: list[str]) -> int:
     return 0
 
 
+def _storm(words: list[str]) -> int:
+    from lab.storm import options, schedule
+
+    arguments = options.parser().parse_args(words)
+    if arguments.plan:
+        for each in schedule.schedule(arguments.seed, arguments.minutes):
+            print(f"{each.at:8.1f} s  burst {each.burst}: {each.fault} on the {each.target} node, {each.seconds:g} s")
+        return 0
+    if arguments.simulated:
+        # by name: whoever wants real kernels does not load it
+        return int(importlib.import_module("lab.storm.simulated").run(arguments.minutes, arguments.seed))
+    from lab.bench import run
+
+    _keep_results()
+    laboratory.prepare([run.SITE], "built", _more_packages())
+    return subprocess.run(laboratory.tied(laboratory.command(["inside", "storm", "built", *words])),
+                          check=False).returncode
+
+
 def _as_init(child: subprocess.Popen[bytes]) -> int:
     """Wait for a child, and meanwhile reap the orphans: this process is the first of its namespace and inherits them.
 
@@ -152,6 +182,10 @@ def _inside(what: str, which: str, rest: list[str]) -> int:
         from lab.bench import run
 
         return run.main(rest)
+    if what == "storm":
+        from lab.storm import real
+
+        return real.main(rest)
     lab = laboratory.Lab(rest, laboratory.prepare(rest, which))
     lab.start()
     if what == "demo":

@@ -133,6 +133,10 @@ class Guest:
         self._signal(signal.SIGKILL)
         self._running().wait()
 
+    def off(self) -> bool:
+        """Whether it is switched off."""
+        return self._running().poll() is not None
+
     def hang(self) -> None:
         """Stop all of the host's processes (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
