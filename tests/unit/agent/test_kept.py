@@ -12,7 +12,7 @@ from agent.jobs import Jobs
 from agent.kept import Kept
 from agent.loop import Loop
 from agent.settings import Address
-from tests.unit.agent import full
+
 
 HELD = (Address("192.0.2.10", 32, "bond0"),)
 
