@@ -1,7 +1,6 @@
 """What the agent keeps is written to /run at once and to the disk later, and never in the way of the role."""
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -11,10 +10,6 @@ from agent import history, kept
 from agent.jobs import Jobs
 from agent.kept import Kept
 from agent.loop import Loop
-from agent.settings import Address
-
-
-HELD = (Address("192.0.2.10", 32, "bond0"),)
 
 
 class Disk:
@@ -84,3 +79,30 @@ def test_an_agent_that_ends_does_not_wait_for_a_disk_that_stands_still(ending, m
         assert time.monotonic() - begun < kept.LAST_STORE_SECONDS + 1
     finally:
         ending.jobs.running[0].kill()
+
+
+def test_what_can_not_be_written_waits_in_its_order_and_is_said_once(its, monkeypatch):
+    """A full /run: nothing of it stops the agent, and the epochs that count in the end are the last ones."""
+    full, written, said = [True], [], []
+
+    def write(*what: Any, **_when: Any) -> None:
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        written.append(what)
+
+    monkeypatch.setattr(kept, "log", lambda priority, _text: said.append(priority))
+    for module, name in ((history, "keep"), (history, "note"), (kept.held, "note")):
+        monkeypatch.setattr(module, name, write)
+    its.addresses(())
+    for epoch in range(7, 7 + 2 * kept.MAX_NOTES):
+        its.epochs(epoch, epoch)
+        its.change("active", "nobody is active", epoch)
+    its.tick(100.5)
+    full[0] = False
+    its.tick(100.5)
+    assert written == [] and said == ["err"], "tried again once a second"
+    its.tick(101.0)
+    assert written[:2] == [((),), (46, 46)] and said == ["err", "notice"]
+    assert [epoch for _role, _cause, epoch in written[2:]] == list(range(47 - kept.MAX_NOTES, 47))
+    its.tick(200.0)
+    assert len(written) == 2 + kept.MAX_NOTES and its.jobs.started

@@ -75,7 +75,7 @@ def test_a_slow_kernel_delays_a_look_and_the_loop_lives_and_counts_what_it_waite
     assert its.look() is None and its.seen == Seen("none", (), ())
     assert its.beats and 0.0 < its.waited <= 0.5
     waited = its.waited
-    assert its.look() is None and its.waited == waited, "it is known to be slow: nobody waits once more"
+    assert its.look() is None and its.waited - waited < 0.05, "it is known to be slow: nobody waits once more"
     assert len(its.said) == 1 and patient.SLOW in its.said[0]
     its.kernel.free.set()
     its.looking.over.wait(10)
