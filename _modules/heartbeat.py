@@ -420,7 +420,8 @@ def _ask_socket() -> dict | str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
             client.settimeout(_GLANCE_SECONDS)
             client.connect(str(AGENT_SOCKET))
-            client.sendall(b'{"command": "status"}\n')
+            with contextlib.suppress(BrokenPipeError):     # a busy agent says so and closes; that can still be read
+                client.sendall(b'{"command": "status"}\n')
             data = b""
             while not data.endswith(b"\n") and len(data) < 65536:
                 client.settimeout(max(deadline - time.monotonic(), 0.001))

@@ -28,6 +28,9 @@ def main(words: list[str]) -> int:
     commands.add_parser("check", help="read a settings file and list every mistake").add_argument("file", type=Path)
     commands.add_parser("opening", help="(called by heartbeat's unit) note the interfaces that heartbeat's paths use")
     commands.add_parser("store", help="(called by the agent) write its epochs and history to the disk")
+    command = commands.add_parser("confined", help="(called by the agent) run a command, and end all of it")
+    command.add_argument("parent", type=int, help="the process that has called this")
+    command.add_argument("words", nargs=argparse.REMAINDER, help="the command, with an absolute path")
     commands.add_parser("release", help="give up all virtual IPs without asking the other node (heartbeat has ended)")
     arguments = parser.parse_args(words)
     if arguments.command == "check":
@@ -36,6 +39,9 @@ def main(words: list[str]) -> int:
         from agent import paths
         paths.opening()
         return 0
+    if arguments.command == "confined":
+        from agent import confine
+        return confine.run(arguments.parent, arguments.words)
     if arguments.command == "release":
         return release()
     if arguments.command == "store":
@@ -69,13 +75,13 @@ def check(path: Path) -> int:
 
 def release() -> int:
     """`run release`: gives up all virtual IPs. Exit code 1 if the kernel refuses."""
-    from agent import worker
+    from agent import held
     try:
         wanted = settings.load()
     except settings.Mistakes:
-        wanted = None  # the addresses that this node held last are noted in worker.HELD_FILE, too
+        wanted = None  # the addresses that this node held last are noted in held.HELD_FILE, too
     try:
-        worker.release(wanted)
+        held.release(wanted)
     except OSError as error:
         print(f"can not give up the addresses: {error}", file=sys.stderr)
         return 1

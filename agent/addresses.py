@@ -43,6 +43,9 @@ RT_SCOPE_NOWHERE = 255  # in a request to delete a route: any scope
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_IFNAME = 3
 FOREVER = 0xFFFFFFFF
+# For an answer that the kernel has lost. A kernel that is only slow, because another process holds its lock of the
+# network interfaces (rtnl_lock in net/core/rtnetlink.c), is waited for: agent/patient.py.
+ANSWER_SECONDS = 30.0
 NETLINK_HEADER = struct.Struct("=IHHII")
 
 
@@ -92,10 +95,15 @@ class Addresses:
 
     def __init__(self, wanted: Iterable[Address]) -> None:
         self.wanted = tuple(wanted)
-        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self.socket.bind((0, 0))
-        self.socket.settimeout(1.0)
         self.number = 0
+        self.socket = self.open()
+
+    def open(self) -> socket.socket:
+        """A netlink socket (netlink(7)). Raises OSError."""
+        new = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        new.bind((0, 0))
+        new.settimeout(ANSWER_SECONDS)
+        return new
 
     # Changes of state
 
@@ -291,12 +299,12 @@ class Addresses:
         if not steps:
             return []
         first = self.number + 1
-        self.socket.send(b"".join(self.request(step.kind, step.flags | NLM_F_ACK, step.body) for step in steps))
+        self.send(b"".join(self.request(step.kind, step.flags | NLM_F_ACK, step.body) for step in steps))
         wrong: list[str] = []
         refused: list[int] = []
         left = len(steps)
         while left:
-            for kind, number, body in messages(self.socket.recv(1 << 17)):
+            for kind, number, body in messages(self.receive()):
                 if kind != NLMSG_ERROR or not first <= number <= self.number:
                     continue
                 left -= 1
@@ -312,15 +320,44 @@ class Addresses:
 
     def dump(self, kind: int, body: bytes, wanted: int) -> Iterator[bytes]:
         """Asks the kernel for all objects of a kind. The bodies of its messages of the type `wanted`."""
-        self.socket.send(self.request(kind, NLM_F_DUMP, body))
+        self.send(self.request(kind, NLM_F_DUMP, body))
         found: list[bytes] = []
         number, done = self.number, False
         while not done:
-            for what, which, data in messages(self.socket.recv(1 << 17)):
-                if which == number and what == wanted:
+            for what, which, data in messages(self.receive()):
+                if which != number:
+                    continue  # an answer to an earlier question
+                if what == wanted:
                     found.append(data)
-                done = done or which == number and what in (NLMSG_DONE, NLMSG_ERROR)
+                elif what in (NLMSG_DONE, NLMSG_ERROR):
+                    done = True
+                    # Both carry an error code, below zero (struct nlmsgerr; netlink_dump_done in af_netlink.c). Without
+                    # this look a refusal would mean that there is nothing.
+                    error = -struct.unpack_from("=i", data)[0] if len(data) >= 4 else 0
+                    if error > 0:
+                        raise OSError(error, os.strerror(error))
         return iter(found)
+
+    def send(self, data: bytes) -> None:
+        """Sends requests to the kernel. Raises OSError."""
+        try:
+            self.socket.send(data)
+        except OSError:
+            self.anew()
+            raise
+
+    def receive(self) -> bytes:
+        """The kernel's next answers. Raises OSError."""
+        try:
+            return self.socket.recv(1 << 17)
+        except OSError:
+            self.anew()
+            raise
+
+    def anew(self) -> None:
+        """Replaces the socket: it may hold half of an answer, and refuses a list (EBUSY) before all of it is read."""
+        self.socket.close()
+        self.socket = self.open()
 
 
 def link(body: bytes) -> tuple[str, bool]:

@@ -62,7 +62,11 @@ def frames(address: Address, mac: bytes) -> list[bytes]:
 def send(addresses: Iterable[Address]) -> list[str]:
     """Announces all addresses once. Returns one line for each that failed; the caller repeats it anyway."""
     wrong = []
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+    try:
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    except OSError as error:
+        return [f"no address was announced: {error}"]
+    with raw:
         for each in addresses:
             try:
                 # Read each time: a bond without members takes the MAC address of the first one that it gets.

@@ -5,14 +5,14 @@ daemon must not keep the addresses on this node.
 """
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import struct
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from agent.jobs import NO_PROCESSOR
+from agent.processes import has_child, progress
 from agent.settings import DaemonSettings
 
 WHACK = "/usr/libexec/ipsec/whack"
@@ -25,47 +25,10 @@ ANSWER_SECONDS, SECOND_ANSWER_SECONDS = 0.8, 0.4
 # A daemon that works or waits for the processor instead of answering gets this long. A hundred clients that call at
 # once after a takeover, or a busy machine, are no reason to move the role once more.
 BUSY_ANSWER_SECONDS = 15.0
-NO_PROCESSOR = ", mostly without the processor"
 LISTEN_SECONDS = 2.0
 IKE_PORT = 500
 PROC_NET = Path("/proc/net")
 RESTART_SECONDS = 30.0
-
-
-def stat(folder: Path) -> list[str]:
-    """The fields of proc_pid_stat(5) from the state on. Raises OSError.
-
-    The field before, the name, stands in parentheses and may contain parentheses itself.
-    """
-    return (folder / "stat").read_text().rpartition(")")[2].split()
-
-
-def progress(pid: int) -> tuple[str, str]:
-    """State and times of a process's first thread; empty when there is no such process.
-
-    Two equal results in a row mean that the thread has neither worked nor waited for the processor in between.
-    proc(5): the state is the field behind the name in parentheses, R for running or waiting for the processor.
-    schedstat (Documentation/scheduler/sched-stats.rst): ns on the processor, ns of waiting for it, turns.
-    """
-    task = Path(f"/proc/{pid}/task/{pid}")
-    try:
-        fields = stat(task)
-    except OSError:
-        return "", ""
-    try:
-        return fields[0], (task / "schedstat").read_text()
-    except OSError:  # a kernel without schedstat: user and system time, in clock ticks
-        return fields[0], " ".join(fields[11:13])
-
-
-def has_child(pid: int) -> bool:
-    """Whether the process has a child that still runs (proc_pid_stat(5): one that has ended is in state Z or X)."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # the process has ended meanwhile
-            state, parent = stat(folder)[:2]
-            if parent == str(pid) and state not in "ZX":
-                return True
-    return False
 
 
 def listening(port: int, sockets: Path = PROC_NET) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
@@ -82,34 +45,6 @@ def listening(port: int, sockets: Path = PROC_NET) -> set[ipaddress.IPv4Address 
                 words = [int(address[at:at + 8], 16) for at in range(0, len(address), 8)]
                 found.add(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)))
     return found
-
-
-class Job:
-    """A command that runs beside the loop. `done(ok, why)` is called once, when it ends or is killed."""
-
-    def __init__(self, command: Sequence[str], timeout: float, now: float, done: Callable[[bool, str], None]) -> None:
-        """Starts it. `timeout`: seconds. Raises OSError when it can not be started."""
-        self.name = os.path.basename(command[0])
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL, start_new_session=True)
-        self.fd = os.pidfd_open(self.process.pid)
-        self.timeout, self.deadline, self.done = timeout, now + timeout, done
-
-    def ended(self) -> None:
-        """The process has ended: its descriptor became readable."""
-        code = self.process.wait()
-        os.close(self.fd)
-        self.done(code == 0, "" if code == 0 else f"{self.name} ended with {code}")
-
-    def kill(self) -> None:
-        """It took too long."""
-        waits = progress(self.process.pid)[0] == "S"
-        self.process.kill()
-        # Not wait(): a process that waits for a disk ends only when the disk goes on. Popen reaps it when the next
-        # command is started.
-        self.process.poll()
-        os.close(self.fd)
-        self.done(False, f"{self.name} took longer than {self.timeout:g} s{'' if waits else NO_PROCESSOR}")
 
 
 class Daemon:

@@ -8,12 +8,15 @@ nothing away, and can not even be killed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from agent.inplace import overwrite
 
 RUN_FOLDER = Path("/run/gateway-agent")
 DISK = Path("/var/lib/gateway-agent")
@@ -32,7 +35,13 @@ def replace(path: Path, text: str, disk: bool = False) -> None:
         # /. So mkdir() is called only where the folder is missing.
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8")
+    try:
+        new.write_text(text, "utf-8")
+    except OSError as error:
+        new.unlink(missing_ok=True)  # a part of it may have used the last room
+        if not disk and error.errno == errno.ENOSPC and overwrite(path, text):
+            return
+        raise
     if disk:
         _to_the_disk(new)
     os.replace(new, path)
@@ -109,10 +118,10 @@ def read(folder: Path = RUN_FOLDER) -> list[dict[str, Any]]:
     return found
 
 
-def note(role: str, cause: str, epoch: int, folder: Path = RUN_FOLDER) -> None:
-    """Adds a role change to the history. Raises OSError."""
-    entry = {"at": datetime.now().astimezone().isoformat(timespec="milliseconds"), "role": role, "epoch": epoch,
-             "cause": cause}
+def note(role: str, cause: str, epoch: int, folder: Path = RUN_FOLDER, at: datetime | None = None) -> None:
+    """Adds a role change to the history, of now or `at` a time (with its zone). Raises OSError."""
+    when = at or datetime.now().astimezone()
+    entry = {"at": when.isoformat(timespec="milliseconds"), "role": role, "epoch": epoch, "cause": cause}
     entries = [*read(folder)[-(MAX_CHANGES - 1):], entry]
     replace(folder / CHANGES, "".join(json.dumps(each) + "\n" for each in entries))
 

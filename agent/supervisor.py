@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from agent import held, worker
 from agent import settings as configuration
-from agent import worker
-from agent.daemon import progress
+from agent.processes import lock_holder, progress
 from agent.system import clock, die_with, drain, in_time, log, wake_on
 
 LOCK_FILE = Path("/run/gateway-agent.lock")
@@ -33,6 +33,7 @@ LATE_FACTOR, LATE_MEMORY_SECONDS = 3.0, 10.0
 FIRST_PULSE_LOOKS = 100  # as HANG_LOOKS, for the first pulse of a new worker
 MAX_FAILURES, FAILURE_WINDOW_SECONDS = 3, 60.0  # so many failures within so many seconds: give up
 LEAVE_SECONDS = 8.0  # the worker must have left within that
+GIVE_UP_SECONDS = 5.0  # the kernel takes the addresses off within that, unless it is slow (agent/patient.py)
 KILL_SECONDS = 2.0  # a killed process ends within that, unless it waits for a disk
 
 
@@ -61,14 +62,17 @@ def only_one(path: Path = LOCK_FILE) -> int:
         except BlockingIOError:
             if attempt == 0:
                 with contextlib.suppress(OSError, ValueError):
-                    pid = int(os.pread(lock, 20, 0))
+                    pid = lock_holder(lock) or int(os.pread(lock, 20, 0))
                     log("notice", f"another agent runs (process {pid}): killing it, the addresses stay")
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
     else:
         raise OSError(f"another agent holds {path} and does not end")
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    # Not emptied first: another file could get its room in a full /run.
+    number, written = str(os.getpid()).encode(), 0
+    with contextlib.suppress(OSError):  # for people, and for a kernel that does not name the holder
+        written = os.pwrite(lock, number, 0)
+    os.ftruncate(lock, written)  # no number is better than a wrong one
     return lock
 
 
@@ -202,6 +206,42 @@ class Supervisor:
                 return "failed"
 
 
+def within(seconds: float, work: Callable[[], None]) -> bool:
+    """Runs `work` in a process of its own. Whether that ended within so many seconds; if not, it goes on by itself.
+
+    Raises OSError when no process can be started.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    until = clock() + seconds
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        if clock() >= until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def give_up(settings: configuration.Settings) -> None:
+    """Takes all virtual IPs off this node. Does not wait for a kernel that is slow: it follows when the kernel does."""
+    def release() -> None:
+        try:
+            held.release(settings)
+        except OSError as error:
+            log("err", f"the addresses can not be given up: {error}")
+
+    try:
+        if not within(GIVE_UP_SECONDS, release):
+            log("err", f"the kernel has not taken the addresses off for {GIVE_UP_SECONDS:g} s: that follows when it "
+                       "goes on (`dmesg`)")
+    except OSError as error:
+        log("err", f"no process to give the addresses up: {error}")
+        release()
+
+
 def stop_heartbeat(parent: int) -> None:
     """Stops heartbeat (process number `parent`), so that the other node takes over. This ends this process, too."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # heartbeat waits for its clients to end
@@ -235,20 +275,19 @@ def main() -> int:
             log("err", f"agent.json: {line}")
         time.sleep(5)  # heartbeat starts it again, but gives up on a client that ends too fast
         return 1
-    lock = only_one()
+    try:
+        lock = only_one()
+    except OSError as error:
+        log("err", f"the agent can not start: {error} ({LOCK_FILE}; a full /run? `df -i /run`)")
+        time.sleep(5)  # as above
+        return 1
     in_time()
 
     def work(pulse: int) -> None:
         os.close(lock)
         worker.Worker(settings, pulse, heartbeat).run()
 
-    def give_up() -> None:
-        try:
-            worker.release(settings)
-        except OSError as error:
-            log("err", f"addresses: {error}")
-
-    keeper = Supervisor(work, give_up, heartbeat)
+    keeper = Supervisor(work, lambda: give_up(settings), heartbeat)
     while True:
         why = keeper.run()
         if why == "reload" and not keeper.kill():
@@ -264,7 +303,7 @@ def main() -> int:
             os.close(lock)
             os.execv(sys.executable, [sys.executable, *sys.argv])
         if why == "failed":
-            give_up()
+            give_up(settings)
             stop_heartbeat(keeper.parent)
             return 1
         return 0

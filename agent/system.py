@@ -61,17 +61,22 @@ def in_time() -> str:
 
     Returns what the kernel refused, empty when nothing.
     """
-    refused = []
     gc.collect()
     gc.freeze()
-    try:
-        # RESET_ON_FORK: the commands that the agent starts do not inherit the priority.
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except OSError as error:
-        refused.append(f"real-time priority ({error.strerror})")
+    refused = [f"real-time priority ({why})"] if (why := real_time()) else []
     if libc.mlockall(MCL_CURRENT | MCL_FUTURE):
         refused.append(f"locked memory ({os.strerror(ctypes.get_errno())})")
     return ", ".join(refused)
+
+
+def real_time() -> str:
+    """Gives the thread that calls it real-time priority. Returns why the kernel refuses, empty when it does not."""
+    try:
+        # RESET_ON_FORK: neither the commands that the agent starts nor its other threads inherit the priority.
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def die_with(parent: int) -> None:

@@ -6,11 +6,7 @@ the daemon and the log.
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
-import math
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -19,42 +15,28 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from agent import announce, control, decide, history, paths
-from agent.addresses import Addresses, Refused, Watch
-from agent.daemon import LISTEN_SECONDS, Daemon, Job, progress
+from agent import announce, control, decide, held, history, paths
+from agent.addresses import Addresses, Watch
+from agent.daemon import LISTEN_SECONDS, Daemon
 from agent.heartbeat import Gone, Heartbeat
+from agent.jobs import Job, Jobs
+from agent.kept import Kept
+from agent.loop import Loop
 from agent.offset import CLOCK_FIELD, Offset
+from agent.patient import Patient
 from agent.probe import Probe
+from agent.processes import progress
 from agent.sessions import Sessions
-from agent.settings import Address, Settings
+from agent.settings import Settings
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK_SECONDS = 0.05
 TURNS_EVERY_SECONDS = 0.1  # between two looks at heartbeat's turns on the processor
 # The agent sends a message to itself through heartbeat every ECHO_EVERY_SECONDS; it should be back after ECHO_SECONDS.
 ECHO_SECONDS, ECHO_EVERY_SECONDS = 0.5, 2.0
-# A process of its own writes epochs and history to the disk (agent/history.py). Not at once: a takeover comes first.
-STORE_DELAY_SECONDS, STORE_COMMAND = 1.0, ("/usr/local/lib/gateway/agent/run", "store")
-LAST_STORE_SECONDS = 1.0  # when the agent ends, perhaps because the machine does, it waits this long for that process
 CLIENTS_PAUSED_SECONDS = 45.0  # a living heartbeat reads nothing from its clients for 30 s and the deadtime at most
 # Salt makes this file when all of this node is as the master wants it (drift.compared). A boot removes it.
 COMPARED_MARK = Path("/run/gateway/current")
-HELD_FILE = Path("/run/gateway-agent.addresses")  # the addresses held here, for a later agent with other settings
-
-
-def former(path: Path = HELD_FILE) -> list[Address]:
-    """The addresses that this node held last, from HELD_FILE."""
-    try:
-        return [Address(*each) for each in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def release(settings: Settings | None) -> None:
-    """Takes all virtual IPs off this node, those of former settings too. Raises OSError."""
-    wanted = {*former(), *(settings.addresses if settings else ())}
-    Addresses(wanted).leave()
-    HELD_FILE.unlink(missing_ok=True)
 
 
 def reloading() -> bool:
@@ -75,9 +57,9 @@ class Worker:
     def __init__(self, settings: Settings, pulse: int, parent: int) -> None:
         """`pulse`: the descriptor that shows the supervisor that this process lives. `parent`: heartbeat's process."""
         self.settings, self.pulse, self.parent = settings, pulse, parent
-        self.poll = select.poll()
-        self.ready: dict[int, Callable[[], None]] = {}
-        self.jobs: list[Job] = []
+        self.loop = Loop()
+        self.jobs = Jobs(self.loop)
+        self.fence: Job | None = None  # the last fence command; it may have ended
         self.heartbeat: Heartbeat | None = None
         self.heartbeat_fd = -1
         self.echo_sent = self.waits = 0.0  # when the last echo was sent; since when one is awaited (0: none is)
@@ -87,36 +69,32 @@ class Worker:
         self.turns, self.turned, self.glanced = "", 0.0, 0.0
         self.next_try = self.next_look = self.before = 0.0
         self.listen_at = 0.0  # when to tell the daemon once more to read its addresses; 0: not necessary
-        # When to write epochs and history to the disk; 0: not necessary. An agent that was killed may not have done so.
-        self.store_at = clock() + STORE_DELAY_SECONDS
-        self.storing = False  # such a process runs; one at a time, however long it takes
+        self.kept = Kept(self.jobs)
         self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
         self.probe: Probe | None = None
-        self.clients: dict[int, int] = {}  # number of a command: the client that sent it
         self.ended = False
         self.queue: list[decide.Event] = []
 
-        gone = set(former()) - set(settings.addresses)
+        self.addresses = Patient(Addresses(settings.addresses), self.beat)
+        gone = set(held.former()) - set(settings.addresses)
         if gone:
-            Addresses(gone).leave()
+            self.addresses.certain(Addresses(gone).leave)
             log("notice", f"{', '.join(each.address for each in gone)}: no virtual IP any more, taken off")
-        self.addresses = Addresses(settings.addresses)
         self.links = Watch()
-        self.add(self.links.socket.fileno(), self.on_link)
+        self.loop.add(self.links.socket.fileno(), self.on_link)
         self.signals, wakeup = socket.socketpair()
         self.signals.setblocking(False)
         wake_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), wakeup)
         self.wakeup = wakeup
-        self.add(self.signals.fileno(), self.on_signal)
-        self.server = control.Server(self.on_question)
-        self.add(self.server.socket.fileno(), self.on_client)
+        self.loop.add(self.signals.fileno(), self.on_signal)
+        self.server = control.Server(self.loop, self.on_question)
         self.daemon = Daemon(settings.daemon, self.start, lambda state: self.queue.append(decide.Daemon(state)))
         self.daemon_fd = -1
         self.sessions = Sessions()
 
-        state, _held, self.missing = self.addresses.look()
+        state, here, self.missing = self.addresses.certain(self.addresses.addresses.look)
         self.held_before = state
         try:
             history.fetch()
@@ -127,6 +105,10 @@ class Worker:
         except ValueError as error:
             log("err", f"{error}: the epochs begin at 0")
             own = highest = 0
+        # Written once while /run has room: each file has its own then, also when /run is full.
+        self.kept.addresses(settings.addresses if here or state == "parked" else ())
+        if not (history.RUN_FOLDER / history.EPOCH).exists():
+            self.kept.epochs(own, highest)
         now = clock()
         site = decide.Site(
             settings.node, settings.peer, settings.preferred, settings.uplinks, settings.ping_nodes, settings.deadtime,
@@ -138,45 +120,40 @@ class Worker:
 
     # The loop
 
-    def add(self, fd: int, call: Callable[[], None]) -> None:
-        """From now on `call` is called when the descriptor is readable."""
-        self.ready[fd] = call
-        self.poll.register(fd, select.POLLIN)
-
-    def remove(self, fd: int) -> None:
-        """Ends add()."""
-        del self.ready[fd]
-        self.poll.unregister(fd)
-
     def run(self) -> None:
         """Runs the loop until the agent ends."""
         refused = in_time()
         log("info", f"started on {self.settings.node}, addresses {self.held_before}"
                     + (f", without {refused}" if refused else ""))
-        for name, up in self.addresses.carriers().items():
+        for name, up in self.addresses.certain(self.addresses.addresses.carriers).items():
             self.on_carrier(name, up)
         if self.machine.role == "active":
             self.machine.missing = self.missing
             self.handle(decide.Missing(self.missing))
         self.before = clock()
         while not self.ended:
-            found = self.poll.poll(TICK_SECONDS * 1000)
+            found = self.loop.wait(TICK_SECONDS)
             self.now = now = clock()
             gap = now - self.before
-            if gap > self.settings.deadtime:
-                self.handle(decide.Gap(gap))  # before the loop reads anything that came meanwhile
+            stood = gap - self.addresses.waited  # without what it waited for the kernel: this node heard and was heard
+            self.addresses.waited = 0.0
+            if stood > self.settings.deadtime:
+                self.handle(decide.Gap(stood))  # before the loop reads anything that came meanwhile
             if gap > 2 * TICK_SECONDS:
                 self.turned += gap  # heartbeat may have stood still as well
                 self.waits += gap if self.waits else 0.0
-                for job in self.jobs:
-                    job.deadline += gap
+                self.jobs.later(gap)
             self.before = now
             self.beat()
-            for fd, _ in found:
-                if fd in self.ready:
-                    self.ready[fd]()
+            self.loop.run(found)
             self.tick(now)
-        self.store_last()
+        self.addresses.finish()
+        self.kept.last(self.pause)
+
+    def pause(self) -> None:
+        """Waits for one tick, while the agent ends."""
+        self.beat()
+        time.sleep(TICK_SECONDS)
 
     def beat(self) -> None:
         """Shows the supervisor that this process does not hang."""
@@ -187,13 +164,14 @@ class Worker:
         """Everything that is due by time."""
         log.flush()
         self.keep_heartbeat(now)
-        for job in [each for each in self.jobs if now >= each.deadline]:
-            self.drop(job)
-            job.kill()
+        self.jobs.tick(now)
+        self.addresses.tick()
+        self.kept.tick(now)
+        self.server.tick(now)
         self.daemon.tick(now)
         if self.daemon.pidfd != self.daemon_fd and self.daemon.pidfd >= 0:
             self.daemon_fd = self.daemon.pidfd
-            self.add(self.daemon_fd, self.on_daemon_died)
+            self.loop.add(self.daemon_fd, self.on_daemon_died)
         if self.announcing and now >= self.announcing[0]:
             self.announcing.pop(0)
             for wrong in announce.send(self.settings.addresses):
@@ -202,8 +180,6 @@ class Worker:
             self.listen_at = 0.0
             if self.machine.role == "active":
                 self.daemon.listen(self.on_listened)
-        if self.store_at and now >= self.store_at and not self.storing:
-            self.store()
         if now >= self.next_look:
             self.look()
         self.handle(decide.Tick())
@@ -219,8 +195,6 @@ class Worker:
             for action in self.machine.handle(self.queue.pop(0), self.now, more):
                 try:
                     getattr(self, "do_" + type(action).__name__.lower())(action)
-                except Refused as error:
-                    log("err", f"the kernel refuses: {error}")
                 except (OSError, ValueError) as error:
                     log("err", f"{type(action).__name__.lower()}: {error}")
 
@@ -243,7 +217,7 @@ class Worker:
                 return
             self.refusal = ""
             self.heartbeat_fd = self.heartbeat.fileno()
-            self.add(self.heartbeat_fd, self.on_heartbeat)
+            self.loop.add(self.heartbeat_fd, self.on_heartbeat)
             # Signing on takes one to ten of heartbeat's keepalives
             self.turned = self.before = self.now = clock()
             self.echo_sent = self.waits = 0.0
@@ -297,7 +271,7 @@ class Worker:
     def lost(self, why: str) -> None:
         """The connection to heartbeat has ended. keep_heartbeat() tries again at every second tick."""
         if self.heartbeat:
-            self.remove(self.heartbeat_fd)
+            self.loop.remove(self.heartbeat_fd)
             self.heartbeat.close()
             self.heartbeat = None
             log("warning", f"heartbeat: {why}")
@@ -323,11 +297,11 @@ class Worker:
     def look(self) -> None:
         """Once a second: the addresses, heartbeat's paths, and whether this node was compared with the master."""
         self.next_look = clock() + 1.0
-        state, held, missing = self.addresses.look()
-        if missing or self.machine.missing:
-            self.handle(decide.Missing(missing))
-        if (held or state == "parked") and self.machine.role == "standby":
-            self.handle(decide.Found(held, state == "parked"))
+        seen = self.addresses.look()  # None while the kernel is slow: then nothing is known, and nothing is concluded
+        if seen and (seen.missing or self.machine.missing):
+            self.handle(decide.Missing(seen.missing))
+        if seen and (seen.held or seen.state == "parked") and self.machine.role == "standby":
+            self.handle(decide.Found(seen.held, seen.state == "parked"))
         if self.heartbeat:
             self.handle(decide.Deaf(*paths.deaf(self.heartbeat.links, paths.opened())))
         role = self.machine.public_role()
@@ -356,27 +330,16 @@ class Worker:
             self.listen_at = clock() + LISTEN_SECONDS
 
     def on_daemon_died(self) -> None:
-        self.remove(self.daemon_fd)
+        self.loop.remove(self.daemon_fd)
         self.daemon_fd = -1
         self.daemon.died()
-
-    def on_client(self) -> None:
-        number = self.server.accept()
-        if number is not None:
-            self.add(number, functools.partial(self.on_readable, number))
-
-    def on_readable(self, client: int) -> None:
-        if not self.server.read(client):
-            self.remove(client)
 
     def on_question(self, client: int, question: dict[str, object]) -> None:
         name = question.get("command")
         if name == "status":
             self.server.answer(client, self.status())
         elif isinstance(name, str) and name in ("standby", "takeover"):
-            number = max(self.clients, default=0) + 1
-            self.clients[number] = client
-            self.handle(decide.Command(name, question.get("force") is True, number))
+            self.handle(decide.Command(name, question.get("force") is True, client))
         else:
             self.server.answer(client, {"error": f"unknown command {name!r}"[:200]})
 
@@ -385,7 +348,7 @@ class Worker:
         machine, peer = self.machine, self.machine.fresh()
         if not peer:
             self.offset.forget()
-        _state, held, missing = self.addresses.look()
+        seen = self.addresses.look() or self.addresses.seen
         since = datetime.now().astimezone() - timedelta(seconds=clock() - machine.since)
         return {
             "role": machine.public_role(), "epoch": machine.epoch, "since": since.isoformat(timespec="milliseconds"),
@@ -397,7 +360,7 @@ class Worker:
                      "not_ready_because": machine.peer_unready(), "epoch": peer.epoch if peer else None,
                      "clock_offset": self.offset.seconds()},
             "ready": not machine.not_ready(), "not_ready_because": machine.not_ready(),
-            "held": list(held), "missing": list(missing), "intruder": machine.intruder(),
+            "held": list(seen.held), "missing": list(seen.missing), "intruder": machine.intruder(),
             "links": dict(self.heartbeat.links) if self.heartbeat else {},
             "ping_nodes": {each: "up" if machine.pings.get(each) else "dead" for each in self.settings.ping_nodes},
             "daemon": machine.daemon, "starved": machine.starved(),
@@ -405,60 +368,30 @@ class Worker:
 
     def start(self, command: Sequence[str], timeout: float, done: Callable[[bool, str], None]) -> None:
         """Runs a command beside the loop. `timeout`: seconds. `done(ok, why)` is called when it ends."""
-        try:
-            job = Job(command, timeout, clock(), done)
-        except OSError as error:
-            done(False, f"{command[0]}: {error.strerror}")
-            return
-        self.jobs.append(job)
-
-        def over() -> None:
-            self.drop(job)
-            job.ended()
-
-        self.add(job.fd, over)
-
-    def store(self) -> None:
-        """Starts the process that writes epochs and history to the disk."""
-        def stored(_ok: bool, _why: str) -> None:  # the process has logged itself what was wrong
-            self.storing = False
-
-        self.store_at, self.storing = 0.0, True
-        self.start(STORE_COMMAND, math.inf, stored)
-
-    def store_last(self) -> None:
-        """Does what is left of store() when the agent ends, and waits for it, LAST_STORE_SECONDS at most."""
-        until = clock() + LAST_STORE_SECONDS
-        while (self.store_at or self.storing) and clock() < until:
-            if not self.storing:
-                self.store()
-            self.beat()
-            time.sleep(TICK_SECONDS)
-            for job in [each for each in self.jobs if each.process.poll() is not None]:
-                self.drop(job)
-                job.ended()
-
-    def drop(self, job: Job) -> None:
-        """The loop no longer waits for this command."""
-        self.jobs.remove(job)
-        self.remove(job.fd)
+        self.jobs.start(command, timeout, done)
 
     # Actions: do_NAME carries out decide.NAME
 
     def do_hold(self, _action: decide.Hold) -> None:
-        try:
-            self.addresses.hold()
-        finally:
-            self.sessions.tell("active", self.machine.epoch)
-            self.do_announce(decide.Announce())
-            history.replace(HELD_FILE, json.dumps(self.settings.addresses))
-            self.daemon.listen(self.on_listened)
+        self.addresses.change("hold", self.now_here)
+
+    def now_here(self, call: bool = True) -> None:
+        """The addresses are on their interfaces, as far as the kernel gives them: tells neighbours and daemon.
+
+        What can fail comes last: a daemon that is not told is deaf, and this node holds the addresses all the same.
+        """
+        if self.machine.role == "standby" or self.machine.muted:
+            return  # the kernel was slow, and the role is gone by now
+        self.sessions.tell("active", self.machine.epoch)
+        self.do_announce(decide.Announce())
+        self.daemon.listen(self.on_listened, call=call)
+        self.kept.addresses(self.settings.addresses)
 
     def do_restore(self, _action: decide.Restore) -> None:
         self.do_hold(decide.Hold())
 
     def do_remove(self, _action: decide.Remove) -> None:
-        self.addresses.leave()
+        self.addresses.change("leave")
 
     def do_announce(self, _action: decide.Announce) -> None:
         now = clock()
@@ -468,21 +401,18 @@ class Worker:
 
     def do_mute(self, _action: decide.Mute) -> None:
         self.sessions.tell("pause", self.machine.epoch)
-        self.addresses.mute()
         self.announcing.clear()
+        self.addresses.change("mute")
 
     def do_unmute(self, _action: decide.Unmute) -> None:
-        self.addresses.unmute()
-        self.sessions.tell("active", self.machine.epoch)
-        self.do_announce(decide.Announce())
         # The daemon may have been told to look at its addresses meanwhile. Trap: a daemon that looks while they are
         # muted can not bind them, and does not try again when it looks once more (5.2): it must be restarted. A daemon
         # that is only busy is told once more.
-        self.daemon.listen(self.on_listened, call=False)
+        self.addresses.change("unmute", lambda: self.now_here(call=False))
 
     def do_park(self, _action: decide.Park) -> None:
         self.announcing.clear()
-        self.addresses.park()
+        self.addresses.change("park")
         # Nothing leaves this node any more before the other one hears that it may take over.
         wrong = self.sessions.release()
         if wrong:
@@ -494,9 +424,9 @@ class Worker:
     def do_leave(self, _action: decide.Leave) -> None:
         self.announcing.clear()
         self.sessions.tell("standby", self.machine.epoch)
-        self.addresses.leave()
-        HELD_FILE.unlink(missing_ok=True)
+        self.addresses.change("leave")
         self.daemon.forget()
+        self.kept.addresses(())
 
     def do_restart(self, _action: decide.Restart) -> None:
         def restarted(ok: bool, why: str) -> None:
@@ -514,21 +444,26 @@ class Worker:
     def do_probe(self, _action: decide.Probe) -> None:
         if not self.probe:
             self.probe = Probe(self.settings.ping_nodes)
-            self.add(self.probe.socket.fileno(), self.on_probe)
+            self.loop.add(self.probe.socket.fileno(), self.on_probe)
         wrong = self.probe.ask()
         if wrong and self.probe.asked == 1:
             log("warning", f"the ping nodes can not be asked: {'; '.join(wrong)}")
 
     def do_trust(self, _action: decide.Trust) -> None:
         if self.probe:
-            self.remove(self.probe.socket.fileno())
+            self.loop.remove(self.probe.socket.fileno())
             self.probe.close()
             self.probe = None
 
     def do_fence(self, _action: decide.Fence) -> None:
         fence = self.settings.fence
         if fence:
-            self.start(fence.command, fence.timeout, lambda ok, why: self.queue.append(decide.Fenced(ok, why)))
+            self.fence = self.jobs.start(fence.command, fence.timeout,
+                                         lambda ok, why: self.queue.append(decide.Fenced(ok, why)), confined=True)
+
+    def do_calloff(self, _action: object) -> None:
+        if self.fence:
+            self.jobs.call_off(self.fence, "called off")
 
     def do_send(self, action: decide.Send) -> None:
         if self.unread and action.message["kind"] == "state" and not {"ask", "re"} & set(action.message):
@@ -536,20 +471,16 @@ class Worker:
         self.post(action.message | {CLOCK_FIELD: round(time.time(), 3)})
 
     def do_keep(self, action: decide.Keep) -> None:
-        history.keep(action.own, action.highest)
-        self.store_at = clock() + STORE_DELAY_SECONDS
+        self.kept.epochs(action.own, action.highest)
 
     def do_note(self, action: decide.Note) -> None:
-        history.note(action.role, action.cause, action.epoch)
-        self.store_at = clock() + STORE_DELAY_SECONDS
+        self.kept.change(action.role, action.cause, action.epoch)
 
     def do_log(self, action: decide.Log) -> None:
         log(action.priority, action.text)
 
     def do_answer(self, action: decide.Answer) -> None:
-        client = self.clients.pop(action.number, None)
-        if client is not None:
-            self.server.answer(client, {"error": action.refused} if action.refused else self.status())
+        self.server.answer(action.number, {"error": action.refused} if action.refused else self.status())
 
     def do_end(self, _action: decide.End) -> None:
         self.ended = True

@@ -12,15 +12,15 @@ import ipaddress
 import json
 import os
 import secrets
-import select
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from agent import control
+from agent.loop import Loop
 from agent.system import clock, in_time, log, wake_on
 from sessions import adoption, channel, identity, kernel, switch, tunnels, xfrm
 from sessions.adoption import Reqids, Rules
@@ -81,8 +81,7 @@ class Sessions:
         self.copies = Copies(self.rules, self.reqids)
         self.role = "unknown"
         self.epoch = 0
-        self.poll = select.poll()
-        self.ready: dict[int, Callable[[], None]] = {}
+        self.loop = Loop()
         self.listeners: dict[str, socket.socket] = {}
         self.calling: Link | None = None  # this node is active: the connection to the standby
         self.called: dict[int, Link] = {}  # connections from the other node
@@ -112,10 +111,9 @@ class Sessions:
         signals, wakeup = socket.socketpair()
         signals.setblocking(False)
         wake_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), wakeup)
-        self.add(signals.fileno(), self.end)
-        self.add(self.events.fileno(), self.on_events)
-        self.server = control.Server(self.on_question, SOCKET_PATH)
-        self.add(self.server.socket.fileno(), self.on_client)
+        self.loop.add(signals.fileno(), self.end)
+        self.loop.add(self.events.fileno(), self.on_events)
+        self.server = control.Server(self.loop, self.on_question, SOCKET_PATH)
         log("info", f"started on {self.settings.node}: outbound numbers go {self.rules.jump} ahead, copies of up to "
                     f"{self.max_age:g} s are adopted" + (f", without {refused}" if refused else ""))
         self.tell_systemd("READY=1")
@@ -127,16 +125,18 @@ class Sessions:
         """One turn of the loop."""
         links = [*([self.calling] if self.calling else []), *self.called.values()]
         for link in links:
-            self.poll.register(link.fileno(), select.POLLIN | (select.POLLOUT if link.wants_to_write() else 0))
-        wait = 0.0 if any(each.pending() for each in links) else self.next_due() - clock()
-        found = self.poll.poll(max(0.0, wait) * 1000)
+            self.loop.add(link.fileno(), lambda link=link: self.work(link), link.wants_to_write())  # type: ignore[misc]
+        wait = 0.0 if any(each.pending() for each in links) else max(0.0, self.next_due() - clock())
+        found = self.loop.wait(wait)
+        theirs = {link.fileno() for link in links}
+        for fd in theirs:
+            self.loop.remove(fd)
+        self.loop.run(found)  # all but the links
+        for fd, call in found:
+            if fd in theirs:
+                call()  # work() knows whether the link is still there
         for link in links:
-            self.poll.unregister(link.fileno())
-        ready = {fd for fd, _ in found}
-        for fd in ready & self.ready.keys():
-            self.ready[fd]()
-        for link in links:
-            if link.fileno() in ready or link.pending():
+            if link.pending():
                 self.work(link)
         self.tick(clock())
 
@@ -144,11 +144,6 @@ class Sessions:
         """When the loop has something to do by time."""
         soon = clock() + (BEAT_SECONDS if self.role == "active" and self.calling and self.calling.open else 0.25)
         return min(soon, *self.superseded.values(), soon)
-
-    def add(self, fd: int, call: Callable[[], None]) -> None:
-        """From now on `call` is called when the descriptor is readable."""
-        self.ready[fd] = call
-        self.poll.register(fd, select.POLLIN)
 
     def end(self) -> None:
         """Told to end."""
@@ -175,6 +170,7 @@ class Sessions:
     def tick(self, now: float) -> None:
         """Everything that is due by time."""
         log.flush()
+        self.server.tick(now)
         if now >= self.next_watchdog:
             self.next_watchdog = now + WATCHDOG_SECONDS
             self.tell_systemd("WATCHDOG=1")
@@ -430,7 +426,8 @@ class Sessions:
                 sock.close()
                 continue
             self.listeners[path.own] = sock
-            self.add(sock.fileno(), lambda sock=sock, path=path: self.accept(sock, path.interface))  # type: ignore[misc]
+            self.loop.add(sock.fileno(),
+                          lambda sock=sock, path=path: self.accept(sock, path.interface))  # type: ignore[misc]
 
     def accept(self, sock: socket.socket, interface: str) -> None:
         """The other node calls."""
@@ -627,16 +624,6 @@ class Sessions:
         return requests
 
     # Questions
-
-    def on_client(self) -> None:
-        number = self.server.accept()
-        if number is not None:
-            self.add(number, lambda: self.on_readable(number))
-
-    def on_readable(self, client: int) -> None:
-        if not self.server.read(client):
-            del self.ready[client]
-            self.poll.unregister(client)
 
     def on_question(self, client: int, question: dict[str, object]) -> None:
         name = question.get("command")

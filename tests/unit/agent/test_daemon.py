@@ -11,7 +11,7 @@ import time
 import pytest
 
 from agent import daemon
-from agent.daemon import Daemon, Job
+from agent.daemon import Daemon
 from agent.settings import DaemonSettings
 
 
@@ -224,33 +224,6 @@ def test_no_ipsec_here():
     none.forget(lambda: said.append("ended"))
     none.restart(lambda _ok, _why: None)
     assert (none.state, said) == ("none", [True, "ended"])
-
-
-def test_job():
-    said = []
-    job = Job(["/bin/false"], 1.0, 0.0, lambda ok, why: said.append((ok, why)))
-    select.select([job.fd], [], [], 5)
-    job.ended()
-    job = Job(["/bin/sleep", "60"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
-    comes_to(job.process.pid, "S")
-    job.kill()
-    job = Job(["/bin/sh", "-c", "while :; do :; done"], 0.1, time.monotonic(), lambda ok, why: said.append((ok, why)))
-    comes_to(job.process.pid, "R")
-    job.kill()
-    assert said == [(False, "false ended with 1"), (False, "sleep took longer than 0.1 s"),
-                    (False, f"sh took longer than 0.1 s{daemon.NO_PROCESSOR}")]
-    assert not os.path.exists(f"/proc/self/fd/{job.fd}")
-
-
-def test_a_killed_command_is_not_waited_for_and_leaves_no_zombie():
-    job = Job(["/bin/sleep", "60"], 0.1, time.monotonic(), lambda _ok, _why: None)
-    pid = job.process.pid
-    job.kill()
-    del job
-    deadline = time.monotonic() + 5
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        subprocess.run(["/bin/true"], check=True)       # the next command
-    assert not os.path.exists(f"/proc/{pid}")
 
 
 # Recorded from sockets in a network namespace, kernel 6.1; UDP6 is without the columns of zeros

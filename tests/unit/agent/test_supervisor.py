@@ -197,3 +197,23 @@ def test_only_one(tmp_path):
     assert path.read_text() == str(os.getpid())
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     os.close(lock)
+
+
+def test_a_kernel_that_is_slow_does_not_keep_the_supervisor_from_stopping_heartbeat(monkeypatch, tmp_path):
+    """It can not take the addresses off now. It does so as soon as it goes on, and the other node takes over before."""
+    released, said = tmp_path / "released", []
+
+    def release(_settings):
+        time.sleep(1.0)
+        released.touch()
+
+    monkeypatch.setattr(supervisor.held, "release", release)
+    monkeypatch.setattr(supervisor, "GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "log", lambda _priority, text: said.append(text))
+    supervisor.give_up(None)
+    assert not released.exists() and "has not taken the addresses off" in said[0]
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0 and released.exists()
+    monkeypatch.setattr(supervisor, "GIVE_UP_SECONDS", 20.0)
+    released.unlink()
+    supervisor.give_up(None)
+    assert released.exists() and len(said) == 1

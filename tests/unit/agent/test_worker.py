@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from agent import decide, sessions, worker
+from agent.jobs import Jobs
+from agent.loop import Loop
+from agent.patient import Patient
 from agent.settings import Address, Settings
 
 SETTINGS = Settings("gw1", "gw2", True, (Address("192.0.2.10", 32, "bond0"),), ("bond0",), (), "manual", 0.0, None, 1.0,
@@ -26,20 +29,32 @@ class Library:
         return []
 
 
+class Silent:
+    """A part that has nothing to do in this test."""
+
+    def tick(self, _now: float) -> None:
+        pass
+
+
 class Agent(worker.Worker):
     """A worker whose loop the test drives, beside a heartbeat with `turns` on the processor."""
 
     def __init__(self) -> None:
         self.settings, self.heartbeat, self.parent = SETTINGS, Library(), 2949
         self.now = self.turned = 100.0
-        self.echo_sent = self.waits = self.glanced = self.listen_at = self.store_at = 0.0
+        self.echo_sent = self.waits = self.glanced = self.listen_at = 0.0
         self.echoes, self.unread, self.turns = 0, False, ""
-        self.queue, self.ended, self.jobs, self.storing = [], False, [], False
+        self.queue, self.ended, self.loop, self.pulses = [], False, Loop(), 0
+        self.jobs, self.server = Jobs(self.loop), Silent()
+        self.addresses, self.kept = Patient(Silent(), self.beat), Silent()
         site = decide.Site("gw1", "gw2", True, ("bond0",), deadtime=1.0, daemon=False)
         self.machine = decide.RoleMachine(site, self.now, 4, 4, "held")
         self.sessions = sessions.Sessions("/nowhere")
         self.done: list[str] = []
         self.tell(decide.Connected(True), decide.Peer("active"), decide.PeerAgent(True))
+
+    def beat(self) -> None:
+        self.pulses += 1
 
     def tell(self, *events: Any) -> None:
         for each in events:
@@ -169,7 +184,8 @@ def test_after_a_silence_the_daemon_is_told_to_look_again(agent, monkeypatch):
             return False
 
     told: list[str] = []
-    agent.addresses, agent.daemon = There(), Daemon()
+    agent.addresses, agent.daemon = Patient(There(), agent.beat), Daemon()
+    agent.kept.addresses = lambda addresses: None
     monkeypatch.setattr(worker.announce, "send", lambda addresses: [])
     agent.do_unmute(decide.Unmute())
     assert told == ["unmute", "listens", "192.0.2.10", "192.0.2.10"]
@@ -191,68 +207,9 @@ def test_a_standby_removes_addresses_that_it_could_not_remove_when_it_left(agent
         def leave(self) -> None:
             self.done.append("leave")
 
-    agent.addresses, agent.heartbeat = Parked(), None
+    parked = Parked()
+    agent.addresses, agent.heartbeat = Patient(parked, agent.beat), None
     monkeypatch.setattr(agent.machine, "role", role)
     monkeypatch.setattr(agent.machine, "deadline", agent.now + 5)
     worker.Worker.look(agent)
-    assert agent.addresses.done == left
-
-
-@pytest.fixture
-def storing(agent, monkeypatch) -> list[Any]:
-    """The started commands, each with its callback. The epochs have just changed."""
-    started: list[Any] = []
-    kept: list[Any] = []
-    monkeypatch.setattr(worker.history, "keep", lambda *epochs: kept.append(epochs))
-    monkeypatch.setattr(agent, "start", lambda *command: started.append(command), raising=False)
-    agent.daemon, agent.daemon_fd, agent.announcing, agent.next_look = Late(), -1, [], 1e9
-    worker.Worker.do_keep(agent, decide.Keep(5, 6))
-    assert kept == [(5, 6)]
-    return started
-
-
-def test_the_epochs_are_written_to_the_disk_later_and_nothing_waits_for_it(agent, storing):
-    """A crash seconds after the first takeover left an empty file, and the epochs began at 0."""
-    agent.tick(agent.now)
-    assert storing == [], "a takeover comes first"
-    agent.now += worker.STORE_DELAY_SECONDS
-    agent.tick(agent.now)
-    agent.tick(agent.now)
-    assert [command for command, _timeout, _done in storing] == [worker.STORE_COMMAND]
-
-
-def test_while_the_disk_stands_still_one_process_waits_and_later_changes_follow(agent, storing):
-    for _ in range(60):
-        agent.now += worker.STORE_DELAY_SECONDS
-        agent.tick(agent.now)
-        worker.Worker.do_keep(agent, decide.Keep(7, 7))
-    assert len(storing) == 1
-    command, timeout, done = storing[0]
-    assert agent.now < timeout, "it is not killed: nothing else would write that to the disk"
-    done(True, "")
-    agent.now += worker.STORE_DELAY_SECONDS
-    agent.tick(agent.now)
-    assert len(storing) == 2
-
-
-def test_the_last_change_is_written_to_the_disk_before_the_agent_ends(agent, monkeypatch, tmp_path):
-    """Its machine may be shutting down."""
-    target = tmp_path / "stored"
-    monkeypatch.setattr(worker, "STORE_COMMAND", ("/usr/bin/touch", str(target)))
-    agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
-    monkeypatch.setattr(worker, "clock", worker.time.monotonic)
-    agent.store_at = 1.0
-    agent.store_last()
-    assert target.exists() and not agent.jobs and not agent.storing
-
-
-def test_an_agent_that_ends_does_not_wait_for_a_disk_that_stands_still(agent, monkeypatch):
-    monkeypatch.setattr(worker, "STORE_COMMAND", ("/bin/sleep", "60"))
-    agent.poll, agent.ready, agent.beat = worker.select.poll(), {}, lambda: None
-    monkeypatch.setattr(worker, "clock", worker.time.monotonic)
-    agent.store_at, begun = 1.0, worker.time.monotonic()
-    agent.store_last()
-    try:
-        assert worker.time.monotonic() - begun < worker.LAST_STORE_SECONDS + 1
-    finally:
-        agent.jobs[0].kill()
+    assert parked.done == left
