@@ -74,6 +74,8 @@ _ONLY_WITH = {"updelay": "miimon", "downdelay": "miimon", "arp_ip_target": "arp_
 _OUR_DEFAULTS = {"num_grat_arp": 3}
 
 _FOLDER = Path("/run/gateway/rollback/network")
+# systemd gives a service 90 s to stop.
+_COMMAND_SECONDS = 100
 _PROC = Path("/proc/net/bonding")
 _SYS = Path("/sys/class/net")
 _SLAVE_HEADING = "\nSlave Interface: "
@@ -95,7 +97,7 @@ def __virtual__() -> str | tuple[bool, str]:
 
 
 def _run(*argv: str) -> dict:
-    return __salt__["cmd.run_all"](list(argv), python_shell=False, ignore_retcode=True)
+    return __salt__["cmd.run_all"](list(argv), python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
 
 
 # reading
@@ -765,7 +767,7 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         return {"changes": {}, "problem": ""}
     before = _live()
     networkd = todo["manager"] == "networkd"
-    undo_argv = _prepare_undo(before, todo["inverse"], todo["files"], networkd)
+    undo_argv = _prepare_undo(before, todo | {"bonds": [bond["name"] for bond in bonds]}, networkd)
 
     def change() -> None:
         if networkd:
@@ -777,6 +779,9 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
 
     def keep() -> None:
         _write_files(todo["files"])
+        # Trap: with a slow disk this may come late, and what follows would change a network that is back already.
+        if __salt__["commit_confirm.rolled_back"]("network"):
+            raise CommandExecutionError("the node's own timer has rolled it back while its files were written")
         if networkd:
             _systemctl("enable", "systemd-networkd.service")
             _systemctl("start", *reversed(_NETWORKD_UNITS))
@@ -787,7 +792,6 @@ def apply(bonds: list[dict], manager: str = "auto", seconds: int = 60, confirm_w
         if not left:
             raise CommandExecutionError(f"with its new files {todo['manager']} makes a network other than described")
 
-    _write_batch("forward", todo["forward"])
     problem = __salt__["commit_confirm.guarded"]("network", undo_argv, change, keep, seconds, confirm_with)
     if not problem:
         return {"changes": todo["changes"], "problem": ""}
@@ -813,22 +817,26 @@ def _systemctl(action: str, *units: str) -> None:
         raise CommandExecutionError(f"systemctl {action} {' '.join(units)}: {done['stderr']}")
 
 
-def _prepare_undo(before: dict, inverse: list[str], files: dict, networkd: bool) -> list[str]:
+def _prepare_undo(before: dict, todo: dict, networkd: bool) -> list[str]:
     """Prepare the command that restores the old network. It needs only a shell and iproute2."""
+    afterwards: list[list[str]] = []
     commands = [["ip", "-force", "-batch", str(_FOLDER / "inverse")]]
     # iproute2 has no word for "no primary"
     commands += [["sh", "-c", 'echo > "$0"', f"/sys/class/net/{name}/bonding/primary"] for name, link in before.items()
                  if link["bond"] and not link["options"]["primary"]]
     if networkd:
-        commands = [["systemctl", "stop", *_NETWORKD_UNITS], *commands,
-                    ["systemctl", "start", *reversed(_NETWORKD_UNITS)]]
-    undo_argv = __salt__["commit_confirm.prepare"]("network", list(files), commands)
-    _write_batch("inverse", inverse)
-    return undo_argv
+        # One that stands on its disk does not stop: the network must not wait for it.
+        commands = [["timeout", "10", "systemctl", "stop", *_NETWORKD_UNITS], *commands]
+        # It reads the files when it starts.
+        afterwards = [["systemctl", "start", *reversed(_NETWORKD_UNITS)]]
+    batches = {name: "".join(f"{line}\n" for line in todo[name]) for name in ("forward", "inverse")}
+    files = [*todo["files"], *([] if networkd else _ifupdown_records(before, todo["bonds"]))]
+    return __salt__["commit_confirm.prepare"]("network", files, commands, afterwards, batches)
 
 
-def _write_batch(name: str, lines: list[str]) -> None:
-    __salt__["commit_confirm.replace_file"](str(_FOLDER / name), "".join(f"{line}\n" for line in lines), 0o600)
+def _ifupdown_records(before: dict, bonds: list[str]) -> list[str]:
+    """Where ifupdown notes what is up; see `_tell_ifupdown`."""
+    return [_IFSTATE, *(f"{_IFSTATE}.{name}" for name in sorted({*before, *bonds}))] if Path(_IFSTATE).exists() else []
 
 
 def _write_files(files: dict) -> None:

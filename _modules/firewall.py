@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,14 @@ _FOLDER = Path("/run/gateway/rollback/firewall")
 _MARK = "Written by Salt (state firewall.applied); what is changed here is lost. See docs/network.md."
 # Naming the table first makes the delete work without one. It is all one transaction: no packet passes unfiltered.
 _WITHOUT = "table inet gateway\ndelete table inet gateway\n"
+_COMMAND_SECONDS = 30
+# Rules count at once, so heartbeats that are missing for longer than the longest keepalive (2 s) are cut off.
+_PEER_SECONDS = 3.0
+# nft(8), INCLUDING FILES. The others are skipped: quoted texts and comments.
+_READS_A_FILE = re.compile(r'"[^"]*"|#[^\n]*|(\binclude\b)')
+# Before its message, nft names the file, line and columns; `internal` and `netlink` stand for what it has itself made.
+_SAID = re.compile(r"(?P<file>[^:]+):(?P<line>\d+):\d+-\d+: (?P<what>(?:Error|Warning): .*)")
+_WITHOUT_A_PLACE = ("internal:", "netlink:", "unshare:", "sh:", "Error: Could not process rule:")
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -42,7 +51,8 @@ def rules(settings: dict) -> dict:
     rules by chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``. Each
     of these has ``ip`` and ``icmp`` (nft's words for this IP version), ``tunnels`` (``name``, ``local``, ``remote``),
     and lists of networks that do not overlap: ``ike`` (the addresses on which the IPsec daemon serves), ``ssh_from``,
-    ``neighbours``, and ``inside`` (networks that are never the source of clear text from outside).
+    ``neighbours``, ``pings`` (the ping nodes), and ``inside`` (networks that are never the source of clear text from
+    outside).
 
     CLI Example:
 
@@ -69,6 +79,7 @@ def rules(settings: dict) -> dict:
             "ssh_from": _networks(settings["firewall"]["ssh_from"], version),
             "inside": _networks(inner, version),
             "neighbours": _networks([net for bond in settings["bonds"] for net in bond["networks"]], version),
+            "pings": _networks(settings["ping_nodes"], version),
             "tunnels": tunnels,
         })
     return {
@@ -143,7 +154,8 @@ def plan(ruleset: str) -> dict:
     checks the ruleset completely before it is used.
 
     Raises:
-        CommandExecutionError: nft is missing, the kernel has no such packet filter, or the ruleset has a mistake.
+        CommandExecutionError: nft is missing, the kernel has no such packet filter, or the ruleset has a mistake or
+            reads another file.
 
     CLI Example:
 
@@ -151,6 +163,10 @@ def plan(ruleset: str) -> dict:
 
         salt-call firewall.plan "$(cat ruleset.nft)"
     """
+    if any(found.group(1) for found in _READS_A_FILE.finditer(ruleset)):
+        # nft prints lines of a file that it can not read as rules, and it may read every file of root's.
+        raise CommandExecutionError("the ruleset has an `include`, and no other file may become part of it; write the "
+                                    "rules themselves into `firewall: extra`")
     text = f"#!/usr/sbin/nft -f\n# {_MARK}\n{_WITHOUT}{ruleset.strip()}\n"
     wanted, now = _as_loaded(text), loaded()
     old = Path(_FILE).read_text(errors="replace") if Path(_FILE).exists() else ""
@@ -167,7 +183,25 @@ def _diff(old: str, new: str) -> str:
 
 
 def _nft(*arguments: str) -> dict:
-    return __salt__["cmd.run_all"](["nft", *arguments], python_shell=False, ignore_retcode=True)
+    return __salt__["cmd.run_all"](["nft", *arguments], python_shell=False, ignore_retcode=True,
+                                   timeout=_COMMAND_SECONDS)
+
+
+def _complaint(stderr: str, path: str, text: str) -> str:
+    """
+    What nft says of a ruleset, without what it shows of any file: its messages about this file (`path`), each with the
+    line of the text. Of another file, not even the message: it contains words of that file.
+    """
+    said, lines = [], text.splitlines()
+    for each in stderr.splitlines():
+        found = _SAID.fullmatch(each.strip())
+        if found and found["file"] == path:
+            number = int(found["line"])
+            source = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+            said.append(f"{found['what']} (line {number}: {source})")
+        elif each.startswith(_WITHOUT_A_PLACE):
+            said.append(each.strip())
+    return "; ".join(said) or "nft names no place in it; `nft -c -f` with the ruleset at the console says more"
 
 
 def file() -> str:
@@ -218,9 +252,9 @@ def _as_loaded(text: str) -> str:
         Path(path).write_text(text)
         done = __salt__["cmd.run_all"](
             ["unshare", "--net", "sh", "-c", 'nft -f "$0" && nft --stateless list table inet gateway', path],
-            python_shell=False, ignore_retcode=True)
+            python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
     if done["retcode"]:
-        raise CommandExecutionError(f"the ruleset has a mistake: {done['stderr'].replace(path, 'ruleset')}")
+        raise CommandExecutionError(f"the ruleset has a mistake: {_complaint(done['stderr'], path, text)}")
     return done["stdout"].strip()
 
 
@@ -229,7 +263,7 @@ def _check_kernel() -> None:
     if not salt.utils.path.which("nft"):
         raise CommandExecutionError("the command nft is missing: `apt install nftables`")
     done = __salt__["cmd.run_all"](["nft", "--check", "--file", "-"], stdin="table inet gateway_probe { }\n",
-                                   python_shell=False, ignore_retcode=True)
+                                   python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
     if done["retcode"]:
         said = done["stderr"].strip().splitlines()
         raise CommandExecutionError(
@@ -262,23 +296,26 @@ def apply(ruleset: str, seconds: int = 60, confirm_with: list[str] | None = None
     if not todo["changes"]:
         return {"changes": {}, "problem": ""}
     before = loaded()
-    with_counters = _nft("list", *_TABLE)["stdout"] if before else ""
-    undo_argv = __salt__["commit_confirm.prepare"]("firewall", [_FILE], [["nft", "-f", str(_FOLDER / "old")]])
-    for name, text in (("old", f"{_WITHOUT}{with_counters}\n"), ("new", todo["text"])):
-        __salt__["commit_confirm.replace_file"](str(_FOLDER / name), text, 0o600)
+    # Numbers of protocols: the way back must not look names up in a file.
+    with_counters = _nft("--numeric-protocol", "list", *_TABLE)["stdout"] if before else ""
+    undo_argv = __salt__["commit_confirm.prepare"](
+        "firewall", [_FILE], [["nft", "-f", str(_FOLDER / "old")]],
+        texts={"old": f"{_WITHOUT}{with_counters}\n", "new": todo["text"]})
 
     def load() -> None:
         if todo["table"]:
             done = _nft("-f", str(_FOLDER / "new"))
             if done["retcode"]:
-                raise CommandExecutionError(f"nft refused the ruleset: {done['stderr']}")
+                said = _complaint(done["stderr"], str(_FOLDER / "new"), todo["text"])
+                raise CommandExecutionError(f"nft refused the ruleset: {said}")
 
     def keep() -> None:
         __salt__["commit_confirm.keep_original"](_FILE, _MARK)
         # the rules say who is let in: readable by root only
         __salt__["commit_confirm.replace_file"](_FILE, todo["text"], 0o600)
 
-    problem = __salt__["commit_confirm.guarded"]("firewall", undo_argv, load, keep, seconds, confirm_with)
+    problem = __salt__["commit_confirm.guarded"]("firewall", undo_argv, load, keep, seconds, confirm_with,
+                                                 _PEER_SECONDS)
     if not problem:
         return {"changes": todo["changes"], "problem": ""}
     if loaded() == before:

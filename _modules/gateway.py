@@ -451,7 +451,7 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
             *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full), *_check_persons(full),
             *_check_names(full), *_check_times(_timing(full, schema)), *_check_paths(full),
             *_check_way(full, given, schema), *_check_port(full), *_check_logs(full, schema), *_check_services(full),
-            *_check_machine(full, nodename, minion_id),
+            *_check_machine(full, nodename, minion_id), *_check_rules(full),
         ]
         if secrets is not None:
             found += _check_secrets(full, secrets)
@@ -607,6 +607,19 @@ def _check_ping_nodes(full: dict) -> Iterator[Mistake]:
         if full["ping_nodes"] and full["heartbeat"]["ipfail"] and side in full["bonds"] and side not in reached:
             yield path, (f"{_list(full['ping_nodes'])}: none is a neighbour on the {side} side, so a fault "
                          f"there would cause no takeover; add one in {_list(full['bonds'][side]['networks'])}")
+
+
+def _check_rules(full: dict) -> Iterator[Mistake]:
+    """A rule of the site's own is one rule: it ends nothing, names no variable and reads no file."""
+    for chain, rules in full["firewall"]["extra"].items():
+        for rule in rules:
+            outside = re.sub(r'"[^"]*"', "", rule)
+            word = re.search(r"\b(include|define|redefine|undefine)\b|[;\"\\\\$]", outside)
+            if word:
+                # nft prints lines of an included file, such as /etc/shadow, that it can not read.
+                yield f"gateway:firewall:extra:{chain}", (
+                    f"{_show(rule)} has {word.group()} in it; give one nft rule without include, define, variables, ; "
+                    "and \\, its quotes closed")
 
 
 def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:

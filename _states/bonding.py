@@ -16,7 +16,7 @@ __virtualname__ = "bonding"
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    for function in ("bonding.apply", "commit_confirm.guarded"):
+    for function in ("bonding.apply", "commit_confirm.guarded", "lifelines.alive", "resident.hold"):
         if function not in __salt__:
             return False, f"bonding: {function} is missing; run saltutil.sync_modules, see the minion's log"
     return __virtualname__
@@ -62,7 +62,7 @@ def applied(name: str, bonds: list[dict], manager: str = "auto", seconds: int = 
                        "reached.")
             return ret | {"result": None, "changes": todo["changes"], "comment": comment}
         done = __salt__["bonding.apply"](bonds, manager, seconds, confirm_with)
-    except CommandExecutionError as err:
+    except (CommandExecutionError, OSError) as err:     # a full disk: one line, too
         return ret | {"result": False, "comment": f"The network was not changed: {err}"}
     if done["problem"]:
         return ret | {"result": False, "changes": done["changes"], "comment": (

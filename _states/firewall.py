@@ -16,7 +16,7 @@ __virtualname__ = "firewall"
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    for function in ("firewall.apply", "commit_confirm.guarded"):
+    for function in ("firewall.apply", "commit_confirm.guarded", "lifelines.alive", "resident.hold"):
         if function not in __salt__:
             return False, f"firewall: {function} is missing; run saltutil.sync_modules, see the minion's log"
     return __virtualname__
@@ -64,7 +64,7 @@ def applied(name: str, source: str, settings: dict, seconds: int = 60, confirm_w
             return ret | {"result": None, "changes": todo["changes"],
                           "comment": "The ruleset would be loaded, and rolled back if the master were not reached."}
         done = __salt__["firewall.apply"](ruleset, seconds, confirm_with)
-    except CommandExecutionError as err:
+    except (CommandExecutionError, OSError) as err:     # a full disk: one line, too
         return ret | {"result": False, "comment": f"The firewall was not changed: {err}"}
     if done["problem"]:
         return ret | {"result": False, "changes": done["changes"], "comment": (

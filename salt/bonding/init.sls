@@ -1,9 +1,10 @@
 {%- set gateway = salt['gateway.settings']() %}
-{%- if gateway.features.kernel %}
 
 include:
+  - .rollback
+  {%- if gateway.features.kernel %}
   - kernel
-{%- endif %}
+  {%- endif %}
 
 bonding-packages:
   pkg.installed:
@@ -19,6 +20,7 @@ bonds:
     - confirm_with: {{ gateway.rollback.confirm_with | tojson }}
     - require:
       - pkg: bonding-packages
+      - file: gateway-rollback-boot-wanted
       {%- if gateway.features.kernel %}
       - sls: kernel
       {%- endif %}

@@ -1,10 +1,8 @@
 {%- set gateway = salt['gateway.settings']() %}
-{%- if gateway.features.bonding %}
 
-# the rules contain the names of the bonds
+# The rules contain the names of the bonds. Without these, the way back at boot is needed all the same.
 include:
-  - bonding
-{%- endif %}
+  - {{ 'bonding' if gateway.features.bonding else 'bonding.rollback' }}
 
 firewall-packages:
   pkg.installed:
@@ -19,6 +17,7 @@ firewall:
     - confirm_with: {{ gateway.rollback.confirm_with | tojson }}
     - require:
       - pkg: firewall-packages
+      - file: gateway-rollback-boot-wanted
       {%- if gateway.features.bonding %}
       - sls: bonding
       {%- endif %}

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -350,3 +351,54 @@ def test_ifupdown_is_told_what_is_up_in_both_of_its_records(bare, monkeypatch, t
     bare.module._tell_ifupdown(BARE)
     assert written == {"ifstate": "lo=lo\nbond0=bond0\nbond1=bond1\n", "ifstate.eth2": "", "ifstate.bond0": "bond0\n",
                        "ifstate.bond1": "bond1\n"}
+
+
+# the way back
+
+
+@pytest.fixture
+def guard(bonded, monkeypatch):
+    """The bonded node, whose bonds change; what commit_confirm was given, and how a kept change ends."""
+    seen: dict = {"systemctl": []}
+
+    def prepare(name: str, files: list, commands: list, afterwards: list, texts: dict) -> list[str]:
+        seen.update(files=files, commands=commands, afterwards=afterwards, texts=texts)
+        return ["undo"]
+
+    def guarded(name: str, undo: list, change: object, keep: Callable, *_: object) -> str:
+        try:
+            keep()
+        except CommandExecutionError as error:
+            return str(error)
+        return ""
+
+    bonded.module.__salt__.update({
+        "commit_confirm.prepare": prepare, "commit_confirm.guarded": guarded,
+        "commit_confirm.rolled_back": lambda _name: seen.get("rolled back", False),
+        "commit_confirm.keep_original": lambda *_: None, "commit_confirm.replace_file": lambda *_: None})
+    monkeypatch.setattr(bonded.module, "_systemctl", lambda *words: seen["systemctl"].append(words))
+    monkeypatch.setattr(bonded.module, "_settled", lambda check: True)
+    monkeypatch.setattr(bonded.module, "_IFSTATE", f"{bonded.root}/ifstate")
+    (bonded.root / "ifstate").write_text("outside=outside\n")
+    seen["apply"] = lambda manager: bonded.module.apply(but(BONDED, "inside", mtu=9000), manager)
+    return seen
+
+
+def test_networkd_is_started_again_only_when_its_files_are_back(guard):
+    guard["apply"]("networkd")
+    programs = [command[0] for command in guard["commands"]]
+    assert programs[:2] == ["timeout", "ip"] and "start" not in str(guard["commands"])
+    assert [command[:2] for command in guard["afterwards"]] == [["systemctl", "start"]]
+    assert guard["texts"]["inverse"] == "link set dev inside mtu 1500\n"
+
+
+def test_what_ifupdown_has_noted_is_restored_too(guard):
+    guard["apply"]("ifupdown")
+    names = {Path(path).name for path in guard["files"]}
+    assert {"ifstate", "ifstate.inside", "ifstate.eth2", "gateway-inside"} <= names
+
+
+def test_files_that_come_late_start_no_service(guard):
+    guard["rolled back"] = True
+    assert "timer has rolled it back" in guard["apply"]("networkd")["problem"]
+    assert guard["systemctl"] == []

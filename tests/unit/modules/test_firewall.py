@@ -1,7 +1,9 @@
 """_modules/firewall.py: the ruleset of the shipped sites, and when it counts as changed. Real packets: tests/lab."""
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -21,13 +23,18 @@ class Nft:
     def __init__(self) -> None:
         self.table = ""
         self.refuses = ""
+        self.says = ""      # of a ruleset; {} stands for the file's path
+        self.commands: list[list[str]] = []
 
     def run_all(self, argv: list[str], **options: object) -> dict:
         assert options["python_shell"] is False
+        self.commands.append(argv)
         refused = {"retcode": 1, "stdout": "", "stderr": self.refuses}
         if "--check" in argv:
             return refused if self.refuses else {"retcode": 0, "stdout": "", "stderr": ""}
         if argv[0] == "unshare":
+            if self.says:
+                return {"retcode": 1, "stdout": "", "stderr": self.says.replace("{}", argv[-1])}
             text = Path(argv[-1]).read_text()
             return {"retcode": 0, "stdout": text.split("delete table inet gateway\n")[1], "stderr": ""}
         assert argv[0] == "nft"
@@ -47,6 +54,7 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
     module = load_module("_modules/firewall.py")
     guard = load_module("_modules/commit_confirm.py")
     monkeypatch.setattr(guard, "_FOLDER", tmp_path / "run")
+    monkeypatch.setattr(guard, "_LASTING", tmp_path / "lasting")
     monkeypatch.setattr(guard, "_ORIGINALS", str(tmp_path / "originals"))
     monkeypatch.setattr(module, "_FOLDER", tmp_path / "run/firewall")
     monkeypatch.setattr(module, "_FILE", str(tmp_path / "nftables.conf"))
@@ -61,16 +69,22 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
 
 
 @pytest.fixture
-def ruleset(module, settings):
-    """The template, rendered for a node: its chains by name."""
-    def render(site: str, node: str, **firewall: object) -> dict[str, str]:
+def whole(module, settings):
+    """The template, rendered for a node."""
+    def render(site: str, node: str, **firewall: object) -> str:
         its = settings(site, node)
         its["firewall"].update(firewall)
         template = (TREE / "salt/firewall/files/ruleset.nft.jinja").read_text()
         strict = jinja2.Environment(undefined=jinja2.StrictUndefined)
-        text = strict.from_string(template).render(rules=module.rules(its))
-        return dict(re.findall(r"chain (\w+) \{\n(.*?)\n    \}", text, re.DOTALL))
+        return strict.from_string(template).render(rules=module.rules(its))
     return render
+
+
+@pytest.fixture
+def ruleset(whole):
+    """The chains of a node's ruleset, by name."""
+    return lambda site, node, **firewall: dict(
+        re.findall(r"chain (\w+) \{\n(.*?)\n    \}", whole(site, node, **firewall), re.DOTALL))
 
 
 def test_ike_and_esp_for_the_virtual_addresses_only(ruleset):
@@ -109,6 +123,64 @@ def test_an_inner_source_from_outside_is_dropped_before_ssh_is_let_in(ruleset):
     chain = ruleset("winterthur", "gw1")["input"]
     spoofed = 'iifname "bond0" meta ipsec missing ip saddr { 198.51.100.0/26 } goto input_drop'
     assert chain.index(spoofed) < chain.index("tcp dport 22")
+
+
+SITES = [("winterthur", "gw1"), ("winterthur", "gw2"), ("bern", "gw-a"), ("bern", "gw-b")]
+
+
+def rules_of(chain: str) -> list[str]:
+    """The rules of a chain, one an entry."""
+    lines = [line.strip() for line in chain.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", "type "))]
+
+
+@pytest.mark.parametrize(("name", "node"), SITES)
+def test_no_rule_of_the_sites_own_stands_above_what_the_gateway_lives_on(ruleset, name, node):
+    """On both nodes at once, `udp dport 694 drop` would make both active."""
+    cut = "meta l4proto { udp, tcp, icmp, icmpv6, esp, ah } drop"
+    chains = ruleset(name, node, extra={"input": [cut], "forward": [cut], "output": [cut]})
+    for chain, needed in {"input": ["udp dport 694 accept", "udp dport { 500, 4500 } accept", "l4proto esp accept",
+                                    "nd-neighbor-advert", "ct state established,related accept", "tcp dport 22"],
+                          "output": ["udp dport 694 accept", "udp sport { 500, 4500 } accept", "l4proto esp accept",
+                                     "nd-neighbor-advert", 'oifname "lo" accept', "icmp type echo-request accept"],
+                          "forward": ["meta ipsec exists"]}.items():
+        rules = rules_of(chains[chain])
+        for each in needed:
+            places = [number for number, rule in enumerate(rules) if each in rule]
+            assert places and max(places) < rules.index(cut), f"{chain}: {each}"
+
+
+@pytest.mark.parametrize(("name", "node"), SITES)
+def test_nothing_of_a_tunnel_is_accepted_by_the_node_but_ssh_and_answers(ruleset, name, node):
+    """A hop limit of 255, a virtual address and the peer's source address are all easily made in a tunnel."""
+    rules = rules_of(ruleset(name, node)["input"])
+    before = rules[:rules.index("meta ipsec exists goto input_drop")]
+    for rule in before:
+        assert (not rule.endswith("accept") or rule.startswith("meta ipsec missing ")
+                or re.search(r'^iifname "lo" |^ct state established,related |tcp dport 22 accept$', rule)), rule
+    for kind in ("nd-neighbor-advert", "nd-redirect", "mld2-listener-report", "icmp type { redirect", "igmp"):
+        dropped = [number for number, rule in enumerate(before)
+                   if kind in rule and re.search("^meta ipsec exists .* goto input_drop$", rule)]
+        established = next(number for number, rule in enumerate(before) if "established" in rule)
+        assert dropped and dropped[0] < established, kind
+
+
+def kernel_filters() -> bool:
+    """Whether nft can be asked here, in a network namespace of its own."""
+    command = ["unshare", "--net", "nft", "--check", "--file", "-"]
+    try:
+        return subprocess.run(command, input="table inet probe { }\n", text=True, capture_output=True, check=False,
+                              timeout=20).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not kernel_filters(), reason="needs root, nft, and inet in the kernel")
+@pytest.mark.parametrize(("name", "node"), [("winterthur", "gw1"), ("bern", "gw-a")])
+def test_the_kernel_takes_the_ruleset(whole, name, node):
+    done = subprocess.run(["unshare", "--net", "nft", "--check", "--file", "-"], input=whole(name, node), text=True,
+                          capture_output=True, check=False, timeout=20)
+    assert done.returncode == 0, done.stderr
 
 
 def test_rules_of_the_sites_own_and_silence(ruleset):
@@ -185,6 +257,50 @@ def test_the_way_back_is_the_table_as_it_was(module, nft, monkeypatch):
     assert done["changes"] == {} and done["problem"].endswith("(after the change); the old ruleset is back")
     assert seen["old"].startswith("table inet gateway\ndelete table inet gateway\n") and "chain old" in seen["old"]
     assert f"nft -f {module._FOLDER / 'old'}" in seen["undo"] and f"rm -f {module._FILE}" in seen["undo"]
+
+
+def test_the_way_back_looks_no_name_up(module, nft, monkeypatch):
+    nft.table = "table inet gateway { }"
+    monkeypatch.setitem(module.__salt__, "commit_confirm.guarded", goes_well)
+    module.apply(RULES)
+    assert ["nft", "--numeric-protocol", "list", "table", "inet", "gateway"] in nft.commands
+
+
+# nft 1.0.6, of a ruleset whose fourth line is `include "/etc/shadow"`, and of one with a mistake of its own
+INCLUDED = """In file included from {}:4:2-22:
+/etc/shadow:1:5-5: Error: syntax error, unexpected $name secret-word
+root:$y$j9T$secret:19700:0:99999:7:::
+    ^
+"""
+MISTAKEN = """{}:7:16-18: Error: syntax error, unexpected foo
+ meta l4proto foo secret
+              ^^^
+"""
+
+
+@pytest.mark.parametrize("rule", ['include "/etc/shadow"', 'accept; include "/etc/shadow"',
+                                  'accept;include"/etc/shadow"', 'comment "a # b" include "/etc/shadow"'])
+def test_a_ruleset_that_reads_another_file_never_reaches_nft(module, nft, rule):
+    with pytest.raises(CommandExecutionError, match="has an `include`"):
+        module.plan(f"table inet gateway {{\n\tchain input {{\n{rule}\n}}\n}}")
+    assert nft.commands == []
+
+
+@pytest.mark.parametrize("text", ['log prefix "include "', "# include what is needed"])
+def test_the_word_alone_reads_no_file(module, text):
+    module.plan(f"table inet gateway {{\n\tchain input {{\n{text}\n}}\n}}")
+
+
+def test_nothing_that_nft_shows_of_a_file_is_passed_on(module, nft):
+    nft.says = INCLUDED
+    with pytest.raises(CommandExecutionError) as error:
+        module.plan(RULES)
+    assert "secret" not in str(error.value) and "root" not in str(error.value)
+    nft.says = MISTAKEN
+    with pytest.raises(CommandExecutionError) as error:
+        module.plan(RULES)
+    said = "the ruleset has a mistake: Error: syntax error, unexpected foo (line 7: }"
+    assert str(error.value).startswith(said) and "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_kernel_without_the_packet_filter_is_an_error(module, nft):

@@ -139,6 +139,12 @@ ONE_MISTAKE = [
     ("winterthur", {"firewall/extra/input": ["tcp dport 80 accept }"]},
      "gateway:firewall:extra:input: tcp dport 80 accept } does not fit; give one nft rule on one line, without #, "
      "emoji and the like, and with its braces closed"),
+    *[("winterthur", {"firewall/extra/output": [rule]},
+       f"gateway:firewall:extra:output: {rule} has {word} in it; give one nft rule without include, define, variables, "
+       "; and \\, its quotes closed") for rule, word in (
+        ('include "/etc/shadow"', "include"), ('accept; include "/etc/shadow"', ";"), ("accept; policy drop", ";"),
+        ('comment "a" include"/etc/shadow"', "include"), ('accept comment "', '"'), ("accept \\", "\\"),
+        ("define a = 1", "define"), ("ip daddr $net accept", "$"))],
     ("winterthur", {"kernel/sysctl": {"ip_forward": 1}},
      "gateway:kernel:sysctl:ip_forward: the name does not fit; give a kernel parameter such as net.ipv4.ip_forward"),
     ("winterthur", {"heartbeat/mail_to": "ops"},
@@ -573,6 +579,7 @@ def test_a_site_without_mistakes_loses_no_section(data):
     {"services": {"disabled": ["systemd-networkd"]}, "network": {"manager": "ifupdown"}},
     {"services": {"disabled": ["chrony"]}, "features": {"time": False}},
     {"firewall/extra/input": ['tcp dport 80 accept comment "f\u00fcr \u65e5\u672c"']},
+    {"firewall/extra/input": ['tcp dport 80 log prefix "we include; $5" accept', 'iifname { "eth0", "eth1" } accept']},
     {"kernel/sysctl": {"kernel.shmmax": (1 << 64) - 1}},
     {"connections/roadwarrior/persons": {"anna": "198.51.100.129", "anna.example": "198.51.100.130"}},
 ])

@@ -32,7 +32,7 @@ class GuardedState:
 
         def plan(*_: object) -> dict:
             if outcome.get("error"):
-                raise CommandExecutionError(outcome["error"])
+                raise outcome.get("kind", CommandExecutionError)(outcome["error"])
             return {"changes": outcome["changes"], "manager": "ifupdown"}
 
         monkeypatch.setattr(module, "__opts__", {"test": False}, raising=False)
@@ -68,8 +68,9 @@ class GuardedState:
         assert ret["result"] is False and ret["changes"] == {}
         assert "was undone: no answer from salt port 4506" in ret["comment"] and "docs/network.md" in ret["comment"]
 
-    def test_refused_before_anything_changed(self, state, outcome):
-        outcome["error"] = "bond0: this machine has no interface eth8"
+    @pytest.mark.parametrize("kind", [CommandExecutionError, OSError])
+    def test_refused_before_anything_changed(self, state, outcome, kind):
+        outcome.update(error="bond0: this machine has no interface eth8", kind=kind)
         ret = self.run(state)
         assert ret["result"] is False and ret["changes"] == {} and "was not changed: bond0" in ret["comment"]
 
