@@ -38,6 +38,11 @@ LISTS_EVERY = 15
 # The connections that the running daemon has. Its service writes the file at each start, reload() keeps it up to date.
 LOADED = "/run/pluto/gateway-loaded.conf"
 SETUP = "config setup"
+# How long the daemon may take, in seconds: for `--briefstatus`; for what makes it read a thousand connections again;
+# and to restart, when it hangs and systemd has to kill it.
+_BRIEF_SECONDS = 10
+_LIMIT_SECONDS = 60
+_RESTART_SECONDS = 180
 
 # What Debian ships, for a host without a daemon (test=True before the first run).
 _DEBIAN = {11: "4.3", 12: "4.10", 13: "5.2"}
@@ -90,11 +95,15 @@ def _major() -> int:
 
 
 def _output(argv: list[str], fail: bool = True) -> str:
-    """The output of one of the daemon's commands. Only connections and addresses are asked for, never a secret."""
+    """
+    The output of one of the daemon's commands. Only connections and addresses are asked for, never a secret.
+
+    A daemon that hangs is an error, `fail` or not.
+    """
     program = salt.utils.path.which(argv[0])
     if not program:
         raise CommandExecutionError(f"ipsec: {argv[0]} is not installed (Debian package libreswan)")
-    done = __salt__["cmd.run_all"]([program, *argv[1:]], python_shell=False, ignore_retcode=True)
+    done = __salt__["commands.run"]([program, *argv[1:]], timeout=_LIMIT_SECONDS)
     if fail and done["retcode"]:
         message = (done["stderr"] or done["stdout"]).strip().splitlines() or ["no reason given"]
         raise CommandExecutionError(f"ipsec: {' '.join(argv)} failed ({done['retcode']}): {message[-1]}")
@@ -124,10 +133,16 @@ def running() -> bool:
     if not salt.utils.path.which("ipsec"):
         return False
     try:
-        _whack("--briefstatus")
+        return _answers()
     except CommandExecutionError:
         return False
-    return True
+
+
+def _answers() -> bool:
+    """Whether the daemon answers, and not with an error. Raises CommandExecutionError when it hangs."""
+    program = salt.utils.path.which("ipsec")
+    return bool(program) and __salt__["commands.run"](
+        [program, "whack", "--briefstatus"], timeout=_BRIEF_SECONDS)["retcode"] == 0
 
 
 # the configuration, made from a node's settings
@@ -603,7 +618,8 @@ def restart() -> bool:
 
         salt 'gw2*' ipsec.restart
     """
-    return bool(__salt__["service.restart"]("ipsec"))
+    # Salt's service.restart has no limit. This one is above systemd's own (openswan/files/ipsec.service.conf).
+    return __salt__["commands.run"](["systemctl", "restart", "ipsec"], timeout=_RESTART_SECONDS)["retcode"] == 0
 
 
 # "bern": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded
@@ -628,7 +644,7 @@ def reread() -> bool:
     when its timer is triggered.
 
     Returns False when no daemon runs: it reads everything when it starts. Raises CommandExecutionError when the daemon
-    refuses a connection afterwards.
+    hangs, or refuses a connection afterwards.
 
     CLI Example:
 
@@ -636,7 +652,7 @@ def reread() -> bool:
 
         salt '*gw*' ipsec.reread
     """
-    if not running():
+    if not _answers():
         return False
     _whack("--rereadsecrets", fail=False)
     if _major() < 5:

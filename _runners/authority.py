@@ -52,6 +52,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,9 @@ _BACKDATED = datetime.timedelta(minutes=10)  # a client's clock may be slow
 _NAME_IN_PILLAR = "gateway-authority"
 # The passphrase has 160 random bits, so there is nothing for more rounds to slow down.
 _KDF_ROUNDS = 2048
+# How long gpg may take for one secret; and another run that has the lock, with some thousand certificates to make.
+_GPG_SECONDS = 60
+_LOCK_SECONDS = 600
 
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _Entry = dict[str, Any]         # a line of the journal, as JSON has it
@@ -722,13 +726,27 @@ def _folder(make: bool = False) -> Path:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; another run waits for it."""
+    """Hold a folder's lock; another run waits for it, but not for ever."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _taken(descriptor):
+            if time.monotonic() > deadline:
+                raise _refuse(f"another run has held {folder}/lock for {_LOCK_SECONDS} s; `salt-run jobs.active` shows "
+                              "runs that still go on: wait until it has ended, then try again")
+            time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Take a file's lock if nobody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -814,7 +832,11 @@ def _recipient() -> str:
 def _gpg(arguments: list[str], data: bytes) -> bytes:
     """Run gpg. Secrets go through pipes only: never an argument, never a file."""
     command = [_program(), "--homedir", _keyring(), "--batch", "--quiet", "--no-tty", *arguments]
-    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=_GPG_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _refuse(f"gpg --homedir {_keyring()} {arguments[0]}: no answer within {_GPG_SECONDS} s, so it was ended; "
+                      f"its agent may hang: `gpgconf --homedir {_keyring()} --kill gpg-agent`, then try again") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise _refuse(f"gpg --homedir {_keyring()} {arguments[0]} failed: {said[-1]}")

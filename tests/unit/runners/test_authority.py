@@ -113,6 +113,30 @@ def test_its_key_is_encrypted_and_nobody_elses(authority, keyring):
     certificate.verify_directly_issued_by(certificate)
 
 
+def test_gpg_that_hangs_holds_nobody_and_neither_does_its_lock(authority, monkeypatch, tmp_path):
+    """It hung under the lock: every later run waited for ever, and said nothing."""
+    hangs = tmp_path / "gpg"
+    hangs.write_text("#!/bin/sh\ntrap '' TERM\nsleep 60 &\nwhile :; do sleep 0.1; done\n")
+    hangs.chmod(0o755)
+    before = files(authority.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(authority, "_program", lambda: str(hangs))
+        patch.setattr(authority, "_GPG_SECONDS", 0.3)
+        told = authority.crl()
+    assert told["retcode"] == 1 and len(told["mistakes"]) == 1 and files(authority.folder) == before
+    assert re.search(r"gpg --homedir \S+ --decrypt: no answer within 0.3 s, so it was ended; its agent may hang: `gpgconf "
+                     r"--homedir \S+ --kill gpg-agent`, then try again", told["mistakes"][0])
+    assert authority.crl("winterthur")["retcode"] == 0
+
+
+def test_a_run_does_not_wait_for_another_for_ever(authority, monkeypatch):
+    monkeypatch.setattr(authority, "_LOCK_SECONDS", 0.3)
+    with authority._locked(authority.folder):
+        told = authority.crl()
+    assert told["retcode"] == 1 and len(told["mistakes"]) == 1
+    assert "lock for 0.3 s; `salt-run jobs.active` shows runs that still go on" in told["mistakes"][0]
+
+
 def test_it_is_made_once(authority):
     before = files(authority.folder)
     again = authority.create("Another")
