@@ -1,8 +1,8 @@
 """
 Commands with a limit: a program that hangs must not hang whoever has called it.
 
-``cmd.run_all(timeout=...)`` of Salt is not enough. It ends the program alone, with a signal to one process; a thread goes
-on reading the pipe for as long as a child of that program holds it, and the job's process does not end before
+``cmd.run_all(timeout=...)`` of Salt is not enough. It ends the program alone, with a signal to one process; a thread
+goes on reading the pipe for as long as a child of that program holds it, and the job's process does not end before
 (``salt/utils/timed_subprocess.py``, 3008). Here there is no pipe, and the whole group of processes is ended.
 ``watching`` does the same for beacons, which must not even wait.
 
@@ -23,7 +23,7 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "commands"
 
-# After the limit: how long a program may take to end in order, before it is killed; and how long it may take to be gone.
+# After the limit: how long a program may take to end in order, before it is killed; and to be gone after that.
 _ORDERLY_SECONDS = 2.0
 _GONE_SECONDS = 2.0
 _ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -31,8 +31,8 @@ _SHOWN_CHARACTERS = 100
 
 _DISK = "does the disk stand still? `dmesg | tail`, then apply again"
 _KERNEL = "the kernel may stand still: `dmesg | tail`, then apply again"
-_IPSEC = ("the IPsec daemon may hang: `journalctl -u ipsec`; `systemctl restart ipsec` helps, on the active node after a "
-          "switch-over")
+_IPSEC = ("the IPsec daemon may hang: `journalctl -u ipsec`; `systemctl restart ipsec` helps, on the active node "
+          "after a switch-over")
 _HEARTBEAT = "heartbeat may hang: `journalctl -u heartbeat`; on the standby `systemctl restart heartbeat` helps"
 # By program, what to do next.
 _NEXT = {
@@ -86,8 +86,8 @@ def run(argv: Sequence[str], timeout: float, stdin: str = "", env: dict[str, str
         given.write(stdin.encode())
         given.seek(0)
         try:
-            process = subprocess.Popen([salt.utils.path.which(words[0]) or words[0], *words[1:]], stdin=given, stdout=said,
-                                       stderr=wrong, env={**os.environ, "LC_ALL": "C", **(env or {})},
+            process = subprocess.Popen([salt.utils.path.which(words[0]) or words[0], *words[1:]], stdin=given,
+                                       stdout=said, stderr=wrong, env={**os.environ, "LC_ALL": "C", **(env or {})},
                                        start_new_session=True)
         except OSError as error:
             raise CommandExecutionError(f"{_shown(words)}: can not be started: {error.strerror}; is its package "

@@ -46,7 +46,7 @@ def possible(services: list[str]) -> dict[str, list[int]]:
 
 def forbid(services: list[str]) -> dict[str, list[int]]:
     """
-    Let no running process of some services leave a core. Nothing is restarted. Returns what :func:`possible` did before.
+    Let no running process of some services leave a core, without a restart. Returns what :func:`possible` did before.
 
     CLI Example:
 

@@ -835,8 +835,9 @@ def _gpg(arguments: list[str], data: bytes) -> bytes:
     try:
         done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=_GPG_SECONDS)
     except subprocess.TimeoutExpired:
-        raise _refuse(f"gpg --homedir {_keyring()} {arguments[0]}: no answer within {_GPG_SECONDS} s, so it was ended; "
-                      f"its agent may hang: `gpgconf --homedir {_keyring()} --kill gpg-agent`, then try again") from None
+        raise _refuse(f"gpg --homedir {_keyring()} {arguments[0]}: no answer within {_GPG_SECONDS} s, so it was "
+                      f"ended; its agent may hang: `gpgconf --homedir {_keyring()} --kill gpg-agent`, then try "
+                      "again") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise _refuse(f"gpg --homedir {_keyring()} {arguments[0]} failed: {said[-1]}")

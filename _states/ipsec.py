@@ -27,7 +27,8 @@ from salt.exceptions import CommandExecutionError
 # The parser warns about a value that it does not understand, goes on without it and exits with 0. So the file is
 # refused if the parser prints anything. Salt itself gives a check_cmd no limit; timeout(1) ends it with its children.
 PARSER = (
-    "/usr/bin/timeout --kill-after=5 60 sh -c 'said=$(ipsec addconn --checkconfig --config $0 2>&1) && test -z \"$said\" "
+    "/usr/bin/timeout --kill-after=5 60 "
+    "sh -c 'said=$(ipsec addconn --checkconfig --config $0 2>&1) && test -z \"$said\" "
     "|| { echo \"$said\"; exit 1; }'"
 )
 

@@ -132,7 +132,7 @@ class Lab:
         self.sites, people = wired(names, persons, behind_nat)
         for place in (LAB_FOLDER, Path("/run/netns")):
             place.mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True, timeout=60)
         self.authority = Authority(kept and kept / applied.AUTHORITY)
         hosts = [*(gateway for its in self.sites for gateway in its.gateways), *people]
         network.build(self.sites, hosts)

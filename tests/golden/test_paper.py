@@ -245,7 +245,8 @@ def our_key() -> Options:
     module, state = load_module("_states/heartbeat.py"), states("heartbeat/configuration")["/etc/ha.d/authkeys"]
     module.__opts__ = {"test": False}
     module.__salt__ = {"pillar.get": lambda path, default=None, **_: {"gateway_secrets:heartbeat:key": KEY}[path],
-                       "heartbeat.running": lambda: False, "commands.run": lambda *_, **__: {"retcode": 0, "stdout": ""}}
+                       "heartbeat.running": lambda: False,
+                       "commands.run": lambda *_, **__: {"retcode": 0, "stdout": ""}}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "authkeys"
         result = module.authkeys(str(file), state["key_pillar"], state["method"], state["peer"])

@@ -303,8 +303,8 @@ def test_a_tool_that_hangs_is_told_and_holds_nobody(certs, load, monkeypatch, tm
     monkeypatch.setitem(certs.__salt__, "commands.run", load("_modules/commands.py").run)
     monkeypatch.setattr(certs, "_TOOL_SECONDS", 0.2)
     monkeypatch.setattr(certs, "DATABASE", str(tmp_path))
-    with pytest.raises(CommandExecutionError, match=r"^certutil -K -d sql:\S+: no answer within 0.2 s, so it was ended; "
-                                                    r"does the disk stand still\?[^\n]*$"):
+    with pytest.raises(CommandExecutionError, match=r"^certutil -K -d sql:\S+: no answer within 0.2 s, so it was "
+                                                    r"ended; does the disk stand still\?[^\n]*$"):
         certs._key_ids()
 
 

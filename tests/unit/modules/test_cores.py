@@ -31,7 +31,8 @@ def cores(load, monkeypatch, tmp_path, process) -> ModuleType:
     """The module on a machine where the process is a service's, and another one is of another service."""
     module = load("_modules/cores.py")
     for pid, text in ((process.pid, f"0::/system.slice/{SERVICE}.service/payload\n"),
-                      (1, "0::/system.slice/other-made-up.service\n"), (2, f"0::/system.slice/not-{SERVICE}.service\n")):
+                      (1, "0::/system.slice/other-made-up.service\n"),
+                      (2, f"0::/system.slice/not-{SERVICE}.service\n")):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "cgroup").write_text(text)
     (tmp_path / "3").mkdir()        # has just ended

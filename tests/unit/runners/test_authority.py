@@ -124,8 +124,8 @@ def test_gpg_that_hangs_holds_nobody_and_neither_does_its_lock(authority, monkey
         patch.setattr(authority, "_GPG_SECONDS", 0.3)
         told = authority.crl()
     assert told["retcode"] == 1 and len(told["mistakes"]) == 1 and files(authority.folder) == before
-    assert re.search(r"gpg --homedir \S+ --decrypt: no answer within 0.3 s, so it was ended; its agent may hang: `gpgconf "
-                     r"--homedir \S+ --kill gpg-agent`, then try again", told["mistakes"][0])
+    assert re.search(r"gpg --homedir \S+ --decrypt: no answer within 0.3 s, so it was ended; its agent may hang: "
+                     r"`gpgconf --homedir \S+ --kill gpg-agent`, then try again", told["mistakes"][0])
     assert authority.crl("winterthur")["retcode"] == 0
 
 
