@@ -63,6 +63,24 @@ def configured(name: str, source: str, settings: dict[str, Any]) -> dict[str, An
                                       context={"site": settings["site"], "sections": sections})
 
 
+def admits(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """
+    Each connection of roadwarriors says whom it lets in. One that does not is no failure but a warning: it works.
+
+    name
+        Any text.
+    settings
+        What ``gateway.settings`` returns.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {},
+                           "comment": "It is said for each connection whom it lets in"}
+    try:
+        found = __salt__["ipsec.open_connections"](settings)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": str(err)}
+    return ret | {"comment": found[0], "warnings": found} if found else ret
+
+
 def current(name: str, addresses: list[str], certificates: list[str] | None = None,
             pillar: str = "gateway_secrets:certificates") -> dict[str, Any]:
     """
@@ -156,7 +174,7 @@ def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
 def _not_running(ret: dict[str, Any]) -> dict[str, Any]:
     if __opts__["test"]:
         return ret | {"result": None, "comment": "The daemon would be started first"}
-    return ret | {"result": False, "comment": "The daemon does not run; see `journalctl -u ipsec`"}
+    return ret | {"result": False, "comment": "The daemon does not run, or does not answer; see `journalctl -u ipsec`"}
 
 
 def _held() -> list[str]:

@@ -138,12 +138,66 @@ def test_who_may_connect_is_told_by_the_certificates_subject(ipsec, view):
     def some(site):
         site["connections"]["roadwarrior"]["subject"] = "O=Example Ltd, OU=winterthur, CN=*"
 
-    assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == "%fromcert"
+    assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == '"OU=winterthur, CN=*"'
     found = ipsec.sections(view("winterthur", "gw1", some))["roadwarrior"]
     assert (found["rightid"], found["rightca"]) == ('"O=Example Ltd, OU=winterthur, CN=*"', "%same")
     # the file and the record of it are equal
     assert ipsec.parse(f"conn roadwarrior\n    rightid={found['rightid']}\n")["roadwarrior"]["rightid"] == \
         "O=Example Ltd, OU=winterthur, CN=*"
+
+
+ISSUED = "CN=gateway.winterthur.example,OU=winterthur"
+
+
+@pytest.mark.parametrize(("own", "change", "rightid", "is_open"), [
+    (ISSUED, {}, '"OU=winterthur, CN=*"', False),
+    (f"{ISSUED},O=Example Ltd", {}, '"O=Example Ltd, OU=winterthur, CN=*"', False),
+    # what would end the quotation, or be read as another part
+    (f'{ISSUED},O=Example\\, "Ltd" \\+ Co', {}, '"O=*, OU=winterthur, CN=*"', False),
+    (f"{ISSUED},O=*", {}, '"O=*, OU=winterthur, CN=*"', False),
+    # an authority of the operator's own, whose certificates may look like anything
+    ("CN=gateway.winterthur.example", {}, "%fromcert", True),
+    ("CN=gateway.winterthur.example,OU=gateways", {}, "%fromcert", True),
+    ("CN=another.example,OU=winterthur", {}, "%fromcert", True),
+    (f"{ISSUED},O=Example Ltd,C=CH", {}, "%fromcert", True),
+    ("CN=gateway.winterthur.example,OU=winterthur,OU=gateways", {}, "%fromcert", True),
+    ("CN=gateway.winterthur.example+UID=7,OU=winterthur", {}, "%fromcert", True),
+    # the site's own word
+    (ISSUED, {"subject": "any"}, "%fromcert", False),
+    ("CN=gateway.winterthur.example", {"subject": "any"}, "%fromcert", False),
+    ("CN=gateway.winterthur.example", {"subject": "O=Firm, CN=*"}, '"O=Firm, CN=*"', False),
+    # beside persons a pattern keeps out whoever gives a name instead of the subject: not without the site's word
+    (ISSUED, {"persons": {"anna": "198.51.100.129"}}, "%fromcert", True),
+    (ISSUED, {"persons": {"anna": "198.51.100.129"}, "subject": "OU=winterthur, CN=*"}, '"OU=winterthur, CN=*"',
+     False),
+    (ISSUED, {"ike": "ikev1", "pool": []}, "%fromcert", True),
+])
+def test_who_gets_in_where_the_site_does_not_say(ipsec, view, monkeypatch, own, change, rightid, is_open):
+    """The certificate of one site's gateway was a valid roadwarrior at every site of the same authority."""
+    def of(site):
+        del site["connections"]["roadwarrior"]["subject"]
+        site["connections"]["roadwarrior"] |= change
+
+    kind = "rsa 2048" if change.get("ike") == "ikev1" else "ec 256"
+    monkeypatch.setitem(ipsec.__salt__, "certs.inspect", lambda _pillar: {"key": kind, "subject": own})
+    settings = view("winterthur", "gw1", of)
+    assert ipsec.sections(settings)["roadwarrior"]["rightid"] == rightid
+    told = ipsec.open_connections(settings)
+    assert len(told) == is_open
+    if is_open:
+        assert told[0].startswith("winterthur: gateway:connections:roadwarrior: lets in everybody whom the authority of")
+        assert "`subject: any`" in told[0] and "\n" not in told[0]
+
+
+def test_persons_without_a_pool_are_the_only_ones_and_that_is_not_open(ipsec, view, monkeypatch):
+    def listed(site):
+        del site["connections"]["roadwarrior"]["subject"], site["connections"]["roadwarrior"]["pool"]
+        site["connections"]["roadwarrior"]["persons"] = {"anna": "198.51.100.129"}
+
+    monkeypatch.setitem(ipsec.__salt__, "certs.inspect", lambda _pillar: {"key": "ec 256", "subject": "CN=g"})
+    settings = view("winterthur", "gw1", listed)
+    assert ipsec.open_connections(settings) == []
+    assert "%fromcert" not in {options.get("rightid") for options in ipsec.sections(settings).values()}
 
 
 def test_both_nodes_of_a_site_get_the_same_file(ipsec, view):
@@ -218,7 +272,7 @@ def test_two_virtual_addresses_leave_listen_out(ipsec, view):
 
 def test_ikev1_has_dpd_as_in_the_paper(ipsec, view):
     def old(site):
-        site["connections"]["roadwarrior"] |= {"ike": "ikev1"}
+        site["connections"]["roadwarrior"] |= {"ike": "ikev1", "subject": "any"}
         site["connections"]["roadwarrior"].pop("pool")
     ipsec.key = "rsa 2048"
     found = ipsec.sections(view("winterthur", "gw1", old))
@@ -242,6 +296,7 @@ def test_shared_secret_needs_no_certificate(ipsec, view):
     def psk(site):
         for connection in site["connections"].values():
             connection["auth"] = "psk"
+        del site["connections"]["roadwarrior"]["subject"]
     settings = view("winterthur", "gw1", psk)
     assert ipsec.certificates(settings) == []
     assert ipsec.sections(settings)["bern"]["authby"] == "secret"

@@ -121,6 +121,7 @@ def test_gpg_that_hangs_holds_nobody_and_neither_does_its_lock(authority, monkey
     before = files(authority.folder)
     with monkeypatch.context() as patch:
         patch.setattr(authority, "_program", lambda: str(hangs))
+        patch.setattr(authority, "_gpg", GPG)
         patch.setattr(authority, "_GPG_SECONDS", 0.3)
         told = authority.crl()
     assert told["retcode"] == 1 and len(told["mistakes"]) == 1 and files(authority.folder) == before
@@ -135,6 +136,43 @@ def test_a_run_does_not_wait_for_another_for_ever(authority, monkeypatch):
         told = authority.crl()
     assert told["retcode"] == 1 and len(told["mistakes"]) == 1
     assert "lock for 0.3 s; `salt-run jobs.active` shows runs that still go on" in told["mistakes"][0]
+
+
+@pytest.mark.parametrize("organization", ["", "Example Ltd", 'Müller, "Söhne" + Co'])
+def test_a_site_lets_in_its_own_people_and_no_other_sites_gateway(
+        authority, organization, keyring, gateway, schema, site, load):
+    """As it is by default: the site says nothing of subjects, the gateway's certificate is this authority's."""
+    authority.policy["organization"] = organization
+    ipsec = load("_modules/ipsec.py")
+
+    def facts(name: str) -> dict:
+        sealed = yaml.safe_load((authority.pillar / f"secrets/issued/{name}.sls").read_text())
+        its = sealed["gateway_secrets"]["certificates"]["gateway"]
+        passphrase = decrypted(keyring, its["passphrase"])
+        _key, certificate, _more = pkcs12.load_key_and_certificates(
+            base64.b64decode(decrypted(keyring, its["pkcs12"])), passphrase)
+        return {"key": "ec 256", "subject": certificate.subject.rfc4514_string()}
+
+    assert [authority.issue_gateway(name)["retcode"] for name in ("winterthur", "bern")] == [0, 0]
+    own, other = facts("winterthur"), facts("bern")
+    person = authority.issue_roadwarrior("winterthur", "anna")["issued"]["anna"]["certificate"]["subject"]
+    stranger = authority.issue_roadwarrior("bern", "anna")["issued"]["anna"]["certificate"]["subject"]
+    pillar = site("winterthur")
+    del pillar["connections"]["roadwarrior"]["subject"]
+    settings_ = gateway.derive(pillar, schema, "gw1")
+    ipsec.version = lambda: "5.2"
+    ipsec.__salt__ = {"certs.inspect": lambda _path: own}
+    pattern = ipsec.sections(settings_)["roadwarrior"]["rightid"].strip('"')
+    assert ipsec.open_connections(settings_) == []
+    assert [is_let_in(pattern, each) for each in (person, stranger, other["subject"])] == [True, False, False]
+
+
+def is_let_in(pattern: str, subject: str) -> bool:
+    """As Libreswan compares, match_dn_any_order_wild() in lib/libswan/id.c: the same parts in any order, `*` for any."""
+    wanted = dict(part.strip().split("=", 1) for part in pattern.split(","))
+    its = {each.rfc4514_attribute_name: each.value
+           for rdn in x509.Name.from_rfc4514_string(subject).rdns for each in rdn}
+    return wanted.keys() == its.keys() and all(value in ("*", its[key]) for key, value in wanted.items())
 
 
 def test_it_is_made_once(authority):
