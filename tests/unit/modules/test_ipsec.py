@@ -185,7 +185,7 @@ def test_who_gets_in_where_the_site_does_not_say(ipsec, view, monkeypatch, own, 
     told = ipsec.open_connections(settings)
     assert len(told) == is_open
     if is_open:
-        assert told[0].startswith("winterthur: gateway:connections:roadwarrior: lets in everybody whom the authority of")
+        assert told[0].startswith("winterthur: gateway:connections:roadwarrior: lets in everybody whom the authority ")
         assert "`subject: any`" in told[0] and "\n" not in told[0]
 
 

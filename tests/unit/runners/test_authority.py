@@ -168,7 +168,7 @@ def test_a_site_lets_in_its_own_people_and_no_other_sites_gateway(
 
 
 def is_let_in(pattern: str, subject: str) -> bool:
-    """As Libreswan compares, match_dn_any_order_wild() in lib/libswan/id.c: the same parts in any order, `*` for any."""
+    """As Libreswan compares (lib/libswan/id.c, match_dn_any_order_wild): the same parts in any order, `*` for any."""
     wanted = dict(part.strip().split("=", 1) for part in pattern.split(","))
     its = {each.rfc4514_attribute_name: each.value
            for rdn in x509.Name.from_rfc4514_string(subject).rdns for each in rdn}
