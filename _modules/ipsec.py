@@ -332,7 +332,7 @@ def _own_subject(connection: dict[str, Any]) -> str:
         "subject", "")
 
 
-# What _subject() in _runners/authority.py writes, as RFC 4514 has it: from the end.
+# What subject_of() in issuing/certificate.py writes, as RFC 4514 has it: from the end.
 _ISSUED = re.compile(r"CN=(?P<name>[^,+\\]+),OU=(?P<site>[^,+\\]+)(,O=(?P<organization>([^,+\\]|\\.)+))?")
 
 

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from issuing import files as files_
+from issuing import gpg
 from lab.identities import EncryptedPillar
 from tests.conftest import TREE, copy_pillar, load_module
 
@@ -120,9 +122,9 @@ def test_gpg_that_hangs_holds_nobody_and_neither_does_its_lock(authority, monkey
     hangs.chmod(0o755)
     before = files(authority.folder)
     with monkeypatch.context() as patch:
-        patch.setattr(authority, "_program", lambda: str(hangs))
+        patch.setattr(gpg, "program", lambda: str(hangs))
         patch.setattr(authority, "_gpg", GPG)
-        patch.setattr(authority, "_GPG_SECONDS", 0.3)
+        patch.setattr(gpg, "GPG_SECONDS", 0.3)
         told = authority.crl()
     assert told["retcode"] == 1 and len(told["mistakes"]) == 1 and files(authority.folder) == before
     assert re.search(r"gpg --homedir \S+ --decrypt: no answer within 0.3 s, so it was ended; its agent may hang: "
@@ -131,7 +133,7 @@ def test_gpg_that_hangs_holds_nobody_and_neither_does_its_lock(authority, monkey
 
 
 def test_a_run_does_not_wait_for_another_for_ever(authority, monkeypatch):
-    monkeypatch.setattr(authority, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(files_, "LOCK_SECONDS", 0.3)
     with authority._locked(authority.folder):
         told = authority.crl()
     assert told["retcode"] == 1 and len(told["mistakes"]) == 1
