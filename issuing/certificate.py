@@ -104,6 +104,7 @@ def issue(authority: Authority, profile: str, site: str, name: str, names: list[
 
 def revocation_list(authority: Authority, number: int, now: datetime.datetime, next_update: datetime.datetime,
                      entries: list[Entry]) -> x509.CertificateRevocationList:
+    """A revocation list (RFC 5280, 5) of some entries of the journal."""
     revoked = []
     for each in entries:
         builder = (x509.RevokedCertificateBuilder().serial_number(int(each["serial"], 16))
@@ -123,6 +124,7 @@ def revocation_list(authority: Authority, number: int, now: datetime.datetime, n
 
 
 def new_key(kind: str) -> Key:
+    """A new key of a kind such as ec256. Raises SaltRunnerError for an unknown one."""
     if kind not in _KEYS:
         raise refuse(f"gateway_authority:key in the master's configuration is {kind}; give one of {', '.join(_KEYS)}")
     make: dict[str, Callable[[int], Key]] = {
@@ -131,6 +133,7 @@ def new_key(kind: str) -> Key:
 
 
 def digest(key: Key) -> hashes.SHA256 | hashes.SHA384:
+    """The hash that a key signs with: as strong as the key."""
     return hashes.SHA384() if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256 else hashes.SHA256()
 
 
@@ -150,6 +153,7 @@ def subject_of(name: str, site: str | None, organization: str) -> x509.Name:
 
 
 def usage(**bits: bool) -> x509.KeyUsage:
+    """Key usage (RFC 5280, 4.2.1.3) with these bits."""
     known = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
              "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
     return x509.KeyUsage(**dict.fromkeys(known, False) | bits)
@@ -185,6 +189,7 @@ def new_passphrase() -> str:
 
 
 def packed(authority: Authority, issued: Issued, nickname: str, passphrase: str, algorithm: pkcs12.PBES) -> bytes:
+    """A PKCS#12 file (RFC 7292): key, certificate and the authority's certificate, encrypted with the passphrase."""
     mac = hashes.SHA256() if algorithm is pkcs12.PBES.PBESv2SHA256AndAES256CBC else hashes.SHA1()
     encryption = (PrivateFormat.PKCS12.encryption_builder().kdf_rounds(_KDF_ROUNDS).key_cert_algorithm(algorithm)
                   .hmac_hash(mac).build(passphrase.encode()))
@@ -193,16 +198,20 @@ def packed(authority: Authority, issued: Issued, nickname: str, passphrase: str,
 
 
 def common_name(certificate: x509.Certificate) -> str:
+    """The CN of a certificate's subject."""
     return str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
 
 
 def utc_now() -> datetime.datetime:
+    """The time, in whole seconds."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
 def text_of(date: datetime.datetime) -> str:
+    """A date as the journal has it: ISO 8601."""
     return date.isoformat()
 
 
 def date_of(text: str) -> datetime.datetime:
+    """A date of the journal."""
     return datetime.datetime.fromisoformat(text)

@@ -16,6 +16,7 @@ LOCK_SECONDS = 600
 
 
 def read(path: Path) -> bytes:
+    """The content of a file that is no link."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as handle:
         return handle.read()
 

@@ -14,6 +14,7 @@ GPG_SECONDS = 60
 
 @functools.lru_cache(maxsize=1)
 def program() -> str:
+    """The path of gpg. Raises SaltRunnerError without one."""
     found: str | None = salt.utils.path.which("gpg")
     if not found:
         raise refuse("gpg is not installed (Debian package gpg)")

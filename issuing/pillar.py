@@ -46,6 +46,7 @@ def refuse_handwritten(path: Path, nickname: str) -> None:
 
 
 def text(renderers: str, tree: dict[str, Any]) -> str:
+    """The text of a file in pillar, for these renderers of Salt."""
     return (f"{renderers}\n# Written by salt-run authority and salt-run lists; do not edit.\n"
             + yaml.dump({"gateway_secrets": tree}, Dumper=_Dumper, default_flow_style=False, sort_keys=False))
 
