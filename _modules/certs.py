@@ -88,6 +88,7 @@ SWANCTL = "/etc/swanctl"  # strongSwan's, on Debian
 STORES = ("nss", "swanctl")
 TRUSTED_AUTHORITY = "CT,,"  # signs servers and clients: what `ipsec import` sets too
 REPLACEMENT = ".replacement"
+_TOOL_SECONDS = 60
 # NSS and OpenSSL of both Debian releases can read and write this. The bundle exists for milliseconds, on a tmpfs.
 _KDF_ROUNDS = 20000
 
@@ -630,7 +631,8 @@ def _nss(command: list[str], no_entries: str = "", database: str = "") -> str:
     if not program:
         raise CommandExecutionError(f"certs: {command[0]} is not installed (Debian package libnss3-tools)")
     argv = [program, *command[1:], "-d", f"sql:{database or DATABASE}"]
-    done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, env={"LC_ALL": "C"})
+    # Longer than SQLite waits for a database that the daemon has just locked.
+    done = __salt__["commands.run"](argv, timeout=_TOOL_SECONDS)
     if done["retcode"]:
         message = (done["stderr"] or done["stdout"]).strip()
         if no_entries and no_entries in message:

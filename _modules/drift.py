@@ -684,8 +684,10 @@ def _ask_systemd(unit: str, memory: _Memory) -> str:
     """
     argv = ["systemctl", "show", "--property=ActiveState", "--value", unit]
     if memory.wait:
-        done = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True, timeout=_COMMAND_SECONDS)
-        return done["stdout"].strip()
+        try:
+            return __salt__["commands.run"](argv, timeout=_COMMAND_SECONDS)["stdout"].strip()
+        except CommandExecutionError:
+            return ""
     when, state = memory.said.get(unit, (0.0, ""))
     # Trap: asked while a unit stops, systemd says `deactivating`. Such an answer must not be kept.
     if state not in _SETTLED_STATES or f"unit {unit}" in memory.jobs or time.monotonic() - when > _SERVICE_SECONDS:
@@ -785,8 +787,7 @@ def _units(names: list[str]) -> dict[str, dict]:
     """By service, the name that systemd has for it (``Id``): `systemctl show` prints a KEY=VALUE block for each."""
     if not names or not salt.utils.path.which("systemctl"):
         return {}
-    done = __salt__["cmd.run_all"](["systemctl", "show", "--property=Id", *names], python_shell=False,
-                                   ignore_retcode=True, timeout=30)
+    done = __salt__["commands.run"](["systemctl", "show", "--property=Id", *names], timeout=30)
     blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
               for block in done["stdout"].split("\n\n")]
     return dict(zip(names, blocks, strict=False)) if len(blocks) == len(names) else {}

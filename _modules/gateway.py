@@ -57,9 +57,9 @@ _PATTERNS = {
     "sysctl": (r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+", "a kernel parameter such as net.ipv4.ip_forward"),
     "levels": (r"[0-9]( [0-9]){3}", "four levels such as 4 4 1 7"),
     "option": (r"[A-Za-z0-9][A-Za-z0-9_.,:;+/% -]*", "a number, true, false, or letters, digits and _.,:;+/%-"),
-    "subject": (r"(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*)"
+    "subject": (r"any|(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*)"
                 r"(, *(C|ST|L|O|OU|CN|DC|UID)=(\*|[A-Za-z0-9][A-Za-z0-9 ._@:/-]*))*",
-                "a certificate's subject such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
+                "a certificate's subject such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID; or any"),
     "rule": (rf"([^{{}}{_NOT_IN_A_RULE}]|\{{[^{{}}{_NOT_IN_A_RULE}]*\}})+",
              "one nft rule on one line, without #, emoji and the like, and with its braces closed"),
     "unit": (r"[A-Za-z0-9][A-Za-z0-9@_.-]*", "a service's name such as rpcbind or cups.socket"),
@@ -659,7 +659,8 @@ def _check_roadwarrior(path: str, connection: dict, given: dict) -> Iterator[Mis
         yield f"{path}:peer", "is for site-to-site, a roadwarrior comes from anywhere; leave it out"
     if connection["initiate"]:
         yield f"{path}:initiate", "true: nobody can call a roadwarrior; leave it out"
-    if connection["subject"] and (connection["auth"] != "certificate" or connection["ike"] != "ikev2"):
+    works = connection["auth"] == "certificate" and (connection["ike"] == "ikev2" or connection["subject"] == "any")
+    if connection["subject"] and not works:
         yield f"{path}:subject", f"{connection['subject']}: that works only with IKEv2 and certificates; leave it out"
     if connection["dns"] and not _inner(connection):
         yield f"{path}:dns", f"{_list(connection['dns'])}: name servers are given along with an address; add a pool"

@@ -1166,8 +1166,4 @@ def _run(*command: str, timeout: float = 10) -> dict:
 
     A hung heartbeat holds its callers, so each has a timeout (seconds). Raises CommandExecutionError when it is over.
     """
-    done = __salt__["cmd.run_all"](list(command), python_shell=False, ignore_retcode=True, timeout=timeout,
-                                   output_loglevel="quiet")
-    if done["retcode"] and "Timed out" in done["stdout"]:
-        raise CommandExecutionError(f"{' '.join(command)}: no answer within {timeout} s")
-    return done
+    return __salt__["commands.run"](list(command), timeout=timeout)

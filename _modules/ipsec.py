@@ -38,6 +38,11 @@ LISTS_EVERY = 15
 # The connections that the running daemon has. Its service writes the file at each start, reload() keeps it up to date.
 LOADED = "/run/pluto/gateway-loaded.conf"
 SETUP = "config setup"
+# How long the daemon may take, in seconds: for `--briefstatus`; for what makes it read a thousand connections again;
+# and to restart, when it hangs and systemd has to kill it.
+_BRIEF_SECONDS = 10
+_LIMIT_SECONDS = 60
+_RESTART_SECONDS = 180
 
 # What Debian ships, for a host without a daemon (test=True before the first run).
 _DEBIAN = {11: "4.3", 12: "4.10", 13: "5.2"}
@@ -90,11 +95,15 @@ def _major() -> int:
 
 
 def _output(argv: list[str], fail: bool = True) -> str:
-    """The output of one of the daemon's commands. Only connections and addresses are asked for, never a secret."""
+    """
+    The output of one of the daemon's commands. Only connections and addresses are asked for, never a secret.
+
+    A daemon that hangs is an error, `fail` or not.
+    """
     program = salt.utils.path.which(argv[0])
     if not program:
         raise CommandExecutionError(f"ipsec: {argv[0]} is not installed (Debian package libreswan)")
-    done = __salt__["cmd.run_all"]([program, *argv[1:]], python_shell=False, ignore_retcode=True)
+    done = __salt__["commands.run"]([program, *argv[1:]], timeout=_LIMIT_SECONDS)
     if fail and done["retcode"]:
         message = (done["stderr"] or done["stdout"]).strip().splitlines() or ["no reason given"]
         raise CommandExecutionError(f"ipsec: {' '.join(argv)} failed ({done['retcode']}): {message[-1]}")
@@ -124,10 +133,16 @@ def running() -> bool:
     if not salt.utils.path.which("ipsec"):
         return False
     try:
-        _whack("--briefstatus")
+        return _answers()
     except CommandExecutionError:
         return False
-    return True
+
+
+def _answers() -> bool:
+    """Whether the daemon answers, and not with an error. Raises CommandExecutionError when it hangs."""
+    program = salt.utils.path.which("ipsec")
+    return bool(program) and __salt__["commands.run"](
+        [program, "whack", "--briefstatus"], timeout=_BRIEF_SECONDS)["retcode"] == 0
 
 
 # the configuration, made from a node's settings
@@ -179,7 +194,7 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
 def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -> dict[str, dict[str, str]]:
     """The sections of one connection. `persons`: whether any connection of the site lists persons."""
     own = _as_text(connection["options"])
-    common = _options(connection, major)
+    common = _options(connection, major, site)
     found = {}
     if persons and connection["kind"] == "roadwarrior" and common["authby"] == "ecdsa":
         # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c). A client's first message is matched to
@@ -271,7 +286,7 @@ def _pools(connection: dict[str, Any]) -> dict[int, str]:
     return found
 
 
-def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
+def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str]:
     ike, local, initiates = connection["ike"], connection["local"], connection["initiate"]
     certificate = connection["auth"] == "certificate"
     options = {"keyexchange": ike} if major >= 5 else {"ikev2": "yes" if ike == "ikev2" else "no"}
@@ -288,7 +303,7 @@ def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
         options["right"] = "%any"
         if certificate:
             # In quotes, as it has blanks. The daemon compares the certificate's subject, whatever the client's name.
-            subject = connection["subject"]
+            subject = _admitted(connection, site, _own_subject(connection) if not connection["subject"] else "")
             options |= {"rightid": f'"{subject}"' if subject else "%fromcert", "rightca": "%same"}
         if connection["pool"] or connection["persons"]:
             options["narrowing"] = "yes"
@@ -309,6 +324,80 @@ def _options(connection: dict[str, Any], major: int) -> dict[str, str]:
     # `start`: this end calls, but only on the node that holds the address; the other node cannot.
     options["auto"] = "start" if initiates else "add"
     return options
+
+
+def _own_subject(connection: dict[str, Any]) -> str:
+    """The subject of the gateway's own certificate (RFC 4514)."""
+    return __salt__["certs.inspect"](f"gateway_secrets:certificates:{connection['local']['certificate']}").get(
+        "subject", "")
+
+
+# What subject_of() in issuing/certificate.py writes, as RFC 4514 has it: from the end.
+_ISSUED = re.compile(r"CN=(?P<name>[^,+\\]+),OU=(?P<site>[^,+\\]+)(,O=(?P<organization>([^,+\\]|\\.)+))?")
+
+
+def _admitted(connection: dict[str, Any], site: str, own: str) -> str:
+    """
+    Which certificates' subjects a roadwarrior connection lets in, as ipsec.conf has it; "" for all of the authority's.
+
+    Where the site does not say: a gateway of another site has a certificate of the same authority, and must be no
+    roadwarrior here. If the gateway's own certificate (`own`, its subject) has the form in which the master's authority
+    issues them, that authority's people of this site differ from it in their CN alone.
+
+    Trap: beside `persons` a pattern would keep out whoever gives another name than the subject (docs/openswan.md,
+    Limits), so there it has to be the site's own word. IKEv1 knows no pattern.
+    """
+    if connection["subject"]:
+        return "" if connection["subject"] == "any" else connection["subject"]
+    found = _ISSUED.fullmatch(own)
+    if connection["ike"] != "ikev2" or connection["persons"] or not found:
+        return ""
+    if (found["site"], found["name"]) != (site, connection["local"]["id"]):
+        return ""
+    organization = found["organization"] or ""
+    # What ipsec.conf could not hold, or the pattern would read otherwise, is any value.
+    held = organization if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._@:/-]*", organization) else "*"
+    return f"{f'O={held}, ' if organization else ''}OU={site}, CN=*"
+
+
+def left_open(settings: dict[str, Any], own: str) -> list[str]:
+    """
+    The connections that let in whoever has a certificate of the gateway's authority, though the site does not say so.
+
+    settings
+        What ``gateway.settings`` returns.
+    own
+        The subject of the gateway's certificate, as RFC 4514 writes it.
+
+    Returns a line for each: what is open, and what to write instead.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call slsutil.renderer string="{{ salt['ipsec.left_open'](salt['gateway.settings'](), 'CN=gateway') }}"
+    """
+    site = settings["site"]
+    return [f"{site}: gateway:connections:{each['name']}: lets in everybody whom the authority of the gateway's "
+            f"certificate has certified, also the gateways of other sites; give it a `subject`, such as "
+            f"OU={site}, CN=*, or `subject: any` if that is right (docs/certificates.md, Who gets in)"
+            for each in settings["connections"]
+            if each["kind"] == "roadwarrior" and each["auth"] == "certificate" and not each["subject"]
+            and not _listed_only(each) and not _admitted(each, site, own)]
+
+
+def open_connections(settings: dict[str, Any]) -> list[str]:
+    """
+    :py:func:`left_open` with this node's own certificate.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call slsutil.renderer string="{{ salt['ipsec.open_connections'](salt['gateway.settings']()) }}"
+    """
+    asked = [each for each in settings["connections"] if each["auth"] == "certificate" and not each["subject"]]
+    return left_open(settings, _own_subject(asked[0])) if asked else []
 
 
 def _signature(certificate: str, ike: str) -> str:
@@ -603,7 +692,8 @@ def restart() -> bool:
 
         salt 'gw2*' ipsec.restart
     """
-    return bool(__salt__["service.restart"]("ipsec"))
+    # Salt's service.restart has no limit. This one is above systemd's own (openswan/files/ipsec.service.conf).
+    return __salt__["commands.run"](["systemctl", "restart", "ipsec"], timeout=_RESTART_SECONDS)["retcode"] == 0
 
 
 # "bern": reloading leftcert='gateway' failed: left certificate 'gateway' pubkey could not be loaded
@@ -628,7 +718,7 @@ def reread() -> bool:
     when its timer is triggered.
 
     Returns False when no daemon runs: it reads everything when it starts. Raises CommandExecutionError when the daemon
-    refuses a connection afterwards.
+    hangs, or refuses a connection afterwards.
 
     CLI Example:
 
@@ -636,7 +726,7 @@ def reread() -> bool:
 
         salt '*gw*' ipsec.reread
     """
-    if not running():
+    if not _answers():
         return False
     _whack("--rereadsecrets", fail=False)
     if _major() < 5:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -134,7 +135,9 @@ def answer(job: Job) -> dict | None:
     if code is None:
         if time.monotonic() < job.deadline:
             return None
-        job.process.kill()
+        # With its children: they would keep what it has open, and hold on to what they wait for.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(job.process.pid, signal.SIGKILL)
         job.process.poll()
     try:
         text = "" if code is None else os.pread(job.output, _ANSWER_BYTES_MAX, 0).decode(errors="replace")

@@ -14,17 +14,18 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import salt.client
 import salt.loader
 import salt.template
+import salt.utils.data
 import salt.utils.dictupdate
 import salt.utils.minions
 import salt.utils.templates
 import salt.utils.yaml
 import yaml
-from salt.exceptions import SaltRunnerError
+from salt.exceptions import CommandExecutionError, SaltRunnerError
 
 __virtualname__ = "gateway"
 
@@ -45,6 +46,7 @@ class _Checked(TypedDict):
     valid: list[str]
     mistakes: list[str]
     retcode: int
+    warnings: NotRequired[list[str]]
 
 
 class _Pair(TypedDict):
@@ -67,8 +69,8 @@ def validate(site: str | None = None) -> dict:
 
     Returns:
         ``valid``: the sites without mistakes; ``mistakes``: one line each; ``retcode``: 0, or 1 when there are
-        mistakes, which makes it the exit status of ``salt-run``. While there is no site at all, also ``next``: what to
-        do now.
+        mistakes, which makes it the exit status of ``salt-run``; ``warnings``, where there are any: what works and
+        lets in more than it should. While there is no site at all, also ``next``: what to do now.
 
     CLI Example:
 
@@ -79,22 +81,25 @@ def validate(site: str | None = None) -> dict:
     """
     valid: list[str] = []
     mistakes: list[str] = []
+    warnings: list[str] = []
     gateway, schema, renderers = _gateway(), _schema(), salt.loader.render(__opts__, {})
     names = [site] if site else sites()
     for name in names:
         try:
-            found = gateway.find_mistakes(_site(name), schema, secrets=_secrets(name, renderers))
+            data, secrets = _site(name), _secrets(name, renderers)
+            found = gateway.find_mistakes(data, schema, secrets=secrets)
         except SaltRunnerError as error:
             found = str(error).splitlines()
         mistakes += found
-        if not found:
+        if not found and isinstance(data, dict):
             valid.append(name)
+            warnings += _left_open(gateway.derive(data, schema, next(iter(data["nodes"]))), secrets)
     if not names:
         place = _find("pillar_roots", "schema.sls").parent / "sites"
         return {**_result([], []), "next": f"there is no site yet: copy examples/sites/winterthur.sls of the tree to "
                                            f"{place}/SITE.sls, change it to your site, and validate again; "
                                            "docs/install.md leads through it"}
-    return dict(_result(valid, mistakes))
+    return {**_result(valid, mistakes), **({"warnings": warnings} if warnings else {})}
 
 
 def sites() -> list[str]:
@@ -345,6 +350,19 @@ def _client(site: str, connection: str | None, client: dict[str, str]) -> str:
     if not rendered["result"]:
         raise SaltRunnerError(f"{site}: {template}: {rendered['data']}")
     return rendered["data"]
+
+
+def _left_open(settings: dict[str, Any], secrets: dict[str, Any]) -> list[str]:
+    """The connections that let in more than the site says: see ``ipsec.left_open``."""
+    certs = _execution_module("certs")
+    place = f"gateway_secrets:certificates:{settings['identity']['certificate']}"
+    vars(certs)["__salt__"] = {"pillar.get": lambda path, default=None, **_: salt.utils.data.traverse_dict_and_list(
+        {"gateway_secrets": secrets}, path, default)}
+    try:
+        own = certs.inspect(place)["subject"]
+    except CommandExecutionError:       # a node refuses it, with the reason
+        return []
+    return _execution_module("ipsec").left_open(settings, own)
 
 
 def _gateway() -> ModuleType:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     __salt__: dict[str, Callable]
 
 CHECK = "/usr/local/sbin/heartbeat-check"
+_CHECK_SECONDS = 60
 
 
 def __virtual__() -> str | tuple[bool, str]:
@@ -244,8 +245,10 @@ def _placed(name: str, old: str, new: str, mode: int, waits: str) -> dict:
         with open(handle, "w", encoding="utf-8") as file:
             file.write(new)
             os.fchmod(file.fileno(), mode)
-        checked = __salt__["cmd.run_all"]([CHECK, Path(name).name, draft], python_shell=False, ignore_retcode=True,
-                                          output_loglevel="quiet")
+        try:
+            checked = __salt__["commands.run"]([CHECK, Path(name).name, draft], timeout=_CHECK_SECONDS)
+        except CommandExecutionError as err:
+            return ret | {"result": False, "changes": {}, "comment": f"{name} is not changed: {err}"}
         if checked["retcode"]:
             return ret | {"result": False, "changes": {},
                           "comment": f"{name} is not changed: {checked['stdout'] or checked['stderr']}"}

@@ -25,8 +25,9 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 # The parser warns about a value that it does not understand, goes on without it and exits with 0. So the file is
-# refused if the parser prints anything.
+# refused if the parser prints anything. Salt itself gives a check_cmd no limit; timeout(1) ends it with its children.
 PARSER = (
+    "/usr/bin/timeout --kill-after=5 60 "
     "sh -c 'said=$(ipsec addconn --checkconfig --config $0 2>&1) && test -z \"$said\" "
     "|| { echo \"$said\"; exit 1; }'"
 )
@@ -60,6 +61,24 @@ def configured(name: str, source: str, settings: dict[str, Any]) -> dict[str, An
         return {"name": name, "result": False, "changes": {}, "comment": "\n".join(problems)}
     return __states__["file.managed"](name, source=source, template="jinja", mode="0644", check_cmd=PARSER,
                                       context={"site": settings["site"], "sections": sections})
+
+
+def admits(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """
+    Each connection of roadwarriors says whom it lets in. One that does not is no failure but a warning: it works.
+
+    name
+        Any text.
+    settings
+        What ``gateway.settings`` returns.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {},
+                           "comment": "It is said for each connection whom it lets in"}
+    try:
+        found = __salt__["ipsec.open_connections"](settings)
+    except CommandExecutionError as err:
+        return ret | {"result": False, "comment": str(err)}
+    return ret | {"comment": found[0], "warnings": found} if found else ret
 
 
 def current(name: str, addresses: list[str], certificates: list[str] | None = None,
@@ -155,7 +174,7 @@ def _reloaded(ret: dict[str, Any], pending: dict[str, Any]) -> None:
 def _not_running(ret: dict[str, Any]) -> dict[str, Any]:
     if __opts__["test"]:
         return ret | {"result": None, "comment": "The daemon would be started first"}
-    return ret | {"result": False, "comment": "The daemon does not run; see `journalctl -u ipsec`"}
+    return ret | {"result": False, "comment": "The daemon does not run, or does not answer; see `journalctl -u ipsec`"}
 
 
 def _held() -> list[str]:

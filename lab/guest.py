@@ -45,7 +45,8 @@ class Guest:
         (self.folder / "kernel").mkdir()
         # A mount, because links of this machine mean nothing inside the host. Read-only, so that nobody who cleans up
         # after a lab empties the cache.
-        subprocess.run(["mount", "--bind", "-o", "ro", kernel.folder, self.folder / "kernel"], check=True)
+        subprocess.run(["mount", "--bind", "-o", "ro", kernel.folder, self.folder / "kernel"], check=True,
+                       timeout=60)
         nics = [f"vec{number} {nic.name} {nic.mac}\n" for number, nic in enumerate(host.nics)]
         (self.folder / "nics").write_text("".join(nics))
         self._installers_answers()

@@ -106,12 +106,12 @@ class EncryptedPillar:
         keydir.mkdir(mode=0o700, parents=True)
         self._gpg = ["gpg", "--homedir", str(keydir), "--batch", "--quiet", "--trust-model", "always"]
         subprocess.run([*self._gpg, "--passphrase", "", "--quick-generate-key", "lab salt master", "future-default",
-                        "default", "never"], check=True, capture_output=True)
+                        "default", "never"], check=True, capture_output=True, timeout=60)
 
     def encrypt(self, secret: str) -> str:
         """One secret as an ASCII-armoured message."""
         return subprocess.run([*self._gpg, "--armor", "--encrypt", "--recipient", "lab salt master"], input=secret,
-                              capture_output=True, text=True, check=True).stdout
+                              capture_output=True, text=True, check=True, timeout=60).stdout
 
     def render(self, secrets_of_site: dict[str, Any]) -> str:
         """The text of pillar/secrets/SITE.sls: nested mappings whose leaves are secrets."""

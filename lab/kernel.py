@@ -18,6 +18,8 @@ from lab.debian import Release
 RELEASE = "forky"
 SOURCE = "linux-source-7.2"
 CONFIG = Path(__file__).parent / "kernel.config"
+_SECONDS = 600              # that one tool may take
+_COMPILE_SECONDS = 7200
 BUILD_COMMAND = "lab/run kernel"
 
 
@@ -62,10 +64,12 @@ def built() -> Kernel:
         try:
             scratch.mkdir()
             Release(RELEASE, scratch / "apt").unpack(SOURCE, scratch)
-            subprocess.run(["tar", "-xJf", f"usr/src/{SOURCE}.tar.xz"], cwd=scratch, check=True)
+            subprocess.run(["tar", "-xJf", f"usr/src/{SOURCE}.tar.xz"], cwd=scratch, check=True,
+                           timeout=_SECONDS)
             source = scratch / SOURCE
             _compile(source, folder / "build.log")
-            subprocess.run(["strip", "-o", folder / "linux", source / "linux"], check=True)
+            subprocess.run(["strip", "-o", folder / "linux", source / "linux"], check=True,
+                           timeout=_SECONDS)
             shutil.copy(source / ".config", folder / "config")
             (scratch / "lib/modules").rename(scratch / "modules")
             shutil.copytree(scratch / "modules", folder / "modules", symlinks=True,
@@ -81,7 +85,8 @@ def _compile(source: Path, log: Path) -> None:
     make = ["make", "ARCH=um", f"-j{os.cpu_count()}"]
     with open(log, "w", encoding="utf-8") as output:
         def run(*arguments: str) -> None:
-            subprocess.run([*make, *arguments], cwd=source, check=True, stdout=output, stderr=output)
+            subprocess.run([*make, *arguments], cwd=source, check=True, stdout=output, stderr=output,
+                           timeout=_COMPILE_SECONDS)
 
         try:
             run("tinyconfig")
@@ -110,14 +115,15 @@ def packaged(libc: Path) -> Kernel:
         shutil.copy(libc / "usr/lib64/ld-linux-x86-64.so.2", folder / "libc")
         final = cache.ROOT / f"kernel-packaged-{cache.key(inputs)}" / "libc"
         subprocess.run(["patchelf", "--set-interpreter", final / "ld-linux-x86-64.so.2", "--set-rpath", final,
-                        folder / "linux"], check=True)
+                        folder / "linux"], check=True, timeout=_SECONDS)
         (package / "lib/uml/modules").rename(folder / "modules")
         with open(folder / "config", "wb") as config:
-            subprocess.run(["zcat", package / "share/doc/user-mode-linux/config.gz"], stdout=config, check=True)
+            subprocess.run(["zcat", package / "share/doc/user-mode-linux/config.gz"], stdout=config, check=True,
+                           timeout=_SECONDS)
         version = next((folder / "modules").iterdir()).name
         (folder / "lib").mkdir()
         (folder / "lib/modules").symlink_to("../modules")
-        subprocess.run(["depmod", "-b", folder, version], check=True)
+        subprocess.run(["depmod", "-b", folder, version], check=True, timeout=_SECONDS)
         shutil.rmtree(folder / "package")
 
     inputs = ["user-mode-linux", RELEASE, libc.parent.name]

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from lab import applied, cache, image, network
 from lab.guest import Guest
 from lab.identities import AUTHORITY, Authority, EncryptedPillar, site_secrets
@@ -132,7 +134,7 @@ class Lab:
         self.sites, people = wired(names, persons, behind_nat)
         for place in (LAB_FOLDER, Path("/run/netns")):
             place.mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "lab", place], check=True, timeout=60)
         self.authority = Authority(kept and kept / applied.AUTHORITY)
         hosts = [*(gateway for its in self.sites for gateway in its.gateways), *people]
         network.build(self.sites, hosts)
@@ -158,6 +160,10 @@ class Lab:
         pillar = EncryptedPillar(self.master.config / "gpgkeys")
         for its in self.sites:
             text = pillar.render(site_secrets(self.authority, its.view))
+            # This authority writes no site into its certificates: a site's `subject` would let nobody in.
+            people = {each["name"]: {"subject": "any"} for each in its.view["connections"]
+                      if each["kind"] == "roadwarrior" and each["auth"] == "certificate"}
+            text += yaml.safe_dump({"gateway": {"connections": people}}) if people else ""
             (self.master.secrets / f"{its.name}.sls").write_text(text)
 
     def _serve_packages(self) -> None:

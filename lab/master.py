@@ -19,6 +19,7 @@ from lab.topology import EXAMPLE_SITES, TREE
 
 MASTER_TREE = Path("/srv/gateway")          # where etc/salt/master.d/gateway.conf expects the tree
 PORT_OF_PACKAGES = 8080
+_RUNNER_SECONDS = 3600      # that a runner may take: an orchestration waits for whole state runs
 
 
 class Master:
@@ -31,18 +32,19 @@ class Master:
         self._packages: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         # only in this lab's mount namespace: the host's /srv stays as it is
-        subprocess.run(["mount", "-t", "tmpfs", "lab", "/srv"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "lab", "/srv"], check=True, timeout=60)
         for name in ("gateway", ".changed", ".work"):
             (MASTER_TREE.parent / name).mkdir()
         # a test may change pillar and tree there as an operator does; the changes end with the lab
         layers = f"lowerdir={TREE},upperdir={MASTER_TREE.parent}/.changed,workdir={MASTER_TREE.parent}/.work"
-        subprocess.run(["mount", "-t", "overlay", "lab", "-o", layers, MASTER_TREE], check=True)
+        subprocess.run(["mount", "-t", "overlay", "lab", "-o", layers, MASTER_TREE], check=True, timeout=60)
         # the example sites, where an operator puts sites; an operator's own site of the same name stays
         for example in EXAMPLE_SITES.glob("*.sls"):
             place = MASTER_TREE / "pillar/sites" / example.name
             if not place.exists():
                 shutil.copy(example, place)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "lab", self.secrets], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "lab", self.secrets], check=True,
+                       timeout=60)
         (self.config / "master.d").mkdir(parents=True)
         (self.config / "master.d/gateway.conf").symlink_to(MASTER_TREE / "etc/salt/master.d/gateway.conf")
         (self.config / "master").write_text(
@@ -116,7 +118,7 @@ class Master:
     def run(self, *words: str, check: bool = True) -> str:
         """Run `salt-run` and return its output. With `check`, raises RuntimeError with the output when it fails."""
         done = subprocess.run([f"{sys.prefix}/bin/salt-run", "--no-color", *words], check=False,
-                              capture_output=True, text=True)
+                              capture_output=True, text=True, timeout=_RUNNER_SECONDS)
         if done.returncode and check:
             raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
         return done.stdout

@@ -19,17 +19,19 @@ _TRANSLATE = """table ip hotel {
 }
 """
 _cables = itertools.count()
+_SECONDS = 60       # that one of these tools may take
 
 
 def ip(*words: str, namespace: str = "") -> None:
     """Run `ip`, in a named namespace if one is given."""
-    subprocess.run(["ip", *(["-n", namespace] if namespace else []), *words], check=True)
+    subprocess.run(["ip", *(["-n", namespace] if namespace else []), *words], check=True, timeout=_SECONDS)
 
 
 def _switch(name: str) -> None:
     ip("link", "add", name, "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
     # no automatic addresses on a switch: only those that `build` gives
-    subprocess.run(["sysctl", "-q", "-w", f"net.ipv6.conf.{name}.addr_gen_mode=1"], check=True)
+    subprocess.run(["sysctl", "-q", "-w", f"net.ipv6.conf.{name}.addr_gen_mode=1"], check=True,
+                   timeout=_SECONDS)
     ip("link", "set", name, "up")
 
 
@@ -67,13 +69,15 @@ def build(sites: list[Site], hosts: list[Host]) -> None:
     """Lay the switches and cables, and set up the router, each site's server and the taps of the hosts."""
     ip("link", "set", "lo", "up")
     # The lab itself has an address in every inner network; it must not route between them.
-    subprocess.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"], check=True)
+    subprocess.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"], check=True,
+                   timeout=_SECONDS)
     _switch("street")
     ip("address", "add", f"{LAB_ON_THE_STREET}/{ROADWARRIOR_NETWORK.prefixlen}", "dev", "street")
     ip("netns", "add", ROUTER)
     ip("link", "set", "lo", "up", namespace=ROUTER)
     for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
-        subprocess.run(["ip", "netns", "exec", ROUTER, "sysctl", "-q", "-w", setting], check=True)
+        subprocess.run(["ip", "netns", "exec", ROUTER, "sysctl", "-q", "-w", setting], check=True,
+                       timeout=_SECONDS)
     _plug_in(ROUTER, "street", "street", [f"{ROADWARRIOR_NETWORK[1]}/{ROADWARRIOR_NETWORK.prefixlen}"])
     if any(nic.switch == "hotel" for host in hosts for nic in host.nics):
         _hotel()
@@ -102,17 +106,19 @@ def _hotel() -> None:
     _plug_in(HOTEL, "rooms", "hotel", [f"{HOTEL_NETWORK[1]}/{HOTEL_NETWORK.prefixlen}"])
     ip("route", "add", "default", "via", str(ROADWARRIOR_NETWORK[1]), namespace=HOTEL)
     enter = ["ip", "netns", "exec", HOTEL]
-    subprocess.run([*enter, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"], check=True)
-    subprocess.run([*enter, "nft", "-f", "-"], input=_TRANSLATE, text=True, check=True)
+    subprocess.run([*enter, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"], check=True, timeout=_SECONDS)
+    subprocess.run([*enter, "nft", "-f", "-"], input=_TRANSLATE, text=True, check=True, timeout=_SECONDS)
 
 
 def ping(namespace: str, target: str, count: int = 3, timeout: float = 1) -> bool:
     """Whether `target` answers from a namespace."""
     return subprocess.run(["ip", "netns", "exec", namespace, "ping", "-q", "-c", str(count), "-W", str(timeout),
-                           "-i", "0.2", target], capture_output=True, check=False).returncode == 0
+                           "-i", "0.2", target], capture_output=True, check=False,
+                          timeout=_SECONDS + count * (timeout + 1)).returncode == 0
 
 
 def neighbours(namespace: str) -> dict[str, str]:
     """A namespace's neighbour cache: address -> hardware address."""
-    shown = subprocess.run(["ip", "-n", namespace, "-j", "neigh"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["ip", "-n", namespace, "-j", "neigh"], capture_output=True, text=True, check=True,
+                           timeout=_SECONDS).stdout
     return {entry["dst"]: entry["lladdr"] for entry in json.loads(shown) if "lladdr" in entry}

@@ -175,8 +175,9 @@ gateway_schema:
                       counterpart: "`rightsubnet`, `rightsubnets` in ipsec.conf"}
         subject: {type: subject,
                  about: "Whose certificates get in besides the persons', by their subject: all parts of it, in any
-                   order, `*` for any value. Left out: everybody who has a certificate of the gateway's own authority.
-                   Needs IKEv2.",
+                   order, `*` for any value; `any` for everybody whom the gateway's own authority has certified. Needs
+                   IKEv2. Left out: the people of this site, if the master's own authority (`salt-run authority`) issued
+                   the gateway's certificate and there are no persons; otherwise as with `any`, and with a warning.",
                  counterpart: "`rightid` in ipsec.conf"}
         pool: {type: list, of: pool, default: [],
                about: "Where roadwarriors get their inner addresses from: a network or first-last. Needs IKEv2.",

@@ -29,6 +29,7 @@ gateway:
   connections:
     roadwarrior:
       kind: roadwarrior
+      subject: OU=bern, CN=*                         # who gets in besides the persons, by the certificate's subject
       persons: {anna.example: 198.51.100.240}        # each keeps its address, also after a takeover
       pool: 198.51.100.224/28                        # for whoever else has a certificate
     winterthur:

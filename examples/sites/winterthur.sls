@@ -25,6 +25,7 @@ gateway:
   connections:
     roadwarrior:
       kind: roadwarrior
+      subject: OU=winterthur, CN=*                 # who gets in: as `salt-run authority` writes it; no other site's
       pool: 198.51.100.192/27
       dpd: {delay: 5, timeout: 15}
     bern:

@@ -71,7 +71,7 @@ def main() -> int:
             done = runner.crl("winterthur")
             published = time.monotonic() - start
         finally:
-            subprocess.run(["gpgconf", "--homedir", folder / "gpg", "--kill", "gpg-agent"], check=False)
+            subprocess.run(["gpgconf", "--homedir", folder / "gpg", "--kill", "gpg-agent"], check=False, timeout=60)
         text = Path(done["written"][0]).read_text()
         listed = yaml.load(text, Loader=yaml.CSafeLoader)["gateway_secrets"]["crls"]["gateway-authority"]
         assert len(x509.load_pem_x509_crl(listed.encode())) == revoked == done["entries"]

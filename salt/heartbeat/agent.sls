@@ -25,7 +25,7 @@ heartbeat_agent:
     - contents: {{ salt['heartbeat.agent_json'](gateway, salt['ipsec.tunnels'](gateway) if gateway.features.openswan else [])
         | json }}
     - mode: '0644'
-    - check_cmd: /usr/local/lib/gateway/agent/run check
+    - check_cmd: /usr/bin/timeout --kill-after=5 60 /usr/local/lib/gateway/agent/run check
     - require:
       - file: /usr/local/lib/gateway/agent/run
 

@@ -7,7 +7,7 @@
     - context:
         gateway: {{ gateway | json }}
     - mode: '0644'
-    - check_cmd: /usr/local/sbin/heartbeat-check ha.cf
+    - check_cmd: /usr/bin/timeout --kill-after=5 60 /usr/local/sbin/heartbeat-check ha.cf
     - require:
       - pkg: heartbeat_packages
       - file: /usr/local/sbin/heartbeat-check

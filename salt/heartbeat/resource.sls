@@ -22,6 +22,7 @@
 heartbeat_resource_reload:
   cmd.run:
     - name: /etc/ha.d/resource.d/gateway reload 'Salt changed gateway.conf'
+    - timeout: 120
     - onchanges:
       - file: /etc/ha.d/gateway.conf
     - require:

@@ -42,6 +42,16 @@ kernel.printk:
     - value: {{ gateway.kernel.printk | tojson }}
     - config: /etc/sysctl.d/60-gateway.conf
 
+{%- if 'kernel.core_pattern' not in gateway.kernel.sysctl %}
+
+# No program of this machine leaves a core, with the keys that were in its memory (core(5)): it goes to a program that
+# throws it away. At once, without a restart of anything, and whatever limit a daemon gives itself (heartbeat does).
+kernel.core_pattern:
+  sysctl.present:
+    - value: '|/bin/false'
+    - config: /etc/sysctl.d/60-gateway.conf
+{%- endif %}
+
 # Record what this formula manages, for the drift beacon.
 kernel-recorded:
   drift.recorded:

@@ -11,7 +11,7 @@ logging-packages:
     - template: jinja
     - context:
         gateway: {{ gateway | tojson }}
-    - check_cmd: /usr/sbin/rsyslogd -N1 -f
+    - check_cmd: /usr/bin/timeout --kill-after=5 60 /usr/sbin/rsyslogd -N1 -f
     - require:
       - pkg: logging-packages
 

@@ -7,6 +7,12 @@
       - sls: openswan.install
       - sls: openswan.certificates
 
+openswan_admits:
+  ipsec.admits:
+    - settings: {{ gateway | json }}
+    - require:
+      - ipsec: /etc/ipsec.conf
+
 /etc/ipsec.secrets:
   file.managed:
     - source: salt://openswan/files/ipsec.secrets.jinja

@@ -23,6 +23,7 @@ openswan_packages:
     - mode: '0755'
   cmd.run:
     - name: /usr/local/sbin/esp-warm-up
+    - timeout: 30
     - require:
       - pkg: openswan_packages
     - onchanges:

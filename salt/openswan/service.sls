@@ -17,6 +17,13 @@ openswan_service:
       - sls: kernel
       {%- endif %}
 
+# The drop-in has the same limit, for the next start. The running daemon is not restarted for that.
+openswan_leaves_no_core:
+  cores.none:
+    - services: [ipsec]
+    - require:
+      - service: openswan_service
+
 openswan_reread:
   module.run:
     - name: ipsec.reread

@@ -13,7 +13,7 @@ sshd-packages:
     - context:
         gateway: {{ gateway | tojson }}
     - mode: '0600'
-    - check_cmd: /usr/sbin/sshd -t -f
+    - check_cmd: /usr/bin/timeout --kill-after=5 60 /usr/sbin/sshd -t -f
     - require:
       - pkg: sshd-packages
 

@@ -11,7 +11,7 @@ time-packages:
     - template: jinja
     - context:
         gateway: {{ gateway | tojson }}
-    - check_cmd: /usr/sbin/chronyd -p -f
+    - check_cmd: /usr/bin/timeout --kill-after=5 60 /usr/sbin/chronyd -p -f
     - require:
       - pkg: time-packages
 

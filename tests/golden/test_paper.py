@@ -245,7 +245,8 @@ def our_key() -> Options:
     module, state = load_module("_states/heartbeat.py"), states("heartbeat/configuration")["/etc/ha.d/authkeys"]
     module.__opts__ = {"test": False}
     module.__salt__ = {"pillar.get": lambda path, default=None, **_: {"gateway_secrets:heartbeat:key": KEY}[path],
-                       "heartbeat.running": lambda: False, "cmd.run_all": lambda *_, **__: {"retcode": 0, "stdout": ""}}
+                       "heartbeat.running": lambda: False,
+                       "commands.run": lambda *_, **__: {"retcode": 0, "stdout": ""}}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "authkeys"
         result = module.authkeys(str(file), state["key_pillar"], state["method"], state["peer"])
@@ -357,6 +358,8 @@ DELIBERATE: list[tuple[str, list[str], dict[str, tuple[str | None, str | None]]]
      ["sysctl"], {"net.ipv4.conf.all.arp_ignore": (None, "1")}),
     ("a node that asks with the virtual address while it leaves would draw its neighbours back to itself",
      ["sysctl"], {"net.ipv4.conf.all.arp_announce": (None, "2")}),
+    ("no program leaves a core on the disk, with the keys that were in its memory",
+     ["sysctl"], {"kernel.core_pattern": (None, "|/bin/false")}),
     # 4.6 heartbeat
     ("10.0.0.12 is the slave's own address: see test_the_papers_second_ping_node_is_refused",
      ["ha.cf"], {"ping": ("160.85.160.1 10.0.0.12", "160.85.160.1 10.0.0.2")}),

@@ -40,10 +40,11 @@ def nss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     def run_all(argv: list[str], **options: object) -> dict:
         state.commands.append(argv)
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | options["env"])
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"},
+                              timeout=options["timeout"])
         return {"retcode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
-    certs.__salt__ = {"cmd.run_all": run_all,
+    certs.__salt__ = {"commands.run": run_all,
                       "pillar.get": lambda path, default, unmask: state.pillar.get(path, default)}
     state.__salt__ = {f"certs.{name}": getattr(certs, name)
                       for name in ("state_of", "install", "damaged", "crl_state_of", "install_crl")}
@@ -111,17 +112,17 @@ def test_while_one_is_replaced_there_is_always_one_with_its_key(nss, new, withou
     old = nss.certs.inspect("a")["fingerprint"]
     nss.pillar = {"a": new()}
     wanted = nss.certs.inspect("a")["fingerprint"]
-    run, seen = nss.certs.__salt__["cmd.run_all"], []
+    run, seen = nss.certs.__salt__["commands.run"], []
 
     def watched(argv: list[str], **options: object) -> dict:
         done = run(argv, **options)
         if not {"-L", "-K"} & set(argv):          # after each step that changes something
             with monkeypatch.context() as patch:
-                patch.setitem(nss.certs.__salt__, "cmd.run_all", run)
+                patch.setitem(nss.certs.__salt__, "commands.run", run)
                 seen.append([each["fingerprint"] for each in nss.certs.stored() if each["private_key"]])
         return done
 
-    monkeypatch.setitem(nss.certs.__salt__, "cmd.run_all", watched)
+    monkeypatch.setitem(nss.certs.__salt__, "commands.run", watched)
     comes_in(nss)
     assert seen and len([step for step in seen if not {old, wanted} & set(step)]) == without, seen
     held = [(each["nickname"], each["fingerprint"]) for each in nss.certs.stored() if each["private_key"]]

@@ -84,14 +84,12 @@ def test_logs_hold_no_secret(salt_, wanted, marker):
     assert places(logs, wanted) == []
 
 
-def test_what_else_is_on_disk_is_readable_by_its_owner_only(salt_, wanted):
-    """Salt's master keeps each minion's pillar in clear (docs/install.md names the folder); a minion keeps none."""
+def test_no_secret_is_on_a_disk_in_clear(salt_, wanted, marker):
+    """Neither the master nor a minion keeps pillar: etc/salt/master.d and minion.d switch Salt's caches off."""
     roots = {name: searched([Path(daemon.config["root_dir"])])
              for name, daemon in {"master": salt_.master, **salt_.minions}.items()}
-    found = [path for name, contents in roots.items() for path in places(contents, wanted)]
-    assert found, "the place is known: has Salt stopped to keep it? Then the document may drop it"
-    assert {path.parent for path in found} == {Path(salt_.master.config["cachedir"]) / "pillar"}
-    assert {oct(path.stat().st_mode & 0o777) for path in found} == {"0o600"}
+    assert places(roots["master"], [marker])
+    assert [path for contents in roots.values() for path in places(contents, wanted)] == []
 
 
 # The authority on the master

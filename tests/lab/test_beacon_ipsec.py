@@ -86,6 +86,10 @@ def test_a_daemon_that_is_stopped_is_told_and_the_minion_stays_responsive(watche
         asked = time.monotonic()
         assert watched.master.ask(standby.host.minion_id, "test.ping", timeout=10)
         assert time.monotonic() - asked < 8
+        # whoever asks the daemon has an answer, yes or no (the agent may have restarted it by then)
+        asked = time.monotonic()
+        assert standby.host.minion_id in watched.master.ask(standby.host.minion_id, "ipsec.status", timeout=60)
+        assert time.monotonic() - asked < 30
     finally:
         sh(standby, "kill -CONT $(cat /tmp/hung) || true")
     wait(watched, standby, "daemon_hung", begun, 60, recovered=True)

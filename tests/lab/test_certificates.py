@@ -23,6 +23,7 @@ from lab import network, observe
 from lab.bench.clients import STRONGSWAN_PACKAGES
 from lab.guest import Guest
 from lab.laboratory import STRONGSWAN, Lab
+from lab.master import MASTER_TREE
 from lab.observe import eventually
 from lab.results import apply
 from lab.topology import TREE
@@ -63,14 +64,19 @@ def issued(lab: Lab, events: Callable[[], bytes], began: float) -> Iterator[Lab]
     configuration = lab.roadwarrior.run(["cat", "/etc/ipsec.conf"], check=True).stdout
     secrets = {its.name: lab.master.secrets / f"{its.name}.sls" for its in lab.sites}
     originals = {name: file.read_text() for name, file in secrets.items()}
+    sites = {name: MASTER_TREE / f"pillar/sites/{name}.sls" for name in secrets}
+    texts = {name: file.read_text() for name, file in sites.items()}
     strongswan = lab.roadwarriors[STRONGSWAN]
     try:
         lab.master.run("authority.create", AUTHORITY)
         for name, file in secrets.items():
             its = yaml.safe_load(originals[name])
             del its["gateway_secrets"]["certificates"]
-            # lets in only its own people; everything here must work with that
+            # Each lets in only its own people; everything here must work with that. The first by default.
             its["gateway"] = {"connections": {"roadwarrior": {"subject": f"OU={name}, CN=*"}}}
+            if name == lab.sites[0].name:
+                del its["gateway"]
+                sites[name].write_text(re.sub(r" +subject: .*\n", "", texts[name]))
             file.write_text("#!yaml|gpg\n" + yaml.safe_dump(its, default_style="|"))
             lab.master.run("authority.issue_gateway", name)
         with ThreadPoolExecutor() as pool:
@@ -87,6 +93,7 @@ def issued(lab: Lab, events: Callable[[], bytes], began: float) -> Iterator[Lab]
                                     "/etc/swanctl/pkcs12/* /etc/swanctl/x509*/* /etc/swanctl/private/*"])
         for name, file in secrets.items():
             file.write_text(originals[name])
+            sites[name].write_text(texts[name])
         for made in ("issued", "crls"):
             shutil.rmtree(lab.master.secrets / made, ignore_errors=True)
         shutil.rmtree(lab.master.folder / "authority", ignore_errors=True)
@@ -172,6 +179,33 @@ def test_bundles_connect_with_libreswan_and_with_strongswan(issued):
     assert connected(issued) == {"anna", "bert"}
     assert observe.ping_through_tunnel(issued, count=5)
     assert reaches(issued, issued.roadwarriors[STRONGSWAN])
+
+
+def test_another_sites_gateway_is_no_roadwarrior(issued):
+    """Its certificate is whole, and of the same authority; nobody has said in this site's file who gets in."""
+    lab, site, client = issued, issued.sites[0].name, issued.roadwarrior
+    said = observe.call(lab, observe.active(lab, site), "gateway.settings")
+    assert said["connections"][0]["subject"] == "", said["connections"][0]
+    sealed = yaml.safe_load((lab.master.secrets / f"issued/{lab.sites[1].name}.sls").read_text())
+    its = sealed["gateway_secrets"]["certificates"]["gateway"]
+    gpg = ["gpg", "--homedir", lab.master.config / "gpgkeys", "--batch", "--quiet", "--decrypt"]
+    opened = {name: subprocess.run(gpg, input=value, capture_output=True, text=True, check=True, timeout=60).stdout
+              for name, value in its.items()}
+    configuration = client.run(["cat", "/etc/ipsec.conf"], check=True).stdout
+    theirs = lab.master.run("gateway.roadwarrior", site, "certificate=gateway", "key=ec")
+    try:
+        lab.copy_to(client, "/root/gateway.p12", base64.b64decode(opened["pkcs12"]))
+        lab.copy_to(client, "/root/passphrase", opened["passphrase"].encode())
+        client.run(["pk12util", "-i", "/root/gateway.p12", "-w", "/root/passphrase", "-d", DATABASE], check=True)
+        lab.copy_to(client, "/etc/ipsec.conf", theirs.encode())
+        assert refused(lab), "the gateway of another site was let in as a roadwarrior"
+        assert connected(lab) == {"bert"}
+    finally:
+        client.run(["certutil", "-F", "-n", "gateway", "-d", DATABASE])
+        client.run(["rm", "-f", "/root/gateway.p12", "/root/passphrase"])
+        lab.copy_to(client, "/etc/ipsec.conf", configuration.encode())
+        observe.connect_roadwarrior(lab)
+    assert connected(lab) == {"anna", "bert"}
 
 
 def test_the_daemons_of_both_sites_trust_the_new_authority_at_once(issued):
@@ -264,7 +298,7 @@ def test_strongswan_takes_what_the_state_brings(issued):
         "file_client": "local", "root_dir": "/root/salt/root", "file_roots": {"base": ["/root/salt/tree"]},
         "pillar_roots": {"base": ["/root/salt/pillar"]}}).encode())
     lab.copy_to(guest, "/root/salt/pillar/top.sls", b"base: {'*': [secrets]}\n")
-    for file in ("_modules/certs.py", "_states/certs.py"):
+    for file in ("_modules/certs.py", "_modules/commands.py", "_states/certs.py"):
         lab.copy_to(guest, f"/root/salt/tree/{file}", (TREE / file).read_bytes())
     synced = guest.run(["salt-call", "-c", "/root/salt", "--out=json", "saltutil.sync_all"], timeout=120)
     assert "modules.certs" in synced.stdout, synced

@@ -53,6 +53,29 @@ def test_the_ipsec_daemon_comes_before_the_minion(lab):
         assert int(nice) < 0, nice
 
 
+def core_limits(guest, pids: str) -> dict[str, list[str]]:
+    """The kernel's word for each process's limit on cores: soft and hard (proc_pid_limits(5))."""
+    said = {pid: guest.run(["grep", "^Max core file size", f"/proc/{pid}/limits"], check=True).stdout.split()[4:6]
+            for pid in pids.split()}
+    assert said
+    return said
+
+
+def test_no_daemon_with_keys_in_its_memory_leaves_a_core(lab):
+    """At once, without a restart: pluto and the minion ran before their drop-ins were there. Both Debian releases."""
+    for guest in [lab.gateways(site.name)[0] for site in lab.sites]:
+        for service in ("ipsec", "salt-minion"):
+            pid = guest.run(["systemctl", "show", "--value", "--property=MainPID", service], check=True).stdout.strip()
+            assert pid != "0", service
+            assert core_limits(guest, pid) == {pid: ["0", "0"]}, service
+            assert guest.run(["systemctl", "show", "--value", "--property=LimitCORE", service]).stdout.strip() == "0"
+        assert observe.call(lab, guest, "cores.possible", "[ipsec, salt-minion]") == {}
+        # whatever limit a daemon gives itself, as heartbeat does
+        assert guest.run(["cat", "/proc/sys/kernel/core_pattern"]).stdout.strip() == "|/bin/false"
+        dies = "ulimit -c unlimited; cd /var/tmp; sh -c 'kill -SEGV $$'; ls core* 2>/dev/null"
+        assert guest.run(["sh", "-c", dies]).stdout == ""
+
+
 def test_second_run_changes_nothing_and_restarts_nothing(lab):
     def started():
         return {(minion, unit): guest.run(["systemctl", "show", "-p", "ExecMainStartTimestampMonotonic", unit]).stdout

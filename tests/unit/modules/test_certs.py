@@ -290,9 +290,22 @@ def test_a_list_is_found_by_the_whole_name_of_its_authority(certs, monkeypatch):
         return {"retcode": 1, "stdout": "", "stderr": f"crlutil: could not find {name}'s CRL: "
                                                       "SEC_ERROR_CRL_NOT_FOUND: No matching CRL was found."}
     monkeypatch.setattr(certs.salt.utils.path, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setitem(certs.__salt__, "cmd.run_all", tool)
+    monkeypatch.setitem(certs.__salt__, "commands.run", tool)
     assert certs._stored_crl("Our CA") == ("", None)
     assert [certs._stored_crl(name)[1] for name in lists] == [4, 4]
+
+
+def test_a_tool_that_hangs_is_told_and_holds_nobody(certs, load, monkeypatch, tmp_path):
+    hangs = tmp_path / "certutil"
+    hangs.write_text("#!/bin/sh\nsleep 60 &\nwait\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(certs.salt.utils.path, "which", lambda name: str(tmp_path / Path(name).name))
+    monkeypatch.setitem(certs.__salt__, "commands.run", load("_modules/commands.py").run)
+    monkeypatch.setattr(certs, "_TOOL_SECONDS", 0.2)
+    monkeypatch.setattr(certs, "DATABASE", str(tmp_path))
+    with pytest.raises(CommandExecutionError, match=r"^certutil -K -d sql:\S+: no answer within 0.2 s, so it was "
+                                                    r"ended; does the disk stand still\?[^\n]*$"):
+        certs._key_ids()
 
 
 def test_a_database_with_something_unreadable_is_told_in_one_line(certs, monkeypatch, tmp_path):

@@ -50,7 +50,7 @@ class Node:
             "firewall.file": lambda: str(folder / "nftables.conf"),
             "firewall.listing": lambda: ["nft", "list"],
             "watching.states_run": lambda: bool(self.runs),
-            "cmd.run_all": self.run,
+            "commands.run": self.run,
             "watching.listen": lambda *_: self,
             "watching.heard": self.heard,
             "watching.start": lambda argv, _seconds: argv,

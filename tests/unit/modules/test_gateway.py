@@ -376,7 +376,12 @@ ONE_MISTAKE = [
      "leave it out"),
     ("winterthur", {"connections/roadwarrior/subject": 'OU=winterthur" rightca=%any'},
      'gateway:connections:roadwarrior:subject: OU=winterthur" rightca=%any does not fit; give a certificate\'s subject '
-     "such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID"),
+     "such as OU=site, CN=*, of C, ST, L, O, OU, CN, DC and UID; or any"),
+    ("winterthur", {"connections/roadwarrior/subject": "any", "connections/roadwarrior/auth": "psk"},
+     "gateway:connections:roadwarrior:subject: any: that works only with IKEv2 and certificates; leave it out"),
+    ("winterthur", {"connections/roadwarrior/subject": "anybody"},
+     "gateway:connections:roadwarrior:subject: anybody does not fit; give a certificate's subject such as OU=site, "
+     "CN=*, of C, ST, L, O, OU, CN, DC and UID; or any"),
     ("winterthur", {"connections/roadwarrior/peer": {"id": "somebody.example"}},
      "gateway:connections:roadwarrior:peer: is for site-to-site, a roadwarrior comes from anywhere; leave it out"),
     ("winterthur", {"connections/roadwarrior/initiate": True},

@@ -34,8 +34,8 @@ class Node:
         self.asked: list[list[str]] = []
 
     def run_all(self, command: list[str], **options: object) -> dict:
-        """Salt's cmd.run_all."""
-        assert options["python_shell"] is False
+        """commands.run."""
+        assert options["timeout"] > 0
         self.asked.append(command)
         answer = {"retcode": 0, "stdout": "", "stderr": ""}
         match command:
@@ -72,7 +72,7 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         for constant, file in (("RESOURCE", "gateway.conf"), ("HARESOURCES", "haresources"), ("LOADED", "loaded")):
             monkeypatch.setattr(module, constant, tmp_path / file)
         monkeypatch.setattr(module, "READ", (tmp_path / "ha.cf", tmp_path / "authkeys"))
-        monkeypatch.setattr(module, "__salt__", {"cmd.run_all": node.run_all}, raising=False)
+        monkeypatch.setattr(module, "__salt__", {"commands.run": node.run_all}, raising=False)
         monkeypatch.setattr(module, "__grains__", {"nodename": name}, raising=False)
         monkeypatch.setattr(module.salt.utils.path, "which", lambda name: f"/usr/bin/{name}")
         give_time(monkeypatch, module, sleep=lambda seconds: None)
@@ -213,9 +213,10 @@ def test_haresources_is_the_papers_line(on, settings) -> None:
 
 def test_a_hung_heartbeat_is_an_error(on, monkeypatch: pytest.MonkeyPatch) -> None:
     module = on(Node("all", "active"))
-    # as Salt's cmd.run_all reports a timeout
-    monkeypatch.setattr(module, "__salt__", {"cmd.run_all": lambda command, **options: {
-        "stdout": f"{command} : Timed out after 10 seconds", "stderr": "", "retcode": 1, "pid": 1}}, raising=False)
+    def hangs(command: list[str], timeout: float) -> dict:
+        raise CommandExecutionError(f"{' '.join(command)}: no answer within {timeout} s, so it was ended; look")
+
+    monkeypatch.setattr(module, "__salt__", {"commands.run": hangs}, raising=False)
     with pytest.raises(CommandExecutionError, match="systemctl is-active heartbeat: no answer within 10 s"):
         module.running()
 
@@ -238,7 +239,7 @@ class AgentNode(Node):
         self.says, self.refuses = says, ""
 
     def run_all(self, command: list[str], **options: object) -> dict:
-        """Salt's cmd.run_all."""
+        """commands.run."""
         if not command[0].endswith("/run"):
             return super().run_all(command, **options)
         self.asked.append(command)
@@ -563,7 +564,7 @@ def test_a_standby_that_hears_nobody_after_its_restart_is_stopped(agent_runs, mo
             node.nodes["gw2"] = "dead"
         return answers(command, **options)
 
-    agent_runs.__salt__["cmd.run_all"] = run_all
+    agent_runs.__salt__["commands.run"] = run_all
     clock = iter(range(1000))
     give_time(monkeypatch, agent_runs, monotonic=lambda: next(clock))
     with pytest.raises(CommandExecutionError, match="does not hear gw2 any more"):
@@ -660,7 +661,7 @@ def looking(on, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                            ("AGENT_HISTORY_KEPT", "kept")):
             monkeypatch.setattr(module, name, folder / path)
         monkeypatch.setattr(module, "__context__", {}, raising=False)
-        module.__salt__["cmd.run_all"] = None
+        module.__salt__["commands.run"] = None
         if answer is not None or agent:
             text = json.dumps(answer).encode() + b"\n" if isinstance(answer, dict) else answer
             place.agent = Agent(folder / "s", text)

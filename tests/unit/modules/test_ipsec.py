@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def ipsec(load, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "LOADED", str(tmp_path / "loaded.conf"))
     monkeypatch.setattr(module.salt.utils.path, "which", lambda name: f"/usr/sbin/{name}")
     module.daemon = lambda version, state: monkeypatch.setattr(
-        module, "__salt__", {"cmd.run_all": Daemon(version, state),
+        module, "__salt__", {"commands.run": Daemon(version, state),
                              "certs.inspect": lambda _pillar: {"key": module.key}}, raising=False)
     module.key = "ec 256"
     module.daemon("5.2", "active")
@@ -69,6 +70,34 @@ def view(gateway, schema, site):
 def test_version_is_the_installed_one(ipsec, version):
     ipsec.daemon(version, "standby")
     assert ipsec.version() == version
+
+
+def test_a_daemon_that_hangs_is_told_and_holds_nobody(ipsec, load, monkeypatch, tmp_path):
+    """Every call has a limit: state.apply goes on with an error of one line."""
+    hangs = tmp_path / "ipsec"
+    hangs.write_text("#!/bin/sh\ntrap '' TERM\n(while :; do sleep 0.1; done) &\nwait\n")
+    hangs.chmod(0o755)
+    commands = load("_modules/commands.py")
+    monkeypatch.setattr(commands, "_ORDERLY_SECONDS", 0.1)
+    monkeypatch.setattr(ipsec.salt.utils.path, "which", lambda _name: str(hangs))
+    monkeypatch.setitem(ipsec.__salt__, "commands.run", commands.run)
+    monkeypatch.setattr(ipsec, "_LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(ipsec, "_BRIEF_SECONDS", 0.2)
+    Path(ipsec.CONFIGURATION).write_text("conn bern\n")
+    told = "no answer within 0.2 s, so it was ended; the IPsec daemon may hang: `journalctl -u ipsec`"
+    begun = time.monotonic()
+    for asks in (ipsec.reread, ipsec.pending, ipsec.connections, ipsec.listening, lambda: ipsec.up("bern")):
+        with pytest.raises(CommandExecutionError) as error:
+            asks()
+        assert told in str(error.value) and "\n" not in str(error.value)
+    assert not ipsec.running() and ipsec.status()["running"] is False
+    assert ipsec.wrong() == ["the IPsec daemon does not run, or does not answer: systemctl status ipsec"]
+    assert time.monotonic() - begun < 20
+
+
+def test_a_restart_has_a_limit(ipsec):
+    assert ipsec.restart()
+    assert ipsec.__salt__["commands.run"].asked == [["restart", "ipsec"]]
 
 
 def test_version_on_a_bare_host_is_what_its_release_brings(ipsec, monkeypatch):
@@ -109,12 +138,66 @@ def test_who_may_connect_is_told_by_the_certificates_subject(ipsec, view):
     def some(site):
         site["connections"]["roadwarrior"]["subject"] = "O=Example Ltd, OU=winterthur, CN=*"
 
-    assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == "%fromcert"
+    assert ipsec.sections(view("winterthur", "gw1"))["roadwarrior"]["rightid"] == '"OU=winterthur, CN=*"'
     found = ipsec.sections(view("winterthur", "gw1", some))["roadwarrior"]
     assert (found["rightid"], found["rightca"]) == ('"O=Example Ltd, OU=winterthur, CN=*"', "%same")
     # the file and the record of it are equal
     assert ipsec.parse(f"conn roadwarrior\n    rightid={found['rightid']}\n")["roadwarrior"]["rightid"] == \
         "O=Example Ltd, OU=winterthur, CN=*"
+
+
+ISSUED = "CN=gateway.winterthur.example,OU=winterthur"
+
+
+@pytest.mark.parametrize(("own", "change", "rightid", "is_open"), [
+    (ISSUED, {}, '"OU=winterthur, CN=*"', False),
+    (f"{ISSUED},O=Example Ltd", {}, '"O=Example Ltd, OU=winterthur, CN=*"', False),
+    # what would end the quotation, or be read as another part
+    (f'{ISSUED},O=Example\\, "Ltd" \\+ Co', {}, '"O=*, OU=winterthur, CN=*"', False),
+    (f"{ISSUED},O=*", {}, '"O=*, OU=winterthur, CN=*"', False),
+    # an authority of the operator's own, whose certificates may look like anything
+    ("CN=gateway.winterthur.example", {}, "%fromcert", True),
+    ("CN=gateway.winterthur.example,OU=gateways", {}, "%fromcert", True),
+    ("CN=another.example,OU=winterthur", {}, "%fromcert", True),
+    (f"{ISSUED},O=Example Ltd,C=CH", {}, "%fromcert", True),
+    ("CN=gateway.winterthur.example,OU=winterthur,OU=gateways", {}, "%fromcert", True),
+    ("CN=gateway.winterthur.example+UID=7,OU=winterthur", {}, "%fromcert", True),
+    # the site's own word
+    (ISSUED, {"subject": "any"}, "%fromcert", False),
+    ("CN=gateway.winterthur.example", {"subject": "any"}, "%fromcert", False),
+    ("CN=gateway.winterthur.example", {"subject": "O=Firm, CN=*"}, '"O=Firm, CN=*"', False),
+    # beside persons a pattern keeps out whoever gives a name instead of the subject: not without the site's word
+    (ISSUED, {"persons": {"anna": "198.51.100.129"}}, "%fromcert", True),
+    (ISSUED, {"persons": {"anna": "198.51.100.129"}, "subject": "OU=winterthur, CN=*"}, '"OU=winterthur, CN=*"',
+     False),
+    (ISSUED, {"ike": "ikev1", "pool": []}, "%fromcert", True),
+])
+def test_who_gets_in_where_the_site_does_not_say(ipsec, view, monkeypatch, own, change, rightid, is_open):
+    """The certificate of one site's gateway was a valid roadwarrior at every site of the same authority."""
+    def of(site):
+        del site["connections"]["roadwarrior"]["subject"]
+        site["connections"]["roadwarrior"] |= change
+
+    kind = "rsa 2048" if change.get("ike") == "ikev1" else "ec 256"
+    monkeypatch.setitem(ipsec.__salt__, "certs.inspect", lambda _pillar: {"key": kind, "subject": own})
+    settings = view("winterthur", "gw1", of)
+    assert ipsec.sections(settings)["roadwarrior"]["rightid"] == rightid
+    told = ipsec.open_connections(settings)
+    assert len(told) == is_open
+    if is_open:
+        assert told[0].startswith("winterthur: gateway:connections:roadwarrior: lets in everybody whom the authority ")
+        assert "`subject: any`" in told[0] and "\n" not in told[0]
+
+
+def test_persons_without_a_pool_are_the_only_ones_and_that_is_not_open(ipsec, view, monkeypatch):
+    def listed(site):
+        del site["connections"]["roadwarrior"]["subject"], site["connections"]["roadwarrior"]["pool"]
+        site["connections"]["roadwarrior"]["persons"] = {"anna": "198.51.100.129"}
+
+    monkeypatch.setitem(ipsec.__salt__, "certs.inspect", lambda _pillar: {"key": "ec 256", "subject": "CN=g"})
+    settings = view("winterthur", "gw1", listed)
+    assert ipsec.open_connections(settings) == []
+    assert "%fromcert" not in {options.get("rightid") for options in ipsec.sections(settings).values()}
 
 
 def test_both_nodes_of_a_site_get_the_same_file(ipsec, view):
@@ -189,7 +272,7 @@ def test_two_virtual_addresses_leave_listen_out(ipsec, view):
 
 def test_ikev1_has_dpd_as_in_the_paper(ipsec, view):
     def old(site):
-        site["connections"]["roadwarrior"] |= {"ike": "ikev1"}
+        site["connections"]["roadwarrior"] |= {"ike": "ikev1", "subject": "any"}
         site["connections"]["roadwarrior"].pop("pool")
     ipsec.key = "rsa 2048"
     found = ipsec.sections(view("winterthur", "gw1", old))
@@ -213,6 +296,7 @@ def test_shared_secret_needs_no_certificate(ipsec, view):
     def psk(site):
         for connection in site["connections"].values():
             connection["auth"] = "psk"
+        del site["connections"]["roadwarrior"]["subject"]
     settings = view("winterthur", "gw1", psk)
     assert ipsec.certificates(settings) == []
     assert ipsec.sections(settings)["bern"]["authby"] == "secret"
@@ -227,7 +311,7 @@ def test_options_of_the_site_win(ipsec, view):
 
 
 def test_problems_are_the_parsers_own_words(ipsec):
-    ipsec.__salt__["cmd.run_all"].algparse = "\tERROR: IKE encryption algorithm 'aes_foo' is not recognized\n"
+    ipsec.__salt__["commands.run"].algparse = "\tERROR: IKE encryption algorithm 'aes_foo' is not recognized\n"
     assert ipsec.problems({"bern": {"ike": "aes_foo-sha2_256"}, "config setup": {}}) == [
         "ipsec: connection bern: ike=aes_foo-sha2_256: IKE encryption algorithm 'aes_foo' is not recognized"]
 
@@ -322,7 +406,7 @@ def test_only_what_changed_is_loaded_again(ipsec):
     Path(ipsec.LOADED).write_text(CONFIGURATION)
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=start\n    rekey=no"))
     assert ipsec.reload() == {"add": [], "replace": ["bern"], "remove": [], "refused": []}
-    asked = ipsec.__salt__["cmd.run_all"].asked
+    asked = ipsec.__salt__["commands.run"].asked
     assert asked == [["addconn", "--config", ipsec.CONFIGURATION, "bern"],
                      ["whack", "--asynchronous", "--initiate", "--name", "bern"]]
     assert ipsec.pending()["replace"] == []
@@ -360,7 +444,7 @@ def reissued(request, ipsec):
     ipsec.daemon(request.param, "active")
     for path in (ipsec.CONFIGURATION, ipsec.LOADED):
         Path(path).write_text(SAME)
-    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon = ipsec.__salt__["commands.run"]
 
     def by(authority):
         daemon.answers["--listcerts"] = re.sub("issuer: .*", f"issuer: {authority}", daemon.answers["--listcerts"])
@@ -382,7 +466,7 @@ def test_a_connection_that_asks_for_another_authoritys_certificates_is_loaded_ag
 def test_a_connection_that_was_refused_before_the_last_one_let_go_is_tried_again(ipsec):
     """When an older certificate comes back, both real daemons at first refuse all but the last connection."""
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
-    daemon, status = ipsec.__salt__["cmd.run_all"], recorded("5.2-status-active")
+    daemon, status = ipsec.__salt__["commands.run"], recorded("5.2-status-active")
 
     def real(argv, **kwargs):
         done = daemon(argv, **kwargs)
@@ -391,7 +475,7 @@ def test_a_connection_that_was_refused_before_the_last_one_let_go_is_tried_again
         daemon.answers["--status"] = "\n".join(line for line in status.splitlines() if kept(line))
         return done
 
-    ipsec.__salt__["cmd.run_all"] = real
+    ipsec.__salt__["commands.run"] = real
     assert ipsec.reload() == {"add": [], "replace": ["bern", "roadwarrior"], "remove": [], "refused": []}
     assert [words[-1] for words in daemon.asked] == ["bern", "roadwarrior", "bern"]
 
@@ -432,7 +516,7 @@ def test_certificates_and_authorities_are_read_again_without_killing_4x(ipsec, v
     ipsec.daemon(version, state)
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
     assert ipsec.reread()
-    assert [argv[-1] for argv in ipsec.__salt__["cmd.run_all"].asked] == ["--rereadsecrets", *expected]
+    assert [argv[-1] for argv in ipsec.__salt__["commands.run"].asked] == ["--rereadsecrets", *expected]
 
 
 # recorded: Libreswan's messages after an earlier certificate has come back
@@ -446,7 +530,7 @@ NOT_READ = {
 def test_a_certificate_that_the_daemon_could_not_read_again_is_loaded_with_its_connections(ipsec, version):
     ipsec.daemon(version, "standby")
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
-    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon = ipsec.__salt__["commands.run"]
     daemon.answers["--rereadcerts"] = NOT_READ[version]
     assert ipsec.reread()
     assert [argv[-1] for argv in daemon.asked if argv[0] == "addconn"] == ["bern"]
@@ -454,15 +538,15 @@ def test_a_certificate_that_the_daemon_could_not_read_again_is_loaded_with_its_c
 
 def test_one_that_it_does_not_read_again_for_another_reason_keeps_its_tunnels(ipsec):
     """The message is in Libreswan's connections.c. Loaded again, it would be refused and lose its tunnels."""
-    ipsec.__salt__["cmd.run_all"].answers["--rereadcerts"] = (
+    ipsec.__salt__["commands.run"].answers["--rereadcerts"] = (
         "\"bern\": reloading leftcert='gateway' failed: left certificate 'gateway' is expired or not yet valid")
     assert ipsec.reread()
-    assert [argv for argv in ipsec.__salt__["cmd.run_all"].asked if argv[0] == "addconn"] == []
+    assert [argv for argv in ipsec.__salt__["commands.run"].asked if argv[0] == "addconn"] == []
 
 
 def test_a_certificate_that_the_daemon_never_takes_is_an_error_that_says_what_to_do(ipsec):
     Path(ipsec.CONFIGURATION).write_text(CONFIGURATION.replace("auto=start", "auto=add"))
-    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon = ipsec.__salt__["commands.run"]
     daemon.answers["--rereadcerts"] = NOT_READ["5.2"]
 
     def real(argv, **kwargs):
@@ -470,7 +554,7 @@ def test_a_certificate_that_the_daemon_never_takes_is_an_error_that_says_what_to
             daemon.answers["--status"] = ""
         return daemon(argv, **kwargs)
 
-    ipsec.__salt__["cmd.run_all"] = real
+    ipsec.__salt__["commands.run"] = real
     with pytest.raises(CommandExecutionError, match="does not load bern again with its certificate .*restart ipsec"):
         ipsec.reread()
 
@@ -478,7 +562,7 @@ def test_a_certificate_that_the_daemon_never_takes_is_an_error_that_says_what_to
 def test_up_and_down_know_the_connections(ipsec):
     ipsec.up("bern")
     ipsec.down("roadwarrior")
-    assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--asynchronous", "--initiate", "--name", "bern"],
+    assert ipsec.__salt__["commands.run"].asked == [["whack", "--asynchronous", "--initiate", "--name", "bern"],
                                                    ["whack", "--terminate", "--name", "roadwarrior"]]
     with pytest.raises(CommandExecutionError, match="no connection nowhere is loaded; there are bern, roadwarrior"):
         ipsec.up("nowhere")
@@ -498,7 +582,7 @@ REVOKED = {"ids": ["CN=road1.example", "road1.gateway.winterthur.example"], "at"
 ])
 def test_a_revoked_persons_tunnel_ends(ipsec, monkeypatch, version, change, ended):
     ipsec.daemon(version, "active")
-    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon = ipsec.__salt__["commands.run"]
     monkeypatch.setitem(ipsec.__salt__, "pillar.get", lambda _path, _default, unmask: [REVOKED | change] * unmask)
     found = ipsec.expel("gateway_secrets:revoked")
     asked = [words for words in daemon.asked if "--deleteid" in words]
@@ -512,7 +596,7 @@ def test_a_revoked_persons_tunnel_ends(ipsec, monkeypatch, version, change, ende
 def test_a_revoked_client_without_a_tunnel_goes_too(ipsec, monkeypatch, version):
     """The client could ask for a tunnel."""
     ipsec.daemon(version, "active")
-    daemon = ipsec.__salt__["cmd.run_all"]
+    daemon = ipsec.__salt__["commands.run"]
     daemon.answers["--trafficstatus"] = ""
     monkeypatch.setitem(ipsec.__salt__, "pillar.get", lambda *_args, unmask: [REVOKED])
     assert ipsec.expel("x") == [{"peer_id": "CN=road1.example", "peer": "192.0.2.50", "tunnel": "roadwarrior"}]
@@ -530,7 +614,7 @@ def test_lists_take_a_moment(ipsec, monkeypatch, view):
               sleep=lambda seconds: clock.append(clock.pop() + seconds))
     monkeypatch.setattr(ipsec, "expel", lambda pillar: sent_away.append((pillar, clock[0])))
     assert [ipsec.take_lists()] == clock == [ipsec.LISTS_EVERY + 1]
-    assert ipsec.__salt__["cmd.run_all"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
+    assert ipsec.__salt__["commands.run"].asked == [["whack", "--impair", "trigger:CHECK_CRLS"]]
     # their clients call back at once: none of them has a tunnel for longer than a second
     clock[0] = 0.0
     assert ipsec.take_lists("x:revoked") == ipsec.LISTS_EVERY + 1

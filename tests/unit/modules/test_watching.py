@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,25 @@ def test_a_command_that_takes_too_long_is_killed(watching):
     found = until(lambda: watching.answer(job))
     assert found == {"retcode": None, "stdout": ""}
     assert job.process.wait(5) == -9
+
+
+def test_the_children_of_a_command_that_takes_too_long_are_killed_too(watching):
+    reader, writer = os.pipe()
+    try:
+        job = watching.start(["sh", "-c", f"sleep 60 & echo $! >/proc/{os.getpid()}/fd/{writer}; wait"], 0.3)
+        until(lambda: watching.answer(job))
+        child = int(os.read(reader, 100))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+    def gone() -> bool | None:
+        try:
+            return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] in "ZX" or None
+        except FileNotFoundError:
+            return True
+
+    assert until(gone)
 
 
 def test_a_command_that_is_not_installed_gives_no_job(watching):

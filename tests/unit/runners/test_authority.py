@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from issuing import files as files_
+from issuing import gpg
 from lab.identities import EncryptedPillar
 from tests.conftest import TREE, copy_pillar, load_module
 
@@ -111,6 +113,68 @@ def test_its_key_is_encrypted_and_nobody_elses(authority, keyring):
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
     assert certificate.serial_number.bit_length() > 64
     certificate.verify_directly_issued_by(certificate)
+
+
+def test_gpg_that_hangs_holds_nobody_and_neither_does_its_lock(authority, monkeypatch, tmp_path):
+    """It hung under the lock: every later run waited for ever, and said nothing."""
+    hangs = tmp_path / "gpg"
+    hangs.write_text("#!/bin/sh\ntrap '' TERM\nsleep 60 &\nwhile :; do sleep 0.1; done\n")
+    hangs.chmod(0o755)
+    before = files(authority.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(gpg, "program", lambda: str(hangs))
+        patch.setattr(authority, "_gpg", GPG)
+        patch.setattr(gpg, "GPG_SECONDS", 0.3)
+        told = authority.crl()
+    assert told["retcode"] == 1 and len(told["mistakes"]) == 1 and files(authority.folder) == before
+    assert re.search(r"gpg --homedir \S+ --decrypt: no answer within 0.3 s, so it was ended; its agent may hang: "
+                     r"`gpgconf --homedir \S+ --kill gpg-agent`, then try again", told["mistakes"][0])
+    assert authority.crl("winterthur")["retcode"] == 0
+
+
+def test_a_run_does_not_wait_for_another_for_ever(authority, monkeypatch):
+    monkeypatch.setattr(files_, "LOCK_SECONDS", 0.3)
+    with authority._locked(authority.folder):
+        told = authority.crl()
+    assert told["retcode"] == 1 and len(told["mistakes"]) == 1
+    assert "lock for 0.3 s; `salt-run jobs.active` shows runs that still go on" in told["mistakes"][0]
+
+
+@pytest.mark.parametrize("organization", ["", "Example Ltd", 'Müller, "Söhne" + Co'])
+def test_a_site_lets_in_its_own_people_and_no_other_sites_gateway(
+        authority, organization, keyring, gateway, schema, site, load):
+    """As it is by default: the site says nothing of subjects, the gateway's certificate is this authority's."""
+    authority.policy["organization"] = organization
+    ipsec = load("_modules/ipsec.py")
+
+    def facts(name: str) -> dict:
+        sealed = yaml.safe_load((authority.pillar / f"secrets/issued/{name}.sls").read_text())
+        its = sealed["gateway_secrets"]["certificates"]["gateway"]
+        passphrase = decrypted(keyring, its["passphrase"])
+        _key, certificate, _more = pkcs12.load_key_and_certificates(
+            base64.b64decode(decrypted(keyring, its["pkcs12"])), passphrase)
+        return {"key": "ec 256", "subject": certificate.subject.rfc4514_string()}
+
+    assert [authority.issue_gateway(name)["retcode"] for name in ("winterthur", "bern")] == [0, 0]
+    own, other = facts("winterthur"), facts("bern")
+    person = authority.issue_roadwarrior("winterthur", "anna")["issued"]["anna"]["certificate"]["subject"]
+    stranger = authority.issue_roadwarrior("bern", "anna")["issued"]["anna"]["certificate"]["subject"]
+    pillar = site("winterthur")
+    del pillar["connections"]["roadwarrior"]["subject"]
+    settings_ = gateway.derive(pillar, schema, "gw1")
+    ipsec.version = lambda: "5.2"
+    ipsec.__salt__ = {"certs.inspect": lambda _path: own}
+    pattern = ipsec.sections(settings_)["roadwarrior"]["rightid"].strip('"')
+    assert ipsec.open_connections(settings_) == []
+    assert [is_let_in(pattern, each) for each in (person, stranger, other["subject"])] == [True, False, False]
+
+
+def is_let_in(pattern: str, subject: str) -> bool:
+    """As Libreswan compares (lib/libswan/id.c, match_dn_any_order_wild): the same parts in any order, `*` for any."""
+    wanted = dict(part.strip().split("=", 1) for part in pattern.split(","))
+    its = {each.rfc4514_attribute_name: each.value
+           for rdn in x509.Name.from_rfc4514_string(subject).rdns for each in rdn}
+    return wanted.keys() == its.keys() and all(value in ("*", its[key]) for key, value in wanted.items())
 
 
 def test_it_is_made_once(authority):

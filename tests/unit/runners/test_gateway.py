@@ -5,7 +5,9 @@ import re
 
 import pytest
 import salt.config
+import yaml
 
+from lab.identities import Authority, site_secrets
 from tests.conftest import TREE, copy_pillar, load_module
 
 SECRETS = """\
@@ -34,6 +36,22 @@ def master(tmp_path, monkeypatch):
 
 def test_shipped_sites_are_valid(master):
     assert master.validate() == {"valid": ["bern", "winterthur"], "mistakes": [], "retcode": 0}
+
+
+def test_a_site_that_is_open_to_the_whole_authority_is_valid_with_a_warning(master):
+    """Its certificate says nothing of the site, and the site says nothing of who gets in."""
+    identity = site_secrets(Authority(), {"identity": {"id": "gateway.winterthur.example", "certificate": "gateway"},
+                                          "connections": []})
+    (master.pillar / "secrets/winterthur.sls").write_text(yaml.safe_dump({"gateway_secrets": identity}))
+    assert "warnings" not in master.validate("winterthur")
+    file = master.pillar / "sites/winterthur.sls"
+    file.write_text(re.sub(r" +subject: .*\n", "", file.read_text()))
+    said = master.validate("winterthur")
+    assert (said["valid"], said["mistakes"], said["retcode"]) == (["winterthur"], [], 0)
+    assert len(said["warnings"]) == 1 and said["warnings"][0].startswith(
+        "winterthur: gateway:connections:roadwarrior: lets in everybody whom the authority")
+    passphrase = identity["certificates"]["gateway"]["passphrase"]
+    assert passphrase not in str(said)
 
 
 def test_a_fresh_clone_has_no_site_and_says_what_to_do(master):

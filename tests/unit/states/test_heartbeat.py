@@ -22,7 +22,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
                    "checked": [], "waits": "", "reloads_agent": False, "way": "scripts", "hears": False}
 
     def check(command: list[str], **options: object) -> dict:
-        assert options["python_shell"] is False
+        assert options["timeout"] > 0
         draft = Path(command[2])
         assert stat.S_IMODE(draft.stat().st_mode) in (0o600, 0o644)
         module.node["checked"].append((command[1], draft.read_text()))
@@ -37,7 +37,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         return {"role": module.node["role"], "nodes": {"gw1": "active", "gw2": module.node["peer"]}, "disagree": ""}
 
     monkeypatch.setattr(module, "__salt__", {
-        "cmd.run_all": check, "heartbeat.running": lambda: module.node["running"], "heartbeat.status": status,
+        "commands.run": check, "heartbeat.running": lambda: module.node["running"], "heartbeat.status": status,
         "heartbeat.unread": lambda: module.node["unread"], "heartbeat.reload": reload,
         "heartbeat.waits": lambda: module.node["waits"], "heartbeat.reload_agent": lambda: module.node["reloads_agent"],
         "heartbeat.way": lambda: module.node["way"], "heartbeat.hears_agent": lambda port: module.node["hears"],
@@ -52,6 +52,17 @@ def authkeys(state: ModuleType, path: Path) -> dict:
     ret = state.authkeys(str(path), "gateway_secrets:heartbeat:key", "sha1", "gw2")
     assert "n3w.k3y" not in json.dumps(ret) and "s3cr3t" not in json.dumps(ret)
     return ret
+
+
+def test_a_check_that_hangs_leaves_the_file_as_it_was(state: ModuleType, tmp_path: Path) -> None:
+    def hangs(_command: list[str], timeout: float) -> dict:
+        raise CommandExecutionError(f"heartbeat-check: no answer within {timeout} s, so it was ended; look")
+
+    state.__salt__["commands.run"] = hangs
+    ret = authkeys(state, tmp_path / "authkeys")
+    assert ret["result"] is False and ret["changes"] == {}
+    assert "is not changed: heartbeat-check: no answer" in ret["comment"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_authkeys_is_written_for_its_owner_only(state: ModuleType, tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_a_refused_configuration_reaches_no_file(state, monkeypatch):
     assert state.configured("/etc/ipsec.conf", "salt://x", {"site": "s"})["comment"] == "ipsec: one line"
 
 
+def test_a_connection_that_is_open_to_all_is_a_warning_and_no_failure(state, monkeypatch):
+    monkeypatch.setattr(state, "__salt__", {"ipsec.open_connections": lambda _s: ["winterthur: open"]}, raising=False)
+    ret = state.admits("x", {"site": "s"})
+    assert (ret["result"], ret["changes"], ret["warnings"]) == (True, {}, ["winterthur: open"])
+    monkeypatch.setitem(state.__salt__, "ipsec.open_connections", lambda _s: [])
+    assert "warnings" not in state.admits("x", {"site": "s"})
+
+
 def test_a_good_configuration_goes_through_the_daemons_parser(state, monkeypatch):
     seen = {}
     monkeypatch.setattr(state, "__states__", {"file.managed": lambda _name, **kwargs: seen.update(kwargs)},
