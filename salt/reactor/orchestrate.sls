@@ -13,4 +13,5 @@ orchestrate_{{ data.event }}:
         - pillar: {{ {"site": data.site, "event": {
                         "event": data.event, "key": data.key, "phase": data.phase, "id": data.id, "node": data.node,
                         "role": data.role, "beacon": data.beacon, "condition": data.condition,
-                        "severity": data.severity, "since": data.since, "at": data.at}} | tojson }}
+                        "severity": data.severity, "since": data.since, "at": data.at}
+                  } | tojson }}
