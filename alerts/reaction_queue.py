@@ -170,7 +170,7 @@ class ReactionQueue:
             return
         for line in lines:
             # An incomplete last line: its event counts as not taken, and comes again.
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 said = json.loads(line)
                 if "ran" in said:
                     for minion, its in said["ran"].items():
@@ -178,7 +178,8 @@ class ReactionQueue:
                         self._ran[minion] = OrderedDict((each[0], Took(*each)) for each in its["events"])
                     self._next = max(self._next, said["next"])
                 elif "took" in said:
-                    items: list[Item] = said["items"]
+                    # One of another release may lack something.
+                    items: list[Item] = [item for item in said["items"] if item.keys() >= Item.__required_keys__]
                     self._put(said["id"], Took(*said["took"]) if said["id"] else _NOTHING, items)
                     self._next = max([self._next, *(item["number"] + 1 for item in items)])
                 elif "begun" in said and said["begun"] in self._waiting:

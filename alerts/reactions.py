@@ -30,6 +30,7 @@ from alerts.shapes import Line
 log = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 600.0  # for an entry's `limit`, and until something that did not happen again counts as over
+ORDERS = "resync"  # the beacon of a person's orders (authentic.MASTER_BEACONS): nothing has happened
 MAX_TOLD = 1_000  # conditions of the reactions' own that last; further ones are only counted
 
 
@@ -88,7 +89,7 @@ class Reactions:
             quiet: the other master takes care of it.
             machine: knows which conditions are the case, and the silences.
         """
-        if not self.settings.rules or quiet or event.condition in OWN_CONDITIONS:
+        if not self.settings.rules or quiet or event.condition in OWN_CONDITIONS or event.beacon == ORDERS:
             return
         self._remember(now, machine)
         phase = machine.phase(event)

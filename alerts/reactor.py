@@ -153,8 +153,10 @@ class _Errors(logging.Handler):
             self.found.append(_short(str(error)))
             return
         # Not the exception's text: it quotes the rendered SLS, with the operator's settings in it.
-        kind = f" ({type(error).__name__})" if error is not None else ""
+        line = getattr(error, "line_num", None)
+        kind = f" ({type(error).__name__}{f', line {line}' if line else ''})" if error is not None else ""
         said = "an SLS can not be compiled" if "Unable to render" in str(record.msg) else record.getMessage()
+        said = re.sub(r'"[^"]*/files/base/', '"', said)  # in the master's cache: the operator knows it by its own place
         self.found.append(_short(said.rstrip(": ") + kind))
 
 

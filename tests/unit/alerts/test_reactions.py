@@ -244,7 +244,9 @@ def test_the_file_does_not_grow_with_what_is_done(tmp_path, monkeypatch):
     assert (tmp_path / reaction_queue.FILE).stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("damage", [b'{"took": ["x", 1', b"\xff\xfe\n", b'{"took": 7}\n', b"[]\n", b"null\n", b"7\n"])
+@pytest.mark.parametrize("damage", [
+    b'{"took": ["x", 1', b"\xff\xfe\n", b'{"took": 7}\n', b'{"took": [], "id": "", "items": [{"number": 9}]}\n',
+    b'{"ran": {"a": {"floor": 0, "events": [[]]}}, "next": 1}\n', b"[" * 100_000, b"[]\n", b"null\n", b"7\n"])
 def test_a_damaged_file_costs_only_the_damaged_line(tmp_path, damage):
     world = World(tmp_path, rule())
     world.take(made(1))
@@ -275,6 +277,12 @@ def test_a_silenced_site_is_not_reacted_to(tmp_path):
     assert world.waiting == [] and world.its.status()["silenced"] == 1
 
 
+def test_a_persons_order_is_not_reacted_to(tmp_path):
+    world = World(tmp_path, rule())
+    world.take(made(1, "master", condition="go", beacon="resync", once=True, severity="info"))
+    assert world.waiting == []
+
+
 def test_what_the_other_master_takes_care_of_is_not_reacted_to(tmp_path):
     world = World(tmp_path, rule())
     world.take(made(1), quiet=True)
@@ -301,6 +309,7 @@ def test_reactions_do_not_react_to_themselves(tmp_path):
     world = World(tmp_path, rule(limit=1))
     told = world.take(made(1), made(2, subject="b"))
     assert [each.condition for each in told] == ["reactions_left_out"]
+    world.machine = IncidentMachine()  # which does not know them yet
     world.take(*told)
     assert len(world.waiting) == 1
     assert all(("master", condition) in CATALOGUE for condition in OWN_CONDITIONS)
