@@ -199,8 +199,8 @@ class IncidentMachine:
         return alerts
 
     def phase(self, event: Event) -> str:
-        """What an event that is not taken yet is to its condition: opened, update, recovery, or happened for one that
-        only happens. "" when a later one of it was taken: this one was missed and fetched afterwards."""
+        """What an event that is not taken yet is to its condition: one of reaction_settings.PHASES. "" when a later one
+        of it was taken: this one was missed and fetched afterwards."""
         key = key_of(event)
         before = self._newest.get(event.id, OrderedDict()).get(key)
         if before is not None and before[0] == event.journal and event.n <= before[1]:
@@ -208,7 +208,9 @@ class IncidentMachine:
         if event.recovered or event.once:
             return "recovery" if event.recovered else "happened"
         line = self.incidents[self._of[key]].lines.get(key) if key in self._of else None
-        return "update" if line and line["open"] else "opened"
+        if line is None or not line["open"]:
+            return "opened"
+        return "escalation" if rank(event.severity) > rank(line["severity"]) else "update"
 
     def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, float]]:
         """Where a condition is the case now: site, minion id, and since when this engine knows of it."""

@@ -23,9 +23,10 @@ from alerts.catalogue import CATALOGUE
 
 KEY = "gateway_reactions"
 FOLDER = "reactor"  # under file_roots
-# What an event is to its condition: it begins, it changes, it is over; or something only happened.
-PHASES = ("opened", "update", "recovery", "happened")
-USUAL_PHASES = ("opened", "happened")
+# What an event is to its condition: it begins, becomes more severe, changes otherwise, is over; or something only
+# happened.
+PHASES = ("opened", "escalation", "update", "recovery", "happened")
+USUAL_PHASES = ("opened", "escalation", "happened")
 MAX_RULES = 100
 MAX_SETTINGS_BYTES = 4096  # of one entry, as JSON: they wait in the queue with each event
 # Of the reactions' own reports, so that none of them causes another one.

@@ -1,6 +1,6 @@
 # Opens a ticket, or closes it, by a command of yours on the master. No shell sees it (docs/monitoring.md, "Reactions").
 #   gateway_reactions:
-#     - when: {severities: [critical], phases: [opened, recovery]}
+#     - when: {severities: [critical], phases: [opened, escalation, recovery]}
 #       sls: ticket
 #       settings: {command: [/usr/local/bin/ticket, --queue, network]}
 # The command gets five more arguments: PHASE KEY SITE SEVERITY SUMMARY. KEY is the same for all events of one condition:

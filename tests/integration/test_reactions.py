@@ -63,12 +63,12 @@ class Place(NamedTuple):
         return said[minion]
 
     def tickets(self, *wanted: str) -> list[dict[str, Any]]:
-        """What the ticket system was told that names all of these, in this order of time."""
+        """What the ticket system was told that names all of these."""
         try:
             lines = (self.folder / "tickets").read_text().splitlines()
         except FileNotFoundError:
             return []
-        return [said for line in lines if all(each in json.dumps(said := json.loads(line)) for each in wanted)]
+        return [json.loads(line) for line in lines if all(each in line for each in wanted)]
 
     def status(self) -> dict[str, Any]:
         return files.read(files.folder(self.master.config["cachedir"]) / files.STATUS) or {}
@@ -90,8 +90,8 @@ def place(salt_factories, tree) -> Iterator[Place]:
         "worker_threads": 3, "auto_accept": True, "gateway_resync": {"enabled": False},
         "gateway_alerts": {"presence": 0},
         "gateway_reactions": [
-            {"when": {"severities": ["critical"], "phases": ["opened", "recovery"]}, "sls": "ticket", "limit": 20,
-             "settings": {"command": [str(system), "--queue", "network"]}},
+            {"when": {"severities": ["critical"], "phases": ["opened", "escalation", "recovery"]}, "sls": "ticket",
+             "limit": 20, "settings": {"command": [str(system), "--queue", "network"]}},
             {"when": {"conditions": ["slave_missing"], "phases": ["recovery"]}, "sls": "orchestrate", "timeout": 300,
              "settings": {"orchestration": "orch.mine"}}]})
     conftest._link(master, "master.d")

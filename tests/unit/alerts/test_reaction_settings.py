@@ -29,7 +29,7 @@ def test_an_entry():
                                       {"command": ["/bin/true"]}, 10, 60.0, 600.0),)
     assert check({"sls": ["ticket", "orchestrate"], "limit": 3, "timeout": 1800, "max_age": 86400,
                   "settings": {"command": ["/x"], "orchestration": "orch.mine"}}).rules == (
-        Rule((), (), (), (), ("opened", "happened"), ("ticket", "orchestrate"),
+        Rule((), (), (), (), ("opened", "escalation", "happened"), ("ticket", "orchestrate"),
              {"command": ["/x"], "orchestration": "orch.mine"}, 3, 1800.0, 86400.0),)
 
 

@@ -12,7 +12,7 @@ from alerts import reaction_queue, reactions
 from alerts.catalogue import CATALOGUE
 from alerts.incidents import IncidentMachine
 from alerts.reaction_queue import ReactionQueue
-from alerts.reaction_settings import OWN_CONDITIONS, Rule, Settings
+from alerts.reaction_settings import OWN_CONDITIONS, USUAL_PHASES, Rule, Settings
 from alerts.reactions import Reactions
 from tests.unit.alerts.events import T, made
 
@@ -63,6 +63,13 @@ def test_phases_are_those_of_the_alerts(tmp_path):
                made(5, condition="slave_flapped", once=True))
     assert world.phases == [("opened", "slave_down"), ("update", "slave_down"), ("recovery", "slave_down"),
                             ("opened", "slave_down"), ("happened", "slave_flapped")]
+
+
+def test_a_condition_that_becomes_critical_is_reacted_to(tmp_path):
+    """A certificate that expires is a warning first: who wants to know of what is critical hears of it all the same."""
+    world = World(tmp_path, rule(severities=("critical",), phases=USUAL_PHASES))
+    world.take(made(1), made(2, severity="critical"), made(3, severity="critical", now="worse"))
+    assert world.phases == [("escalation", "slave_down")]
 
 
 def test_an_event_that_was_overtaken_is_not_reacted_to(tmp_path):
