@@ -70,8 +70,9 @@ def test_validate_shows_what_is_reacted_to(runner):
     runner.__opts__["gateway_reactions"] = [
         {"when": {"severities": ["critical"], "sites": "bern"}, "sls": "ticket",
          "settings": {"command": ["/bin/true"]}}]
-    assert runner.validate() == {"reactions": ["opened, happened of every event, critical, at bern: ticket"],
-                                 "mistakes": [], "retcode": 0}
+    assert runner.validate() == {
+        "reactions": ["opened, escalation, happened of every event, critical, at bern: ticket"], "mistakes": [],
+        "retcode": 0}
 
 
 def test_validate_names_mistakes(runner, tmp_path):
