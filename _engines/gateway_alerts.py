@@ -11,6 +11,8 @@ Master's configuration, all optional (docs/monitoring.md)::
       rank: 0          # where two masters share the minions: 0 on the first, 1 on the second
       other: master-a  # on the second: name or address of the first, NAME:PORT where its port is not 4506
       presence: 60     # seconds between two rounds of asking all nodes whether they answer; 0: no rounds
+
+``gateway_reactions``, a list: what is done by itself when something happens (alerts/reaction_settings.py).
 """
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ import salt.utils.minions
 # The tree comes last in the path, so that nothing in it shadows an installed package.
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
-from alerts import authentic, files, service  # noqa: E402
+from alerts import authentic, files, reaction_settings, service  # noqa: E402
+from alerts.reaction_worker import Worker, command_for  # noqa: E402
+from alerts.reactions import Reactions  # noqa: E402
 from alerts.shapes import Message  # noqa: E402
 from alerts.targets import Failed  # noqa: E402
 
@@ -75,12 +79,14 @@ def start() -> None:
         log.warning("gateway_alerts:other: is missing on the master with rank 1: both masters alert about silent nodes")
     opts = dict(__opts__)  # for the threads: Salt's own mapping is bound to this one
     links = _Links(opts, str(wanted.get("other") or ""))
+    folder, sites = files.folder(opts["cachedir"]), authentic.Sites(opts["pillar_roots"].get("base", []))
     its = service.Service(
-        files.folder(__opts__["cachedir"]), authentic.load_secret(__opts__["pki_dir"]),
-        authentic.Sites(__opts__["pillar_roots"].get("base", [])),
+        folder, authentic.load_secret(__opts__["pki_dir"]), sites,
         service.Outside(links.publish, links.known, links.bus, links.stamp, links.load, links.cached,
                         links.other_alive),
-        rank=rank, presence=float(wanted.get("presence", 60)), name=str(__opts__.get("id", "master")))
+        rank=rank, presence=float(wanted.get("presence", 60)), name=str(__opts__.get("id", "master")),
+        reactions=Reactions(folder, reaction_settings.of_master(opts, sites.names()),
+                            Worker(command_for(opts["conf_file"]))))
     links.service = its
     threading.Thread(target=_read_forever, args=(opts, its), name="alerts-bus", daemon=True).start()
     _on_end(its.stop)

@@ -39,8 +39,9 @@ def status() -> dict[str, Any]:
     Whether alerts get through: the engine, the queue, and when each target last took an alert.
 
     Returns:
-        ``engine``, ``rank``, ``targets``, ``gateways``, ``silent``, ``silences``, ``events``, ``dropped`` (by reason,
-        how many messages on the bus were no verified event), ``mistakes`` (in pillar/alerts.sls); ``retcode`` 1 when
+        ``engine``, ``rank``, ``targets``, ``gateways``, ``silent``, ``silences``, ``events``, ``reactions`` (how many
+        wait, and what came of the events that fit an entry), ``dropped`` (by reason, how many messages on the bus were
+        no verified event), ``mistakes`` (in pillar/alerts.sls or ``gateway_reactions``); ``retcode`` 1 when
         something is wrong.
 
     CLI Example:
@@ -69,7 +70,8 @@ def status() -> dict[str, Any]:
         "targets": targets, "gateways": said["gateways"], "silent": said["silent"], "silences": _silences(now),
         "events": f"{counts['events']} since it started, {counts['alerts']} alerts; {said['waiting_events']} wait, at "
                   f"most {counts['most_waiting']} did",
-        "dropped": said["dropped"], "mistakes": said["mistakes"]}, wrong=not runs or failing or bool(said["mistakes"]))
+        "reactions": said.get("reactions", {}), "dropped": said["dropped"],
+        "mistakes": said["mistakes"]}, wrong=not runs or failing or bool(said["mistakes"]))
 
 
 def open_(site: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:

@@ -288,6 +288,19 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "{subject} is not changed again and again any more",
         "Perhaps nobody notices.", "The master has stopped restoring it for an hour.",
         "Something else changes it: a person, a cron job, another tool. Stop that, or take it out of the site"),
+    ("master", "reaction_failed"): Entry(
+        "warning", "the reaction {subject} failed: {now}", "the reaction {subject} has not failed for ten minutes",
+        "Depends on the reaction: it has not done its work, or only a part of it.",
+        "It is not repeated. Further failures of it at this site are only counted until it has not failed for ten "
+        "minutes.",
+        "salt-run alerts.status counts them; the master's log names each one. For the mistake: docs/monitoring.md, "
+        "\"Reactions\""),
+    ("master", "reactions_left_out"): Entry(
+        "warning", "events were not reacted to ({subject}): {now}",
+        "all events have been reacted to for ten minutes ({subject})",
+        "Depends on the reaction: it was not done for all that happened.",
+        "Further events beyond the limit are only counted. The alerts themselves name all that happened.",
+        "salt-run alerts.open shows what is wrong; salt-run alerts.status counts what was left out"),
     ("master", "alert_path"): Entry(
         "info", "alerts of this master reach you", "", "Nothing: this is the sign of life that you configured.",
         NOTHING,

@@ -198,6 +198,20 @@ class IncidentMachine:
                 del self._raised[minion]
         return alerts
 
+    def phase(self, event: Event) -> str:
+        """What an event that is not taken yet is to its condition: one of reaction_settings.PHASES. "" when a later one
+        of it was taken: this one was missed and fetched afterwards."""
+        key = key_of(event)
+        before = self._newest.get(event.id, OrderedDict()).get(key)
+        if before is not None and before[0] == event.journal and event.n <= before[1]:
+            return ""
+        if event.recovered or event.once:
+            return "recovery" if event.recovered else "happened"
+        line = self.incidents[self._of[key]].lines.get(key) if key in self._of else None
+        if line is None or not line["open"]:
+            return "opened"
+        return "escalation" if rank(event.severity) > rank(line["severity"]) else "update"
+
     def open_now(self, beacon: str, condition: str) -> list[tuple[str, str, float]]:
         """Where a condition is the case now: site, minion id, and since when this engine knows of it."""
         # Not by a piece of the key: a subject can hold any text.

@@ -24,6 +24,7 @@ from alerts.apart import Apart
 from alerts.incidents import Alert, IncidentMachine
 from alerts.intake import Ask, Intake, Taken
 from alerts.presence import Change, Presence
+from alerts.reactions import Reactions
 from alerts.shapes import EngineStatus, Message
 from alerts.spool import Spool
 
@@ -67,7 +68,7 @@ class Service:
     """All parts of the engine."""
 
     def __init__(self, folder: Path, secret: bytes, sites: authentic.Sites, outside: Outside, rank: int | None = None,
-                 presence: float = 60.0, name: str = "master") -> None:
+                 presence: float = 60.0, name: str = "master", reactions: Reactions | None = None) -> None:
         """
         Args:
             folder: for the engine's files.
@@ -77,6 +78,7 @@ class Service:
             rank: 0 or 1 where two masters share the minions, otherwise None.
             presence: seconds between two rounds of asking all nodes whether they answer; 0: no rounds.
             name: this master's name, for the sign of life.
+            reactions: what the operator wants done by itself; None: nothing.
         """
         self._folder, self._secret, self._sites, self._outside = folder, secret, sites, outside
         self._rank, self._name = rank, name
@@ -85,6 +87,7 @@ class Service:
         self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
         self._apart, self._heard = Apart(), dict[str, float]()
+        self._reactions = reactions or Reactions(folder)
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
         self._in: deque[Callable[[float], list[Alert]]] = deque()  # each given the time
         self._offered: Counter[str] = Counter()  # by minion id, its events that the reader thread has put there ...
@@ -188,6 +191,7 @@ class Service:
                 log.error("alerts: %s", error)
                 time.sleep(1)
         self._save(time.time())
+        self._reactions.stop()
         for sender in self._senders.values():
             sender.stop()
 
@@ -206,6 +210,8 @@ class Service:
         alerts += self._look(now)
         alerts += self._look_apart(now)
         self._silence()
+        for event in self._reactions.tell(now, self._machine):
+            alerts += self._take(now, event, False)
         alerts += self._machine.tick(now)
         if alerts:
             self._tell(alerts)
@@ -290,9 +296,14 @@ class Service:
     def _took(self, now: float, taken: list[Taken]) -> list[Alert]:
         alerts = []
         for each in taken:
-            self._dirty = True
-            alerts += self._machine.take(now, each.event, each.quiet)
+            alerts += self._take(now, each.event, each.quiet)
         return alerts
+
+    def _take(self, now: float, event: authentic.Event, quiet: bool) -> list[Alert]:
+        """A verified event that is new. Reactions see it first, as it is before the incidents know of it."""
+        self._dirty = True
+        self._reactions.offer(now, event, quiet, self._machine)
+        return self._machine.take(now, event, quiet)
 
     def _tell(self, alerts: list[Alert]) -> None:
         self._dirty = True
@@ -361,7 +372,7 @@ class Service:
         event = authentic.Event(self._own_journal, self._own_number, authentic.MASTER, site, node, "unknown", "master",
                                 condition, subject, "critical", was, is_now, message.iso(since), message.iso(now), over,
                                 False, "", {})
-        return self._machine.take(now, event, self._rank == 1 and self._outside.other_alive())
+        return self._take(now, event, self._rank == 1 and self._outside.other_alive())
 
     # Questions
 
@@ -503,7 +514,9 @@ class Service:
         return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self._known),
                 "silent": sorted(self._presence.silent) if self._presence else [],
                 "waiting_events": len(self._in), "counts": dict(self._counts),
-                "dropped": {**self._refused, **self._intake.dropped}, "mistakes": self._mistakes,
+                "dropped": {**self._refused, **self._intake.dropped},
+                "mistakes": [*self._mistakes, *self._reactions.settings.mistakes],
+                "reactions": self._reactions.status(),
                 "targets": {name: {**sender.status, "waiting": waiting.get(name, 0)}
                             for name, sender in self._senders.items()}}
 

@@ -79,4 +79,5 @@ class EngineStatus(TypedDict):
     counts: dict[str, int]
     dropped: dict[str, int]
     mistakes: list[str]
+    reactions: NotRequired[dict[str, int]]  # how many wait, and what came of the events; empty without entries
     targets: dict[str, TargetStatus]
