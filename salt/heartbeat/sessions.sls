@@ -22,7 +22,7 @@ heartbeat_sessions:
   file.managed:
     - contents: {{ salt['heartbeat.sessions_json'](gateway) | json }}
     - mode: '0644'
-    - check_cmd: /usr/local/lib/gateway/sessions/run check
+    - check_cmd: /usr/bin/timeout --kill-after=5 60 /usr/local/lib/gateway/sessions/run check
     - require:
       - pkg: heartbeat_packages
       - file: /usr/local/lib/gateway/sessions/run
