@@ -69,7 +69,7 @@ def test_nothing_else_leads_to_anything(sorter, raw):
 def test_what_was_there_already_is_not_taken_again(sorter):
     assert sorter.sort(message(event(5)), NOW)
     assert sorter.sort(message(event(5)), NOW) is None and sorter.sort(message(event(4)), NOW) is None
-    assert sorter.sort(message(event(1, journal="ffffffffffffffff")), NOW)
+    assert sorter.sort(message(event(1, journal="ffffffffffffffff")), NOW) is None, "the node is asked for it"
 
 
 def test_a_formula_that_is_no_text_is_none(sorter):
