@@ -3,8 +3,8 @@ One step of an orchestration, on one node
 =========================================
 
 ``salt.state`` and ``salt.function`` believe the first thing on the master's bus that looks like the node's answer, and
-any minion can put it there. Because of such answers the orchestrations under ``salt/orch`` move roles, and go on from the
-standby to the active node. So they call this runner: it takes only what the node itself has signed
+any minion can put it there. Because of such answers the orchestrations under ``salt/orch`` move roles, and go on from
+the standby to the active node. So they call this runner: it takes only what the node itself has signed
 (``_modules/gateway_answers.py``).
 """
 from __future__ import annotations

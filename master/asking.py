@@ -21,6 +21,7 @@ from master.links import Links
 
 log = logging.getLogger(__name__)
 
+CONNECT_SECONDS = 10.0  # to the master's bus, on this machine
 ANSWER_SECONDS = 15.0  # for an answer that needs no time
 CACHE_SECONDS = 1.5  # after an answer that was too large for the bus: then the job cache has it
 # A long answer is waited for while the node says that it works on it. It is asked after so many seconds, and given up
@@ -91,7 +92,10 @@ class _Talk:
         stream = bus.messages(self.opts)
         coming: asyncio.Future[object] = asyncio.ensure_future(anext(stream))
         try:
-            await coming  # connected: from now on no answer is missed
+            # Connected: from now on no answer is missed. Salt's client tries for ever.
+            if not (await asyncio.wait({coming}, timeout=CONNECT_SECONDS))[0]:
+                raise ConnectionError("the master's bus can not be reached: does salt-master run?")
+            await coming
             coming = asyncio.ensure_future(anext(stream))
             until = time.monotonic() + seconds
             first = await self.send(minions, function, arguments, named)
@@ -145,7 +149,7 @@ class _Talk:
         found, why = asked.take(minion, said, self.keys.secret())
         if found is not None:
             self.answers.setdefault(job, {})[minion] = found
-        elif why and why != before:
+        elif why and before is None:
             log.warning("an answer of %s to %s does not count: %s", minion, asked.function,
                         answers.explained(minion, why))
 

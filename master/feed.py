@@ -85,10 +85,11 @@ class Feed:
         self._wanted: dict[str, set[str]] = {"newest": set(), "conditions": set()}
         self._trimmed: dict[tuple[str, str], float] = {}  # job and minion, since when
         self._doubted: set[str] = set()
+        self._proven: set[str] = set()  # gateways that have signed an answer
         self._stranger = False
         self._changes = keys.changes
         now = time.time()
-        self._last = {"known": 0.0, "asks": now, "mark": now}
+        self._last = {"known": 0.0, "asks": 0.0, "mark": now}
 
     # Called by the reader's thread (bus.Listener)
 
@@ -142,9 +143,11 @@ class Feed:
             if len(self._trimmed) < MAX_TRIMMED:
                 self._trimmed.setdefault((job, minion), 0.0)
             return
+        first = minion not in asked.refused
         answer, why = asked.take(minion, said, self._keys.secret())
         if answer is not None:
             self.unproven.pop(minion, None)
+            self._proven.add(minion)
             with self._count:
                 full = self._waiting_answers >= MAX_WAITING_ANSWERS
                 self._waiting_answers += not full
@@ -155,6 +158,10 @@ class Feed:
             if minion not in self.unproven:  # told once, until it has answered as it should
                 log.warning("an answer of %s does not count: %s", minion, answers.explained(minion, why))
             self.unproven[minion] = why
+            # A node that was never applied can not sign. It is not silent, and nothing else follows from that.
+            if first and why in (answers.NO_MODULE, answers.NO_KEY) and minion not in self._proven \
+                    and not self.intake.has_journal(minion):
+                self._put(lambda now: Came(minion, True))
 
     def other(self, tag: bytes, data: bytes) -> None:
         """A message with another tag: nothing for this."""
@@ -206,6 +213,7 @@ class Feed:
             log.exception("can not list the minions with an accepted key")
         for minion in self.unproven.keys() - self.known:
             del self.unproven[minion]
+        self._proven &= self.known
 
     def _on_event(self, now: float, event: authentic.Event) -> Came:
         self.counts["events"] += 1

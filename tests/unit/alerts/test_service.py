@@ -257,6 +257,7 @@ def test_an_answer_too_large_for_the_bus_is_believed_from_the_job_cache_only_if_
 def test_a_node_for_which_another_answers_is_silent_and_the_alert_says_what_may_be_the_matter(tmp_path, monkeypatch):
     monkeypatch.setattr(World, "presence", 60.0)
     world = start(World(), tmp_path)
+    offer(world, made(1, severity="info"))  # it can sign
     for _ in range(30):
         step(world, 5)
         for number, (what, whom, _arguments) in enumerate(world.asked, 1):
@@ -265,8 +266,21 @@ def test_a_node_for_which_another_answers_is_silent_and_the_alert_says_what_may_
                     "journal": "", "newest": 0, "taken": 0}) if f"job{number}" in world.service.feed.pending else None)
                 world.service.answer(f"job{number}", GW1, "'gateway_answers.ask' is not available.")
     lines = [line for each in world.told for line in each["conditions"]]
-    assert [(line["condition"], line["subject"]) for line in lines] == [("node_silent", GW1)]
-    assert f"salt '{GW1}' saltutil.sync_modules" in world.told[0]["text"]
+    assert ("node_silent", GW1) in [(line["condition"], line["subject"]) for line in lines]
+    assert not [line for line in lines if line["subject"] == GW2]
+    assert f"salt '{GW1}' saltutil.sync_modules" in str([each["text"] for each in world.told])
+
+
+def test_a_node_that_was_never_applied_is_not_silent(tmp_path, monkeypatch):
+    """Its key is accepted, it has no module to sign with, and it is there."""
+    monkeypatch.setattr(World, "presence", 60.0)
+    world = start(World(), tmp_path)
+    for _ in range(30):
+        step(world, 5)
+        for number, (what, whom, _arguments) in enumerate(world.asked, 1):
+            if what == "newest" and GW1 in whom:
+                world.service.answer(f"job{number}", GW1, "'gateway_answers.ask' is not available.")
+    assert {line["subject"] for each in world.told for line in each["conditions"]} == {GW2}
 
 
 def test_a_replayed_event_is_no_sign_of_life(world):

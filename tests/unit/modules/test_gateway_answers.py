@@ -1,4 +1,4 @@
-"""_modules/gateway_answers.py: the node signs its answer together with the question, and the master accepts just that."""
+"""_modules/gateway_answers.py: the node signs its answer together with the question; the master accepts just that."""
 from __future__ import annotations
 
 import json

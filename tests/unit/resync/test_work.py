@@ -247,6 +247,37 @@ def test_a_job_is_of_one_function_and_who_is_silent_is_not_asked_again(monkeypat
     assert hands.ask([], {"heartbeat.role": []}) == {}
 
 
+def test_a_node_that_can_not_sign_waits_and_the_reason_says_what_to_do(monkeypatch):
+    """It is of an older tree. What its old modules answer, anybody could have sent."""
+    asked = answers(monkeypatch, lambda minions, _: {GW1: {"inputs": "old", "current": True}})
+    hands = Hands({"pillar_roots": {"base": [str(EXAMPLES)]}, "ret_port": 4506, "pki_dir": ""})
+    hands.accepted, hands.mistakes = lambda: [GW1, GW2], lambda _site: []
+    assert hands.roll_out("winterthur", NUMBER) == ("waits", f"{GW2}: {NOT_SIGNED}")
+    assert f"salt '{GW2}' saltutil.sync_modules" in NOT_SIGNED
+    assert {function for _minions, function, _arguments in asked} == {"drift.inputs"}
+
+
+def test_a_state_run_whose_end_nobody_has_signed_is_none(monkeypatch):
+    answers(monkeypatch, lambda *_: {})
+    outcome_, why = Pair().repair("winterthur", GW1, "openswan", NUMBER)
+    assert outcome_ == "waits" and why.startswith("it did not answer to the end: ")
+
+
+def test_a_step_through_the_runner_is_read_as_one_of_salts_own():
+    def step(minion, said, **more):
+        return {"return": {"ret": {minion: said}, "Error": "x", "retcode": 1, **more}}
+
+    failed = {"file_|-/etc/ipsec.conf_|-/etc/ipsec.conf_|-managed": {"result": False, "comment": "No space left"}}
+    assert outcome(orchestrated(state("standby_applied", 0, False, changes=step(GW2, failed)))) == (
+        "failed", f"the standby could not be applied: {GW2}: /etc/ipsec.conf: No space left; "
+                  "the active node was not touched")
+    assert outcome(orchestrated(state("standby_applied", 0, False, changes=step(GW2, [RUNS])))) == (
+        "waits", f"{GW2}: {RUNS}")
+    assert outcome(orchestrated(state("standby_applied", 0, False, changes=step(GW2, False, why={GW2: NOT_SIGNED})))
+                   ) == ("waits", f"{GW2} did not answer to the end: the standby could not be applied; "
+                                  f"{GW2}: {NOT_SIGNED}")
+
+
 def test_all_nodes_of_all_sites_are_asked_at_once():
     told = Pair().told()
     assert told["nodes"] == {"winterthur": {GW1: [NUMBER, True], GW2: [NUMBER, True]}, "bern": {"gw-a.bern": None}}
