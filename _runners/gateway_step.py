@@ -55,8 +55,12 @@ def run(minion: str, call: str, arguments: list[Any] | None = None, named: dict[
         salt-run gateway_step.run gw1.winterthur heartbeat.healthy '["active"]'
     """
     state_run = call.startswith("state.")
-    said = asking.ask(dict(__opts__), Keys(__opts__["pki_dir"]), [minion], call, arguments or [], named,
-                      APPLY_SECONDS if state_run else SECONDS, long=True)
+    try:
+        said = asking.ask(dict(__opts__), Keys(__opts__["pki_dir"]), [minion], call, arguments or [], named,
+                          APPLY_SECONDS if state_run else SECONDS, long=True)
+    except Exception as error:  # noqa: BLE001  # the master can not be reached, or its key not be read
+        return _result({"ret": {minion: False}, "why": {minion: f"was not asked: {error}"}},
+                       f"{minion}: {call}: was not asked: {error}")
     its = said.answers.get(minion)
     if its is None:
         why = said.missing.get(minion, "")
