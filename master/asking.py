@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0  # to the master's bus, on this machine
 ANSWER_SECONDS = 15.0  # for an answer that needs no time
+LOOK_SECONDS = 0.2  # between two looks at what is due
 CACHE_SECONDS = 1.5  # after an answer that was too large for the bus: then the job cache has it
 # A long answer is waited for while the node says that it works on it. It is asked after so many seconds, and given up
 # when it has not said so so many times in a row: its network may be away for a moment.
@@ -103,10 +104,13 @@ class _Talk:
             still = ""  # the job that asks whether they still work
             given_up: set[str] = set()
             while (missing := set(first.missing()) - given_up) and time.monotonic() < until:
-                await asyncio.wait({coming}, timeout=0.2)
-                if coming.done():
-                    self.take(coming.result())
-                    coming = asyncio.ensure_future(anext(stream))
+                # Most messages are for others: they cost no more than a look at their tag.
+                came, again = 0, time.monotonic() + LOOK_SECONDS
+                while not came and (left := again - time.monotonic()) > 0:
+                    await asyncio.wait({coming}, timeout=left)
+                    if coming.done():
+                        came += self.take(coming.result())
+                        coming = asyncio.ensure_future(anext(stream))
                 self.look(time.monotonic())
                 if not long:
                     continue
@@ -131,14 +135,15 @@ class _Talk:
         await asyncio.to_thread(self.links.send, asked, arguments, named)
         return asked
 
-    def take(self, raw: object) -> None:
-        """A message of the bus."""
+    def take(self, raw: object) -> bool:
+        """A message of the bus. Returns whether it is an answer to a question of this, true or not."""
         if not isinstance(raw, bytes) or not raw.startswith(b"salt/job/"):
-            return
+            return False
         tag, _, data = raw.partition(END_OF_TAG)
         job, minion = bus.returned(tag)
         if job in self.questions:
             self.answer(job, minion, bus.said(data))
+        return job in self.questions
 
     def answer(self, job: str, minion: str, said: object) -> None:
         if said is answers.TRIMMED:

@@ -27,7 +27,7 @@ Run = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs an orchestration: `run(NAME, STEP=answer)`; `.asked` has the steps. An answer of None: nothing valid came."""
+    """Runs an orchestration: `run(NAME, STEP=answer)`. `.asked` has the steps. The answer None: nothing valid came."""
     copy_pillar(tmp_path / "pillar")
     for folder in ("proc", "extmods"):
         (tmp_path / folder).mkdir()
