@@ -83,7 +83,8 @@ def test_the_steps_in_their_order(run: Run, name: str, roles: tuple[str, str], s
 
 @pytest.mark.parametrize(("answer", "outcome"), [
     (None, "waits"), (False, "waits"), ({"a_|-b_|-c_|-d": {"result": False, "comment": "no"}}, "failed"),
-    (["The function x is running as PID 7 and was started"], "waits"), (["Rendering failed"], "failed"), ({}, "failed")])
+    (["The function x is running as PID 7 and was started"], "waits"), (["Rendering failed"], "failed"),
+    ({}, "failed")])
 def test_a_roll_out_stays_away_from_the_active_node_unless_the_standby_says_that_it_was_applied(
         run: Run, answer: Any, outcome: str) -> None:
     assert run("resync", gw2_highstate=answer)[0] == outcome
