@@ -283,6 +283,14 @@ def test_a_node_that_was_never_applied_is_not_silent(tmp_path, monkeypatch):
     assert {line["subject"] for each in world.told for line in each["conditions"]} == {GW2}
 
 
+def test_who_can_not_sign_yet_waits_in_one_place_however_often_somebody_answers(world):
+    world.service.feed.ask_newest([GW1])
+    step(world)
+    for _ in range(500):
+        world.service.answer(job_of(world, "newest", GW1), GW1, "'gateway_answers.ask' is not available.")
+    assert world.service.feed.waiting() == 1
+
+
 def test_a_replayed_event_is_no_sign_of_life(world):
     critical(world)
     world.service._heard.clear()
