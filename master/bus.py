@@ -68,7 +68,11 @@ def read_forever(opts: dict[str, Any], listener: Listener) -> None:
 async def _read(opts: dict[str, Any], listener: Listener) -> None:
     async for raw in messages(opts):
         if isinstance(raw, bytes):
-            sort(raw, listener)
+            try:
+                sort(raw, listener)
+            except Exception as error:  # the content can be anything, and must not end the reader
+                log.debug("dropped: %s", error)
+                listener.refuse("malformed")
         else:
             listener.lost()
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -77,3 +78,20 @@ def test_a_client_that_has_connected_anew_by_itself_is_noticed(monkeypatch: pyte
 
     assert asyncio.run(read()) == [bus.CONNECTED, b"1", bus.CONNECTED, b"3", b"4"]
     assert client.closed
+
+
+def test_no_message_ends_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order is unpacked by the listener; anybody can send something else with its tag."""
+    class Broken(Listener):
+        def other(self, _tag: bytes, data: bytes) -> None:
+            salt.payload.loads(data)
+
+    async def messages(_opts: Any) -> AsyncGenerator[object, None]:
+        yield bus.CONNECTED
+        yield b"gateway/resync/order\n\n\xc1"
+        yield message("salt/minion/gw1.x/start", {})
+
+    listener = Broken()
+    monkeypatch.setattr(bus, "messages", messages)
+    asyncio.run(bus._read({}, listener))
+    assert listener.heard == [("lost",), ("refuse", "malformed"), ("started", "gw1.x")]
