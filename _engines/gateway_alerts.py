@@ -16,7 +16,6 @@ Master's configuration, all optional (docs/monitoring.md)::
 """
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import socket
@@ -27,14 +26,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import salt.client
 import salt.loader
-import salt.payload
 import salt.template
-import salt.transport
 import salt.utils.event
-import salt.utils.jid
-import salt.utils.minions
 
 # The tree comes last in the path, so that nothing in it shadows an installed package.
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
@@ -44,12 +38,14 @@ from alerts.reaction_worker import Worker, command_for  # noqa: E402
 from alerts.reactions import Reactions  # noqa: E402
 from alerts.shapes import Message  # noqa: E402
 from alerts.targets import Failed  # noqa: E402
+from master import bus  # noqa: E402
+from master.keys import Keys  # noqa: E402
+from master.links import Links  # noqa: E402
 
 log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_alerts"
 
-_EVENTS = (b"salt/beacon/", b"gateway/master/")
 _OTHER_PORT = 4506  # of the other master, for the test whether it is reachable
 
 
@@ -81,14 +77,14 @@ def start() -> None:
     links = _Links(opts, str(wanted.get("other") or ""))
     folder, sites = files.folder(opts["cachedir"]), authentic.Sites(opts["pillar_roots"].get("base", []))
     its = service.Service(
-        folder, authentic.load_secret(__opts__["pki_dir"]), sites,
+        folder, Keys(opts["pki_dir"]), sites,
         service.Outside(links.publish, links.known, links.bus, links.stamp, links.load, links.cached,
                         links.other_alive),
         rank=rank, presence=float(wanted.get("presence", 60)), name=str(__opts__.get("id", "master")),
         reactions=Reactions(folder, reaction_settings.of_master(opts, sites.names()),
                             Worker(command_for(opts["conf_file"]))))
     links.service = its
-    threading.Thread(target=_read_forever, args=(opts, its), name="alerts-bus", daemon=True).start()
+    threading.Thread(target=bus.read_forever, args=(opts, its.feed), name="alerts-bus", daemon=True).start()
     _on_end(its.stop)
     its.run()
 
@@ -106,64 +102,6 @@ def _on_end(stop: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, handle)
 
 
-# The bus
-
-
-def _read_forever(opts: dict[str, Any], its: service.Service) -> None:
-    """Reads all messages without delay: the master drops a listener that is 10,000 events behind."""
-    while True:
-        try:
-            asyncio.run(_read(opts, its))
-        except Exception:  # a broken connection, of many kinds
-            log.exception("alerts: lost the connection to the master's bus; connecting again")
-        time.sleep(0.5)
-
-
-async def _read(opts: dict[str, Any], its: service.Service) -> None:
-    # Not SaltEvent.get_event: it unpacks every event on the bus before it looks at the tag, also the returns of large
-    # states, and runs its event loop once for each.
-    client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
-    try:
-        await client.connect()
-        its.lost()  # asks for earlier events, now that the answers can be received
-        stream, count = getattr(client, "_stream", None), 0
-        while True:
-            raw = await client.recv()
-            if raw is None:
-                continue
-            if getattr(client, "_stream", None) is not stream:
-                stream = client._stream  # the client has reconnected by itself
-                its.lost()
-            _sort(raw, its)
-            count += 1
-            if count % 50 == 0:
-                await asyncio.sleep(0)
-    finally:
-        client.close()
-
-
-def _sort(raw: bytes, its: service.Service) -> None:
-    """Passes one message of the bus on to the service. Most messages are for others."""
-    tag, _, data = raw.partition(authentic.END_OF_TAG)
-    if tag.startswith(_EVENTS):
-        if len(raw) > authentic.MAX_MESSAGE_BYTES or len(tag) > authentic.MAX_TAG_BYTES:
-            its.refuse("large")
-            return
-        try:
-            content = salt.payload.loads(data, encoding="utf-8")
-            its.offer(tag.decode("utf-8"), content)
-        except Exception:  # the content can be anything
-            its.refuse("malformed")
-    elif tag.startswith(b"salt/job/"):
-        parts = tag.decode("utf-8", "replace").split("/")
-        if len(parts) == 5 and parts[3] == "ret" and parts[2] in its.pending:
-            content = salt.payload.loads(data, encoding="utf-8")
-            said = content.get("return") if isinstance(content, dict) else None
-            its.answer(parts[2], parts[4], service.TRIMMED if b"VALUE_TRIMMED" in data else said)
-    elif tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < authentic.MAX_TAG_BYTES:
-        its.started(tag.decode("utf-8", "replace").split("/")[2])
-
-
 class _Links:
     """The functions of service.Outside."""
 
@@ -171,31 +109,23 @@ class _Links:
 
     def __init__(self, opts: dict[str, Any], other: str) -> None:
         self._opts, self._other = opts, other
+        self._links = Links(opts)
         self._clients = threading.local()
         self._tried = (0.0, False)
 
     def publish(self, what: str, minions: list[str], arguments: list[Any]) -> str:
         """Starts a job on some minions; returns its id. The answers come over the bus. Only one thread calls this."""
-        if getattr(self._clients, "jobs", None) is None:
-            self._clients.jobs = salt.client.get_local_client(mopts=self._opts)
-        job = salt.utils.jid.gen_jid(self._opts)
-        self.service.expect(job, what)
-        function = "test.ping" if what == "ping" else f"gateway_events.{what}"
-        self._clients.jobs.run_job(minions, function, arguments, tgt_type="list", jid=job, timeout=15, listen=False)
-        return job
+        asked = self.service.expect(self._links.new_job(), what, minions)
+        self._links.send(asked, arguments)
+        return asked.job
 
     def cached(self, job: str, minion: str) -> Any:
         """What a minion returned to a job, from the job cache; None when it is not there."""
-        try:
-            with salt.client.get_local_client(mopts=self._opts) as client:
-                return client.get_cache_returns(job).get(minion, {}).get("ret")
-        except Exception as error:  # a returner's, of many kinds
-            log.warning("alerts: the job cache has no answer of %s: %s", minion, error)
-            return None
+        return self._links.cached(job, minion)
 
     def known(self) -> list[str]:
         """The ids of all minions with an accepted key."""
-        return salt.utils.minions.CkMinions(self._opts).check_minions("*", "glob")["minions"]
+        return self._links.known()
 
     def bus(self, message: Message) -> str:
         """Puts an alert on the bus, for other programs. Only one thread calls this."""

@@ -36,6 +36,7 @@ import salt.utils.event
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
 from alerts import authentic  # noqa: E402
+from master.keys import Keys  # noqa: E402
 from resync import bus, decide, files, settings, work  # noqa: E402
 from resync.inputs import Inputs  # noqa: E402
 from resync.jobs import Ended, Jobs, child, clock  # noqa: E402
@@ -85,8 +86,8 @@ class Engine:
 
     def __init__(self, opts: dict[str, Any], config: decide.Config) -> None:
         self.opts = opts
-        self.secret = authentic.load_secret(opts["pki_dir"])
-        self.hands = work.Hands(opts, config.after)
+        self.keys = Keys(opts["pki_dir"])
+        self.hands = work.Hands(opts, config.after, self.keys)
         self.inputs = Inputs(opts["file_roots"].get("base", []), opts["pillar_roots"].get("base", []))
         self.machine = decide.RolloutMachine(config, clock(), files.read_state(opts["cachedir"]))
         self.jobs = Jobs()
@@ -130,8 +131,8 @@ class Engine:
     def listen(self) -> None:
         """Starts the process that reads the bus, if it does not run. It writes one JSON list per line."""
         if not self.bus_pid:
-            opts, secret, sites = self.opts, self.secret, self.hands.sites
-            self.bus_pid, self.bus_pipe = child(lambda pipe: bus.read(opts, secret, sites, pipe))
+            opts, keys, sites = self.opts, self.keys, self.hands.sites
+            self.bus_pid, self.bus_pipe = child(lambda pipe: bus.read(opts, keys, sites, pipe))
             os.set_blocking(self.bus_pipe, False)
             self.bus_said = b""
 
@@ -177,7 +178,7 @@ class Engine:
                                            for minion, each in nodes.items()}))
         for minion, events in said["conditions"].items():
             for each in events[:200]:
-                event, _why = authentic.check(each, None, self.secret)
+                event, _why = authentic.check(each, None, self.keys.secret())
                 found = bus.meaning(event) if event and event.id == minion else None
                 if found:
                     self.handle(found)
@@ -204,9 +205,9 @@ class Engine:
         self.number += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         signed = authentic.of_master(
-            self.secret, self.journal, self.number, action.condition, now, site=action.site, subject=action.subject,
-            severity=action.severity, was=action.was, now=action.now, cause=action.cause, recovered=action.recovered,
-            once=action.condition == "would_resync")
+            self.keys.secret(), self.journal, self.number, action.condition, now, site=action.site,
+            subject=action.subject, severity=action.severity, was=action.was, now=action.now, cause=action.cause,
+            recovered=action.recovered, once=action.condition == "would_resync")
         if self.event is None:
             self.event = salt.utils.event.get_master_event(self.opts, self.opts["sock_dir"], listen=False)
         if not self.event.fire_event(signed, f"gateway/master/{action.condition}"):

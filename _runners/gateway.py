@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NotRequired, TypedDict
@@ -27,6 +28,15 @@ import salt.utils.yaml
 import yaml
 from salt.exceptions import CommandExecutionError, SaltRunnerError
 
+# Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
+# comes first in the path, and only for these imports.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from master import asking
+    from master.keys import Keys
+finally:
+    del sys.path[0]
+
 __virtualname__ = "gateway"
 
 # How long the nodes may take to answer.
@@ -37,6 +47,7 @@ _NO_VALUE = (ValueError, KeyError, AttributeError, TypeError, OverflowError, Rec
 _JINJA = re.compile(r"\{[{%#]")
 _RENDERED_ALIKE = ("#!yaml", "#!jinja|yaml")
 # What a node may call its version: three numbers. Anything else that it says is not printed.
+_VERSION_OF = "gateway_version.installed"
 _VERSION = r"[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}"
 
 
@@ -124,9 +135,9 @@ def roles(site: str) -> dict:
         site: the site's name.
 
     Returns:
-        By minion id the role, as ``heartbeat.role`` has it, ``silent`` for a node that does not answer, and ``split``
-        for both when both say they are active; or what :func:`validate` returns, when there is no such site or a node
-        has no accepted key.
+        By minion id the role, as ``heartbeat.role`` has it, ``silent`` for a node that does not answer (and why, when
+        something answers that it has not signed), and ``split`` for both when both say they are active; or what
+        :func:`validate` returns, when there is no such site or a node has no accepted key.
 
     CLI Example:
 
@@ -189,7 +200,7 @@ def version(site: str | None = None) -> dict:
         else:
             minions |= dict.fromkeys(found.values(), name)
             mistakes += without
-    said = _ask(list(minions), "gateway_version.installed") if minions else {}
+    said = _ask(list(minions), _VERSION_OF) if minions else {}
     nodes = {}
     for minion, name in minions.items():
         nodes[minion] = _version_of(said.get(minion))
@@ -329,7 +340,14 @@ def _accepted() -> list[str]:
 
 
 def _ask(minions: list[str], function: str) -> dict[str, str]:
-    """What a function returns on some minions, as text by id; a minion that does not answer is left out."""
+    """
+    What a function returns on some minions, as text by id; a minion that does not answer is left out. An answer counts
+    only if its node has signed it; except a version, which is only shown, and which an old node could not sign.
+    """
+    if function != _VERSION_OF:
+        said = asking.ask(dict(__opts__), Keys(__opts__["pki_dir"]), minions, function, seconds=_ANSWER_SECONDS)
+        silent = {minion: f"silent ({why})" for minion, why in said.missing.items() if why != asking.SILENT}
+        return silent | {minion: str(its.error or its.value) for minion, its in said.answers.items()}
     with salt.client.get_local_client(mopts=__opts__) as client:
         answers = client.cmd(minions, function, tgt_type="list", timeout=_ANSWER_SECONDS)
     return {minion: str(said) for minion, said in answers.items() if said is not False}

@@ -24,6 +24,9 @@ HOLD_SECONDS = 8.0  # the master with rank 1 waits this long for the other one
 # Events of one node that are taken from the bus: a burst, and the rate after it.
 BURST_EVENTS, EVENTS_PER_SECOND = 100.0, 10.0
 NEWS_SECONDS = 600.0  # older events of a node that this master hears of for the first time are history
+# An event of such a node is taken from the bus at once only if it is no older than this, by its own time: anybody who
+# has recorded it can send it again. An older one has to be in the node's own signed answer.
+FRESH_SECONDS = 60.0
 # A node that names a smaller number than known, this long after the last new one, was set back to an earlier state. (A
 # late answer comes earlier.)
 SET_BACK_SECONDS = 150.0
@@ -63,6 +66,7 @@ class Node:
     taken: int = 0  # the last number that a master has taken, by the node's last answer
     tokens: float = BURST_EVENTS  # events that may still come over the bus at once ...
     at: float = 0.0  # ... as counted at this time
+    proven: bool = False  # the node itself has named this journal, in a signed answer
 
 
 class Intake:
@@ -85,9 +89,12 @@ class Intake:
     def event(self, now: float, event: Event) -> list[Taken]:
         """A verified event from the bus; returns the new events that follow in order."""
         if event.id == MASTER:
-            return self._of_master(event)
+            return self._of_master(now, event)
         node = self.nodes.setdefault(event.id, Node(at=now))
         if not node.journal:
+            if abs(now - seconds(event.at)) > FRESH_SECONDS:
+                self.want(now, event.id)
+                return self._drop("old")
             # A new node: its earlier events are not fetched, its present conditions are.
             node.journal, node.n = event.journal, event.n - 1
             self.asks.append(Ask("conditions", event.id))
@@ -135,9 +142,12 @@ class Intake:
             node.taken = taken
         if not journal:
             return out  # it has never reported anything
+        if node is not None:
+            node.pause = ASK_AGAIN_SECONDS  # it answers, and as it should
+            node.proven = node.proven or node.journal == journal
         if node is None or not node.journal:
             if node is None:
-                self.nodes[minion] = Node(journal, number, at=now)
+                self.nodes[minion] = Node(journal, number, at=now, proven=True)
                 self.asks.append(Ask("conditions", minion))
             else:
                 self.want(now, minion)
@@ -150,7 +160,7 @@ class Intake:
         return out
 
     def fetched(self, now: float, minion: str, journal: str, number: int, taken: int, events: list[Event],
-                unsigned: bool = False) -> list[Taken]:
+                unsigned: bool = False, clock: float | None = None) -> list[Taken]:
         """
         A node's answer to `since`.
 
@@ -162,6 +172,7 @@ class Intake:
             taken: the last number that a master has reported as taken.
             events: the verified events.
             unsigned: there were further events after them, which the node can not sign yet.
+            clock: the node's own time when it answered; None: the same as `now`. Its clock may be wrong.
 
         Returns:
             The new events.
@@ -172,13 +183,14 @@ class Intake:
             node.pause = ASK_AGAIN_SECONDS
         if not journal:
             return []
-        first = not node.journal
+        first, node.proven = not node.proven, True
         if node.journal != journal:
             node.journal, node.n, node.ahead, node.waiting = journal, 0, set(), {}
             self.asks.append(Ask("conditions", minion))
             if first:
-                # A new node: its old events are not news, its present conditions are.
-                old = [event.n for event in events if now - seconds(event.at) > NEWS_SECONDS]
+                # A new node: its old events are not news, its present conditions are. Nor does a replay of what an
+                # earlier journal of it had make them news.
+                old = [event.n for event in events if (clock or now) - seconds(event.at) > NEWS_SECONDS]
                 node.n = max([0, *old])
         out = []
         for event in sorted(events, key=lambda event: event.n):
@@ -260,9 +272,11 @@ class Intake:
         node.tokens -= 1
         return True
 
-    def _of_master(self, event: Event) -> list[Taken]:
+    def _of_master(self, now: float, event: Event) -> list[Taken]:
         if event.n <= self.own.get(event.journal, 0):
             return self._drop("repeated")
+        if abs(now - seconds(event.at)) > NEWS_SECONDS:
+            return self._drop("old")  # a replay of what an engine sent whose journal is forgotten by now
         self.own.pop(event.journal, None)
         self.own[event.journal] = event.n
         while len(self.own) > MAX_OWN_JOURNALS:
@@ -318,7 +332,7 @@ class Intake:
         Raises:
             KeyError, TypeError, ValueError: `state` is something else.
         """
-        self.nodes = {minion: Node(str(journal), int(n), {int(each) for each in ahead})
+        self.nodes = {minion: Node(str(journal), int(n), {int(each) for each in ahead}, proven=True)
                       for minion, (journal, n, ahead) in state["nodes"].items()}
         self.own = {str(journal): int(n) for journal, n in state["own"].items()}
 

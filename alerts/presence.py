@@ -1,7 +1,7 @@
 """Finds nodes that have fallen silent. No I/O.
 
 Once a minute one job asks all gateways. A gateway from which nothing comes within 20 s is asked again; if nothing comes
-then either, it is silent. Every verified event and every answer counts as a sign of life.
+then either, it is silent. Every new event and every answer that the node has signed counts as a sign of life.
 """
 from __future__ import annotations
 

@@ -1,20 +1,27 @@
-"""Reads from the master's event bus what concerns resync: signed drift reports of nodes, starts of minions, and orders
-of people. Any minion can put anything on the bus; an unsigned message causes a question to a node at most.
+"""Takes from the master's event bus what concerns resync: verified drift reports of nodes, starts of minions, and
+orders of people. Any minion can put anything on the bus; an unsigned message causes a question to a node at most.
+
+The reader, the check and the questions for what is missing are those of the alerts: master/bus.py, master/feed.py.
 """
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
+import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import salt.payload
-import salt.transport
 
 from alerts import authentic
+from master import bus
+from master.feed import Came, Feed, Outside
+from master.keys import Keys, keys_of
+from master.links import Links
 from resync import decide
 
 log = logging.getLogger(__name__)
@@ -22,72 +29,106 @@ log = logging.getLogger(__name__)
 ORDER_TAG = "gateway/resync/order"
 ORDER_NAMES = ("stop", "go", "now")
 MAX_ORDER_AGE_SECONDS = 60.0  # an older order is ignored
+LOOK_SECONDS = 0.1  # between two looks at what is due
 _MAX_JOURNALS = 10_000  # of which the newest number is remembered
 
 
-def read(opts: dict[str, Any], secret: bytes, sites: authentic.Sites, pipe: int) -> None:
+def read(opts: dict[str, Any], secret: bytes | Keys, sites: authentic.Sites, pipe: int) -> None:
     """
-    Runs in a process of its own until the bus ends. Writes each event as a line of JSON: [class in decide, its values].
+    Runs in a process of its own, for ever. Writes each event as a line of JSON: [class in decide, its values].
 
     Args:
         opts: the master's configuration.
         secret, sites: see :class:`Sorter`.
         pipe: the file descriptor to write to.
     """
-    asyncio.run(_read(opts, Sorter(secret, sites), pipe))
+    links = Links(opts)
 
+    def publish(what: str, minions: list[str], arguments: list[Any]) -> None:
+        links.send(sorter.feed.expect(links.new_job(), what, minions), arguments)
 
-async def _read(opts: dict[str, Any], sorter: Sorter, pipe: int) -> None:
-    # Not SaltEvent.get_event: it unpacks everything on the bus, also the returns of large states. And each message is
-    # read without delay: the master drops a listener that is 10,000 events behind.
-    client = salt.transport.ipc_publish_client("master", opts, io_loop=asyncio.get_running_loop())
-    await client.connect()
-    count = 0
+    sorter = Sorter(secret, sites, Outside(publish, links.known, links.cached))
+    for target, arguments in ((bus.read_forever, (opts, sorter)), (sorter.feed.ask_forever, ())):
+        threading.Thread(target=target, args=arguments, daemon=True).start()
     while True:
-        raw = await client.recv()
-        if raw is None:
-            continue
-        found = sorter.sort(raw, time.time())
-        if found is not None:
+        for found in sorter.due(time.time()):
             os.write(pipe, json.dumps([type(found).__name__, *found]).encode() + b"\n")
-        count += 1
-        if count % 50 == 0:
-            await asyncio.sleep(0)
+        with sorter.feed.wake:
+            if not sorter.feed.waiting() and not sorter.found:
+                sorter.feed.wake.wait(LOOK_SECONDS)
+
+
+class _Feed(Feed):
+    """Keeps the formula that a drift report names."""
+
+    def light(self, event: authentic.Event) -> authentic.Event:
+        return event if event.beacon == "drift" else super().light(event)
 
 
 class Sorter:
-    """Turns messages of the bus into events of decide."""
+    """Turns messages of the bus into events of decide. A bus.Listener."""
 
-    def __init__(self, secret: bytes, sites: authentic.Sites) -> None:
-        self.secret, self.sites = secret, sites
-        self.newest: dict[tuple[str, str], int] = {}  # by id and journal, the newest number
+    def __init__(self, secret: bytes | Keys, sites: authentic.Sites, outside: Outside | None = None) -> None:
+        """
+        Args:
+            secret: the master's, which does not change; or the keys that read it from its file.
+            sites: the sites in the master's pillar.
+            outside: the functions that reach Salt; None: nobody is asked for what is missing.
+        """
+        self.keys, self.sites = keys_of(secret), sites
+        self.feed = _Feed(self.keys, sites, outside or Outside(lambda *_: None, lambda: (), lambda *_: None))
+        self.newest: dict[tuple[str, str], int] = {}  # of orders: by id and journal, the newest number
         self.asked: dict[str, float] = {}  # by site, when the last start of one of its minions was passed on
+        self.found: deque[decide.ResyncEvent] = deque()
+        self.clock: Callable[[], float] = time.time
+        # The feed's own part of bus.Listener
+        self.offer, self.refuse, self.wants, self.answer = (self.feed.offer, self.feed.refuse, self.feed.wants,
+                                                            self.feed.answer)
+        self.lost = self.feed.lost
 
     def sort(self, raw: bytes, now: float) -> decide.ResyncEvent | None:
-        """The event of a message, or None when it does not concern resync. `now`: seconds since 1970."""
-        tag, _, data = raw.partition(authentic.END_OF_TAG)
+        """Takes a message at this time; the event that follows, or None. Further ones: :meth:`due`. For tests."""
+        self.clock = lambda: now
         try:
-            if tag.startswith(b"salt/beacon/") and tag.count(b"/drift/") == 1:
-                return self.drift(tag, data)
-            if tag.startswith(b"salt/minion/") and tag.endswith(b"/start") and len(tag) < authentic.MAX_TAG_BYTES:
-                return self.started(tag.decode().split("/")[2], now)
-            if tag == ORDER_TAG.encode():
-                return self.order(data, now)
+            bus.sort(raw, self)
         except Exception as error:  # noqa: BLE001  # the content can be anything
             log.debug("resync: dropped: %s", error)
-        return None
+        found = self.due(now)
+        self.found.extendleft(reversed(found[1:]))
+        return found[0] if found else None
 
-    def drift(self, tag: bytes, data: bytes) -> decide.Drifted | decide.Returned | None:
-        if len(data) > authentic.MAX_MESSAGE_BYTES or len(tag) > authentic.MAX_TAG_BYTES:
-            return None
+    def due(self, now: float) -> list[decide.ResyncEvent]:
+        """What has come and is in order. Sends the questions that are due. `now`: seconds since 1970."""
+        for came in self.feed.step(now):
+            self.found.extend(meanings(came))
+        self.feed.questions(now)
+        out = []
+        while self.found:
+            out.append(self.found.popleft())
+        return out
+
+    def started(self, minion: str) -> None:
+        """Somebody says that a minion has started."""
+        self.feed.started(minion)
+        site, now = self.sites.sender(minion), self.clock()
+        if site and now - self.asked.get(site, 0.0) >= decide.ASK_SITE_SECONDS:
+            self.asked[site] = now
+            self.found.append(decide.Reconnected(site, minion))
+
+    def other(self, tag: bytes, data: bytes) -> None:
+        """A message that may be a person's order."""
+        if tag != ORDER_TAG.encode() or len(data) > authentic.MAX_MESSAGE_BYTES:
+            return
         content = authentic.payload(salt.payload.loads(data, encoding="utf-8"))
-        event, _why = authentic.check(content, tag.decode(), self.secret)
-        if not event or event.beacon != "drift" or not self.fresh(event):
-            return None
-        return meaning(event) if self.sites.sender(event.id) == event.site else None
+        event, _why = authentic.check(content, None, self.keys.secret())
+        if not event or event.id != authentic.MASTER or event.beacon != "resync" or event.condition not in ORDER_NAMES:
+            return
+        age = self.clock() - datetime.fromisoformat(event.at).timestamp()
+        if abs(age) < MAX_ORDER_AGE_SECONDS and self.fresh(event):
+            self.found.append(decide.Order(event.condition, event.site))
 
     def fresh(self, event: authentic.Event) -> bool:
-        """Whether an event is new: its number is higher than all before it in its journal."""
+        """Whether an order is new: its number is higher than all before it in its journal."""
         key = event.id, event.journal
         if event.n <= self.newest.get(key, 0):
             return False
@@ -96,23 +137,11 @@ class Sorter:
         self.newest[key] = event.n
         return True
 
-    def started(self, minion: str, now: float) -> decide.Reconnected | None:
-        site = self.sites.sender(minion)
-        if not site or now - self.asked.get(site, 0.0) < decide.ASK_SITE_SECONDS:
-            return None
-        self.asked[site] = now
-        return decide.Reconnected(site, minion)
 
-    def order(self, data: bytes, now: float) -> decide.Order | None:
-        if len(data) > authentic.MAX_MESSAGE_BYTES:
-            return None
-        event, _why = authentic.check(authentic.payload(salt.payload.loads(data, encoding="utf-8")), None, self.secret)
-        if not event or event.id != authentic.MASTER or event.beacon != "resync" or event.condition not in ORDER_NAMES:
-            return None
-        age = now - datetime.fromisoformat(event.at).timestamp()
-        if abs(age) >= MAX_ORDER_AGE_SECONDS or not self.fresh(event):
-            return None
-        return decide.Order(event.condition, event.site)
+def meanings(came: Came) -> list[decide.ResyncEvent]:
+    """The events of decide in what came from a node."""
+    events = [each.event for each in (*came.taken, *(came.conditions or ()))]
+    return [found for event in events if event.id != authentic.MASTER and (found := meaning(event))]
 
 
 def meaning(event: authentic.Event) -> decide.Drifted | decide.Returned | None:

@@ -1,5 +1,7 @@
 """Carries out through Salt what decide.py decides: asks nodes, applies them, and returns the outcome.
 
+Nothing is decided on an answer that its node has not signed (master/asking.py).
+
 Targets are minion ids that have an accepted key and are nodes of a site in pillar; they never come from an event. The
 text of a failure is cut to a length that fits into an event.
 """
@@ -8,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypedDict
 
-import salt.client
 import salt.runner
 import salt.utils.minions
 
 from alerts.authentic import Sites
+from master import asking
+from master.keys import Keys
 from resync.decide import MORE, MORE_SUBJECT
 
 ANSWER_SECONDS = 15  # for a node to answer a question
-APPLY_SECONDS = 600  # for a node to be applied
+APPLY_SECONDS = 1500  # for a node to be applied, as long as it works on it
 CONNECT_SECONDS = 3  # for a node to connect to another master
 MAX_REASON_CHARACTERS = 1500  # of the text of a failure
 # What the failure of a step of orch.resync means.
@@ -42,13 +45,15 @@ class Answers(TypedDict):
 class Hands:
     """The functions of one master. Use it in a process of its own: Salt's clients are not made for threads."""
 
-    def __init__(self, opts: dict[str, Any], after: Iterable[str] = ()) -> None:
+    def __init__(self, opts: dict[str, Any], after: Iterable[str] = (), keys: Keys | None = None) -> None:
         """
         Args:
             opts: the master's configuration.
             after: addresses of the masters that come before this one (rank 1).
+            keys: the master's secret; None: read it when it is needed.
         """
-        self.opts, self.after = opts, tuple(after)
+        self.opts, self.after, self._keys = opts, tuple(after), keys
+        self.unbelieved: dict[str, str] = {}  # by minion that gave no valid answer to the last question, why
         self.sites = Sites(opts["pillar_roots"].get("base", []))
 
     # Questions
@@ -78,12 +83,31 @@ class Hands:
         # Trap: one job of several functions would be shorter, but while it runs, no state can be applied on that minion
         # (Salt 3008.3: saltutil.is_running can not match a list).
         found: dict[str, dict[str, Any]] = {minion: {} for minion in minions}
-        with salt.client.get_local_client(mopts=self.opts) as client:
-            for function, arguments in functions.items():
-                said = client.cmd(list(found), function, arguments, tgt_type="list", timeout=timeout) if found else {}
-                found = {minion: each | {function: said[minion]} for minion, each in found.items()
-                         if said.get(minion, False) is not False}
+        self.unbelieved = {}
+        for function, arguments in functions.items():
+            said = self.question(list(found), function, arguments, seconds=timeout)
+            self.unbelieved |= said.missing
+            # A function that fails is an answer, too: as Salt has it, its text.
+            found = {minion: each | {function: f"ERROR: {its.error}" if its.error else its.value}
+                     for minion, each in found.items() if (its := said.answers.get(minion))}
         return found
+
+    def question(self, minions: list[str], function: str, arguments: Iterable[Any] = (), *, seconds: float,
+                 named: dict[str, Any] | None = None, long: bool = False) -> asking.Said:
+        """Call a function on minions; see asking.ask."""
+        if not minions:
+            return asking.Said()
+        self._keys = self._keys or Keys(self.opts["pki_dir"])
+        return asking.ask(self.opts, self._keys, minions, function, arguments, named, seconds, long)
+
+    def apply(self, minions: list[str], formula: str = "", test: bool = False) -> asking.Said:
+        """Call state.apply on minions, with one formula or with all."""
+        return self.question(minions, "state.apply", [formula] if formula else [], seconds=APPLY_SECONDS, long=True,
+                             named={"test": True} if test else None)
+
+    def silence(self, minions: Iterable[str]) -> str:
+        """Why these minions gave no valid answer to the last question, in words."""
+        return "; ".join(f"{each}: {self.unbelieved.get(each) or 'does not answer'}" for each in minions)
 
     def told(self, sites: Iterable[str] = ()) -> Answers:
         """For decide.Ask: the nodes' records and conditions. `sites` empty: of all sites."""
@@ -144,6 +168,7 @@ class Hands:
         if not minions:
             return "bare", "none of its nodes has an accepted key"
         said = self.ask(minions, {"drift.inputs": []})
+        why = self.silence(minion for minion in minions if minion not in said)
         if said and (other := self.elsewhere(minions)):
             return "elsewhere", f"its nodes reach the master {other}"
         mistakes = self.mistakes(site)
@@ -154,8 +179,8 @@ class Hands:
             return "bare", "apply it for the first time by hand"
         if not by_hand and len(minions) == 2 and all(each == [number, True] for each in numbers.values()):
             return "current", ""
-        if silent := [minion for minion in minions if minion not in said]:
-            return "waits", f"{', '.join(silent)}: does not answer"
+        if why:
+            return "waits", _cut(why)
         inputs = [said[minion].get("drift.inputs") for minion in minions]
         if disabled := [minion for minion, its in zip(minions, inputs, strict=True)
                         if isinstance(its, dict) and its.get("disabled")]:
@@ -177,7 +202,7 @@ class Hands:
         said = self.ask(minions, {"drift.inputs": [], "heartbeat.role": []})
         its = _number(said.get(minion))
         if its is None:
-            return "waits", "it does not answer"
+            return "waits", _cut(self.silence([minion]))
         if not its[0]:
             return "gone", "apply it for the first time by hand"
         if other := self.elsewhere(minions):
@@ -196,14 +221,14 @@ class Hands:
             return "waits", "heartbeat does not run there: somebody is at work"
         if not formula and (role in ("transition", "split") or alone and role == "active" and "standby" in others):
             return "waits", f"it is {role}"
-        with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd([minion], "state.apply", [formula] if formula else [], tgt_type="list",
-                              timeout=APPLY_SECONDS)
-        if not done.get(minion):
-            return "waits", "it did not answer to the end"
-        if running := occupied(done[minion]):
+        said_of_it = self.apply([minion], formula)
+        done = said_of_it.answers.get(minion)
+        if done is None:
+            return "waits", _cut(f"it did not answer to the end: {said_of_it.missing.get(minion, '')}")
+        states = done.value if not done.error else f"ERROR: {done.error}"
+        if running := occupied(states):
             return "waits", _cut("; ".join(running))
-        wrong = failures(done[minion])
+        wrong = failures(states)
         return ("failed", _cut("; ".join(wrong))) if wrong else ("done", "")
 
     def still(self, minion: str, subjects: Iterable[Iterable[str]]) -> bool:
@@ -229,11 +254,11 @@ class Hands:
         if mistakes or not minions:
             return {"refused": mistakes or ["none of its nodes has an accepted key"]}
         pair = self.run("gateway.pair", site)
-        with salt.client.get_local_client(mopts=self.opts) as client:
-            done = client.cmd(minions, "state.apply", [], tgt_type="list", timeout=APPLY_SECONDS, kwarg={"test": True})
+        done = self.apply(minions, test=True)
         found = {}
         for minion in sorted(minions, key=lambda each: each != pair["standby"]):
-            states = done.get(minion, "it did not answer")
+            its = done.answers.get(minion)
+            states = (its.error or its.value) if its else done.missing.get(minion, "it did not answer")
             found[minion] = {"role": pair["roles"].get(minion, "silent"), "would_change": [
                 _name(key) for key, each in _ordered(states) if each.get("result") is None],
                 "would_fail": failures(states)}
@@ -279,7 +304,8 @@ def outcome(said: Any) -> tuple[str, str]:
     silent = _silent(step)
     if silent:
         # Its result is unknown, so this is no failure: the node may be applied by now, or switched off.
-        return "waits", _cut(f"{', '.join(silent)} did not answer to the end: {why}")
+        return "waits", _cut("; ".join([f"{', '.join(silent)} did not answer to the end: {why}",
+                                        *([text] if (text := _unbelieved(step)) else [])]))
     if running := _running(step):
         return "waits", _cut("; ".join(running))
     details = list(_details(step))
@@ -289,8 +315,19 @@ def outcome(said: Any) -> tuple[str, str]:
 
 def _returned(step: dict[str, Any]) -> dict[str, Any]:
     """What each minion returned to a step of an orchestration."""
-    returned = step.get("changes", {}).get("ret") if isinstance(step.get("changes"), dict) else None
+    changes = step.get("changes")
+    if isinstance(changes, dict) and isinstance(changes.get("return"), dict):
+        changes = changes["return"]  # of salt.runner: what gateway_step.run returned
+    returned = changes.get("ret") if isinstance(changes, dict) else None
     return returned if isinstance(returned, dict) else {}
+
+
+def _unbelieved(step: dict[str, Any]) -> str:
+    """Why no valid answer came to a step, in words; empty if one came."""
+    changes = step.get("changes")
+    said = changes.get("return") if isinstance(changes, dict) else None
+    why = said.get("why") if isinstance(said, dict) else None
+    return "; ".join(f"{minion}: {text}" for minion, text in why.items()) if isinstance(why, dict) else ""
 
 
 def _silent(step: dict[str, Any]) -> list[str]:

@@ -1,4 +1,5 @@
 {%- set pair = salt['saltutil.runner']('gateway.pair', kwarg={'site': pillar.get('site', '')}) %}
+{%- from 'orch/steps.jinja' import applied, called with context %}
 # Moves the active role to the other node. That node must be ready, its IPsec daemon with all connections too. The last step
 # checks that the daemon serves them.
 #   salt-run state.orch orch.switch_over pillar='{"site": "winterthur"}'
@@ -9,40 +10,8 @@ mistake-{{ loop.index }}:
     - name: {{ mistake | tojson }}
     - comment: {{ mistake | tojson }}
 {%- else %}
-
-daemon_ready:
-  salt.function:
-    - name: heartbeat.daemon_ready
-    - tgt: [{{ pair.standby }}]
-    - tgt_type: list
-    - expect_minions: True
-
-handed_over:
-  salt.function:
-    - name: heartbeat.standby
-    - tgt: [{{ pair.active }}]
-    - tgt_type: list
-    - expect_minions: True
-    - require:
-      - salt: daemon_ready
-
-taken_over:
-  salt.function:
-    - name: heartbeat.wait_for_role
-    - arg: [active]
-    - tgt: [{{ pair.standby }}]
-    - tgt_type: list
-    - expect_minions: True
-    - require:
-      - salt: handed_over
-
-served:
-  salt.function:
-    - name: heartbeat.daemon_ready
-    - arg: [active]
-    - tgt: [{{ pair.standby }}]
-    - tgt_type: list
-    - expect_minions: True
-    - require:
-      - salt: taken_over
+{{ called('daemon_ready', pair.standby, 'heartbeat.daemon_ready') }}
+{{ called('handed_over', pair.active, 'heartbeat.standby', after='daemon_ready') }}
+{{ called('taken_over', pair.standby, 'heartbeat.wait_for_role', ['active'], after='handed_over') }}
+{{ called('served', pair.standby, 'heartbeat.daemon_ready', ['active'], after='taken_over') }}
 {%- endfor %}

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -244,12 +245,13 @@ def test_nothing_that_a_true_sender_says_does_anything(salt_, alerts, sink, tmp_
     salt_.call(OTHER, "gateway_events.changed", "bonding", {}, once=[{
         "condition": "slave_flapped", "subject": "x", "severity": "info", "was": "up", "is": "up"}])
     newest = salt_.call(OTHER, "gateway_events.newest")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     for number, text in enumerate(HOSTILE):
         text = text.replace("{mark}", str(mark))
         event = {"version": 1, "journal": newest["journal"], "n": newest["newest"] + 1 + number, "id": OTHER,
                  "site": "bern", "node": "gw-a", "role": "active", "beacon": "bonding", "condition": "slave_down",
                  "subject": f"hostile {text}"[:300], "severity": "critical", "was": text, "is": text,
-                 "since": "2024-05-01T10:00:00Z", "at": "2024-05-01T10:00:00Z", "recovered": False, "once": False,
+                 "since": "2024-05-01T10:00:00Z", "at": now, "recovered": False, "once": False,
                  "cause": text, "facts": {text: text}}
         event = authentic.sign(event, authentic.key_of(secret, OTHER))
         salt_.call(OTHER, "event.fire_master", event, f"salt/beacon/{OTHER}/bonding/slave_down")

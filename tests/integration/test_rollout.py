@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_orch import APPLY, PAIR, STAND_IN, TOP, Pair
-from tests.integration.test_resync import SITE, drift, events, eventually, order, status
+from tests.integration.test_resync import SITE, by_hand, called, drifted, events, eventually, order, status
 
 GW1, GW2 = PAIR
 RECORD = '''
@@ -147,7 +147,7 @@ def test_nodes_that_have_the_trees_modules_do_not_look_for_new_ones(pair):
     eventually(lambda: len(pair.log) == 4 and pair.at_rest(), 60)
     assert pair.log == WHOLE and all(file.exists() for file in files)
     assert [job["tgt"] for job in events(pair.salt, "salt/job/*/new", begun)
-            if job["fun"] == "state.highstate"] == [[GW2], [GW1]]
+            if called(job) == "state.highstate"] == [[GW2], [GW1]]
     (pair.salt.tree / "_modules/new.py").write_text("def there():\n    return True\n")
     try:
         eventually(lambda: len(pair.log) == 8 and pair.at_rest(), 60)
@@ -239,17 +239,15 @@ def test_a_node_that_returned_is_applied_alone(pair):
 
 def test_a_change_by_hand_is_put_right_by_its_formula_on_that_node(pair, capsys):
     begun = time.time()
-    its = {"beacon": "drift", "facts": {"formula": "kernel"}, "journal": f"{int(begun):016x}"}
-    pair.salt.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", drift(pair.salt, 1, **its))
+    drifted(pair.salt, by_hand("kernel"))
     eventually(lambda: pair.log, 60)
     with capsys.disabled():
         print(f"\nevent to formula applied: {time.time() - begun:.1f} s")
-    over = drift(pair.salt, 2, recovered=True, **its)
-    pair.salt.call(GW1, "event.send", "salt/beacon/gw1.winterthur/drift/file_changed", over)
+    drifted(pair.salt, {})
     eventually(pair.at_rest, 30)
     assert pair.log == ["gw1 apply"]
-    jobs = [job for job in events(pair.salt, "salt/job/*/new", begun) if job["fun"] == "state.apply"]
-    assert [(job["tgt"], job["arg"][:1]) for job in jobs] == [([GW1], ["kernel"])]
+    jobs = [job for job in events(pair.salt, "salt/job/*/new", begun) if called(job) == "state.apply"]
+    assert [(job["tgt"], job["arg"][2:3]) for job in jobs] == [([GW1], ["kernel"])]
 
 
 def test_what_differs_between_the_nodes_is_told_until_it_does_not(pair):

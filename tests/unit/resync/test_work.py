@@ -3,12 +3,16 @@ from __future__ import annotations
 
 import pytest
 
+from master import asking
+from master.answers import NO_MODULE, Answer, explained
+from master.keys import Keys
 from resync import work
 from resync.work import Hands, compared, failures, outcome
 from tests.conftest import EXAMPLES
 
 GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
 NUMBER = "f" * 64
+NOT_SIGNED = explained(GW2, NO_MODULE)
 
 
 def state(name: str, number: int, result: bool | None, comment: str = "", **more) -> dict:
@@ -110,7 +114,7 @@ class Pair(Hands):
     """Two nodes whose answers the test gives."""
 
     def __init__(self, accepted=(GW1, GW2, "laptop.winterthur", "gw-a.bern"), after=(), **of) -> None:
-        super().__init__({"pillar_roots": {"base": [str(EXAMPLES)]}, "ret_port": 4506}, after)
+        super().__init__({"pillar_roots": {"base": [str(EXAMPLES)]}, "ret_port": 4506, "pki_dir": ""}, after)
         self.accepted = lambda: list(accepted)
         self.number, self.roles, self.current = [NUMBER, NUMBER], ["active", "standby"], [True, True]
         self.wrong, self.reaches, self.conditions, self.ran = [], False, [], []
@@ -176,21 +180,17 @@ def test_by_hand_is_done_whatever_the_nodes_have():
 
 
 def answers(monkeypatch, said) -> list:
-    """Answers with `said(minions, function)`. The list has the questions."""
+    """Signed answers with `said(minions, function)`. The list has the questions."""
     asked = []
 
-    class Client:
-        def __enter__(self):
-            return self
+    def ask(_opts, _keys, minions, function, arguments, _named, _seconds, _long):
+        asked.append((minions, function, arguments))
+        found = said(minions, function)
+        return asking.Said({minion: Answer(value, "", 0, 0.0) for minion, value in found.items()},
+                           {minion: NOT_SIGNED for minion in minions if minion not in found})
 
-        def __exit__(self, *_):
-            pass
-
-        def cmd(self, minions, function, arguments, **_more):
-            asked.append((minions, function, arguments))
-            return said(minions, function)
-
-    monkeypatch.setattr(work.salt.client, "get_local_client", lambda **_: Client())
+    monkeypatch.setattr(work.asking, "ask", ask)
+    monkeypatch.setattr(work, "Keys", lambda _folder: Keys.fixed(bytes(32)))
     return asked
 
 
@@ -239,12 +239,43 @@ def test_a_node_with_too_many_changes_is_applied_although_it_was_compared(monkey
 def test_a_job_is_of_one_function_and_who_is_silent_is_not_asked_again(monkeypatch):
     """While a job of several functions runs, no state can be applied."""
     asked = answers(monkeypatch, lambda _, function: (
-        {GW1: "", GW2: False} if function == "heartbeat.role" else {GW1: {"inputs": ""}}))
-    hands = Hands({"pillar_roots": {}, "ret_port": 4506})
+        {GW1: ""} if function == "heartbeat.role" else {GW1: {"inputs": ""}}))
+    hands = Hands({"pillar_roots": {}, "ret_port": 4506, "pki_dir": ""})
     assert hands.ask([GW1, GW2], {"heartbeat.role": [], "drift.inputs": [1]}) == {
         GW1: {"heartbeat.role": "", "drift.inputs": {"inputs": ""}}}
     assert asked == [([GW1, GW2], "heartbeat.role", []), ([GW1], "drift.inputs", [1])]
     assert hands.ask([], {"heartbeat.role": []}) == {}
+
+
+def test_a_node_that_can_not_sign_waits_and_the_reason_says_what_to_do(monkeypatch):
+    """It is of an older tree. What its old modules answer, anybody could have sent."""
+    asked = answers(monkeypatch, lambda minions, _: {GW1: {"inputs": "old", "current": True}})
+    hands = Hands({"pillar_roots": {"base": [str(EXAMPLES)]}, "ret_port": 4506, "pki_dir": ""})
+    hands.accepted, hands.mistakes = lambda: [GW1, GW2], lambda _site: []
+    assert hands.roll_out("winterthur", NUMBER) == ("waits", f"{GW2}: {NOT_SIGNED}")
+    assert f"salt '{GW2}' saltutil.sync_modules" in NOT_SIGNED
+    assert {function for _minions, function, _arguments in asked} == {"drift.inputs"}
+
+
+def test_a_state_run_whose_end_nobody_has_signed_is_none(monkeypatch):
+    answers(monkeypatch, lambda *_: {})
+    outcome_, why = Pair().repair("winterthur", GW1, "openswan", NUMBER)
+    assert outcome_ == "waits" and why.startswith("it did not answer to the end: ")
+
+
+def test_a_step_through_the_runner_is_read_as_one_of_salts_own():
+    def step(minion, said, **more):
+        return {"return": {"ret": {minion: said}, "Error": "x", "retcode": 1, **more}}
+
+    failed = {"file_|-/etc/ipsec.conf_|-/etc/ipsec.conf_|-managed": {"result": False, "comment": "No space left"}}
+    assert outcome(orchestrated(state("standby_applied", 0, False, changes=step(GW2, failed)))) == (
+        "failed", f"the standby could not be applied: {GW2}: /etc/ipsec.conf: No space left; "
+                  "the active node was not touched")
+    assert outcome(orchestrated(state("standby_applied", 0, False, changes=step(GW2, [RUNS])))) == (
+        "waits", f"{GW2}: {RUNS}")
+    assert outcome(orchestrated(state("standby_applied", 0, False, changes=step(GW2, False, why={GW2: NOT_SIGNED})))
+                   ) == ("waits", f"{GW2} did not answer to the end: the standby could not be applied; "
+                                  f"{GW2}: {NOT_SIGNED}")
 
 
 def test_all_nodes_of_all_sites_are_asked_at_once():

@@ -8,6 +8,7 @@ import salt.config
 import yaml
 
 from lab.identities import Authority, site_secrets
+from master.answers import NO_MODULE, Answer, explained
 from tests.conftest import TREE, copy_pillar, load_module
 
 SECRETS = """\
@@ -294,6 +295,17 @@ def test_nodes_are_asked_with_a_time_limit(master, monkeypatch):
     assert master._ask(["gw1.winterthur"], "gateway_version.installed") == {
         "gw1.winterthur": "1.0.0", "gw3.winterthur": "7"}
     assert client.asked == ((["gw1.winterthur"], "gateway_version.installed"), {"tgt_type": "list", "timeout": 15})
+
+
+def test_roles_are_believed_only_if_their_node_has_signed_them(master, monkeypatch):
+    why = explained("gw2.winterthur.example", NO_MODULE)
+    monkeypatch.setattr(master, "_accepted", lambda: ACCEPTED)
+    monkeypatch.setattr(master, "Keys", lambda _folder: None)
+    monkeypatch.setattr(master.asking, "ask", lambda *_args, **_more: master.asking.Said(
+        {"gw1.winterthur": Answer("active", "", 0, 0.0)}, {"gw2.winterthur.example": why}))
+    its = master.pair("winterthur")
+    assert its["standby"] == "" and its["roles"]["gw2.winterthur.example"] == f"silent ({why})"
+    assert "saltutil.sync_modules" in its["mistakes"][0]
 
 
 def test_a_minion_that_was_not_asked_has_no_version(versions):
