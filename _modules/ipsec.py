@@ -899,11 +899,17 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
     sas = _traffic(_whack("--trafficstatus", fail=False))
     known = {sa["peer_id"] for sa in sas}
     sas += [sa for sa in _clients(_whack("--status", fail=False)) if sa["peer_id"] not in known]
+    # Tunnels that this node has taken over: its daemon does not know them. Whose tunnel nobody knows is ended as well.
+    adopted = __salt__["sessions.adopted"]() if "sessions.adopted" in __salt__ else []
+    sas += [{**each, "adopted": each["inner"]} for each in adopted]
     found = []
     for sa in sas:
         entry = revoked.get(_plain(sa["peer_id"]))
+        if "adopted" in sa and not sa["peer_id"]:
+            entry = next(iter(revoked.values()))
         if entry and not (entry["again"] and sa["since"] > datetime.datetime.fromisoformat(entry["at"]).timestamp()):
-            found.append({"peer_id": sa["peer_id"], "peer": sa["peer"], "tunnel": sa["tunnel"]})
+            found.append({"peer_id": sa["peer_id"], "peer": sa["peer"], "tunnel": sa["tunnel"]}
+                         | ({"adopted": sa["adopted"]} if "adopted" in sa else {}))
     return found
 
 
@@ -939,7 +945,10 @@ def expel(pillar: str) -> list[dict[str, Any]]:
         salt '*gw*' ipsec.expel gateway_secrets:revoked
     """
     found = expelled(pillar)
-    for name in sorted({each["peer_id"] for each in found}):
+    taken_over = [each["adopted"] for each in found if "adopted" in each]
+    if taken_over:
+        __salt__["sessions.end"](taken_over)
+    for name in sorted({each["peer_id"] for each in found if "adopted" not in each}):
         # The IKE SA with all its tunnels: if only the tunnel were ended, the client would ask for another. The name is
         # the one that the daemon shows: with %fromcert the certificate's subject, whatever identity the client used.
         _whack("--deleteid", "--name", name, fail=False)

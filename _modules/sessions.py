@@ -81,6 +81,47 @@ def verify(nonce: str = "00") -> dict:
     return _ask({"command": "verify", "nonce": nonce})
 
 
+def adopted() -> list[dict]:
+    """
+    The tunnels that this node serves and has taken over from the other one: its IPsec daemon does not know them.
+
+    Returns:
+        For each ``inner`` (the peer's network inside), ``peer`` (its address outside), ``peer_id`` (empty where nobody
+        knows), ``tunnel`` (the connection's name) and ``since`` (seconds since 1970). Empty where the site does not
+        copy tunnels, and where the process does not run.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' sessions.adopted
+    """
+    if not SETTINGS.exists():
+        return []
+    try:
+        return _ask({"command": "adopted"})["tunnels"]
+    except CommandExecutionError:
+        return []
+
+
+def end(inner: list[str]) -> int:
+    """
+    Ends adopted tunnels, on both nodes. The peers are not told; they call again when they notice.
+
+    inner
+        The peers' networks inside, as :py:func:`adopted` has them.
+
+    Returns how many states that were.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'gw1.winterthur' sessions.end '["198.51.100.161/32"]'
+    """
+    return _ask({"command": "end", "inner": list(inner)})["ended"]
+
+
 def _ask(question: dict) -> dict:
     """The process's answer to one question."""
     try:

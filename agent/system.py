@@ -56,7 +56,7 @@ class Log:
 log = Log()
 
 
-def in_time() -> str:
+def in_time(real_time: bool = True) -> str:
     """Gives this process real-time priority (low, as heartbeat's), locked memory, no garbage collection pauses.
 
     Returns what the kernel refused, empty when nothing.
@@ -73,7 +73,8 @@ def real_time() -> str:
     """Gives the thread that calls it real-time priority. Returns why the kernel refuses, empty when it does not."""
     try:
         # RESET_ON_FORK: neither the commands that the agent starts nor its other threads inherit the priority.
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        if real_time:
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError as error:
         return error.strerror or str(error)
     return ""

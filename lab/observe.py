@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from lab.guest import Guest
 from lab.laboratory import Lab
+from sessions.adoption import FIRST_REQID
 
 Answer = TypeVar("Answer")
 DROPPED_COUNTER = "input_dropped"
@@ -80,8 +81,19 @@ def active_slave(guest: Guest, bond: str) -> str:
 
 
 def tunnels(guest: Guest) -> int:
-    """How many ESP states the host's kernel has."""
-    return guest.run(["ip", "xfrm", "state"]).stdout.count("proto esp")
+    """How many ESP states the host's own IPsec daemon has made; copies of the other node's are left out."""
+    said = guest.run(["ip", "xfrm", "state"]).stdout
+    return sum(int(reqid) < FIRST_REQID for reqid in re.findall(r"proto esp .* reqid (\d+)", said))
+
+
+def copies(guest: Guest) -> int:
+    """How many ESP states the host's kernel has from the other node (docs/session-takeover.md)."""
+    return guest.run(["ip", "xfrm", "state"]).stdout.count("proto esp") - tunnels(guest)
+
+
+def sessions(guest: Guest) -> dict[str, Any]:
+    """What a node's process gateway-sessions says of itself; empty where none runs."""
+    return guest.ask("/run/gateway-sessions.sock", {"command": "status"}) or {}
 
 
 def connect_roadwarrior(lab: Lab) -> None:

@@ -24,7 +24,7 @@ MAX_WAITING_BYTES = 64 << 20  # to be sent: a peer that takes nothing for so lon
 READ_BYTES = 1 << 18
 OPENING_SECONDS = 5.0  # from the connection to the end of TLS's handshake
 # Contents: JSON for these ...
-BEAT, ACK, BEGIN, END, NEED, ROLE = b"b", b"a", b"f", b"e", b"n", b"r"
+BEAT, ACK, BEGIN, END, NEED, NAMES = b"b", b"a", b"f", b"e", b"n", b"i"
 # ... and the kernel's own bytes for these.
 STATE, POLICY, NO_STATE, NO_POLICY, NUMBERS = b"S", b"P", b"D", b"X", b"N"
 

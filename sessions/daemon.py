@@ -17,6 +17,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from agent import control
@@ -25,6 +26,7 @@ from agent.system import clock, in_time, log, wake_on
 from sessions import adoption, channel, identity, kernel, switch, tunnels, xfrm
 from sessions.adoption import Reqids, Rules
 from sessions.channel import Closed, Link
+from sessions.names import MAX_NAMES, Name, Names
 from sessions.pools import Address, Pools
 from sessions.settings import Settings
 from sessions.tunnels import Change, Copies, DropState, Numbers, Originals, PutState
@@ -39,6 +41,7 @@ ASK_ROLE_SECONDS = 1.0  # between two questions to the agent after this process 
 WATCHDOG_SECONDS = 0.5
 POOLS_SECONDS = 5.0  # between two looks whether the daemon's pools leave out what copied tunnels use
 FRESH_SECONDS = 1.0  # the standby's copies are current when it has confirmed something within this time
+NAMES_AT_ONCE = 50  # in one frame
 AGE_SLACK_SECONDS = 10.0  # copies may be older than the deadtime twice and this, and are adopted all the same
 UNKNOWN_LINK_MEGABITS = 10_000  # where no interface says how fast it is
 
@@ -74,6 +77,7 @@ class Sessions:
         self.issued = clock()
         self.switch = switch.Switch(settings.addresses)
         self.pools = Pools()
+        self.names = Names()
         self.kernel = kernel.Kernel()
         self.events = kernel.Events()
         self.originals = Originals(self.rules)
@@ -106,7 +110,7 @@ class Sessions:
 
     def run(self) -> None:
         """Runs until the process is told to end."""
-        refused = in_time()
+        refused = in_time(real_time=False)  # the agent comes first, whatever there is to do here
         kernel.tell_often()
         signals, wakeup = socket.socketpair()
         signals.setblocking(False)
@@ -143,7 +147,7 @@ class Sessions:
     def next_due(self) -> float:
         """When the loop has something to do by time."""
         soon = clock() + (BEAT_SECONDS if self.role == "active" and self.calling and self.calling.open else 0.25)
-        return min(soon, *self.superseded.values(), soon)
+        return min([soon, *self.superseded.values()]) if self.role == "active" else soon
 
     def end(self) -> None:
         """Told to end."""
@@ -189,6 +193,8 @@ class Sessions:
         if self.source and now - self.heard_at > SILENT_SECONDS:
             self.lost(self.source, "nothing comes")
         if self.role == "active":
+            if self.names.tick(now):
+                self.tell_names()
             self.keep_calling(now)
             for group in [each for each, due in self.superseded.items() if now >= due]:
                 del self.superseded[group]
@@ -256,6 +262,7 @@ class Sessions:
         link = self.calling
         self.switch.seal(quiet=bool(link and self.begun and clock() - self.confirmed_at < FRESH_SECONDS))
         self.role = "released"
+        self.superseded.clear()
         self.change(kernel.delete_state(each.id) for each in self.originals.outbound())
         if self.calling:
             self.lost(self.calling, "this node is not active any more")
@@ -342,6 +349,8 @@ class Sessions:
         for change in changes:
             if isinstance(change, tunnels.PutPolicy) and change.policy.direction == xfrm.OUT:
                 self.supersede(change.policy)
+        if any(isinstance(change, PutState) for change in changes):
+            self.names.want(clock())
         self.tell(changes)
 
     def restore(self) -> None:
@@ -492,6 +501,24 @@ class Sessions:
             link.send(*channel.encode(change))
         told = tunnels.digest(self.originals.states.values(), self.originals.policies.values(), bytes.fromhex(nonce))
         self.queue(link, link.say(channel.END, digest=told))
+        self.tell_names()
+        self.names.want(clock())
+
+    def tell_names(self) -> None:
+        """Active: the standby learns whose tunnels these are."""
+        there = {xfrm.networks(each.selector)[1] for each in self.originals.policies.values()
+                 if each.direction == xfrm.OUT}
+        self.names.known = {inner: name for inner, name in self.names.known.items()
+                            if inner in there or "/" not in inner}
+        link = self.calling
+        if not (link and link.open and self.begun):
+            return
+        items = list(self.names.known.items())
+        try:
+            for at in range(0, len(items), NAMES_AT_ONCE):
+                link.say(channel.NAMES, names={inner: asdict(name) for inner, name in items[at:at + NAMES_AT_ONCE]})
+        except Closed as error:
+            self.lost(link, str(error))
 
     def tell(self, changes: Iterable[Change]) -> None:
         """Active: changes go to the standby. Of a state's numbers only the newest counts."""
@@ -577,6 +604,8 @@ class Sessions:
             for kind, content in frames:
                 if kind == channel.BEGIN:
                     self.full = set(), set(), bytes.fromhex(json.loads(content)["nonce"])
+                elif kind == channel.NAMES:
+                    self.take_names(json.loads(content)["names"])
                 elif kind == channel.END:
                     requests += self.compared(link, json.loads(content)["digest"])
                 else:
@@ -608,6 +637,12 @@ class Sessions:
                 self.full[1].add(change.policy.id)
         return self.copies.handle(change)
 
+    def take_names(self, told: Any) -> None:
+        """Standby: whose tunnels these are."""
+        for inner, its in dict(told).items():
+            if len(self.names.known) < MAX_NAMES:
+                self.names.known[str(inner)] = Name.parse(its)
+
     def compared(self, link: Link, told: str) -> list[kernel.Request]:
         """Standby: all of it has come. What was not among it ends; then both must hold the same."""
         if not self.full:
@@ -632,6 +667,11 @@ class Sessions:
                 self.server.answer(client, self.status())
             elif name == "verify":
                 self.server.answer(client, self.verify(bytes.fromhex(str(question.get("nonce", "")))))
+            elif name == "adopted":
+                self.server.answer(client, {"tunnels": self.adopted()})
+            elif name == "end":
+                given = question.get("inner")
+                self.server.answer(client, {"ended": self.end_inner(given if isinstance(given, list) else [])})
             elif name in ("active", "pause", "release", "standby"):
                 if name == "pause":
                     self.pause()
@@ -648,6 +688,25 @@ class Sessions:
         except (OSError, ValueError, switch.Refused) as error:
             self.note(f"{name}: {error}", "err")
             self.server.answer(client, {"error": str(error)[:500]})
+
+    def adopted(self) -> list[dict[str, str | int]]:
+        """The adopted tunnels that this node serves: inner network of the peer, and whose it is as far as is known."""
+        found: list[dict[str, str | int]] = []
+        for policy in self.originals.policies.values():
+            if policy.direction == xfrm.OUT and policy.get(xfrm.MARK):
+                inner = xfrm.networks(policy.selector)[1]
+                outer = xfrm.address(policy.templates[0][:16], policy.family)
+                name = self.names.known.get(inner) or self.names.known.get(outer) or Name("", outer, "", 0)
+                found.append({"inner": inner, "peer": outer, "peer_id": name.id, "tunnel": name.tunnel,
+                              "since": name.since})
+        return found
+
+    def end_inner(self, networks: list[object]) -> int:
+        """Ends adopted tunnels by their inner networks. Returns how many states that were."""
+        ended = {str(each) for each in networks}
+        return self.end_adopted({reqid for policy in self.originals.policies.values()
+                                 if policy.get(xfrm.MARK) and xfrm.networks(policy.selector)[1] in ended
+                                 for reqid in policy.reqids})
 
     def complaint(self) -> str:
         """Why the tunnels would not survive a takeover now; empty when they would. The agent passes it on."""

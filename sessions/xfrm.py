@@ -270,6 +270,11 @@ class Policy(Message):
         return self.head[:SELECTOR_SIZE]
 
     @property
+    def family(self) -> int:
+        """That of the outer addresses, from the first template."""
+        return int(struct.unpack_from("=H", self.get(TMPL), 24)[0])
+
+    @property
     def priority(self) -> int:
         return int(struct.unpack_from("=I", self.head, 152)[0])
 
