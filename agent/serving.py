@@ -1,6 +1,7 @@
 """The decisions of a node that serves: whether it gives the role away, hands it over, takes it back, or gives way."""
 from __future__ import annotations
 
+from agent import epochs
 from agent.actions import Announce, Mute, Release, Unmute
 from agent.events import Gap
 from agent.facts import STATE_FRESH_SECONDS
@@ -70,6 +71,8 @@ class Serving(Group):
         facts, peer = self.facts, self.site.peer
         if facts.peer == "dead" and facts.connected and not facts.careful():
             self.take_back_alone()
+        elif self.now >= self.deadline and self.active_peer():
+            self.let_serve()
         elif self.now >= self.deadline and (facts.connected or self.ending):
             waits = self.now < self.deadline + SILENT_AGENT_SECONDS
             if self.site.fence and not self.heard_since_yield and not self.ending and waits:
@@ -77,6 +80,17 @@ class Serving(Group):
             self.take_back(f"{peer} did not take over within {self.hopes():.0f} s; {self.whom()}")
         elif not facts.connected and self.now - facts.lost_at >= self.site.deadtime + facts.patience():
             self.give_away("heartbeat did not answer here while the role was given away")
+
+    def active_peer(self) -> bool:
+        """Whether the peer serves, as far as it is heard: with an older epoch, it does not hear this node."""
+        state = self.fresh()
+        return state is not None and state.role == "active"
+
+    def let_serve(self) -> None:
+        """The peer serves: this node's daemon tells its peers, and then the addresses go."""
+        self.role = "releasing"
+        self.deadline = self.now + RELEASE_SECONDS
+        self.out.append(Release())
 
     def take_back_alone(self) -> None:
         """The peer that was asked to take over is dead now. Where nodes are fenced it may have taken over, and live."""
@@ -102,10 +116,8 @@ class Serving(Group):
     def meet(self, state: PeerState) -> None:
         """The peer says that it is active, and this node is not standby."""
         if self.role == "leaving":
-            # It has taken over, or was active all along and does not hear this node: it serves, whatever its epoch.
-            self.role = "releasing"
-            self.deadline = self.now + RELEASE_SECONDS
-            self.out.append(Release())
+            if epochs.newer(state.epoch, self.epoch):
+                self.let_serve()
         elif self.role == "active":
             if self.outranks(state):
                 self.stay(state)

@@ -61,13 +61,22 @@ def test_a_person_is_told_whom_the_node_hears():
     assert "taken back: gw2 is dead" in node.machine.cause
 
 
+def test_a_node_that_hears_an_old_word_of_the_other_one_while_it_hands_over_takes_the_role_back():
+    """Both were active, and the other one gives up in the same moment: somebody must serve."""
+    node = Node(own=8, highest=8, held="held")
+    node.tell(state("standby", 7))
+    node.tell(Command("standby", False, 1))
+    node.tell(state("active", 7), after=0.1)
+    assert "Hold" in node.wait(1.1, state("standby", 7))
+
+
 @pytest.mark.parametrize("fence", [True, False])
 def test_a_node_that_gives_the_role_to_one_that_is_active_already_lets_it_serve(fence):
     """It waited for ever for a newer epoch, with its addresses silenced, or took them back and made the split anew."""
     node = Node(SITE._replace(fence=fence), own=8, highest=8, held="held")
     node.tell(state("standby", 7))
     node.tell(Command("standby", False, 1))
-    assert "Release" in node.tell(state("active", 7), after=0.2)
+    assert "Release" in node.wait(1.1, state("active", 7))
     node.tell(Released(), after=0.1)
     assert node.role == "standby" and Answer(1, "") in node.done
 
