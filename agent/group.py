@@ -80,6 +80,7 @@ class Group:
         self.gave_up = False
         self.calm_since: float | None = None
         self.split_since: float | None = None  # since when it hears an active peer that should have given way
+        self.split_heard_at, self.split_epoch = now, 0  # when it last heard that, and with which epoch
         # When it asked the peer to take over, and whether the peer has said since that it had heard that and is standby
         self.yielded_at, self.heard_since_yield = now, False
         self.reasons: dict[str, float] = {}  # kind of trouble: since when

@@ -132,8 +132,8 @@ class Serving(Group):
         One that does not give way does not hear this node: a link may work in one direction only. It would stay for
         ever. This node hears, so it is the one that can end the split.
         """
-        if self.split_since is None:
-            self.split_since = self.now
+        self.split_since = self.now if self.split_since is None else self.split_since
+        self.split_heard_at, self.split_epoch = self.now, state.epoch
         if self.ends_split(self.split_since):
             return
         peer = self.site.peer
@@ -147,16 +147,15 @@ class Serving(Group):
     def ends_split(self, since: float) -> bool:
         """Gives way where both nodes are active since then and the peer, which should give way, does not.
 
-        Not only when a message comes: the next one of a peer whose agent hangs may not come at all.
+        Not only when a message comes: the next one of a peer whose agent hangs or is started anew may come too late.
         """
-        state = self.fresh()
-        if not state:
+        heard = self.now - self.split_heard_at < STATE_FRESH_SECONDS and self.facts.peer != "dead"
+        if not heard:
             self.split_since = None
+        if not heard or self.now - since < GIVE_WAY_SECONDS:
             return False
-        if self.now - since < GIVE_WAY_SECONDS:
-            return False
-        self.give_away(f"{self.site.peer} stays active, with epoch {state.epoch}, though this node has {self.epoch}: "
-                       "it does not hear this node, which hears it")
+        self.give_away(f"{self.site.peer} stays active, with epoch {self.split_epoch}, though this node has "
+                       f"{self.epoch}: it does not hear this node, which hears it")
         return True
 
     def on_gap(self, event: Gap) -> None:

@@ -97,7 +97,7 @@ def happen(pair: Pair, fault: Fault) -> None:
         case "agent dies":
             pair.kill_agent(node)
         case "heartbeat dies":
-            node.heartbeat_at = pair.now + 2.0 + 8.0 * much
+            node.heartbeat_at = max(node.heartbeat_at, pair.now + 2.0 + 8.0 * much)
         case "heartbeat stops":
             pair.terminate(node, False, 2.0 + 8.0 * much)
         case "heartbeat restarts":

@@ -102,7 +102,8 @@ class Watch:
         if self.crash:
             since, standby = self.crash
             limit = standby.site.deadtime + 0.25 + CLEAN_SECONDS + (FENCED_SECONDS if standby.site.fence else 0.0)
-            if self.pair.fence_result != "ok" or self.healthy_since[standby.name] > since - STEP / 2:
+            back = self.heard_again(standby, since)
+            if back or self.pair.fence_result != "ok" or self.healthy_since[standby.name] > since - STEP / 2:
                 self.crash = None
             elif pair.now - since > limit:
                 raise Violation(f"{standby.name} is healthy, and has not taken over {limit:g} s after the active node "
@@ -111,6 +112,11 @@ class Watch:
                 if pair.now - self.healthy_since[node.name] > self.none - STEP / 2 and not node.site.fence]
         self.none = self.count("none", self.none, bool(able), NONE_SECONDS,
                                "no node answers, and one of them is healthy")
+
+    def heard_again(self, node: Node, since: float) -> bool:
+        """Whether a node has heard the other one anew after `since`: that one came back."""
+        began = self.heard_since[node.name]
+        return began is not None and began > since
 
     def heard(self, node: Node) -> float:
         """For how many seconds a node has heard the other one without a break."""

@@ -46,6 +46,10 @@ FOUND = {
     "a fence whose own heartbeat dies": 619,
     "a person hands over to a node that does not hear it": 301356,
     "the same by force": 302331,
+    "a split in which an agent dies": 607492,
+    "a split in which heartbeat restarts itself": 610011,
+    "a node that comes back while it is fenced": 609180,
+    "a heartbeat that dies while it is stopped": 609525,
     "a fence of a node that a person has stopped": 120,
 }
 
