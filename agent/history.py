@@ -16,12 +16,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from agent.epochs import RING, valid
 from agent.inplace import overwrite
 
 RUN_FOLDER = Path("/run/gateway-agent")
 DISK = Path("/var/lib/gateway-agent")
 LOCK = ".storing"
 EPOCH, CHANGES = "epoch", "history"
+MAX_DIGITS = len(str(RING))
 MAX_CHANGES = 200  # role changes in the history
 
 
@@ -91,7 +93,9 @@ def epochs(folder: Path = RUN_FOLDER) -> tuple[int, int]:
         numbers = (folder / EPOCH).read_text("utf-8").split()
     except FileNotFoundError:
         return 0, 0
-    if len(numbers) != 2 or not all(each.isdecimal() for each in numbers):
+    # Trap: int() takes no more than some thousand digits (sys.set_int_max_str_digits), so the length comes first.
+    if len(numbers) != 2 or not all(each.isdecimal() and len(each) <= MAX_DIGITS for each in numbers) or (
+            not all(map(valid, map(int, numbers)))):
         raise ValueError(f"{folder / EPOCH} is damaged")
     return int(numbers[0]), int(numbers[1])
 
@@ -111,7 +115,7 @@ def read(folder: Path = RUN_FOLDER) -> list[dict[str, Any]]:
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict):
             found.append(entry)

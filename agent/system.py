@@ -56,14 +56,14 @@ class Log:
 log = Log()
 
 
-def in_time(real_time: bool = True) -> str:
+def in_time(first: bool = True) -> str:
     """Gives this process real-time priority (low, as heartbeat's), locked memory, no garbage collection pauses.
 
-    Returns what the kernel refused, empty when nothing.
+    Without `first` it gets no real-time priority. Returns what the kernel refused, empty when nothing.
     """
     gc.collect()
     gc.freeze()
-    refused = [f"real-time priority ({why})"] if (why := real_time()) else []
+    refused = [f"real-time priority ({why})"] if first and (why := real_time()) else []
     if libc.mlockall(MCL_CURRENT | MCL_FUTURE):
         refused.append(f"locked memory ({os.strerror(ctypes.get_errno())})")
     return ", ".join(refused)
@@ -73,8 +73,7 @@ def real_time() -> str:
     """Gives the thread that calls it real-time priority. Returns why the kernel refuses, empty when it does not."""
     try:
         # RESET_ON_FORK: neither the commands that the agent starts nor its other threads inherit the priority.
-        if real_time:
-            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError as error:
         return error.strerror or str(error)
     return ""

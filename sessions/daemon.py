@@ -110,7 +110,7 @@ class Sessions:
 
     def run(self) -> None:
         """Runs until the process is told to end."""
-        refused = in_time(real_time=False)  # the agent comes first, whatever there is to do here
+        refused = in_time(first=False)  # the agent comes first, whatever there is to do here
         kernel.tell_often()
         signals, wakeup = socket.socketpair()
         signals.setblocking(False)

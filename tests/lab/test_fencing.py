@@ -13,6 +13,7 @@ from lab.guest import Guest
 from lab.laboratory import Lab
 from lab.observe import eventually
 from lab.results import apply
+from tests.lab.conftest import heartbeat_cut
 
 SITE = "winterthur"
 FENCE = "/usr/local/sbin/fence"
@@ -75,6 +76,24 @@ def test_nothing_is_taken_over_before_the_other_node_is_off_and_the_master_hears
             active.wait_up()
     assert eventually(Pair(quiet, "default").settled, 90)
     assert observe.active(quiet, SITE) is standby
+
+
+# A power switch that takes three seconds. What it switches off is a file.
+_SLOW = '#!/bin/sh\necho "$1" >> /run/fenced\n(sleep 3; touch /run/struck) &\nwait\n'
+
+
+def test_a_fence_is_called_off_when_the_other_node_is_heard_again(quiet, fencing):
+    """A healthy node was switched off seconds after it was heard again."""
+    active, standby = fencing
+    quiet.copy_to(standby, FENCE, _SLOW.encode())
+    standby.run(["rm", "-f", "/run/fenced", "/run/struck"], check=True)
+    since = time.time()
+    with heartbeat_cut(standby):  # it still reaches its ping nodes
+        assert eventually(lambda: standby.run(["test", "-e", "/run/fenced"]).returncode == 0, 10)
+    time.sleep(5)
+    assert standby.run(["test", "-e", "/run/struck"]).returncode == 1, "the command went on"
+    assert "was called off" in standby.journal(since, "-t", "gateway-agent")
+    assert observe.holds_all(quiet, active) and not observe.virtual_held(quiet, standby)
 
 
 @pytest.mark.long

@@ -116,6 +116,24 @@ def test_after_a_split_the_node_that_took_over_stays_and_no_address_is_left_on_b
     observe.connect_roadwarrior(quiet)
 
 
+def test_under_a_link_that_works_in_one_direction_a_takeover_by_force_does_not_split_the_pair(quiet):
+    """The active node does not hear the standby, which hears it. Both would serve for as long as the cut lasts."""
+    pair, site = Pair(quiet, "default"), quiet.sites[0]
+    assert eventually(pair.settled, 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    since = time.time()
+    with heartbeat_cut(active):
+        assert eventually(lambda: pair.said(active, "says that PEER is dead", since), 10)
+        standby.run([AGENT, "takeover", "--force"], check=True)
+        assert eventually(lambda: not observe.virtual_held(quiet, standby), 8), "both keep the addresses"
+        assert "does not hear this node, which hears it" in standby.journal(since, "-t", "gateway-agent")
+        time.sleep(5)
+        assert observe.holds_all(quiet, active) and not observe.virtual_held(quiet, standby)
+    assert eventually(pair.settled, 60)
+    assert observe.active(quiet, site.name) is active
+    observe.connect_roadwarrior(quiet)
+
+
 # The agent stands still, and the daemon reads its addresses meanwhile: once while the address is missing, once while it
 # is silenced (by a blackhole route, as the agent does before it asks the other node).
 _DEAF = f"""
@@ -188,6 +206,19 @@ def test_a_standby_that_hears_nobody_takes_nothing(quiet):
         assert eventually(pair.settled, 60)
     assert pair.said(standby, "says that PEER is dead", since) == 6
     assert pair.said(standby, pair.held, since) == pair.said(active, pair.held, since) == 0
+    assert observe.active(quiet, site.name) is active
+
+
+def test_a_standby_that_is_cut_off_takes_nothing_when_a_person_asks_without_force(quiet):
+    pair, site = Pair(quiet, "default"), quiet.sites[0]
+    assert eventually(pair.settled, 60)
+    active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
+    with deaf(standby):
+        time.sleep(4)
+        refused = standby.run([AGENT, "takeover"])
+        assert refused.returncode == 1 and "the one that is cut off" in refused.stderr, refused
+        assert not observe.virtual_held(quiet, standby)
+    assert eventually(pair.settled, 60)
     assert observe.active(quiet, site.name) is active
 
 

@@ -1,22 +1,18 @@
 """Decisions as tables: what happens, and what the agent does then."""
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from agent import decide
 from agent.decide import (
     Announce,
     Answer,
+    CallOff,
     Command,
-    Compared,
     Connected,
     Daemon,
-    Deaf,
     End,
     Fence,
-    Fenced,
     Found,
     Gap,
     Hold,
@@ -28,8 +24,6 @@ from agent.decide import (
     Peer,
     PeerAgent,
     Ping,
-    Probe,
-    Reached,
     Received,
     Release,
     Released,
@@ -38,76 +32,12 @@ from agent.decide import (
     Restore,
     RoleMachine,
     Send,
-    Site,
     Terminate,
     Tick,
-    Trust,
     Unmute,
     Uplink,
 )
-
-SITE = Site("gw1", "gw2", True, ("bond0",), ("192.0.2.1", "192.0.2.2"), 1.0, daemon=True)
-
-
-def state(role: str = "standby", epoch: int = 0, **more: Any) -> Received:
-    return Received({"kind": "state", "role": role, "epoch": epoch, "ready": True, "why": "", "pings": 2,
-                     "preferred": False, **more})
-
-
-class Node:
-    """A state machine, its clock, and its last actions."""
-
-    def __init__(self, site: Site = SITE, **more: Any) -> None:
-        self.now = 100.0
-        self.machine = RoleMachine(site, self.now, **more)
-        self.done: list[Any] = []
-        self.hears = True  # whether ping nodes answer this agent's own questions
-        self.tell(Connected(True), Peer("active"), PeerAgent(True), Daemon("alive"), Uplink("bond0", True),
-                  *(Ping(each, True) for each in site.ping_nodes))
-
-    def tell(self, *events: Any, after: float = 0.0) -> list[str]:
-        self.done = []
-        self.now += after
-        for event in events:
-            self.done += self.handle(event)
-        return self.names()
-
-    def handle(self, event: Any) -> list[Any]:
-        done = self.machine.handle(event, self.now)
-        if self.hears and Probe() in done:
-            done += self.machine.handle(Reached(self.machine.site.ping_nodes[0]), self.now)
-        return done
-
-    def wait(self, seconds: float, *each: Any) -> list[str]:
-        """Time passes in steps of 50 ms. `state`, where given, comes from the peer every second."""
-        done, until, step = [], self.now + seconds, 0
-        while self.now < until:
-            self.now += 0.05
-            step += 1
-            for event in (*(each if step % 10 == 0 else ()), Tick()):
-                done += self.handle(event)
-        self.done = done
-        return self.names()
-
-    def names(self) -> list[str]:
-        return [type(each).__name__ for each in self.done
-                if type(each).__name__ not in ("Log", "Keep", "Note", "Probe", "Trust")]
-
-    def sent(self, kind: str) -> list[dict[str, Any]]:
-        return [each.message for each in self.done if isinstance(each, Send) and each.message["kind"] == kind]
-
-    def said(self) -> str:
-        return "\n".join(each.text for each in self.done if isinstance(each, decide.Log))
-
-    @property
-    def role(self) -> str:
-        return self.machine.role
-
-
-def active(**more: Any) -> Node:
-    node = Node(own=4, highest=4, held="held", **more)
-    node.tell(state())
-    return node
+from tests.unit.agent.alone import SITE, Node, active, state
 
 
 def test_preferred_takes_over_when_nobody_is_active():
@@ -143,119 +73,6 @@ def test_peer_without_agent_is_left_alone_and_said_every_minute():
     names = node.wait(130)
     assert "Hold" not in names
     assert 2 <= node.said().count("no agent answers there") <= 3
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_cut_off_node_does_not_take_over(together):
-    node = Node()
-    node.tell(state("active", 7))
-    lost = [Ping("192.0.2.1", False), Ping("192.0.2.2", False)]
-    if together:
-        node.tell(*lost, Peer("dead"))
-        assert node.role == "standby" and "cut off" in node.said()
-    else:  # heartbeat reports in the other order, and a ping node answered just before it fell silent: step back
-        node.tell(Peer("dead"))
-        assert node.role == "active"
-        assert "Park" in node.tell(*lost, after=0.5)
-    assert "Hold" not in node.wait(20)
-    # It hears again, and the ping node first: it may hear the other node next.
-    assert "Hold" not in node.tell(Ping("192.0.2.2", True))
-    assert "Hold" not in node.wait(1.2)
-    assert "Hold" in node.wait(0.1)
-
-
-def test_ping_nodes_silent_long_before_do_not_prevent_a_takeover():
-    """Otherwise a ping node that somebody switched off would prevent a failover."""
-    node = Node()
-    node.tell(state("active", 7))
-    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False))
-    node.wait(60)
-    assert "Hold" in node.tell(Peer("dead"))
-    assert node.role == "active" and "Leave" not in node.wait(5)
-
-
-def deaf(site: Site = SITE) -> Node:
-    """heartbeat has just told this standby that the active node is dead, and the standby hears nobody itself."""
-    node = Node(site)
-    node.tell(state("active", 7))
-    node.hears = False
-    node.tell(Peer("dead"))
-    return node
-
-
-@pytest.mark.parametrize("fence", [False, True])
-def test_a_node_that_hears_nobody_neither_takes_over_nor_fences_in_the_moment_before_heartbeat_says_so(fence):
-    """A standby that went deaf took the role with the higher epoch, and both nodes were active for a moment."""
-    node = deaf(SITE._replace(fence=fence))
-    assert Probe() in node.done
-    assert not {"Hold", "Fence", "Send"} & set(node.wait(0.9))
-    assert node.done.count(Probe()) > 4
-    node.tell(Ping("192.0.2.1", False), Ping("192.0.2.2", False))
-    assert not {"Hold", "Fence"} & set(node.wait(20))
-    assert Probe() not in node.done
-    # and back
-    node.tell(Peer("active"), state("active", 7))
-    assert Trust() in node.done
-    assert node.role == "standby" and node.machine.epoch == 0
-
-
-def test_one_ping_node_that_answers_proves_that_the_node_hears():
-    node = deaf()
-    assert "Hold" not in node.wait(0.1)
-    assert node.tell(Reached("192.0.2.77")) == []  # no ping node of this site
-    assert node.tell(Reached("192.0.2.2"))[0] == "Hold"
-    assert Trust() in node.done
-
-
-def test_a_node_that_was_deaf_for_a_moment_gives_the_other_one_the_time_to_be_heard():
-    node = deaf()
-    assert "Hold" not in node.wait(0.3)
-    assert "Hold" not in node.tell(Reached("192.0.2.1")) and Trust() in node.done
-    node.hears = True
-    assert "Hold" not in node.wait(1.2)
-    assert "Hold" in node.wait(0.1)  # it did not come back: dead
-
-
-def test_an_answer_of_before_the_silence_proves_nothing():
-    node = Node()
-    node.tell(state("active", 7))
-    node.hears = False
-    node.tell(Reached("192.0.2.1"))
-    node.tell(Peer("dead"), after=0.05)
-    assert "Hold" not in node.wait(0.9)
-
-
-def test_heartbeat_is_believed_where_it_hears_ping_nodes_that_answer_only_heartbeat():
-    """Otherwise a router that answers few questions would prevent a failover."""
-    node = deaf()
-    assert "Hold" not in node.wait(1.9)
-    assert "Hold" in node.wait(0.2) and "it is believed" in node.said()
-
-
-def test_an_interrupted_series_of_questions_starts_again():
-    node = deaf()
-    node.tell(Gap(5.0), after=5.0)
-    assert "Hold" not in node.wait(2.9)  # careful for a second, then deadping, in which heartbeat would notice
-    assert "Hold" in node.wait(0.3)
-
-
-def test_fencing_comes_before_the_addresses():
-    node = Node(SITE._replace(fence=True))
-    node.tell(state("active", 7))
-    assert node.tell(Peer("dead")) == ["Fence", "Send"]
-    assert "Hold" not in node.tell(Fenced(False, "took longer than 10 s"))
-    assert "could not be fenced" in node.said()
-    assert node.wait(9.5) .count("Fence") == 0
-    assert node.wait(1.0).count("Fence") == 1
-    assert node.tell(Fenced(True, ""))[0] == "Hold"
-
-
-def test_fencing_is_given_up_when_the_peer_is_back():
-    node = Node(SITE._replace(fence=True))
-    node.tell(Peer("dead"))
-    node.tell(Peer("active"))
-    assert node.role == "standby"
-    assert "Hold" not in node.tell(Fenced(True, ""))
 
 
 def test_switch_over_in_order():
@@ -677,297 +494,8 @@ def test_no_deadline_passes_while_the_process_stands_still_between_two_lines(mon
     assert node.machine.muted, "it answered again, while the other node may be active"
 
 
-# Interfaces that were recreated under heartbeat
-
-ACTIVE = state("active", 1)
-BOTH = ("bond0", "bond1")
-
-
-def looks(node: Node, event: Deaf, times: int, *more: Any) -> list[str]:
-    """The worker looks once a second."""
-    found = []
-    for _ in range(times):
-        found += node.tell(*more, event, after=1.0)
-    return found
-
-
-@pytest.mark.parametrize("role", ["standby", "active"])
-def test_a_deaf_path_is_opened_again_when_its_interface_is_back_and_left_alone(role):
-    node = active() if role == "active" else Node()
-    peer = state() if role == "active" else ACTIVE
-    assert "Reopen" not in looks(node, Deaf(("bond0",), there=False), 10, peer)
-    assert looks(node, Deaf(("bond0",)), 4, peer).count("Reopen") == 1
-    assert "Reopen" not in looks(node, Deaf(), 10, peer) and node.role == role
-
-
-def test_a_path_that_stays_deaf_is_opened_again():
-    node = Node()
-    assert looks(node, Deaf(("bond0",)), 9, ACTIVE).count("Reopen") == 4
-
-
-def test_a_deaf_standby_does_not_take_over():
-    node = Node()
-    node.tell(ACTIVE, Deaf(BOTH, True, False))
-    node.tell(Peer("dead"), after=1.2)
-    assert "Hold" not in node.wait(10.0)
-    assert "heartbeat hears nothing: bond0, bond1" in node.machine.not_able()
-    assert looks(node, Deaf(BOTH, True), 4).count("Reopen") == 1
-    node.tell(Deaf())
-    assert "Hold" not in node.wait(1.5), "the first packet is still on the way"
-    assert "Hold" not in node.tell(Peer("active"), PeerAgent(True), ACTIVE)
-    assert "Hold" not in node.wait(10.0, ACTIVE)
-
-
-def test_a_peer_that_stays_silent_after_that_is_dead():
-    node = Node()
-    node.tell(ACTIVE, Deaf(BOTH, True, False), Peer("dead"))
-    looks(node, Deaf(BOTH, True), 4)
-    node.tell(Deaf())
-    assert "Hold" in node.wait(3.0)
-
-
-def test_an_active_node_that_heard_nothing_gives_up_when_it_hears_who_took_over():
-    node = active()
-    node.tell(Deaf(BOTH, True), Peer("dead"))
-    looks(node, Deaf(BOTH, True), 3)
-    assert node.role == "active"
-    node.tell(Deaf(), Peer("active"), state("active", 9))
-    assert node.machine.public_role() == "standby"
-
-
-# A starved machine: it stands still again and again
-
-FAST = SITE._replace(deadtime=0.3)
-SERVES = state("active", 7)
-
-
-def fast(*stalls: float, every: float = 5.0, **more: Any) -> Node:
-    """A standby that stood still for so many seconds each time, and hears an active node."""
-    node = Node(FAST._replace(**more))
-    node.tell(SERVES)
-    for seconds in stalls:
-        node.wait(every - seconds, SERVES)
-        node.tell(Gap(seconds), after=seconds)
-    node.wait(1.5, SERVES)
-    return node
-
-
-def taken_after(node: Node) -> float:
-    """Seconds from "dead" until it serves."""
-    began = node.now
-    node.tell(Peer("dead"))
-    while node.role != "active" and node.now - began < 30:
-        node.wait(0.05)
-    return round(node.now - began, 2)
-
-
-def test_without_standstills_a_dead_peer_is_dead():
-    node = fast(0.4, 6.0)
-    assert not node.machine.starved() and taken_after(node) <= 0.1
-
-
-@pytest.mark.parametrize(("stalls", "silent"), [
-    ((0.4, 0.4, 0.4), 1.0),
-    ((0.4, 9.0, 9.0), 1.0),         # two much longer ones may be accidents
-    ((0.4, 1.2, 0.8, 1.3), 1.2),
-    ((9.0, 9.5, 9.0), 10.0),
-])
-def test_a_machine_that_stands_still_again_and_again_gives_a_silent_peer_longer(stalls, silent):
-    node = fast(*stalls, every=10.0)
-    assert node.machine.starved()
-    assert node.sent("state")[-1]["stall"] == sorted(stalls)[-3]
-    assert silent - 0.3 <= taken_after(node) <= silent - 0.2
-
-
-def test_a_peer_that_is_late_again_and_again_makes_the_pair_starved():
-    node = fast(fence=True)
-    for _ in range(3):
-        node.machine.try_again = node.now + 6.0  # this test is only about the count
-        node.tell(Peer("dead"), after=5.0)
-        node.tell(Peer("active"), SERVES, after=0.9)
-    node.wait(1.0, SERVES)
-    assert node.sent("state")[-1]["stall"] == pytest.approx(1.2)
-    node.tell(Peer("dead"))
-    assert "Fence" not in node.wait(1.4) and "Fence" in node.wait(0.2)
-
-
-def test_a_longer_silence_of_the_peer_is_no_standstill():
-    node = fast()
-    for _ in range(4):
-        node.machine.try_again = node.now + 9.0
-        node.tell(Peer("dead"), after=5.0)
-        node.tell(Peer("active"), SERVES, after=3.5)
-    assert node.machine.stalls == []
-
-
-@pytest.mark.parametrize("first", [Ping("192.0.2.1", True), Peer("active")])
-def test_a_silence_through_this_nodes_own_fault_is_no_standstill_of_the_peer(first):
-    node = fast()
-    for _ in range(4):
-        node.tell(Peer("dead"), *(Ping(each, False) for each in SITE.ping_nodes), after=5.0)
-        node.tell(first, Peer("active"), *(Ping(each, True) for each in SITE.ping_nodes), SERVES, after=1.0)
-    assert node.machine.stalls == []
-
-
-def test_standstills_far_apart_or_at_one_moment_are_no_starvation():
-    node = fast()
-    for after in (21, 40, 21, 40, 0.5, 0.4):
-        node.tell(Gap(0.4), after=after)
-    assert not node.machine.starved()
-    node.tell(Gap(0.4), after=18)
-    assert node.machine.starved()
-
-
-def test_a_short_standstill_after_a_long_one_is_not_counted():
-    """As recorded: a host that was stopped twice within a minute, for five seconds, stood still once more each time."""
-    node = fast()
-    for after, seconds in ((38.0, 4.77), (0.58, 0.58), (38.0, 4.81), (1.07, 0.81)):
-        node.tell(Gap(seconds), after=after)
-    assert not node.machine.starved()
-    node.tell(Gap(4.86), after=18.0)
-    assert node.machine.starved()
-
-
-def test_after_a_long_sleep_standstills_count_again_at_once():
-    node = fast()
-    for after, seconds in ((1800.0, 1800.0), (12.0, 0.4), (12.0, 0.4)):
-        node.tell(Gap(seconds), after=after)
-    assert node.machine.starved()
-
-
-def test_a_starved_active_node_waits_as_long_for_its_own_heartbeat():
-    node = Node(FAST, own=4, highest=4, held="held")
-    node.tell(state())
-    for _ in range(3):
-        node.tell(Gap(1.2), after=10.0)
-        node.wait(1.1, state(re=node.machine.ask))
-    node.tell(Connected(False))
-    assert "Park" not in node.wait(1.7)
-    assert "Park" in node.wait(0.2)
-    assert "did not answer here for 1.8 s" in node.machine.cause
-
-
-def test_starvation_lasts_five_minutes():
-    node = fast(0.4, 0.4, 0.4)
-    node.wait(290, SERVES)
-    assert node.machine.starved() and node.machine.stall() == 0.4
-    node.wait(12, SERVES)
-    assert node.sent("state")[-1]["stall"] == 0.0
-    assert taken_after(node) <= 0.1
-
-
-@pytest.mark.parametrize("then", [Gap(0.5), Tick()])
-def test_old_standstills_during_starvation_raise_nothing(then):
-    node = fast(0.4, 0.4, 0.4, every=25.0)
-    node.now += 297.5
-    node.tell(then)
-    assert node.machine.starved() and node.machine.stall() == 0.4
-
-
-def test_a_peer_that_reports_itself_starved_gets_longer_too():
-    node = fast()
-    node.tell(state("active", 7, stall=1.4))
-    assert not node.machine.starved() and 1.8 <= taken_after(node) <= 1.9
-
-
-def test_a_longer_deadtime_is_enough():
-    node = Node(SITE._replace(deadtime=3.0))
-    node.tell(state("active", 7, stall=1.4))
-    assert taken_after(node) <= 0.1
-
-
-@pytest.mark.parametrize("stall", ["1", True, -0.1, float("nan"), float("inf"), 1e9, None])
-def test_a_wrong_stall_in_a_message_does_not_delay_this_node(stall):
-    node = fast()
-    node.tell(state("active", 7, stall=stall))
-    assert node.machine.peer_stall == 0.0
-
-
 def test_all_actions_are_known_to_the_worker():
     from agent.worker import Worker
-    actions = (Mute, Unmute, Hold, Restore, decide.Remove, Announce, Park, Release, Leave, Restart, Fence, Send,
-               Reopen, decide.Keep, decide.Note, decide.Log, Answer, End)
+    actions = (Mute, Unmute, Hold, Restore, decide.Remove, Announce, Park, Release, Leave, Restart, Fence, CallOff,
+               Send, Reopen, decide.Keep, decide.Note, decide.Log, Answer, End)
     assert all(hasattr(Worker, f"do_{each.__name__.lower()}") for each in actions)
-
-
-# A node that was not compared with the master since its boot
-
-GATED = SITE._replace(compare=True)
-STALE = {"ready": False, "able": True, "why": "it was not compared with the master since it booted"}
-
-
-def test_a_node_that_was_not_compared_is_not_ready_and_says_so():
-    node = Node(GATED)
-    node.tell(state("active", 7))
-    assert "not compared with the master" in node.machine.not_ready() and node.machine.not_able() == ""
-    node.tell(state("transition", 7, kind="yield", cause="switch-over"))
-    assert node.sent("refuse") and node.role == "standby"
-    node.tell(Command("takeover", False, 1))
-    assert [each.refused for each in node.done if isinstance(each, Answer)] == [STALE["why"]]
-    node.tell(Compared(True))
-    assert node.machine.not_ready() == "" and node.sent("state")[-1]["ready"] is True
-
-
-def test_a_node_that_was_not_compared_takes_over_from_a_dead_one_at_once():
-    node = Node(GATED)
-    node.tell(state("active", 7))
-    assert node.tell(Peer("dead"))[0] == "Hold"
-
-
-def test_a_node_that_was_not_compared_takes_over_what_the_other_can_not_keep():
-    node = Node(GATED)
-    node.tell(state("active", 7))
-    assert node.tell(state("transition", 7, kind="yield", need=True, cause="no carrier"))[0] == "Hold"
-
-
-@pytest.mark.parametrize("fault", [Uplink("bond0", False), Ping("192.0.2.1", False), Daemon("dead"), Terminate()])
-def test_a_fault_moves_the_role_to_a_node_that_was_not_compared(fault):
-    node = active()
-    node.tell(state(**STALE))
-    done = node.tell(fault) + node.wait(1.5, state(**STALE))
-    assert "Park" in done
-
-
-def test_a_person_moves_the_role_there_only_by_force():
-    node = active()
-    node.tell(state(**STALE))
-    node.tell(Command("standby", False, 1))
-    assert "compared with the master" in next(each.refused for each in node.done if isinstance(each, Answer))
-    assert "Park" in node.tell(Command("standby", True, 2))
-
-
-def test_no_failback_to_a_node_that_was_not_compared():
-    node = Node(GATED._replace(failback=True, failback_delay=10.0))
-    node.tell(state("active", 7))
-    node.wait(30, state("active", 7))
-    assert not node.sent("claim")
-    node.tell(Compared(True))
-    node.wait(11, state("active", 7))
-    assert node.sent("claim")
-
-
-def test_after_a_power_cut_without_a_master_the_preferred_one_serves_at_once():
-    assert "Hold" in Node(GATED).tell(state(**STALE))
-    other = Node(GATED._replace(preferred=False))
-    assert "Hold" not in other.tell(state(preferred=True, **STALE)) + other.wait(2.5, state(preferred=True, **STALE))
-    assert "Hold" in other.wait(1, state(preferred=True, **STALE))
-
-
-def test_of_two_nodes_the_compared_one_serves():
-    node = Node(GATED)
-    assert "Hold" not in node.tell(state()) + node.wait(4.5, state())
-    assert "Hold" in node.wait(1, state())  # the preferred node does not: some node must serve
-    other = Node(SITE._replace(preferred=False))
-    assert "Hold" in other.tell(state(preferred=True, **STALE)) + other.wait(1.2, state(preferred=True, **STALE))
-
-
-def test_a_site_that_does_not_compare_is_not_kept_waiting():
-    node = Node()
-    node.tell(Compared(False))
-    assert node.machine.not_ready() == ""
-
-
-def test_an_older_agent_does_not_report_whether_it_is_able():
-    node = active()
-    node.tell(state(ready=False, why="IPsec daemon dead"))
-    assert node.machine.peer_unready(need=True)

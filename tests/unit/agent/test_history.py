@@ -16,7 +16,10 @@ def test_kept_epochs_are_read_back(tmp_path):
     assert history.epochs(tmp_path) == (4, 6)
 
 
-@pytest.mark.parametrize("left", ["", "4\n", "4 x\n", "-4 6\n", "4 6 7\n"])
+@pytest.mark.parametrize("left", [
+    "", "4\n", "4 x\n", "-4 6\n", "4 6 7\n", "4 6.0\n", "4 True\n",
+    pytest.param(f"4 {2**53}\n", id="beyond the last epoch"), pytest.param(f"4 {'9' * 400}\n", id="400 digits"),
+    pytest.param(f"{'9' * 5000} 4\n", id="more digits than int() takes")])
 def test_a_damaged_file_is_named(tmp_path, left):
     (tmp_path / "epoch").write_text(left)
     with pytest.raises(ValueError, match=f"{tmp_path}/epoch is damaged"):
