@@ -369,7 +369,7 @@ class IncidentMachine:
         kind = "alert" if not incident.told else "update" if incident.update else "escalation"
         alert = self._alert(now, incident, kind)
         incident.held = incident.update = False
-        if incident.over and incident.lasting:
+        if incident.over and incident.lasting and not self._flaps_in(incident):
             self._close(incident)
         return [alert]
 

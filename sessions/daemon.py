@@ -100,6 +100,8 @@ class Sessions:
         self.path = 0
         self.next_call = self.next_beat = self.next_listen = self.next_question = 0.0
         self.next_watchdog = self.next_pools = 0.0
+        self.orphans: set[int] = set()  # adopted reqids that no policy led to at the last look
+        self.next_orphans = 0.0
         self.superseded: dict[tuple[bytes, int], float] = {}  # selector and direction: when the adopted tunnel ends
         self.flushed = False
         self.notes: list[str] = []  # the last things that went wrong, for status
@@ -196,6 +198,9 @@ class Sessions:
             if self.names.tick(now):
                 self.tell_names()
             self.keep_calling(now)
+            if now >= self.next_orphans:
+                self.next_orphans = now + GRACE_SECONDS
+                self.end_orphans()
             for group in [each for each, due in self.superseded.items() if now >= due]:
                 del self.superseded[group]
                 self.end_superseded(group)
@@ -383,6 +388,15 @@ class Sessions:
                if not each.get(xfrm.MARK) and each.selector == selector]
         if old and new:
             self.end_adopted({reqid for each in old for reqid in each.reqids})
+
+    def end_orphans(self) -> None:
+        """Ends adopted states to which no policy leads: the other node's peer had a newer tunnel already."""
+        led_to = {reqid for each in self.originals.policies.values() for reqid in each.reqids}
+        orphans = {each.reqid for each in self.originals.states.values()
+                   if adoption.is_adopted(each.reqid) and each.reqid not in led_to}
+        if orphans & self.orphans:  # those of two looks: a policy may come a moment after its states
+            self.end_adopted(orphans & self.orphans)
+        self.orphans = orphans
 
     def end_adopted(self, reqids: set[int]) -> int:
         """Ends the adopted states and policies with these reqids, here and on the standby. Returns how many states."""

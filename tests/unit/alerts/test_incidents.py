@@ -335,6 +335,20 @@ def test_a_restart_changes_nothing(when):
     assert [(alert.kind, alert.severity) for alert in told] == whole
 
 
+def test_an_incident_in_which_something_still_flaps_is_not_closed_by_what_it_tells():
+    """The engine ended with a KeyError when the flapping condition came again."""
+    machine, now = IncidentMachine(Settings(times=2, minutes=1)), T
+    for number, (subject, recovered, once, pause) in enumerate([
+            ("a", False, False, 1.0), ("a", False, False, 1.0), ("b", False, False, 1.0), ("a", False, False, 0.0),
+            ("a", True, False, 0.0), ("b", False, True, 40.0)], 1):
+        now += pause
+        machine.tick(now)
+        severity = "critical" if number == 2 else "warning" if number in (4, 6) else "info"
+        machine.take(now, made(number, subject=subject, severity=severity, recovered=recovered, once=once))
+    assert [alert.kind for alert in machine.tick(now + 1)] and [alert.kind for alert in machine.tick(now + 1 + JOIN)]
+    assert not machine._flaps
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["info", "warning", "critical"]), st.booleans(),
                           st.booleans(), st.sampled_from([0.0, 0.05, 1.0, 40.0])), max_size=30))
