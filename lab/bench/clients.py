@@ -50,6 +50,7 @@ class Client:
 CLIENTS = [Client("strong-fast", "strongSwan", True), Client("strong-plain", "strongSwan", False, people=6),
            Client("libre-fast", "Libreswan", True), Client("libre-plain", "Libreswan", False),
            Client("strong-nat", "strongSwan", True, behind_nat=True),
+           Client("nat-plain", "strongSwan", False, behind_nat=True),
            Client("libre-nat", "Libreswan", True, behind_nat=True),
            Client("site-fast", "strongSwan", True, network="198.51.100.128/28"),
            Client("site-plain", "strongSwan", False, network="198.51.100.144/28")]

@@ -43,7 +43,8 @@ def shipped(results: Path) -> str:
 
     The heading has the order of the clients. One that never came back counts with the time that the bench waited.
     """
-    plain = [client.name for client in CLIENTS if not client.tuned]
+    there = {name for row in rows(results) for name in row.get("gaps", ())}
+    plain = [client.name for client in CLIENTS if not client.tuned and client.name in there]
     gaps: dict[tuple[str, str, str], list[float]] = {}
     for row in rows(results):
         for name in plain:
