@@ -39,6 +39,7 @@ CONDITIONS = {
     "disagree": "warning: the decider and the addresses held do not agree on the role, or did not a moment ago",
     "clock_offset": "warning: the two nodes' clocks differ",
     "starved": "warning: this machine, or the other, stands still again and again",
+    "sessions_lost": "warning: the tunnels of this node would not survive a takeover",
 }
 # Causes that a person or the site's own settings asked for. Any other is a fault. agent/decide.py has the texts.
 _ASKED = re.compile(r"(switch-over|asked for|failback|heartbeat ends on [a-z0-9-]+$|[a-z0-9-]+ (yields|asks)$)")
@@ -46,6 +47,7 @@ _ASKED = re.compile(r"(switch-over|asked for|failback|heartbeat ends on [a-z0-9-
 _UNCLEAR = re.compile(r"(nobody is active$|taken back)")
 # How long a condition must last before it is reported. A restarted agent is back within 1 s, a hand-over takes 1 s.
 _SETTLE_SECONDS, _NOT_READY_SECONDS = 2, 3
+_SESSIONS_SECONDS = 10  # a restarted process, or one whose path has failed, has all copies again within some seconds
 CLOCK_OFFSET_SECONDS = 1.0  # a larger difference between the two clocks is reported
 _BY_PEER = ("peer_dead", "link_dead", "ping_node_dead", "clock_offset")
 
@@ -124,11 +126,12 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
     if not now["running"]:
         held = f"still held: {', '.join(now['held'])}" if now["held"] else ""
         add("heartbeat_stopped", node, "critical", "runs", "stopped", _SETTLE_SECONDS / 2, cause=held)
-        return found, [*_BY_PEER, "none_active", "starved"]
+        return found, [*_BY_PEER, "none_active", "starved", "sessions_lost"]
     if now["agent"] in ("missing", "silent"):
         add("agent_missing", node, "critical", "answers", "does not answer", _SETTLE_SECONDS,
             cause={"missing": "it does not run", "silent": "it hangs, or the machine does"}[now["agent"]])
-        return found, [*_BY_PEER, "none_active", "split", "not_ready", "disagree", "starved"]
+        return found, [*_BY_PEER, "none_active", "split", "not_ready", "disagree", "starved",
+                       "sessions_lost"]
 
     if now["role"] == "split":
         add("split", node, "critical", "one active node", "both active")
@@ -138,6 +141,8 @@ def _conditions(settings: dict, now: dict, known: dict) -> tuple[dict[str, dict]
     if now["starved"]:
         add("starved", node, "warning", "runs", "stands still again and again",
             cause="this machine, or what is heard of the other, stood still three times within a minute")
+    if now.get("sessions") and now["role"] == "active" and now["peer"]["heartbeat"] in ("active", "up"):
+        add("sessions_lost", node, "warning", "copied", "not copied", _SESSIONS_SECONDS, cause=now["sessions"])
     if now["role"] == "standby" and now["agent"] and not now["ready"]:
         add("not_ready", node, "warning", "ready", "not ready", _NOT_READY_SECONDS, cause=now["not_ready_because"])
     for address, status in now["ping_nodes"].items():

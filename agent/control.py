@@ -52,6 +52,7 @@ class Status(TypedDict):
     ping_nodes: dict[str, str]  # address: up, dead
     daemon: str  # alive, hung, dead, unknown, none
     starved: bool
+    sessions: str  # why tunnels would not survive a takeover; empty when they would, or the site does not want it
 
 
 class NotRunning(Exception):

@@ -137,6 +137,13 @@ CATALOGUE: dict[tuple[str, str], Entry] = {
         "Nobody notices yet. Valid certificates may seem expired, and logs can not be compared.",
         "chrony corrects the clocks slowly, if it reaches a time server.",
         "salt '*.{site}' cmd.run 'chronyc tracking'"),
+    ("heartbeat", "sessions_lost"): Entry(
+        "warning", "The tunnels of {node} are {now} to the other node", "The tunnels of {node} are copied again",
+        "None now. After a takeover each peer has to notice and call again, which takes clients as shipped up to some "
+        "minutes.",
+        "{node} keeps trying, over each heartbeat path; when it reaches the other node it compares all tunnels.",
+        "On both nodes: salt '*.{site}' sessions.status; systemctl status gateway-sessions; "
+        "journalctl -t gateway-sessions (docs/session-takeover.md)"),
     ("heartbeat", "starved"): Entry(
         "warning", "{node} gets too little processor time: it, or the other node, {now}",
         "{node} gets enough processor time again",

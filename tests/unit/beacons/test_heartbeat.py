@@ -73,11 +73,20 @@ def test_a_healthy_pair_reports_nothing(node: Node) -> None:
     ({"peer": {"clock_offset": 2.5}}, "clock_offset:gw2", "other time"),
     ({"peer": {"clock_offset": -2.5}}, "clock_offset:gw2", "other time"),
     ({"starved": True}, "starved:gw1", "stands still again and again"),
+    ({"role": "active", "sessions": "no connection with gw2"}, "sessions_lost:gw1", "not copied"),
     ({"peer": {"role": "standby"}}, "none_active:winterthur", "nobody active"),
     ({"peer": {"role": "transition"}}, "none_active:winterthur", "nobody active"),
 ])
 def test_each_condition_alone(node: Node, now: dict, key: str, word: str) -> None:
     assert node.look(**now) == {key: word}
+
+
+def test_tunnels_that_are_not_copied_count_on_the_active_node_and_while_the_other_one_lives(node: Node) -> None:
+    assert node.look(sessions="no connection with gw2") == {}
+    dead = node.look(role="active", sessions="no connection with gw2", peer={"heartbeat": "dead", "role": "unknown"})
+    assert "sessions_lost:gw1" not in dead
+    node.look(role="active", sessions="no connection with gw2")
+    assert node.told["sessions_lost:gw1"]["after"] >= 5 and "no connection" in node.told["sessions_lost:gw1"]["cause"]
 
 
 def test_a_dead_peer_is_not_blamed_on_the_paths(node: Node) -> None:
