@@ -92,7 +92,12 @@ class Salt:
 
     def call_all(self, minions: Iterable[str], function: str, *args: object, **kwargs: object) -> dict:
         """The returns of an execution function on several minions, by minion."""
-        answers = self._client.cmd(list(minions), function, list(args), kwarg=kwargs, tgt_type="list", timeout=300)
+        try:
+            answers = self._client.cmd(list(minions), function, list(args), kwarg=kwargs, tgt_type="list", timeout=300)
+        finally:
+            # Trap: Salt 3008 cuts a subscriber off that reads nothing for a minute while much happens on the bus
+            # (publish_drain_timeout), and each later call would find no answer: False.
+            self._client.event.close_pub()
         silent = set(minions) - set(answers)
         if silent:
             pytest.fail(f"{', '.join(sorted(silent))} did not answer {function}")
