@@ -166,6 +166,17 @@ class Link:
         while self.waiting:
             del self.waiting[:self.tls.send(self.waiting[:1 << 16])]
 
+    def flush_now(self) -> None:
+        """As flush(), for a frame that was just put into the queue. Raises Closed."""
+        try:
+            self.flush()
+        except (ssl.SSLWantReadError, BlockingIOError):
+            pass
+        except ssl.SSLWantWriteError:
+            self.blocked = True
+        except OSError as error:
+            raise Closed(str(error)) from None
+
     def read(self) -> list[tuple[bytes, bytes]]:
         """The frames that have come."""
         assert self.tls

@@ -100,6 +100,24 @@ class Switch:
         """One transaction, in which the table is made where this process has not made it yet."""
         self.run((table(self.addresses) if self.state == "none" else "") + text)
 
+    def keep(self) -> bool:
+        """Makes the table once more where somebody has removed or changed it (`nft flush ruleset`). Whether it had to.
+
+        Without the mark the adopted tunnels stand still, and without the drop a node that gave its tunnels away may
+        send.
+        """
+        if self.state == "none":
+            return False
+        chain, rule = ("serving", "mark set") if self.state == "serving" else ("sealed", "drop")
+        try:
+            self.run(f"list chain {TABLE} {chain}")
+            if rule in self.output():
+                return False
+        except Refused:
+            pass  # it is gone
+        self.run(table(self.addresses) + {"serving": SERVE, "sealed": SEAL, "quiet": QUIET}[self.state])
+        return True
+
     def serve(self) -> None:
         """From now on this node sends, under adopted keys too."""
         self.change(SERVE)

@@ -47,6 +47,7 @@ def policy(direction: int = xfrm.OUT, reqid: int = 16388, inner: str = "198.51.1
     template = bytearray(xfrm.TEMPLATE_SIZE)
     template[:16], template[28:44] = packed(outer[1]), packed(outer[0])
     template[20] = xfrm.ESP
+    struct.pack_into("=H", template, 24, socket.AF_INET)
     struct.pack_into("=I", template, 44, reqid)
     rest = ((xfrm.TMPL, bytes(template)), *(((xfrm.MARK, mark),) if mark else ()))
     return Policy(bytes(head), rest)
