@@ -83,7 +83,8 @@ def test_only_what_is_under_salt_is_listed(salt_):
     listed = set(salt_.call("laptop.winterthur", "cp.list_master"))
     under = {str(path.relative_to(salt_.tree / "salt")) for path in (salt_.tree / "salt").rglob("*") if path.is_file()}
     linked = {f"{folder}/{path.name}" for folder in LINKED for path in (salt_.tree / folder).glob("*.py")}
-    linked |= {f"heartbeat/agent/{path.name}" for path in (salt_.tree / "agent").iterdir() if path.is_file()}
+    linked |= {f"heartbeat/{folder}/{path.name}" for folder in ("agent", "sessions")
+               for path in (salt_.tree / folder).iterdir() if path.is_file()}
     assert {"top.sls", "_modules/gateway.py", "heartbeat/agent/run"} <= listed
     assert listed == under | linked
     assert not [path for path in listed if not path.startswith("_modules/") and "secrets/" in path]
