@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from agent.system import log
 from sessions import adoption, identity, kernel, xfrm
@@ -17,6 +18,7 @@ AGE_SLACK_SECONDS = 10.0  # copies may be older than the deadtime twice and this
 UNKNOWN_LINK_MEGABITS = 10_000  # where no interface says how fast it is
 FRESH_SECONDS = 1.0  # the copies are current when something was confirmed within this time
 SILENT_SECONDS = 0.6  # a connection on which nothing comes for this long is given up for the next path
+NEAR_SECONDS = 1.0  # longer than between two words of the kernel about a state's numbers (kernel.TELL_AFTER_100MS)
 NOTES = 10  # kept for status
 
 
@@ -50,6 +52,8 @@ class Node:
         self.max_age = 2 * settings.deadtime + AGE_SLACK_SECONDS
         self.rules = Rules(frozenset(map(packed, settings.addresses)),
                            adoption.jump(fastest_link(), self.max_age), int(settings.lifetime))
+        # For what this node itself has to put back: it knows the numbers as of a moment ago.
+        self.near = replace(self.rules, jump=adoption.jump(fastest_link(), NEAR_SECONDS))
         self.key = identity.pair_key()
         self.me = identity.issue(settings.node)
         self.kernel = kernel.Kernel()

@@ -1,7 +1,6 @@
 """The half of the standby: takes the active node's changes, and keeps the copies in this node's kernel."""
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
 from typing import Any
@@ -12,12 +11,10 @@ from sessions import adoption, channel, kernel, tunnels, xfrm
 from sessions.channel import Closed, Link
 from sessions.names import MAX_NAMES, Name
 from sessions.node import SILENT_SECONDS, Node
-from sessions.pools import Address, Pools
 from sessions.settings import HeartbeatPath
 from sessions.tunnels import Change, Copies, PutPolicy, PutState
 
 LISTEN_AGAIN_SECONDS = 1.0  # between two tries to listen on an address that is not there yet
-POOLS_SECONDS = 5.0  # between two looks whether the daemon's pools leave out what copied tunnels use
 NEED_SECONDS = 10.0  # between two questions for all of it
 MAX_LINKS = 4
 
@@ -28,7 +25,6 @@ class Receiving:
     def __init__(self, node: Node, loop: Loop) -> None:
         self.node, self.loop = node, loop
         self.copies = Copies(node.rules, node.reqids)
-        self.pools = Pools()
         self.wanted = False  # this node is standby
         self.listeners: dict[str, socket.socket] = {}
         self.links: list[Link] = []
@@ -37,7 +33,7 @@ class Receiving:
         self.full: tuple[set[xfrm.StateId], set[xfrm.PolicyId], bytes] | None = None
         self.heard_at = 0.0  # when the last frame came
         self.complete = False
-        self.next_listen = self.next_pools = self.next_need = 0.0
+        self.next_listen = self.next_need = 0.0
 
     def begin(self) -> None:
         """This node is standby from now on."""
@@ -58,8 +54,6 @@ class Receiving:
 
     def stop(self, why: str) -> None:
         """The copies are no copies any more: what this node adopted is its own."""
-        self.pools.forget()
-        self.narrow_pools(clock())
         self.wanted, self.complete = False, False
         for link in [*self.links]:
             self.lost(link, why)
@@ -82,9 +76,6 @@ class Receiving:
             return
         if self.source and now - self.heard_at > SILENT_SECONDS:
             self.lost(self.source, "nothing comes")
-        if now >= self.next_pools:
-            self.next_pools = now + POOLS_SECONDS
-            self.narrow_pools(now)
         if self.source and not self.complete and not self.full and now >= self.next_need:
             self.next_need = now + NEED_SECONDS
             try:
@@ -115,23 +106,11 @@ class Receiving:
                 again = again or (gone.mark == adoption.MARK_ATTRIBUTE
                                   and (gone.selector, gone.direction) in self.copies.installed)
         if again:
-            self.pools.forget()  # the daemon may have started anew, with the pools of its file
             self.put_back()
 
     def put_back(self) -> None:
         """All copies once more; those that are there stay."""
         self.node.change(self.copies.again())
-
-    def narrow_pools(self, now: float) -> None:
-        """The daemon here must give no address to a newcomer that a copied tunnel uses."""
-        used: list[Address] = []
-        for selector, direction in self.copies.installed:
-            to = ipaddress.ip_network(xfrm.networks(selector)[1])
-            if direction == xfrm.OUT and to.num_addresses == 1:
-                used.append(to[0])
-        wrong = self.pools.narrow(used, now)
-        if wrong:
-            self.node.note(wrong)
 
     # The connections
 

@@ -50,9 +50,8 @@ class Serving:
             self.lost(self.link, why)
 
     def again(self) -> None:
-        """This node serves on after stop(). The jump is as good here as on the other node."""
-        rules = self.node.rules
-        self.node.change(kernel.add_state(adoption.copied_state(each, rules, each.reqid))
+        """This node serves on after stop()."""
+        self.node.change(kernel.add_state(adoption.copied_state(each, self.node.near, each.reqid))
                          for each in self.originals.outbound())
 
     def tick(self, now: float) -> None:
@@ -98,7 +97,7 @@ class Serving:
 
         The tunnels that were there go on as adopted ones.
         """
-        own = Copies(self.node.rules, self.node.reqids)
+        own = Copies(self.node.near, self.node.reqids)
         for change in self.originals.changes():
             own.handle(change)
         refused = self.node.change(own.again())
@@ -112,7 +111,10 @@ class Serving:
         """The daemon has a tunnel of its own for networks whose tunnel was adopted: that one ends after a while."""
         if not policy.get(xfrm.MARK) and any(each.get(xfrm.MARK) and each.selector == policy.selector
                                              for each in self.originals.policies.values()):
-            self.superseded[policy.selector, policy.direction] = clock() + GRACE_SECONDS
+            # From another address: perhaps somebody else, who was given an address of a pool that is in use.
+            same = any(each.get(xfrm.MARK) and each.selector == policy.selector and each.ends == policy.ends
+                       for each in self.originals.policies.values())
+            self.superseded[policy.selector, policy.direction] = clock() + (GRACE_SECONDS if same else 0.0)
 
     def end_superseded(self, group: tuple[bytes, int]) -> None:
         """Ends an adopted tunnel whose peer has a new one."""

@@ -33,7 +33,6 @@ STARTS = {
     ("agent/confine.py", "run"): "the agent tells it to end, and it ends what it has started",
     ("alerts/reaction_worker.py", "_send"): "the engine's thread ends it",
     ("sessions/names.py", "tick"): "the loop kills it after its limit",
-    ("sessions/pools.py", "narrow"): "the next look kills it after its limit",
 }
 # What has no end that could be known before: a person's own session, a run of the tests or of the bench as a whole; and
 # the making of the lab's images, which takes as long as the network does, while a person looks on.

@@ -36,14 +36,14 @@ def state(source: str = VIRTUAL, to: str = PEER, spi: int = 0x11223344, reqid: i
 
 
 def policy(direction: int = xfrm.OUT, reqid: int = 16388, inner: str = "198.51.100.161", mark: bytes = b"",
-           priority: int = 1_753_280) -> Policy:
+           priority: int = 1_753_280, peer: str = PEER) -> Policy:
     head = bytearray(xfrm.POLICY_SIZE)
     near, far = ("198.51.100.0", 26), (inner, 32)
     source, to = (near, far) if direction == xfrm.OUT else (far, near)
     head[:16], head[16:32] = packed(to[0]), packed(source[0])
     struct.pack_into("=HBB", head, 40, socket.AF_INET, to[1], source[1])
     struct.pack_into("=IIB", head, 152, priority, 513, direction)
-    outer = (VIRTUAL, PEER) if direction == xfrm.OUT else (PEER, VIRTUAL)
+    outer = (VIRTUAL, peer) if direction == xfrm.OUT else (peer, VIRTUAL)
     template = bytearray(xfrm.TEMPLATE_SIZE)
     template[:16], template[28:44] = packed(outer[1]), packed(outer[0])
     template[20] = xfrm.ESP

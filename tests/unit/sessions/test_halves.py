@@ -63,6 +63,7 @@ def made(name: str, peer: str, own: str, other: str, port: int) -> Node:
     """A node whose kernel only remembers."""
     node = object.__new__(Node)
     node.settings = Settings(name, peer, name == "gw1", port, (HeartbeatPath("lo", own, other),), (VIRTUAL,), 3600, 1.0)
+    node.near = RULES
     node.max_age, node.rules, node.key, node.me = 12.0, RULES, KEY, identity.issue(name)
     node.kernel = Remembers(len(name) + len(own))  # type: ignore[assignment]
     node.reqids, node.names, node.notes = Reqids(int(name == "gw2"), 1), Names(), []
@@ -243,6 +244,22 @@ def test_an_adopted_tunnel_ends_once_its_peer_has_a_new_one(pair, monkeypatch):
     pair.serving.follow([Event(xfrm.NEWSA, 0, new.body()), Event(xfrm.NEWPOLICY, 0, policy().body())])
     pair.until(lambda: old.id not in pair.one.kernel.held)
     assert set(pair.one.kernel.held) == {new.id} and set(pair.one.kernel.rules) == {policy().id}
+
+
+def test_who_comes_from_elsewhere_ends_the_adopted_tunnel_at_once(pair, monkeypatch):
+    """The daemon knows no leases: it may give an address that is in use to somebody else.
+
+    Nobody gets both's packets.
+    """
+    monkeypatch.setattr(serving, "GRACE_SECONDS", 60)
+    old = adoption.copied_state(state(), RULES, 0x40000005)
+    before = adoption.copied_policy(policy(), Reqids(0, 1)).with_reqids(lambda _reqid: 0x40000005)
+    pair.one.kernel.held[old.id], pair.one.kernel.rules[before.id] = old, before
+    pair.serving.load()
+    other = policy(peer="203.0.113.77")
+    new = state(to="203.0.113.77", spi=9)
+    pair.serving.follow([Event(xfrm.NEWSA, 0, new.body()), Event(xfrm.NEWPOLICY, 0, other.body())])
+    pair.until(lambda: old.id not in pair.one.kernel.held, 1)
 
 
 def test_adopted_states_to_which_no_policy_leads_end(pair, monkeypatch):
