@@ -91,7 +91,7 @@ def place(salt_factories, tree) -> Iterator[Place]:
         "gateway_alerts": {"presence": 0},
         "gateway_reactions": [
             {"when": {"severities": ["critical"], "phases": ["opened", "escalation", "recovery"]}, "sls": "ticket",
-             "limit": 20, "settings": {"command": [str(system), "--queue", "network"]}},
+             "limit": 1000, "settings": {"command": [str(system), "--queue", "network"]}},
             {"when": {"conditions": ["slave_missing"], "phases": ["recovery"]}, "sls": "orchestrate", "timeout": 300,
              "settings": {"orchestration": "orch.mine"}}]})
     conftest._link(master, "master.d")
