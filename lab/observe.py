@@ -86,11 +86,6 @@ def tunnels(guest: Guest) -> int:
     return sum(int(reqid) < FIRST_REQID for reqid in re.findall(r"proto esp .* reqid (\d+)", said))
 
 
-def copies(guest: Guest) -> int:
-    """How many ESP states the host's kernel has from the other node (docs/session-takeover.md)."""
-    return guest.run(["ip", "xfrm", "state"]).stdout.count("proto esp") - tunnels(guest)
-
-
 def sessions(guest: Guest) -> dict[str, Any]:
     """What a node's process gateway-sessions says of itself; empty where none runs."""
     return guest.ask("/run/gateway-sessions.sock", {"command": "status"}) or {}
