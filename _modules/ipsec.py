@@ -905,8 +905,8 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
     found = []
     for sa in sas:
         entry = revoked.get(_plain(sa["peer_id"]))
-        if "adopted" in sa and not sa["peer_id"]:
-            entry = next(iter(revoked.values()))
+        if "adopted" in sa and not sa["peer_id"] and sa["inner"].endswith(("/32", "/128")):
+            entry = next(iter(revoked.values()))  # a person's, and nobody knows whose: it has to call again
         if entry and not (entry["again"] and sa["since"] > datetime.datetime.fromisoformat(entry["at"]).timestamp()):
             found.append({"peer_id": sa["peer_id"], "peer": sa["peer"], "tunnel": sa["tunnel"]}
                          | ({"adopted": sa["adopted"]} if "adopted" in sa else {}))

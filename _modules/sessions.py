@@ -88,7 +88,10 @@ def adopted() -> list[dict]:
     Returns:
         For each ``inner`` (the peer's network inside), ``peer`` (its address outside), ``peer_id`` (empty where nobody
         knows), ``tunnel`` (the connection's name) and ``since`` (seconds since 1970). Empty where the site does not
-        copy tunnels, and where the process does not run.
+        copy tunnels.
+
+    Raises:
+        CommandExecutionError: the process does not run or does not answer.
 
     CLI Example:
 
@@ -98,10 +101,10 @@ def adopted() -> list[dict]:
     """
     if not SETTINGS.exists():
         return []
-    try:
-        return _ask({"command": "adopted"})["tunnels"]
-    except CommandExecutionError:
-        return []
+    found: list[dict] = []
+    while more := _ask({"command": "adopted", "after": len(found)})["tunnels"]:
+        found += more
+    return found
 
 
 def end(inner: list[str]) -> int:

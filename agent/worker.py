@@ -414,7 +414,9 @@ class Worker:
         self.announcing.clear()
         self.addresses.change("park")
         # Nothing leaves this node any more before the other one hears that it may take over.
+        before = clock()
         wrong = self.sessions.release()
+        self.addresses.waited += clock() - before  # no standstill of this process
         if wrong:
             log("warning", wrong)
 

@@ -44,8 +44,8 @@ def main(words: list[str]) -> int:
             return 1
         return 0
     if arguments.command == "stopped":
-        from sessions import switch
-        return switch.stopped()
+        from sessions import daemon
+        return daemon.stopped()
     from sessions.daemon import SOCKET_PATH
     try:
         answer = control.ask(vars(arguments), ANSWER_SECONDS, SOCKET_PATH)

@@ -110,6 +110,8 @@ class Link:
             raise Closed(str(error)) from None
         except ssl.SSLError as error:
             raise Closed(f"TLS: {error.reason or error}") from None
+        except ValueError as error:
+            raise Closed(f"what it sent makes no sense ({type(error).__name__})") from None
         except OSError as error:
             raise Closed(os.strerror(error.errno) if error.errno else str(error)) from None
 

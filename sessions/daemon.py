@@ -19,12 +19,13 @@ from agent import control
 from agent.loop import Loop
 from agent.system import clock, in_time, log, wake_on
 from sessions import adoption, identity, kernel, switch, tunnels
+from sessions.adoption import Reqids, Rules
 from sessions.channel import Link
 from sessions.node import FRESH_SECONDS, Node
 from sessions.receiving import Receiving
 from sessions.serving import Serving
 from sessions.settings import Settings
-from sessions.tunnels import Originals
+from sessions.tunnels import Copies, Originals
 
 SOCKET_PATH = "/run/gateway-sessions.sock"
 ASK_ROLE_SECONDS = 1.0  # between two questions to the agent after this process has started
@@ -42,7 +43,7 @@ class Sessions:
         self.switch = switch.Switch(settings.addresses)
         self.events = kernel.Events()
         self.loop = Loop()
-        self.serving = Serving(self.node)
+        self.serving = Serving(self.node, self.drain)
         self.receiving = Receiving(self.node, self.loop)
         self.role = "unknown"
         self.next_question = self.next_watchdog = self.next_table = 0.0
@@ -59,6 +60,8 @@ class Sessions:
         wake_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), wakeup)
         self.loop.add(signals.fileno(), self.end)
         self.loop.add(self.events.fileno(), self.on_events)
+        rules = switch.changes()
+        self.loop.add(rules.fileno(), lambda: self.on_rules(rules))
         self.server = control.Server(self.loop, self.on_question, SOCKET_PATH)
         node = self.node
         log("info", f"started on {node.settings.node}: outbound numbers go {node.rules.jump} ahead, copies of up to "
@@ -151,7 +154,9 @@ class Sessions:
             self.node.note("events of the kernel were lost: reading all of it", "info")
             if self.role == "active":
                 self.serving.load()
-            elif self.role == "standby":
+            else:
+                self.drain()
+            if self.role == "standby":
                 self.receiving.put_back()
             return
         if self.role == "active":
@@ -179,24 +184,43 @@ class Sessions:
             if self.switch.state != "serving":
                 self.switch.serve()
             return
-        self.role = "active"
+        # The role comes last: what fails half-way is done again when the agent says so once more.
         states, policies, age = self.receiving.adopt() if before == "standby" else (0, 0, 0.0)
+        if before == "unknown" and not self.switch.serves():
+            # Copies that an earlier process has left: nobody knows how old they are.
+            self.receiving.clear()
         if before == "released":
             self.serving.again()
         self.switch.serve()
         if before == "standby":
             log("notice", f"adopted {states} states and {policies} policies, told {age:.2f} s ago")
             self.receiving.stop("this node is active now")
-        self.load()
-        self.serving.next_call = 0.0
-
-    def load(self) -> None:
-        """Reads what the kernel holds. Events that are older than that count no more."""
-        try:
-            self.events.read(1 << 20)
-        except kernel.Lost:
-            pass
         self.serving.load()
+        if before == "unknown":
+            self.serving.hurry()
+        self.serving.next_call = 0.0
+        self.role = "active"
+
+    def drain(self) -> None:
+        """Throws the kernel's events away that have come until now: what follows is newer.
+
+        Trap: after it has lost an event the kernel tells nothing more, and no further loss, until all are read.
+        """
+        while True:
+            try:
+                if not self.events.read():
+                    return
+            except kernel.Lost:
+                pass
+
+    def on_rules(self, rules: socket.socket) -> None:
+        """Somebody has changed nftables' rules: a look at ours is due."""
+        try:
+            while rules.recv(1 << 16):
+                pass
+        except OSError:  # nothing more, or more than the socket holds
+            pass
+        self.next_table = 0.0
 
     def pause(self) -> None:
         """The agent is not sure whether this node may serve: nothing is sent meanwhile."""
@@ -208,12 +232,12 @@ class Sessions:
         if self.role not in ("active", "unknown"):
             return
         if self.role == "unknown":
-            self.load()
+            self.serving.load()
         # Peers are not told that their tunnels end where the other node has them.
         serving = self.serving
         self.switch.seal(quiet=serving.begun and clock() - serving.confirmed_at < FRESH_SECONDS)
-        self.role = "released"
         serving.stop("this node is not active any more")
+        self.role = "released"
 
     def be_standby(self) -> None:
         """The other node serves, or may."""
@@ -221,9 +245,9 @@ class Sessions:
             return
         self.release()
         self.switch.seal(quiet=self.switch.state == "quiet")
-        self.role = "standby"
-        self.serving = Serving(self.node)
+        self.serving = Serving(self.node, self.drain)
         self.receiving.begin()
+        self.role = "standby"
 
     # Questions
 
@@ -236,7 +260,8 @@ class Sessions:
             elif name == "verify":
                 answer = self.verify(bytes.fromhex(str(question.get("nonce", ""))))
             elif name == "adopted":
-                answer = {"tunnels": self.serving.adopted()}
+                after = question.get("after")
+                answer = {"tunnels": self.serving.adopted(after if isinstance(after, int) and after > 0 else 0)}
             elif name == "end":
                 answer = {"ended": self.serving.end_inner(given if isinstance(given, list) else [])}
             elif name in ("active", "pause", "release", "standby"):
@@ -294,6 +319,24 @@ class Sessions:
         return {"role": self.role, "states": len(copies.states), "policies": len(copies.policies),
                 "wrong": copies.missing(states, policies)[:20],
                 "digest": tunnels.digest(copies.states.values(), copies.policies.values(), nonce)}
+
+
+def stopped() -> int:
+    """The process has ended, however. Returns an exit code.
+
+    A table that holds packets back must not stay, nor copies whose age nobody will know. What serves stays: adopted
+    tunnels carry on, and a new process goes on with them.
+    """
+    try:
+        table = switch.Switch(())
+        if not table.serves():
+            its = kernel.Kernel()
+            none = Copies(Rules(frozenset(), adoption.MIN_JUMP, 0), Reqids(0, 0))
+            its.change(none.foreign(its.states(), its.policies()))
+            table.remove()
+    except (OSError, switch.Refused) as error:
+        log("warning", f"what is left of it: {error}")
+    return 0
 
 
 def start(settings: Settings) -> int:

@@ -1,7 +1,7 @@
 """Who the other node is: each process issues itself a certificate, and the pair's key vouches for it.
 
-The certificate and its private key live in this process's memory only, and are made anew each day. A node shows its
-certificate with an authentication code (HMAC-SHA256, RFC 2104) under a key that only the two nodes have: the one
+The certificate and its private key live in this process's memory only, and are made anew at each start. A node shows
+its certificate with an authentication code (HMAC-SHA256, RFC 2104) under a key that only the two nodes have: the one
 between their heartbeats (/etc/ha.d/authkeys). Then TLS 1.3 asks both for exactly these certificates. Whoever listens
 learns nothing, also when he learns the pair's key later.
 """
@@ -94,13 +94,14 @@ def introduced(line: bytes, peer: str, key: bytes) -> bytes:
     """The certificate (DER) in the other node's hello. Raises Unknown."""
     try:
         told = json.loads(line)
-        node, certificate, given = told["node"], base64.b64decode(told["certificate"], validate=True), told["code"]
-        if told["version"] != 1 or not isinstance(given, str) or not isinstance(node, str):
+        node, certificate = told["node"], base64.b64decode(told["certificate"], validate=True)
+        given = told["code"].encode("ascii")
+        if told["version"] != 1 or not isinstance(node, str):
             raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
         raise Unknown("what it sent is no introduction") from None
     if node != peer:
         raise Unknown(f"it says that it is {node[:64]!r}, not {peer}")
-    if not hmac.compare_digest(code(key, node, certificate).encode(), given.encode()):
+    if not hmac.compare_digest(code(key, node, certificate).encode(), given):
         raise Unknown("it does not have the key of this pair (/etc/ha.d/authkeys)")
     return certificate

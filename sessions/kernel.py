@@ -20,7 +20,8 @@ BATCH_BYTES = 48 << 10
 ANSWER_SECONDS = 5.0
 # How often the kernel tells where a state's numbers stand: after so many packets, or when so much time has passed and
 # they moved. Units: packets, 100 ms (net/core sysctls in Documentation/networking/xfrm_sync.rst).
-TELL_AFTER_PACKETS, TELL_AFTER_100MS = 1 << 22, 3
+TELL_AFTER_PACKETS, TELL_AFTER_100MS = 1 << 20, 3
+TELL_AFTER_JIFFIES = 100  # for a state that exists: 1 s, 0.4 s or 0.1 s, as the kernel's HZ is 100, 250 or 1000
 SYSCTL = Path("/proc/sys/net/core")
 
 
@@ -59,14 +60,11 @@ def tell_often(folder: Path = SYSCTL) -> None:
 
 
 def tell_often_of(state: xfrm.State) -> Request:
-    """The same for a state that exists.
-
-    Trap: here the time is in jiffies' 100 ms as well, but read in units of HZ/10.
-    """
+    """The same for a state that exists. Trap: here the kernel takes the time in jiffies, not in units of 100 ms."""
     identity = state.id
     body = xfrm.new_counters(identity, xfrm.Counters(0, 0, 0, b"", True))[:xfrm.AEVENT_SIZE]
     body += xfrm.attribute(xfrm.REPLAY_THRESH, struct.pack("=I", TELL_AFTER_PACKETS))
-    body += xfrm.attribute(xfrm.ETIMER_THRESH, struct.pack("=I", TELL_AFTER_100MS))
+    body += xfrm.attribute(xfrm.ETIMER_THRESH, struct.pack("=I", TELL_AFTER_JIFFIES))
     if identity.mark:
         body += xfrm.attribute(xfrm.MARK, identity.mark)
     return Request(xfrm.NEWAE, REPLACE, body, f"numbers of {identity}", (errno.ESRCH, errno.EINVAL))

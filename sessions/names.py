@@ -18,7 +18,7 @@ DELAY_SECONDS = 0.5  # so that many new tunnels at once are one question
 # 006 #4: "roadwarrior"[1] 203.0.113.5, type=ESP, add_time=1790000000, ..., id='CN=anna', lease=198.51.100.192/32
 _LINE = re.compile(r'"(?P<name>[^"]+)"(?:\[\d+\])? (?P<peer>\S+?), type=ESP, add_time=(?P<since>\d+).*?'
                    r"id='(?P<id>.*?)'(?:, lease=(?P<lease>\S+))?$")
-MAX_NAMES, MAX_LENGTH = 20_000, 500
+MAX_NAMES, MAX_LENGTH = 20_000, 200
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,11 @@ def fastest_link(folder: str = "/sys/class/net") -> float:
     return float(max((each for each in speeds if each > 0), default=UNKNOWN_LINK_MEGABITS))
 
 
+def near(jump: int, megabits: float) -> int:
+    """How far this node's own states go ahead when it puts them back: never as far as the other node's copies stand."""
+    return min(adoption.jump(megabits, NEAR_SECONDS), jump // 4)
+
+
 class Node:
     """This node. Raises OSError, identity.Unknown and subprocess.SubprocessError where it can not be one."""
 
@@ -53,7 +58,9 @@ class Node:
         self.rules = Rules(frozenset(map(packed, settings.addresses)),
                            adoption.jump(fastest_link(), self.max_age), int(settings.lifetime))
         # For what this node itself has to put back: it knows the numbers as of a moment ago.
-        self.near = replace(self.rules, jump=adoption.jump(fastest_link(), NEAR_SECONDS))
+        self.near = replace(self.rules, jump=near(self.rules.jump, fastest_link()))
+        # For a role that this node gave away and takes back: the other one may have served meanwhile, a jump ahead.
+        self.far = replace(self.rules, jump=2 * self.rules.jump)
         self.key = identity.pair_key()
         self.me = identity.issue(settings.node)
         self.kernel = kernel.Kernel()
@@ -66,8 +73,8 @@ class Node:
         self.notes = [*self.notes[1 - NOTES:], text]
         log(priority, text)
 
-    def change(self, requests: Iterable[kernel.Request]) -> int:
-        """Makes changes in the kernel. Returns how many it refused."""
+    def change(self, requests: Iterable[kernel.Request]) -> list[kernel.Request]:
+        """Makes changes in the kernel. Returns those that it refused."""
         again: list[kernel.Request] = []
         wrong: list[tuple[kernel.Request, int]] = []
         for request, code in self.kernel.change(requests):
@@ -79,7 +86,7 @@ class Node:
         wrong += self.kernel.change(again)
         for request, code in wrong[:3]:
             self.note(f"the kernel refuses {request.what}: {os.strerror(code)}")
-        return len(wrong)
+        return [request for request, _code in wrong]
 
     def socket_on(self, path: HeartbeatPath) -> socket.socket:
         """A TCP socket for a path, which never waits."""

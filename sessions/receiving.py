@@ -37,6 +37,7 @@ class Receiving:
 
     def begin(self) -> None:
         """This node is standby from now on."""
+        self.node.reqids.forget()  # the other node's daemon may have started anew: its reqids mean other tunnels
         self.copies = Copies(self.node.rules, self.node.reqids)
         self.wanted, self.complete = True, False
 
@@ -109,8 +110,8 @@ class Receiving:
             self.put_back()
 
     def put_back(self) -> None:
-        """All copies once more; those that are there stay."""
-        self.node.change(self.copies.again())
+        """What the kernel lacks of the copies; those that are there stay."""
+        self.node.change(self.copies.lacking(self.node.kernel.states(), self.node.kernel.policies()))
 
     # The connections
 
@@ -180,7 +181,10 @@ class Receiving:
                 requests += self.frame(kind, content)
         except (ValueError, KeyError, TypeError) as error:
             raise Closed(f"what it sends is not understood ({error})") from None
-        self.node.change(requests)
+        for request in self.node.change(requests):
+            found = xfrm.counters_of_event(request.body) if request.kind == xfrm.NEWAE else None
+            if found:  # the kernel has another state, or none: made anew with the numbers that it should have
+                self.node.change(self.copies.anew(found[0]))
         self.heard_at = clock()
         link.send(channel.ACK, link.got_number.to_bytes(8, "big"))
         link.flush_now()
@@ -205,7 +209,7 @@ class Receiving:
                 self.full[0].add(change.state.id)
                 same = self.copies.states.get(change.state.id)
                 counters = change.state.counters
-                if same and counters and same.reqid == change.state.reqid and same.keys == change.state.keys:
+                if same and counters and same.with_counters(counters).fixed() == change.state.fixed():
                     return self.copies.count(change.state.id, counters)
             elif isinstance(change, PutPolicy):
                 self.full[1].add(change.policy.id)
@@ -215,7 +219,7 @@ class Receiving:
         """Whose tunnels these are."""
         known = self.node.names.known
         for inner, its in dict(told).items():
-            if len(known) < MAX_NAMES:
+            if len(known) < MAX_NAMES or inner in known:
                 known[str(inner)] = Name.parse(its)
 
     def compare(self, told: str) -> list[kernel.Request]:

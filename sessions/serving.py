@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from agent.system import clock, log
@@ -14,15 +14,17 @@ from sessions.tunnels import Change, Copies, DropState, Numbers, Originals, PutP
 
 BEAT_SECONDS = 0.05  # between two frames to the standby, so that both know how old the copies are
 RETRY_SECONDS = 0.5  # between two tries to connect
+ADOPTED_AT_ONCE = 200  # in one answer
 GRACE_SECONDS = 5.0  # an adopted tunnel ends so long after the daemon has its own for the same networks
-NAMES_AT_ONCE = 50  # in one frame
+NAMES_AT_ONCE = 10  # in one frame, which holds 64 KiB
 
 
 class Serving:
     """What this node serves, and the connection to the standby."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, node: Node, drain: Callable[[], None] = lambda: None) -> None:
+        """`drain`: throws the kernel's events away that are older than a dump."""
+        self.node, self.drain = node, drain
         self.originals = Originals(node.rules)
         self.link: Link | None = None
         self.begun = False  # the standby gets changes on this connection ...
@@ -35,12 +37,16 @@ class Serving:
         self.superseded: dict[tuple[bytes, int], float] = {}  # selector and direction: when the adopted tunnel ends
 
     def load(self) -> None:
-        """Starts anew with what the kernel holds. Its states tell their numbers often from now on."""
+        """Starts anew with what the kernel holds."""
+        self.drain()
         states, policies = self.node.kernel.states(), self.node.kernel.policies()
         self.originals.load(states, policies)
         self.node.reqids.seen(each.reqid for each in states)
-        self.node.change(map(kernel.tell_often_of, self.originals.states.values()))
         self.begun = False
+
+    def hurry(self) -> None:
+        """States that were made before this process told the kernel to tell their numbers often."""
+        self.node.change(map(kernel.tell_often_of, self.originals.states.values()))
 
     def stop(self, why: str) -> None:
         """This node serves no more: no outbound state is left."""
@@ -51,8 +57,8 @@ class Serving:
 
     def again(self) -> None:
         """This node serves on after stop()."""
-        self.node.change(kernel.add_state(adoption.copied_state(each, self.node.near, each.reqid))
-                         for each in self.originals.outbound())
+        self.node.change(kernel.add_state(adoption.copied_state(each, self.node.far, each.reqid))
+                         for each in self.originals.outbound() if not adoption.refusal(each, self.node.far))
 
     def tick(self, now: float) -> None:
         """Everything that is due by time."""
@@ -97,12 +103,13 @@ class Serving:
 
         The tunnels that were there go on as adopted ones.
         """
+        self.node.reqids.forget()  # its daemon counts anew
         own = Copies(self.node.near, self.node.reqids)
         for change in self.originals.changes():
             own.handle(change)
         refused = self.node.change(own.again())
         self.node.note(f"states or policies were flushed: put {len(own.states)} states back"
-                       + (f", {refused} refused" if refused else ""), "notice")
+                       + (f", {len(refused)} refused" if refused else ""), "notice")
         self.load()
 
     # Adopted tunnels that are over
@@ -128,7 +135,11 @@ class Serving:
         led_to = {reqid for each in self.originals.policies.values() for reqid in each.reqids}
         orphans = {each.reqid for each in self.originals.states.values()
                    if adoption.is_adopted(each.reqid) and each.reqid not in led_to}
-        if orphans & self.orphans:  # those of two looks: a policy may come a moment after its states
+        # And policies whose states have come to their end: they would hold packets back.
+        there = {each.reqid for each in self.originals.states.values()}
+        orphans |= {reqid for each in self.originals.policies.values() if each.get(xfrm.MARK)
+                    for reqid in each.reqids if reqid not in there}
+        if orphans & self.orphans:  # those of two looks: policies and states do not come at once
             self.end_adopted(orphans & self.orphans)
         self.orphans = orphans
 
@@ -142,8 +153,11 @@ class Serving:
                    *(change for each in states for change in self.originals.drop(each))])
         return len(states)
 
-    def adopted(self) -> list[dict[str, str | int]]:
-        """The adopted tunnels: inner network of the peer, and whose it is as far as is known."""
+    def adopted(self, after: int = 0) -> list[dict[str, str | int]]:
+        """The adopted tunnels: inner network of the peer, and whose it is as far as is known.
+
+        A page of them at a time: those after the first `after`.
+        """
         found: list[dict[str, str | int]] = []
         known = self.node.names.known
         for policy in self.originals.policies.values():
@@ -153,7 +167,7 @@ class Serving:
                 name = known.get(inner) or known.get(outer) or Name("", outer, "", 0)
                 found.append({"inner": inner, "peer": outer, "peer_id": name.id, "tunnel": name.tunnel,
                               "since": name.since})
-        return found
+        return sorted(found, key=lambda each: str(each["inner"]))[after:after + ADOPTED_AT_ONCE]
 
     def end_inner(self, networks: Iterable[object]) -> int:
         """Ends adopted tunnels by their inner networks. Returns how many states that were."""
@@ -252,7 +266,9 @@ class Serving:
         there = {xfrm.networks(each.selector)[1] for each in self.originals.policies.values()
                  if each.direction == xfrm.OUT}
         names = self.node.names
-        names.known = {inner: name for inner, name in names.known.items() if inner in there or "/" not in inner}
+        there |= {xfrm.address(each.templates[0][:16], each.family) for each in self.originals.policies.values()
+                  if each.direction == xfrm.OUT}
+        names.known = {inner: name for inner, name in names.known.items() if inner in there}
         link = self.link
         if not (link and link.open and self.begun):
             return

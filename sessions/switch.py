@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import re
+import socket
 from collections.abc import Iterable
 
 from sessions.adoption import MARK
@@ -96,6 +98,14 @@ class Switch:
         """What the last run() has printed."""
         return (self.lib.nft_ctx_get_output_buffer(self.context) or b"").decode("utf-8", "replace")
 
+    def serves(self) -> bool:
+        """Whether the table that is there lets this node send under adopted keys: an earlier process has served."""
+        try:
+            self.run(f"list chain {TABLE} serving")
+        except Refused:
+            return False
+        return "mark set" in self.output()
+
     def change(self, text: str) -> None:
         """One transaction, in which the table is made where this process has not made it yet."""
         self.run((table(self.addresses) if self.state == "none" else "") + text)
@@ -108,10 +118,12 @@ class Switch:
         """
         if self.state == "none":
             return False
-        chain, rule = ("serving", "mark set") if self.state == "serving" else ("sealed", "drop")
         try:
-            self.run(f"list chain {TABLE} {chain}")
-            if rule in self.output():
+            self.run(f"list table {TABLE}")
+            said = self.output()
+            mark, drop = "mark set" in said, bool(re.search(r"chain sealed \{\s+drop", said))
+            whole = said.count("jump serving") == 2 and said.count("jump leaving") >= 1
+            if whole and (mark, drop) == ((True, False) if self.state == "serving" else (False, True)):
                 return False
         except Refused:
             pass  # it is gone
@@ -134,16 +146,12 @@ class Switch:
         self.state = "none"
 
 
-def stopped() -> int:
-    """The process has ended, however: a table that holds packets back must not stay. Returns an exit code.
+def changes() -> socket.socket:
+    """A socket that is readable when somebody changes nftables' rules. Raises OSError.
 
-    One that serves stays: adopted tunnels carry on, and a new process goes on with them.
+    include/uapi/linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES; linux/netlink.h: NETLINK_NETFILTER.
     """
-    try:
-        switch = Switch(())
-        switch.run(f"list chain {TABLE} serving")
-        if "mark set" not in switch.output():
-            switch.remove()
-    except (OSError, Refused):
-        pass  # there is no table
-    return 0
+    new = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 12)
+    new.bind((0, 0))
+    new.setsockopt(270, 1, 7)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
+    return new

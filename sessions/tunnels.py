@@ -256,6 +256,26 @@ class Copies:
         return [*(kernel.add_state(self.copy(each)) for each in self.states.values()),
                 *(kernel.set_policy(each) for each in self.installed.values())]
 
+    def lacking(self, states: Iterable[State], policies: Iterable[Policy]) -> list[Request]:
+        """What a dump of this kernel lacks, or has otherwise than it should, once more."""
+        there = {each.id: each for each in states}
+        held = {each.id: each for each in policies}
+        out: list[Request] = []
+        for identity, original in self.states.items():
+            found, wanted = there.get(identity), self.copy(original)
+            if not found or found.fixed() != wanted.fixed():
+                out += [*([kernel.delete_state(identity)] if found else []), kernel.add_state(wanted)]
+        for policy in self.installed.values():
+            other = held.get(policy.id)
+            if not other or other.reqids != policy.reqids or other.priority != policy.priority:
+                out.append(kernel.set_policy(policy))
+        return out
+
+    def anew(self, identity: StateId) -> list[Request]:
+        """One state once more, whatever the kernel has."""
+        state = self.states.get(identity)
+        return [kernel.delete_state(identity), kernel.add_state(self.copy(state))] if state else []
+
     def reduce(self, states: set[StateId], policies: set[PolicyId]) -> list[Request]:
         """Ends what is not among these: the other node has just told all that it holds."""
         out: list[Request] = []
@@ -284,7 +304,7 @@ class Copies:
             found, wanted = there.get(identity), self.copy(original)
             if not found:
                 wrong.append(f"state {identity} is missing")
-            elif found.keys != wanted.keys or found.reqid != wanted.reqid or found.source != wanted.source:
+            elif found.fixed() != wanted.fixed():
                 wrong.append(f"state {identity} differs")
         held = {each.id: each for each in policies}
         for policy in self.installed.values():

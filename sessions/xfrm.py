@@ -207,6 +207,10 @@ class State(Message):
         return [data[68 if kind in (ALG_CRYPT, ALG_AUTH) else 72:] for kind, data in self.rest
                 if kind in (ALG_AEAD, ALG_CRYPT, ALG_AUTH, ALG_AUTH_TRUNC)]
 
+    def fixed(self) -> tuple[bytes, list[bytes], bytes, int, int]:
+        """What does not change while the state exists: its source, keys, encapsulation, reqid, flags."""
+        return self.source, self.keys, self.get(ENCAP), self.reqid, self.flags
+
     @property
     def added(self) -> int:
         """When the kernel got it, seconds since 1970: curlft.add_time."""

@@ -8,6 +8,8 @@ include:
   {%- endif %}
   {%- if gateway.sessions %}
   - .sessions
+  {%- elif gateway.heartbeat.agent %}
+  - .sessions_off
   {%- endif %}
   - .resource
   - .configuration

@@ -40,9 +40,8 @@ heartbeat_sessions_service:
   service.running:
     - name: gateway-sessions
     - enable: True
-    - require:
-      - heartbeat: /etc/ha.d/authkeys
     - watch:
+      - heartbeat: /etc/ha.d/authkeys
       - file: heartbeat_sessions
       - file: /usr/local/lib/gateway/sessions/run
       - file: /etc/ha.d/sessions.json

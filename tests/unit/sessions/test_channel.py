@@ -111,6 +111,7 @@ def test_a_hello_that_was_recorded_opens_nothing_without_its_private_key(nodes):
 @pytest.mark.parametrize("line", [
     b"", b"{}\n", b"[]\n", b"null\n", b"\xff\xfe\n", b"[" * 3000 + b"\n", b"x" * 5000 + b"\n",
     json.dumps({"version": 1, "node": "gw1", "certificate": "!!", "code": "x"}).encode() + b"\n",
+    b'{"version": 1, "node": "gw1", "certificate": "QQ==", "code": "\\ud800"}\n',
     json.dumps({"version": 1, "node": 5, "certificate": "", "code": 7}).encode() + b"\n"])
 def test_an_introduction_that_is_none_ends_the_connection_with_one_line(nodes, line):
     _one, two = ends(*nodes)

@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from sessions import adoption, identity, receiving, serving, xfrm
 from sessions.adoption import Reqids
 from sessions.kernel import Event, Request
 from sessions.names import Names
-from sessions.node import Node
+from sessions.node import Node, near
 from sessions.receiving import Receiving
 from sessions.serving import Serving
 from sessions.settings import HeartbeatPath, Settings
@@ -63,7 +64,7 @@ def made(name: str, peer: str, own: str, other: str, port: int) -> Node:
     """A node whose kernel only remembers."""
     node = object.__new__(Node)
     node.settings = Settings(name, peer, name == "gw1", port, (HeartbeatPath("lo", own, other),), (VIRTUAL,), 3600, 1.0)
-    node.near = RULES
+    node.near, node.far = replace(RULES, jump=RULES.jump // 4), replace(RULES, jump=2 * RULES.jump)
     node.max_age, node.rules, node.key, node.me = 12.0, RULES, KEY, identity.issue(name)
     node.kernel = Remembers(len(name) + len(own))  # type: ignore[assignment]
     node.reqids, node.names, node.notes = Reqids(int(name == "gw2"), 1), Names(), []
@@ -208,7 +209,8 @@ def test_a_flush_on_the_active_node_takes_no_tunnel_with_it(pair):
     pair.one.kernel.rules.clear()
     pair.serving.follow([Event(xfrm.FLUSHPOLICY, 0, b""), Event(xfrm.FLUSHSA, 0, b"\0")])
     assert all(adoption.is_adopted(each.reqid) for each in pair.one.kernel.states())
-    assert pair.one.kernel.held[BOTH[0].id].counters.out == RULES.jump
+    # ahead of all that it has sent, and behind the copy that the other node has of it
+    assert 0 < pair.one.kernel.held[BOTH[0].id].counters.out < RULES.jump
     assert len(pair.one.kernel.rules) == 3
     pair.until(pair.complete)
     pair.until(lambda: all(adoption.is_adopted(each.reqid) for each in pair.receiving.copies.states.values()))
@@ -219,7 +221,8 @@ def test_who_gives_the_role_away_has_no_outbound_state_left_and_gets_it_back_ahe
     pair.serving.stop("the role is given away")
     assert set(pair.one.kernel.held) == {BOTH[1].id}
     pair.serving.again()
-    assert pair.one.kernel.held[BOTH[0].id].counters.out == RULES.jump
+    # ahead of the other node as well, which may have served meanwhile with its copy
+    assert pair.one.kernel.held[BOTH[0].id].counters.out == 2 * RULES.jump
     assert pair.one.kernel.held[BOTH[0].id].reqid == BOTH[0].reqid
 
 
@@ -268,6 +271,72 @@ def test_adopted_states_to_which_no_policy_leads_end(pair, monkeypatch):
     pair.one.kernel.held[left.id] = left
     pair.serving.load()
     pair.until(lambda: not pair.one.kernel.held)
+
+
+def test_policies_whose_states_have_come_to_their_end_go_too(pair, monkeypatch):
+    monkeypatch.setattr(serving, "GRACE_SECONDS", 0.05)
+    left = adoption.copied_policy(policy(), Reqids(0, 1))
+    pair.one.kernel.rules = {left.id: left, policy(inner="198.51.100.170").id: policy(inner="198.51.100.170")}
+    pair.serving.load()
+    pair.until(lambda: len(pair.one.kernel.rules) == 1)
+    assert not next(iter(pair.one.kernel.rules.values())).get(xfrm.MARK)
+
+
+def test_after_two_flushes_two_tunnels_still_have_reqids_of_their_own(pair):
+    """Each daemon counts from 16388 again: the second one's first tunnel must not get the reqid of the first one's."""
+    def crash() -> None:
+        pair.one.kernel.held.clear()
+        pair.one.kernel.rules.clear()
+        pair.serving.follow([Event(xfrm.FLUSHPOLICY, 0, b""), Event(xfrm.FLUSHSA, 0, b"\0")])
+
+    pair.has(state())
+    crash()
+    later = state(spi=99, to="203.0.113.77")
+    pair.one.kernel.held[later.id] = later
+    pair.serving.load()
+    crash()
+    reqids = {each.reqid for each in pair.one.kernel.states()}
+    assert len(reqids) == 2 and all(map(adoption.is_adopted, reqids))
+
+
+def test_a_standby_forgets_which_reqid_meant_which_tunnel(pair):
+    pair.has(state())
+    pair.until(pair.complete)
+    first = pair.two.kernel.held[state().id].reqid
+    pair.receiving.begin()
+    assert pair.two.reqids.adopted(state().reqid) != first
+
+
+def test_numbers_that_the_kernel_refuses_make_the_state_anew(pair):
+    pair.has(*BOTH)
+    pair.until(pair.complete)
+    remembered = pair.two.kernel.change
+
+    def refuses(requests: Iterable[Request]) -> list[tuple[Request, int]]:
+        requests = list(requests)
+        return [(each, errno.EINVAL) for each in requests if each.kind == xfrm.NEWAE] + remembered(
+            each for each in requests if each.kind != xfrm.NEWAE)
+
+    pair.two.kernel.change = refuses
+    told = Counters(5000, 0, 128, bytes(16), True)
+    pair.serving.follow([Event(xfrm.NEWAE, 0, xfrm.new_counters(BOTH[0].id, told))])
+    pair.until(lambda: pair.two.kernel.held[BOTH[0].id].counters.out == 5000 + RULES.jump)
+
+
+def test_what_is_there_is_not_made_again(pair):
+    pair.has(*BOTH)
+    pair.until(pair.complete)
+    asked: list[Request] = []
+    pair.two.kernel.change = lambda requests: asked.extend(requests) or []
+    pair.receiving.guard([Event(xfrm.DELSA, 0, BOTH[0].id.body())])
+    assert asked == []
+
+
+def test_no_node_puts_its_own_states_as_far_ahead_as_the_other_ones_copies(pair):
+    for megabits in (10, 100, 469, 1000, 10_000, 400_000):
+        for seconds in (10.6, 12, 30, 1210):
+            jump = adoption.jump(megabits, seconds)
+            assert megabits * 1e6 / adoption.SMALLEST_FRAME_BITS < near(jump, megabits) < jump
 
 
 def test_a_person_is_ended_by_the_inner_network(pair):

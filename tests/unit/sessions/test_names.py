@@ -14,12 +14,14 @@ SAID = """\
 id='CN=road1.example', lease=198.51.100.192/32
 006 #6: "roadwarrior-anna"[2] 203.0.113.5, type=ESP, add_time=1795467002, inBytes=0, outBytes=0, maxBytes=2^63B, \
 id='C=CH, O=it's, CN=anna', lease=198.51.100.193/32
-006 #2: "site-plain" 203.0.113.13, type=ESP, add_time=1795466000, inBytes=84, outBytes=84, maxBytes=2^63B, \
+006 #9: "bern", type=ESP, add_time=1795466001, inBytes=84, outBytes=84, maxBytes=2^63B, id='@gateway.bern.example'
+006 #2: "site-plain"[1] 203.0.113.13, type=ESP, add_time=1795466000, inBytes=84, outBytes=84, maxBytes=2^63B, \
 id='@site-plain.example'
 """
 
 
 def test_each_tunnel_is_known_by_its_inner_network_or_its_outer_address():
+    """A site's line has neither: it stays nameless, and is not taken for a revoked person's (ipsec.expelled)."""
     assert names.parse(SAID) == {
         "198.51.100.192/32": Name("CN=road1.example", "203.0.113.5", "roadwarrior", 1795467000),
         "198.51.100.193/32": Name("C=CH, O=it's, CN=anna", "203.0.113.5", "roadwarrior-anna", 1795467002),
