@@ -638,6 +638,11 @@ def reload() -> dict[str, Any]:
         salt '*gw*' ipsec.reload
     """
     before = pending()
+    # Whoever may not come as before, or not at all, must not go on with a tunnel that the daemon does not know.
+    changed = {*before["replace"], *before["remove"]}
+    over = [each["inner"] for each in _adopted() if each["tunnel"] in changed or not each["tunnel"]] if changed else []
+    if over:
+        __salt__["sessions.end"](over)
     for name in before["remove"]:
         _whack("--delete", "--name", name, fail=False)
     refused = _load_all(sorted(before["add"] + before["replace"]))
@@ -900,16 +905,32 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
     known = {sa["peer_id"] for sa in sas}
     sas += [sa for sa in _clients(_whack("--status", fail=False)) if sa["peer_id"] not in known]
     # Tunnels that this node has taken over: its daemon does not know them. Whose tunnel nobody knows is ended as well.
-    adopted = __salt__["sessions.adopted"]() if "sessions.adopted" in __salt__ else []
-    sas += [{**each, "adopted": each["inner"]} for each in adopted]
+    sas += [{**each, "adopted": each["inner"]} for each in _adopted()]
     found = []
     for sa in sas:
         entry = revoked.get(_plain(sa["peer_id"]))
-        if "adopted" in sa and not sa["peer_id"] and sa["inner"].endswith(("/32", "/128")):
-            entry = next(iter(revoked.values()))  # a person's, and nobody knows whose: it has to call again
+        if "adopted" in sa and not sa["peer_id"]:
+            entry = next(iter(revoked.values()))  # nobody knows whose it is: it has to call again
         if entry and not (entry["again"] and sa["since"] > datetime.datetime.fromisoformat(entry["at"]).timestamp()):
             found.append({"peer_id": sa["peer_id"], "peer": sa["peer"], "tunnel": sa["tunnel"]}
                          | ({"adopted": sa["adopted"]} if "adopted" in sa else {}))
+    return found
+
+
+def _adopted() -> list[dict[str, Any]]:
+    """
+    The tunnels that this node has taken over (``sessions.adopted``). The daemon that made them says of another site's
+    tunnel neither its address nor its network; by its address it is one of the connections here.
+    """
+    found: list[dict[str, Any]] = __salt__["sessions.adopted"]() if "sessions.adopted" in __salt__ else []
+    sections: dict[str, dict[str, str]] = {}
+    for path in (CONFIGURATION, LOADED):  # what the daemon has loaded comes last, and counts
+        if found and Path(path).exists():
+            sections |= parse(Path(path).read_text(encoding="utf-8"))
+    for each in found:
+        name = next((name for name, its in sections.items() if its.get("right") == each["peer"]), "")
+        if not each["tunnel"] and name:
+            each |= {"tunnel": name, "peer_id": sections[name].get("rightid", name)}
     return found
 
 

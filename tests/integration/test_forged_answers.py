@@ -59,6 +59,8 @@ def still(salt_, minion: str) -> Iterator[None]:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
+        # Salt's bus may have cut it off meanwhile: it comes back by itself
+        wait_for(lambda: salt_.call(minion, "test.ping") is True, 180)
 
 
 def asked(salt_, minion: str, function: str, since: float) -> dict:

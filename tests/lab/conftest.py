@@ -225,3 +225,15 @@ def interface(site: Site, side: str) -> str:
 def hardware_address(guest: Guest, interface: str) -> str:
     """The hardware address of an interface."""
     return guest.run(["cat", f"/sys/class/net/{interface}/address"], check=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def without_copies(lab: Lab, site: str) -> Iterator[None]:
+    """The nodes of a site copy no tunnels meanwhile: what peers are told then, and how they come back by themselves."""
+    for guest in lab.gateways(site):
+        guest.run(["systemctl", "stop", "gateway-sessions"], check=True)
+    try:
+        yield
+    finally:
+        for guest in lab.gateways(site):
+            guest.run(["systemctl", "start", "gateway-sessions"], check=True)

@@ -144,6 +144,8 @@ def connected(lab: Lab) -> set[str]:
     """The people who have a tunnel to the active node, by the first name in their certificate."""
     status = observe.call(lab, observe.active(lab, lab.sites[0].name), "ipsec.status")
     ids = [sa["peer_id"] for sa in status["connections"]["roadwarrior"]["sas"]]
+    # and those whose tunnel it has taken over from the other node
+    ids += [each["peer_id"] for each in observe.call(lab, observe.active(lab, lab.sites[0].name), "sessions.adopted")]
     return {match[1] for each in ids if (match := re.search(r"CN=([a-z]+)", each))}
 
 
@@ -184,6 +186,7 @@ def test_bundles_connect_with_libreswan_and_with_strongswan(issued):
 def test_another_sites_gateway_is_no_roadwarrior(issued):
     """Its certificate is whole, and of the same authority; nobody has said in this site's file who gets in."""
     lab, site, client = issued, issued.sites[0].name, issued.roadwarrior
+    observe.call(lab, observe.active(lab, site), "saltutil.refresh_pillar", "wait=True")
     said = observe.call(lab, observe.active(lab, site), "gateway.settings")
     assert said["connections"][0]["subject"] == "", said["connections"][0]
     sealed = yaml.safe_load((lab.master.secrets / f"issued/{lab.sites[1].name}.sls").read_text())
@@ -274,6 +277,9 @@ def test_another_sites_people_are_refused(issued):
     others = {"gateway": {"connections": {"roadwarrior": {"subject": f"OU={lab.sites[1].name}, CN=*"}}}}
     done = apply(lab, f"*.{site}", "openswan", f"pillar={json.dumps(others)}")
     assert not done.failed, done.failed
+    # its tunnel, which this node has taken over, ended with the change; it calls anew
+    assert eventually(lambda: connected(lab) == set(), 10)
+    lab.roadwarriors[STRONGSWAN].run(["sh", "-c", "swanctl --terminate --ike '*' --force --timeout 2; true"])
     said = lab.roadwarriors[STRONGSWAN].run(["swanctl", "--initiate", "--child", "net1", "--timeout", "10"])
     assert said.returncode and "AUTHENTICATION_FAILED" in said.stdout, said
     assert connected(lab) == set()
