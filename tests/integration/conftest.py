@@ -171,6 +171,8 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
               "pytest-master": quiet, "pytest-minion": quiet}
     master = salt_factories.salt_master_daemon("master", overrides=shared | {
         "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")},
+        # A test stops minions for minutes: Salt would cut them off the bus after one, and they come back when they like.
+        "publish_drain_timeout": 900,
         "gateway_alerts": {"presence": 0}})     # on a busy machine answers are late; test_two_masters.py tests it
     _link(master, "master.d")
     _listen(master)
