@@ -171,9 +171,10 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
               "pytest-master": quiet, "pytest-minion": quiet}
     master = salt_factories.salt_master_daemon("master", overrides=shared | {
         "worker_threads": 3, "auto_accept": True, "gateway_authority": {"folder": str(tree.parent / "authority")},
-        # A test stops minions for minutes: Salt would cut them off the bus after one, and they come back when they like.
+        # A test stops minions for minutes: Salt would cut them off the bus after one, and they come back late.
         "publish_drain_timeout": 900,
-        "gateway_alerts": {"presence": 0}})     # on a busy machine answers are late; test_two_masters.py tests it
+        # On a busy machine answers are late; test_two_masters.py tests it.
+        "gateway_alerts": {"presence": 0}})
     _link(master, "master.d")
     _listen(master)
     keyring = Path(master.config_dir) / "gpgkeys"
