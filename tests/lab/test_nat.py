@@ -58,6 +58,7 @@ def test_it_comes_back_after_a_switch_over(quiet, traveller):
     # the same inner addresses as on the other node, no matter who called first
     loaded = observe.call(quiet, standby, "ipsec.status")["connections"]
     inner = {sa["peer_id"]: sa["inner"] for connection in loaded.values() for sa in connection["sas"]}
+    inner |= {each["peer_id"]: each["inner"].split("/")[0] for each in observe.call(quiet, standby, "sessions.adopted")}
     assert {f"CN={name}": address for name, address in PERSONS.items()} == {
         name: address for name, address in inner.items() if name.startswith("CN=")}
 
