@@ -25,7 +25,7 @@ def spis(guest: Guest) -> set[str]:
 def held(guest: Guest) -> dict[str, int]:
     """The reqid of each ESP state in a gateway's kernel, by SPI."""
     said = guest.run(["ip", "xfrm", "state"]).stdout
-    return {spi: int(reqid) for spi, reqid in re.findall(r"proto esp spi (0x[0-9a-f]+)\(\d+\) reqid (\d+)", said)}
+    return {spi: int(reqid) for spi, reqid in re.findall(r"proto esp spi (0x[0-9a-f]+) reqid (\d+)", said)}
 
 
 def copied(lab: Lab) -> bool:
