@@ -50,7 +50,8 @@ def test_a_switch_over_is_told_to_a_client_whose_answer_the_daemon_still_waits_f
     """RFC 7296, 2.3: until it has that answer, a daemon may not send another request; but it must send the delete."""
     site, client = quiet.sites[0], quiet.roadwarrior
     active, standby = observe.active(quiet, site.name), observe.standby(quiet, site.name)
-    observe.connect_roadwarrior(quiet)  # its tunnel may be one that this node has taken over: the daemon asks nobody then
+    # Otherwise its tunnel may be one that this node has taken over, of which the daemon asks nobody.
+    observe.connect_roadwarrior(quiet)
     begun = time.time()
 
     def waits() -> bool:
