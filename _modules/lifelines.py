@@ -29,7 +29,8 @@ _HEARTBEAT_SECONDS = 3.0
 _CONNECT_SECONDS = 2.0
 _LOOK_UP_SECONDS = 5.0
 _SO_ATTACH_FILTER = 26      # asm-generic/socket.h; Python has no name for it
-# A heartbeat begins with this line, in clear text (heartbeat's hb_msg, MSG_START).
+# A heartbeat begins with this line, in clear text (cluster glue's ha_msg.h, MSG_START_NETSTRING). What follows is
+# LENGTH:(TYPE)NAME=VALUE, ... with a comma behind each.
 _HEARTBEAT_START = b"###\n"
 # Classic BPF (linux/filter.h): accept a packet whose UDP payload begins so. Without this, a gateway's ESP in UDP, at
 # some 100,000 packets a second, would fill the socket. A raw socket's filter sees the packet from its IP header on.
@@ -163,7 +164,7 @@ def _heard(seconds: float, wanted: str = "") -> list[str]:
 
 
 def _sender(packet: bytes) -> str:
-    """The node that has sent a heartbeat, in lower case; "" when the packet is none (heartbeat's hb_msg: src=NODE)."""
+    """The node that has sent a heartbeat, in lower case; "" when the packet is none."""
     payload = packet[4 * (packet[0] & 0xf) + 8:] if packet else b""
-    said = re.search(rb"^src=([A-Za-z0-9._-]+)$", payload, re.MULTILINE)
+    said = re.search(rb"\d+:\(0\)src=([A-Za-z0-9._-]+),", payload)
     return said.group(1).decode().lower() if payload.startswith(_HEARTBEAT_START) and said else ""

@@ -67,7 +67,7 @@ def test_a_power_cut_before_the_confirmation_boots_the_old_ruleset(quiet):
 
 
 def test_rules_against_heartbeats_on_both_nodes_at_once_move_no_role(quiet):
-    """Heartbeat's own rules stand above the site's."""
+    """And rules that do cut a node off from the heartbeats are taken back, within seconds."""
     before = observe.roles(quiet, "winterthur")
     cut = {"gateway": {"firewall": {"extra": {"input": ["udp dport 694 drop"], "output": ["udp dport 694 drop"]}}}}
     run = apply(quiet, "*.winterthur", "firewall", f"pillar={json.dumps(cut)}")
@@ -77,6 +77,12 @@ def test_rules_against_heartbeats_on_both_nodes_at_once_move_no_role(quiet):
         assert _rules(guest).count("udp dport 694 drop") >= 2
         assert not _deaf(guest)
     assert observe.roles(quiet, "winterthur") == before
+    # A port that heartbeat itself is not told of: the new rules let in nobody's heartbeats.
+    standby = observe.standby(quiet, "winterthur")
+    wrong = {"gateway": {"rollback": {"seconds": 30}, "heartbeat": {"port": 695}}}
+    run = apply(quiet, standby.host.minion_id, "firewall", f"pillar={json.dumps(wrong)}")
+    assert "no answer from the heartbeat of" in json.dumps(run.failed), run.returns
+    assert eventually(Pair(quiet, "default").settled, 60)
     assert not apply(quiet, "*.winterthur", "firewall").failed
 
 

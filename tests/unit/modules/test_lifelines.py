@@ -12,8 +12,11 @@ import pytest
 
 from tests.conftest import load_module
 
-# a heartbeat's beginning, as seen on the wire (heartbeat 3.0.6)
-HEARTBEAT = "###\nt=status\nst=active\ndt=2710\nprotocol=1\nsrc={}\n(1)srcuuid=x\nseq=7\nhg=1\nauth=1 x\n%%%\n"
+# A heartbeat as tcpdump shows it between two nodes of the lab (heartbeat 3.0.6-17 of Debian 13); the identifier in the
+# middle is binary there.
+HEARTBEAT = ("###\n11:(0)t=status,12:(0)st=active,9:(0)dt=3e8,13:(0)protocol=1,10:(0)src={},27:(1)srcuuid=0123456789abcdef,"
+             "10:(0)seq=517,14:(0)hg=6b0e1256,14:(0)ts=6b0e1fd7,30:(0)ld=1.60 0.83 0.35 8/71 2832,8:(0)ttl=5,"
+             "50:(0)auth=1 822c57f2d478a385de793a9a436626edd7400000,%%%\n")
 
 
 @pytest.fixture
@@ -87,6 +90,6 @@ def test_a_masters_name_that_is_no_longer_known_is_lost(module, monkeypatch):
     assert module.lost(before, 0) == ["a name server (for known)"]
 
 
-@pytest.mark.parametrize("packet", [b"", b"\x45", b"\x4f" + bytes(70), b"\x45" + bytes(27) + b"###\nsrc=\n"])
+@pytest.mark.parametrize("packet", [b"", b"\x45", b"\x4f" + bytes(70), b"\x45" + bytes(27) + b"###\n7:(0)src=,"])
 def test_a_packet_that_is_no_heartbeat_has_no_sender(module, packet):
     assert module._sender(packet) == ""
