@@ -14,9 +14,10 @@ from tests.conftest import load_module
 
 # A heartbeat as tcpdump shows it between two nodes of the lab (heartbeat 3.0.6-17 of Debian 13); the identifier in the
 # middle is binary there.
-HEARTBEAT = ("###\n11:(0)t=status,12:(0)st=active,9:(0)dt=3e8,13:(0)protocol=1,10:(0)src={},"
-             "27:(1)srcuuid=0123456789abcdef,10:(0)seq=517,14:(0)hg=6b0e1256,14:(0)ts=6b0e1fd7,30:(0)ld=1.60 0.83 0.35 8/71 2832,8:(0)ttl=5,"
-             "50:(0)auth=1 822c57f2d478a385de793a9a436626edd7400000,%%%\n")
+HEARTBEAT = (
+    "###\n11:(0)t=status,12:(0)st=active,9:(0)dt=3e8,13:(0)protocol=1,10:(0)src={},27:(1)srcuuid=0123456789abcdef,"
+    "10:(0)seq=517,14:(0)hg=6b0e1256,14:(0)ts=6b0e1fd7,30:(0)ld=1.60 0.83 0.35 8/71 2832,8:(0)ttl=5,"
+    "50:(0)auth=1 822c57f2d478a385de793a9a436626edd7400000,%%%\n")
 
 
 @pytest.fixture
