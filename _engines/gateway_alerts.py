@@ -38,9 +38,9 @@ from alerts.reaction_worker import Worker, command_for  # noqa: E402
 from alerts.reactions import Reactions  # noqa: E402
 from alerts.shapes import Message  # noqa: E402
 from alerts.targets import Failed  # noqa: E402
-from master import bus  # noqa: E402
-from master.keys import Keys  # noqa: E402
-from master.links import Links  # noqa: E402
+from nodes import bus  # noqa: E402
+from nodes.keys import Keys  # noqa: E402
+from nodes.links import Links  # noqa: E402
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ import salt.utils.event
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
 from alerts import authentic  # noqa: E402
-from master.keys import Keys  # noqa: E402
+from nodes.keys import Keys  # noqa: E402
 from resync import bus, decide, files, settings, work  # noqa: E402
 from resync.inputs import Inputs  # noqa: E402
 from resync.jobs import Ended, Jobs, child, clock  # noqa: E402

@@ -16,7 +16,7 @@ this module, which calls the function and signs what it returns with the key of 
     signature  HMAC-SHA256, hexadecimal, over "gateway-answer:1", a newline, and the rest as JSON (sorted keys, no
                blanks, ASCII); empty without a key
 
-Twin: ``master/answers.py``, which verifies it.
+Twin: ``nodes/answers.py``, which verifies it.
 """
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 __virtualname__ = "gateway_answers"
 
-PURPOSE = b"gateway-answer:1\n"  # Twin: master/answers.py
+PURPOSE = b"gateway-answer:1\n"  # Twin: nodes/answers.py
 # What the master decides on. Nothing else: whom Salt allows to call this module gets no further function by it.
 FUNCTIONS = ("drift.fingerprints", "drift.inputs", "gateway_events.conditions", "gateway_events.newest",
              "gateway_events.since", "gateway_events.taken", "gateway_version.installed", "heartbeat.daemon_ready",

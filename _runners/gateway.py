@@ -32,8 +32,8 @@ from salt.exceptions import CommandExecutionError, SaltRunnerError
 # comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
-    from master import asking
-    from master.keys import Keys
+    from nodes import asking
+    from nodes.keys import Keys
 finally:
     del sys.path[0]
 

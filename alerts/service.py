@@ -25,9 +25,9 @@ from alerts.presence import Change, Presence
 from alerts.reactions import Reactions
 from alerts.shapes import EngineStatus, Message
 from alerts.spool import Spool
-from master import answers, feed
-from master.answers import TRIMMED
-from master.keys import Keys, keys_of
+from nodes import answers, feed
+from nodes.answers import TRIMMED
+from nodes.keys import Keys, keys_of
 
 __all__ = ["TRIMMED", "Outside", "Service"]
 

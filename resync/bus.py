@@ -1,7 +1,7 @@
 """Takes from the master's event bus what concerns resync: verified drift reports of nodes, starts of minions, and
 orders of people. Any minion can put anything on the bus; an unsigned message causes a question to a node at most.
 
-The reader, the check and the questions for what is missing are those of the alerts: master/bus.py, master/feed.py.
+The reader, the check and the questions for what is missing are those of the alerts: nodes/bus.py, nodes/feed.py.
 """
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from typing import Any
 import salt.payload
 
 from alerts import authentic
-from master import bus
-from master.feed import Came, Feed, Outside
-from master.keys import Keys, keys_of
-from master.links import Links
+from nodes import bus
+from nodes.feed import Came, Feed, Outside
+from nodes.keys import Keys, keys_of
+from nodes.links import Links
 from resync import decide
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Carries out through Salt what decide.py decides: asks nodes, applies them, and returns the outcome.
 
-Nothing is decided on an answer that its node has not signed (master/asking.py).
+Nothing is decided on an answer that its node has not signed (nodes/asking.py).
 
 Targets are minion ids that have an accepted key and are nodes of a site in pillar; they never come from an event. The
 text of a failure is cut to a length that fits into an event.
@@ -14,8 +14,8 @@ import salt.runner
 import salt.utils.minions
 
 from alerts.authentic import Sites
-from master import asking
-from master.keys import Keys
+from nodes import asking
+from nodes.keys import Keys
 from resync.decide import MORE, MORE_SUBJECT
 
 ANSWER_SECONDS = 15  # for a node to answer a question

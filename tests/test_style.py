@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import salt
 from tests.conftest import TREE
 
 
@@ -33,3 +34,11 @@ def test_states_and_templates():
     assert len(files) > 20
     # 205 wants .sls as the name's end, which a template is not
     assert not (said := findings("salt-lint", "-x", "205", *files)), said
+
+
+def test_no_package_bears_the_name_of_one_of_salts_own_modules():
+    """Salt puts its folders into Python's path while it loads; `import NAME` then found Salt's module, not ours."""
+    its = {path.stem for path in Path(salt.__file__).parent.glob("*/*") if path.suffix in ("", ".py")}
+    ours = {path.parent.name for path in TREE.glob("*/__init__.py")}
+    assert len(its) > 500 and {"agent", "nodes", "resync"} <= ours
+    assert not its & ours, its & ours

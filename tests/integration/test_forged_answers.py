@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from alerts import authentic, files
-from master import answers
+from nodes import answers
 from tests.integration.test_alerts import ELSEWHERE, VAR, down, fire, folder, wait_for
 from tests.integration.test_orch import APPLY, PAIR, STAND_IN, TOP, Pair
 from tests.integration.test_resync import events

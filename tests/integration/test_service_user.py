@@ -21,6 +21,7 @@ INSTALL = (TREE / "docs/install.md").read_text(encoding="utf-8")
 # Instead of what this machine has not: Salt's packages make the user and these folders, and restart the service.
 _PACKAGES = """
 set -eu
+trap 'status=$?; [ $status = 0 ] || cat /var/log/salt/master /var/log/salt/out >&2' EXIT
 mount -t tmpfs none /srv
 mount -t tmpfs none /mnt
 for place in /etc/salt /var/cache/salt /var/log/salt /run/salt /root; do

@@ -81,7 +81,7 @@ def test_what_is_switched_off_is_left_out(salt_, looked):
     highstate = salt_.call("gw1.winterthur", "state.show_highstate", pillar=off)
     assert formulas(highstate) == FORMULAS - {"firewall", "time"}
     packages = str(highstate["all-packages"])
-    assert "libreswan" in packages and "nftables" not in packages and "chrony" not in packages
+    assert "'libreswan'" in packages and "'nftables'" not in packages and "'chrony'" not in packages
 
 
 @pytest.mark.parametrize("minion", NODES)

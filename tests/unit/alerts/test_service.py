@@ -13,8 +13,8 @@ from alerts.delivery import Sender, pause
 from alerts.limits import Limits
 from alerts.spool import Spool
 from alerts.targets import Failed
-from master import answers, feed
-from master.keys import Keys
+from nodes import answers, feed
+from nodes.keys import Keys
 from tests.unit.alerts import events
 from tests.unit.alerts.events import SECRET, wire
 

@@ -14,7 +14,7 @@ import salt.payload
 from salt.exceptions import CommandExecutionError
 
 from alerts import authentic
-from master import answers
+from nodes import answers
 from tests.conftest import load_module
 
 SECRET, GW1, JOB = bytes(range(32)), "gw1.winterthur", "20261130220000123456"

@@ -8,8 +8,8 @@ import pytest
 import salt.payload
 
 from alerts import authentic
-from master import answers
-from master.feed import Outside
+from nodes import answers
+from nodes.feed import Outside
 from resync import bus, decide
 from tests.conftest import EXAMPLES
 

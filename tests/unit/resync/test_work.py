@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from master import asking
-from master.answers import NO_MODULE, Answer, explained
-from master.keys import Keys
+from nodes import asking
+from nodes.answers import NO_MODULE, Answer, explained
+from nodes.keys import Keys
 from resync import work
 from resync.work import Hands, compared, failures, outcome
 from tests.conftest import EXAMPLES

@@ -8,7 +8,7 @@ import salt.config
 import yaml
 
 from lab.identities import Authority, site_secrets
-from master.answers import NO_MODULE, Answer, explained
+from nodes.answers import NO_MODULE, Answer, explained
 from tests.conftest import TREE, copy_pillar, load_module
 
 SECRETS = """\

@@ -10,8 +10,8 @@ import jinja2
 import pytest
 import yaml
 
-from master import asking
-from master.answers import Answer
+from nodes import asking
+from nodes.answers import Answer
 from tests.conftest import TREE, load_module
 
 GW1, GW2 = "gw1.winterthur", "gw2.winterthur"
@@ -108,7 +108,7 @@ def test_with_test_states_only_report() -> None:
 def test_nothing_else_on_the_master_believes_salts_own_client() -> None:
     """LocalClient.cmd and its like take the first return that comes. Only a version is shown from it."""
     found = set()
-    for folder in ("alerts", "master", "resync", "_engines", "_runners"):
+    for folder in ("alerts", "nodes", "resync", "_engines", "_runners"):
         for path in Path(TREE, folder).rglob("*.py"):
             if re.search(r"client\.cmd\(|cmd_iter|get_cli_returns", path.read_text()):
                 found.add(path.relative_to(TREE).as_posix())

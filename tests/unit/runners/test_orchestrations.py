@@ -15,8 +15,8 @@ import salt.runner
 import salt.utils.event
 import salt.utils.minions
 
-from master import asking
-from master.answers import Answer
+from nodes import asking
+from nodes.answers import Answer
 from resync import work
 from tests.conftest import TREE, copy_pillar
 

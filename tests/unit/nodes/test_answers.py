@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alerts import authentic
-from master import answers
+from nodes import answers
 
 SECRET, GW1, GW2 = bytes(range(32)), "gw1.winterthur", "gw2.winterthur"
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alerts.authentic import END_OF_TAG
-from master import answers, bus
-from master.answers import Answer
-from master.keys import Keys
-from master.links import Links
+from nodes import answers, bus
+from nodes.answers import Answer
+from nodes.keys import Keys
+from nodes.links import Links
 
 log = logging.getLogger(__name__)
 

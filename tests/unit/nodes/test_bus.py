@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import salt.payload
 
-from master import answers, bus
+from nodes import answers, bus
 
 
 class Listener:

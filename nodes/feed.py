@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from alerts import authentic
 from alerts.intake import Ask, Intake, Taken, seconds
-from master import answers
-from master.keys import Keys
+from nodes import answers
+from nodes.keys import Keys
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Reads the master's event bus. The one place that does, for both engines and for questions that wait for answers.
 
 Any minion can put nearly any tag and any data there, so nothing of it counts before it is verified: events by
-alerts/authentic.py, answers by master/answers.py.
+alerts/authentic.py, answers by nodes/answers.py.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import salt.payload
 import salt.transport
 
 from alerts import authentic
-from master.answers import TRIMMED
+from nodes.answers import TRIMMED
 
 log = logging.getLogger(__name__)
 

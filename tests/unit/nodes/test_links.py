@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alerts import authentic, service
-from master import answers, links
+from nodes import answers, links
 from tests.conftest import EXAMPLES, load_module
 
 GW1, GW2 = "gw1.winterthur", "gw2.winterthur"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import salt.payload
 
-from master import answers, asking, bus
-from master.asking import SILENT, Patience
-from master.keys import Keys
-from tests.unit.master.test_answers import GW1, GW2, SECRET, signed
+from nodes import answers, asking, bus
+from nodes.asking import SILENT, Patience
+from nodes.keys import Keys
+from tests.unit.nodes.test_answers import GW1, GW2, SECRET, signed
 
 Node = Callable[[answers.Question, list[Any]], list[tuple[str, Any]]]
 

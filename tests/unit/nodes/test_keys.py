@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alerts import authentic
-from master.keys import Keys
+from nodes.keys import Keys
 
 
 def test_a_changed_file_is_noticed_at_once(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import salt.client
 import salt.utils.jid
 import salt.utils.minions
 
-from master import answers
+from nodes import answers
 
 log = logging.getLogger(__name__)
 
