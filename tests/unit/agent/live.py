@@ -168,6 +168,13 @@ class Agent:
             return [each for each in (self.folder / "told").read_text().splitlines() if "--fipsstatus" not in each]
         return []
 
+    def tells(self, word: str, seconds: float = 10.0) -> bool:
+        """Waits until the daemon was told this: the command starts a moment after what it is about."""
+        until = time.monotonic() + seconds
+        while not (found := word in self.told()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return found
+
     def workers(self) -> list[int]:
         """The numbers of the workers that were started."""
         return [int(each) for each in (self.folder / "workers").read_text().split()]

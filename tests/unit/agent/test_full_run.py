@@ -35,7 +35,7 @@ def took_over() -> None:
     live.fill()
     with live.agent(*live.PEER_DEAD) as agent:
         said = agent.comes("active", ("192.0.2.10",))
-        assert said["epoch"] == 1 and "--listen" in agent.told(), agent.log()
+        assert said["epoch"] == 1 and agent.tells("--listen"), agent.log()
         assert len(agent.workers()) == 1
         assert agent.log().count("can not be written") == 1, agent.log()
         live.FILLER.unlink()
@@ -56,7 +56,7 @@ def filled_later() -> None:
     with live.agent(*live.PEER_DEAD) as agent:
         said = agent.comes("active", ("192.0.2.10",))
         assert said["epoch"] == 2
-        assert history.epochs() == (2, 2) and "--listen" in agent.told(), agent.log()
+        assert history.epochs() == (2, 2) and agent.tells("--listen"), agent.log()
         # killed, it is replaced, and the new one goes on with the same epoch
         os.kill(agent.workers()[0], live.signal.SIGKILL)
         for _ in range(200):

@@ -63,7 +63,7 @@ def moves(asks: bool) -> None:
         begun = time.monotonic()
         said = control.ask({"command": "takeover", "force": True}, 30.0)
         assert time.monotonic() - begun > 2.0 and (said["role"], said["held"]) == ("active", [ADDRESS]), agent.log()
-        assert not said["muted"] and agent.comes("active", (ADDRESS,)) and "--listen" in agent.told()
+        assert not said["muted"] and agent.comes("active", (ADDRESS,)) and agent.tells("--listen")
         time.sleep(1.0)
         live.slow_for(3.0)
         agent.messages()
@@ -82,10 +82,7 @@ def much_too_slow(asks: bool) -> None:
         assert (said["role"], said["held"]) == ("active", []) or time.monotonic() - begun > 7.0, agent.log()
         assert "--listen" not in agent.told() or time.monotonic() - begun > 7.0
         agent.comes("active", (ADDRESS,))
-        until = time.monotonic() + 10
-        while "--listen" not in agent.told() and time.monotonic() < until:
-            time.sleep(0.05)  # the command starts a moment after the addresses are there
-        assert "--listen" in agent.told() and len(agent.workers()) == 1, agent.log()
+        assert agent.tells("--listen") and len(agent.workers()) == 1, agent.log()
 
 
 FUNCTIONS: dict[str, Any] = {
