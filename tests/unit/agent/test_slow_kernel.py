@@ -5,6 +5,8 @@ A real agent on real addresses; its netlink socket waits as it does while anothe
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tests.unit.agent import live
 pytestmark = pytest.mark.skipif(not live.possible(), reason="no such namespaces here")
 
 ADDRESS = "192.0.2.10"
+AT_ONCE = 4
 
 
 def serves_on(asks: bool) -> None:
@@ -90,9 +93,18 @@ FUNCTIONS: dict[str, Any] = {
     for each in (serves_on, starts, moves, much_too_slow) for way in ("asks", "answers")}
 
 
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+    """What was chosen, begun at once: nearly all of it is waiting."""
+    chosen = [item.callspec.params["name"] for item in request.session.items
+              if item.module is request.module]  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(live.alone, __name__, name) for name in chosen}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_agent_lives_on(name):
-    live.alone(__name__, name)
+def test_the_agent_lives_on(running, name):
+    running[name].result()
 
 
 if __name__ == "__main__":
