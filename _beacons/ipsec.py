@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from salt.exceptions import CommandExecutionError
+
 if TYPE_CHECKING:
     from _modules.ipsec import Answer, Glance
 
@@ -59,6 +61,8 @@ _REKEY_LATE_SECONDS = 25.0              # after the time at which the keys shoul
 _REPLAY_PACKETS = 10                    # that make a report: single packets are only late
 _LISTEN_SECONDS = 5.0                   # after a takeover the daemon must listen
 _START_SECONDS = 20.0                   # after its start the daemon must have loaded its connections
+_ADOPTED_SECONDS = 30.0                 # between two questions which tunnels this node has taken over
+_BELIEVED_SECONDS = 3600.0              # after a takeover: then nobody knows whether the peer of an adopted one lives
 _GONE_SECONDS = 5.0                     # without an SA: the roadwarrior has left
 _REPORTED_SINGLY = 10                   # roadwarriors who come or leave at once get one event each; more share one
 _CERTIFICATE_DAYS = (30, 7)             # before the end: warning, critical
@@ -111,6 +115,8 @@ def beacon(config: list) -> list[dict]:
         watch = __context__["ipsec.beacon"] = Watch(__salt__["gateway_events.memory"]("ipsec"))
     if seen is None:
         return []       # Salt has not written the configuration yet: the first state.apply has not come that far
+    if watch.missing(seen):
+        watch.ask_for_adopted(time.monotonic())
     told = watch.judge(seen, _agents_word(), time.monotonic(), datetime.datetime.now(datetime.UTC), _grace(config))
     _hold_back(told, watch, time.monotonic())
     return __salt__["gateway_events.changed"]("ipsec", told["conditions"], told["once"], sorted(told["unknown"]),
@@ -153,6 +159,8 @@ class Watch:
         self.serves: bool | None = None
         self.since = self.started = float("-inf")       # when this node became active; when the daemon started
         self.pid: int | None = None
+        self.adopted: set[str] = set()          # tunnels that this node carries and its daemon does not know
+        self.asked = float("-inf")              # when that was last asked
         self.dead = float("-inf")               # when the daemon's death was last reported
         self.lived = False                      # the agent has called it alive: it is not still starting at boot
         self.late: dict[str, float] = {}
@@ -227,6 +235,7 @@ class Watch:
                 self.was_up.clear()
                 self.leaving.clear()
                 self.people = None if seen["serves"] else {}
+                self.adopted, self.asked = set(), float("-inf")
             self.serves, self.since = seen["serves"], now
             self.traffic.clear()
         if seen["pid"] != self.pid:
@@ -251,8 +260,30 @@ class Watch:
                     "warning", "loaded", "not loaded", "the configuration has it and the daemon has not",
                     {"peer": seen["tunnels"][name]["peer"]})
 
+    def missing(self, seen: Glance) -> bool:
+        """Whether this node serves and a site-to-site tunnel is not up, by the daemon's last answer."""
+        return seen["serves"] and any(each["peer"] != "%any" and name not in self.up
+                                      for name, each in seen["tunnels"].items())
+
+    def ask_for_adopted(self, now: float) -> None:
+        """
+        Learn which tunnels were adopted at a takeover: they work until their peer calls again.
+
+        Seldom, because the answer may take seconds where that process hangs, and a beacon must not wait.
+        """
+        if now - self.asked < _ADOPTED_SECONDS or "ipsec.adopted" not in __salt__:
+            return
+        self.asked = now
+        try:
+            self.adopted = {each["tunnel"] for each in __salt__["ipsec.adopted"]()}
+        except CommandExecutionError:
+            self.adopted = set()        # heartbeat/sessions_lost tells that
+
     def _tunnels(self, seen: Glance, now: float, grace: float, conditions: dict) -> None:
-        expected = {name for name, each in seen["tunnels"].items() if seen["serves"] and each["peer"] != "%any"}
+        expected = {name for name, each in seen["tunnels"].items()
+                    if seen["serves"] and each["peer"] != "%any"}
+        if now - self.since < _BELIEVED_SECONDS:
+            expected -= self.adopted - self.up
         self.was_up = (self.was_up | self.up) & expected
         self.down &= expected - self.up
         late = now - max(self.since, self.started) >= grace

@@ -640,7 +640,7 @@ def reload() -> dict[str, Any]:
     before = pending()
     # Whoever may not come as before, or not at all, must not go on with a tunnel that the daemon does not know.
     changed = {*before["replace"], *before["remove"]}
-    over = [each["inner"] for each in _adopted() if each["tunnel"] in changed or not each["tunnel"]] if changed else []
+    over = [each["inner"] for each in adopted() if each["tunnel"] in changed or not each["tunnel"]] if changed else []
     if over:
         __salt__["sessions.end"](over)
     for name in before["remove"]:
@@ -779,6 +779,8 @@ def status() -> dict[str, Any]:
       the local address), ``up`` (it has an SA), ``sas``: a list of ``number``, ``peer`` (address), ``peer_id``,
       ``since`` (seconds since 1970; 0 when the daemon does not know), ``in_bytes``, ``out_bytes`` and
       ``inner`` (the client's inner address, "" without one)
+    - ``adopted``: the tunnels that work without the daemon knowing them, as from :py:func:`adopted`; a text that says
+      why, where nobody knows. Also there when the daemon does not run
 
     CLI Example:
 
@@ -786,8 +788,12 @@ def status() -> dict[str, Any]:
 
         salt '*gw*' ipsec.status
     """
+    try:
+        carried: list[dict[str, Any]] | str = adopted()
+    except CommandExecutionError as error:
+        carried = str(error)
     if not running():
-        return {"running": False, "version": "", "listening": [], "connections": {}}
+        return {"running": False, "version": "", "listening": [], "connections": {}, "adopted": carried}
     lines = _whack("--status", fail=False)
     found = _connections(lines)
     for sa in _traffic(_whack("--trafficstatus", fail=False)):
@@ -795,7 +801,8 @@ def status() -> dict[str, Any]:
         if name in found:
             found[name]["sas"].append({**sa, "peer": sa["peer"] or found[name]["remote"]})
             found[name]["up"] = True
-    return {"running": True, "version": version(), "listening": _sockets(lines), "connections": found}
+    return {"running": True, "version": version(), "listening": _sockets(lines), "connections": found,
+            "adopted": carried}
 
 
 def wrong(serves: bool = False) -> list[str]:
@@ -905,7 +912,7 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
     known = {sa["peer_id"] for sa in sas}
     sas += [sa for sa in _clients(_whack("--status", fail=False)) if sa["peer_id"] not in known]
     # Tunnels that this node has taken over: its daemon does not know them. Whose tunnel nobody knows is ended as well.
-    sas += [{**each, "adopted": each["inner"]} for each in _adopted()]
+    sas += [{**each, "adopted": each["inner"]} for each in adopted()]
     found = []
     for sa in sas:
         entry = revoked.get(_plain(sa["peer_id"]))
@@ -917,10 +924,22 @@ def expelled(pillar: str) -> list[dict[str, Any]]:
     return found
 
 
-def _adopted() -> list[dict[str, Any]]:
+def adopted() -> list[dict[str, Any]]:
     """
-    The tunnels that this node has taken over (``sessions.adopted``). The daemon that made them says of another site's
-    tunnel neither its address nor its network; by its address it is one of the connections here.
+    The tunnels that this node carries and has taken over from the other one: its daemon does not know them.
+
+    Returns:
+        What :py:func:`sessions.adopted` returns. The daemon that made them says of another site's tunnel neither its
+        address nor its network; by its address it is one of the connections here.
+
+    Raises:
+        CommandExecutionError: the process that has them does not run or does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' ipsec.adopted
     """
     found: list[dict[str, Any]] = __salt__["sessions.adopted"]() if "sessions.adopted" in __salt__ else []
     sections: dict[str, dict[str, str]] = {}

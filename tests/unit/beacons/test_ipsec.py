@@ -4,6 +4,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from tests.conftest import give_time
 
@@ -397,3 +398,32 @@ def test_a_peer_that_has_never_answered_did_not_fall_silent(daemon):
     daemon.second(journal=['"bern" #9: initiator: 60 second timeout exceeded after 8 retransmits.  No response (or no '
                            'acceptable response) to our first IKEv2 message'])
     assert not daemon.once
+
+
+def test_an_adopted_tunnel_is_not_told_as_down_for_an_hour(module, monkeypatch):
+    minion = Minion(module, monkeypatch)
+    clock, asked = [1000.0], []
+    give_time(monkeypatch, module, monotonic=lambda: clock[0])
+    module.__salt__["ipsec.adopted"] = lambda: asked.append(clock[0]) or [{"tunnel": "bern"}]
+    minion.look(answer(bern=[sa()]), serves=False)
+    for _ in range(20):
+        clock[0] += 5
+        assert minion.look(answer())[1] == {}
+    assert len(asked) == 4, "seldom: the answer may take seconds"
+    clock[0] += 3600
+    assert minion.look(answer())[1].keys() == {"tunnel_down:bern"}
+
+
+def test_a_tunnel_is_told_as_down_when_nobody_says_that_it_was_adopted(module, monkeypatch):
+    minion = Minion(module, monkeypatch)
+    clock = [1000.0]
+    give_time(monkeypatch, module, monotonic=lambda: clock[0])
+
+    def hangs() -> list:
+        raise CommandExecutionError("gateway-sessions does not answer")
+
+    module.__salt__["ipsec.adopted"] = hangs
+    minion.look(answer(), serves=False)
+    minion.look(answer())
+    clock[0] += 31
+    assert minion.look(answer())[1].keys() == {"tunnel_down:bern"}

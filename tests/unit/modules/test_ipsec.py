@@ -332,6 +332,22 @@ def test_status_of_the_active_node(ipsec, version):
     assert isinstance(road["sas"][0]["in_bytes"], int)
 
 
+def test_status_tells_adopted_tunnels_from_the_daemons_own(ipsec, monkeypatch):
+    ipsec.daemon("5.2", "active")
+    assert ipsec.status()["adopted"] == []
+    its = {"inner": "198.51.100.200/32", "peer": "192.0.2.60", "peer_id": "CN=road2", "tunnel": "roadwarrior",
+           "since": 7}
+    monkeypatch.setitem(ipsec.__salt__, "sessions.adopted", lambda: [dict(its)])
+    found = ipsec.status()
+    assert found["adopted"] == [its] and len(found["connections"]["roadwarrior"]["sas"]) == 1
+
+    def hangs() -> list:
+        raise CommandExecutionError("gateway-sessions does not answer")
+
+    monkeypatch.setitem(ipsec.__salt__, "sessions.adopted", hangs)
+    assert ipsec.status() == {**found, "adopted": "gateway-sessions does not answer"}
+
+
 @pytest.mark.parametrize("version", ["4.10", "5.2"])
 def test_status_of_the_standby(ipsec, version):
     ipsec.daemon(version, "standby")
