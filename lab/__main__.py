@@ -126,7 +126,7 @@ def _bench(words: list[str]) -> int:
     arguments = run.parser().parse_args(words)
     laboratory.prepare([run.SITE], "built", run.more_packages())
     for configuration in arguments.configuration:
-        if not arguments.busy and not run.missing(configuration, arguments):
+        if not (arguments.busy or arguments.tunnels) and not run.missing(configuration, arguments):
             continue
         # each configuration has a lab of its own, which ends with its process
         done = subprocess.run(laboratory.tied(laboratory.command(["inside", "bench", "built", configuration, *words])),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import laboratory, observe
-from lab.bench import clients, rival, tables
+from lab.bench import clients, rival, scale, tables
 from lab.bench.busy import busy
 from lab.bench.faults import FAULTS, Fault, NotThere
 from lab.bench.pairs import CONFIGURATIONS, Pair, pair
@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--client", nargs="+", default=kinds, choices=kinds)
     result.add_argument("--busy", type=float, metavar="MINUTES",
                         help="no fault: load every core of this machine for MINUTES and count the changes of role")
+    result.add_argument("--tunnels", type=int, nargs="+", metavar="N",
+                        help="no fault but crashes (RUNS of them), with N tunnels beside the client's: what they cost "
+                             "(configuration `sessions`)")
     result.add_argument("--results", type=Path, default=Path("bench.jsonl"),
                         help="the file that raw figures are added to (bench.jsonl); runs in it are not made again")
     result.add_argument("--logs", type=Path, metavar="FOLDER",
@@ -121,6 +124,10 @@ def measure(configuration: str, arguments: argparse.Namespace) -> None:
         _add(arguments.results, {"configuration": configuration, "fault": "busy", **seen})
         if arguments.logs:
             _keep_journals(lab, arguments.logs / f"{configuration}-busy-{at:.0f}", {"at": at, **seen}, {})
+        return
+    if arguments.tunnels:
+        for row in scale.measure(its, lab.roadwarriors[chosen[0].name], arguments.tunnels, arguments.runs):
+            _add(arguments.results, {"configuration": configuration, "fault": "tunnels", **row})
         return
     stuck, not_there = 0, set()
     for fault, watched in missing(configuration, arguments):
