@@ -26,7 +26,7 @@ import yaml
 
 VERSION = 1
 MASTER = "master"  # the id with which the master signs its own events
-MASTER_BEACONS = ("nodes", "resync")  # what only the master reports: what it found itself, and a person's orders
+MASTER_BEACONS = ("master", "resync")  # what only the master reports: what it found itself, and a person's orders
 SECRET = "gateway_events.key"  # the file in pki_dir
 MAX_EVENT_BYTES = 8 * 1024  # of an event as JSON
 END_OF_TAG = b"\n\n"  # on the master's bus, between tag and data (salt.utils.event.TAGEND)
