@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import salt.client
 import salt.utils.args
 from salt.exceptions import SaltClientError
 
+from lab.client import client
 from lab.topology import EXAMPLE_SITES, TREE
 
 MASTER_TREE = Path("/srv/gateway")          # where etc/salt/master.d/gateway.conf expects the tree
@@ -108,9 +108,9 @@ class Master:
         arguments, named = salt.utils.args.parse_input(words, condition=False)
         kind = "glob" if isinstance(target, str) else "list"
         try:
-            with salt.client.LocalClient(str(self.config / "master")) as client:
-                said: dict[str, Any] = client.cmd(target if kind == "glob" else list(target), function, arguments,
-                                                  timeout, kind, kwarg=named)
+            with client(self.config / "master") as one:
+                said: dict[str, Any] = one.cmd(target if kind == "glob" else list(target), function, arguments,
+                                               timeout, kind, kwarg=named)
         except SaltClientError as err:
             raise RuntimeError(f"{function}: {err}") from err
         return said

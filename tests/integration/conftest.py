@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 import salt.channel.client
-import salt.client
 import salt.utils.user
 import yaml
 from pytestshellutils.utils.processes import ProcessResult
@@ -27,6 +26,7 @@ from saltfactories.daemons.minion import SaltMinion
 from saltfactories.manager import FactoriesManager
 from saltfactories.plugins.event_listener import _restart_event_listener  # noqa: F401  # a fixture, used by its name
 
+from lab.client import client
 from lab.identities import Authority, EncryptedPillar, site_secrets
 from tests.conftest import TREE, load_module
 
@@ -84,7 +84,6 @@ class Salt:
     tree: Path                               # the copy that the master has at /srv/gateway
     secrets: dict[str, dict]                 # by site, in clear
     keyring: EncryptedPillar                 # the master's, to encrypt more secrets
-    _client: salt.client.LocalClient
 
     def call(self, minion: str, function: str, *args: object, **kwargs: object) -> object:
         """The return of an execution function on a minion."""
@@ -92,12 +91,12 @@ class Salt:
 
     def call_all(self, minions: Iterable[str], function: str, *args: object, **kwargs: object) -> dict:
         """The returns of an execution function on several minions, by minion."""
-        try:
-            answers = self._client.cmd(list(minions), function, list(args), kwarg=kwargs, tgt_type="list", timeout=300)
-        finally:
-            # Trap: Salt 3008 cuts a subscriber off that reads nothing for a minute while much happens on the bus
-            # (publish_drain_timeout), and each later call would find no answer: False.
-            self._client.event.close_pub()
+        # Trap: Salt 3008 cuts a subscriber off that reads nothing for a minute while much happens on the bus
+        # (publish_drain_timeout), and each later call would find no answer: so a client for each call.
+        with pytest.MonkeyPatch.context() as patch, client(dict(self.master.config)) as one:
+            # in their namespace the daemons are root, whichever user runs the tests
+            patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
+            answers = one.cmd(list(minions), function, list(args), kwarg=kwargs, tgt_type="list", timeout=300)
         silent = set(minions) - set(answers)
         if silent:
             pytest.fail(f"{', '.join(sorted(silent))} did not answer {function}")
@@ -189,11 +188,7 @@ def salt_(salt_factories: FactoriesManager, tree: Path) -> Iterator[Salt]:
             with ThreadPoolExecutor() as pool:
                 started = pool.map(SaltMinion.start, minions.values())
             assert all(started)
-            with pytest.MonkeyPatch.context() as patch:
-                # in their namespace the daemons are root, whichever user runs the tests
-                patch.setattr(salt.utils.user, "get_specific_user", lambda: "root")
-                client = salt.client.LocalClient(mopts=dict(master.config))
-            yield Salt(master, minions, tree, secrets, encrypted, client)
+            yield Salt(master, minions, tree, secrets, encrypted)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(SaltMinion.terminate, minions.values()))
     finally:

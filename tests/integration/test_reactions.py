@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import salt.client
 import salt.utils.user
 from saltfactories.daemons.master import SaltMaster
 from saltfactories.daemons.minion import SaltMinion
 
 from alerts import files
+from lab.client import client
 from tests.integration import conftest
 from tests.integration.test_alerts import HOSTILE, VAR, down, fire, wait_for
 
@@ -57,8 +57,8 @@ class Place(NamedTuple):
 
     def call(self, minion: str, function: str, *args: object, **kwargs: object) -> Any:
         """The return of a function on a node."""
-        with salt.client.LocalClient(mopts=dict(self.master.config)) as client:
-            said = client.cmd(minion, function, list(args), kwarg=kwargs, timeout=120)
+        with client(dict(self.master.config)) as one:
+            said = one.cmd(minion, function, list(args), kwarg=kwargs, timeout=120)
         assert minion in said, f"{minion} did not answer {function}"
         return said[minion]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import salt.client
 import salt.utils.user
 import yaml
 from saltfactories.daemons.master import SaltMaster
@@ -20,6 +19,7 @@ from saltfactories.daemons.minion import SaltMinion
 
 from alerts import files
 from alerts.incidents import JOIN
+from lab.client import client
 from tests import sinks
 from tests.integration import conftest
 from tests.integration.test_alerts import VAR, wait_for
@@ -49,13 +49,11 @@ class Pair(NamedTuple):
     minion: SaltMinion
     sink: sinks.Sink
 
-    def client(self, number: int) -> salt.client.LocalClient:
-        return salt.client.LocalClient(mopts=dict(self.masters[number].config))
-
     def call(self, number: int, function: str, *args: object, seconds: float = 120) -> object:
         """The return of a function on the node, called by one of the masters until the node answers."""
         def tried() -> tuple | None:
-            said = self.client(number).cmd(NODE, function, list(args), timeout=30)
+            with client(dict(self.masters[number].config)) as one:
+                said = one.cmd(NODE, function, list(args), timeout=30)
             return (said[NODE],) if NODE in said else None
         return wait_for(tried, seconds)[0]
 
