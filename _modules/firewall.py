@@ -47,12 +47,12 @@ def rules(settings: dict) -> dict:
     """
     The data for the ruleset's template, from ``gateway.settings``, by IP version.
 
-    Returns ``external`` and ``internal`` (the bonds' names), ``heartbeat_port``, ``log_dropped``, ``extra`` (further
-    rules by chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``. Each
-    of these has ``ip`` and ``icmp`` (nft's words for this IP version), ``tunnels`` (``name``, ``local``, ``remote``),
-    and lists of networks that do not overlap: ``ike`` (the addresses on which the IPsec daemon serves), ``ssh_from``,
-    ``neighbours``, ``pings`` (the ping nodes), and ``inside`` (networks that are never the source of clear text from
-    outside).
+    Returns ``external`` and ``internal`` (the bonds' names), ``clamped`` (whether any tunnel's MSS is lowered),
+    ``heartbeat_port``, ``log_dropped``, ``extra`` (further rules by chain), ``heartbeat`` (``interface``, ``from``,
+    ``own`` of each path over a network) and ``families``. Each of these has ``ip`` and ``icmp`` (nft's words for this
+    IP version), ``tunnels`` (``name``, ``local``, ``remote``, ``mss``), and lists of networks that do not overlap: ``ike``
+    (the addresses on which the IPsec daemon serves), ``ssh_from``, ``neighbours``, ``pings`` (the ping nodes), and
+    ``inside`` (networks that are never the source of clear text from outside).
 
     CLI Example:
 
@@ -72,7 +72,8 @@ def rules(settings: dict) -> dict:
             if connection["kind"] == "roadwarrior" and not given:
                 remote = [{4: "0.0.0.0/0", 6: "::/0"}[version]]      # these clients keep their own address
             if local and remote:
-                tunnels.append({"name": connection["name"], "local": local, "remote": remote})
+                tunnels.append({"name": connection["name"], "local": local, "remote": remote,
+                                "mss": _mss(connection, version)})
         families.append({
             "ip": word, "icmp": icmp,
             "ike": _networks([v["address"] for v in settings["virtual"] if v["side"] == "external"], version),
@@ -84,12 +85,23 @@ def rules(settings: dict) -> dict:
         })
     return {
         "external": sides["external"]["name"], "internal": sides["internal"]["name"], "families": families,
+        "clamped": any(family["tunnels"] for family in families),
         "heartbeat": _heartbeat_paths(settings), "heartbeat_port": settings["heartbeat"]["port"],
         "sessions": settings["sessions"]["paths"] if settings["sessions"] else [],
         "sessions_port": settings["sessions"]["port"] if settings["sessions"] else 0,
         "log_dropped": settings["firewall"]["log_dropped"],
         "extra": settings["firewall"]["extra"],
     }
+
+
+def _mss(connection: dict, version: int) -> int:
+    """The largest TCP segment, of this IP version inside, that may go through a connection's tunnels."""
+    outer = ipaddress.ip_address(connection["local"]["address"]).version
+    fits = __salt__["tunnel_sizes.segment"](connection["mtu"], outer, version,
+                                            __salt__["ipsec.esp_proposals"](connection))
+    said = connection["mss"]
+    # What a site says is for IPv4; IPv6's header is 20 bytes longer.
+    return min(fits, said - (20 if version == 6 else 0)) if said else fits
 
 
 def _networks(texts: list[str], version: int) -> list[str]:

@@ -234,8 +234,29 @@ gateway_schema:
           of: {type: option}
           default: {}
           about: "Further options by their ipsec.conf names. Options that would let a connection leave the virtual
-            address are not among them."
+            address are not among them. `mtu` is refused: it is for routes, which the gateway's tunnels have none of."
           counterpart: ipsec.conf
+        mtu: {type: integer, unit: bytes, min: 576, max: 65535,
+              derived: "of gateway:tunnels; else that of the external bond, for roadwarriors 1500 at most",
+              about: "The largest IP packet that the way to the other end takes, IPsec's own headers included. From it
+                follows the largest TCP segment. Needs the firewall.",
+              counterpart: "`tcp option maxseg` in the ruleset"}
+        mss: {type: integer, unit: bytes, min: 400, max: 65475,
+              derived: "of gateway:tunnels; else what fits in the mtu with the algorithms that add most",
+              about: "The largest TCP segment over IPv4; over IPv6 20 less. Instead of mtu; a number that does not fit in
+                the derived mtu is not reached. Needs the firewall.",
+              counterpart: "`tcp option maxseg` in the ruleset"}
+  tunnels:
+    about: "What fits through the tunnels, for all connections that say nothing of it: see docs/network.md."
+    keys:
+      mtu: {type: integer, unit: bytes, min: 576, max: 65535,
+            derived: "that of the external bond, for roadwarriors 1500 at most",
+            about: "As a connection's mtu.",
+            counterpart: "`tcp option maxseg` in the ruleset"}
+      mss: {type: integer, unit: bytes, min: 400, max: 65475,
+            derived: "what fits in the mtu with the algorithms that add most",
+            about: "As a connection's mss.",
+            counterpart: "`tcp option maxseg` in the ruleset"}
   heartbeat:
     required: true
     about: "How the nodes watch each other."

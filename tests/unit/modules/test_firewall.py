@@ -60,6 +60,8 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
     monkeypatch.setattr(module, "_FILE", str(tmp_path / "nftables.conf"))
     monkeypatch.setattr(module, "__salt__", {
         "cmd.run_all": nft.run_all,
+        "ipsec.esp_proposals": load_module("_modules/ipsec.py").esp_proposals,
+        "tunnel_sizes.segment": load_module("_modules/tunnel_sizes.py").segment,
         "commit_confirm.prepare": guard.prepare,
         "commit_confirm.keep_original": guard.keep_original,
         "commit_confirm.replace_file": guard.replace_file,
@@ -210,6 +212,60 @@ def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):
     its = settings("winterthur", "gw1")
     its["connections"] = [{**its["connections"][0], "pool": [], "persons": {}}]
     assert module.rules(its)["families"][0]["tunnels"][0]["remote"] == ["0.0.0.0/0"]
+
+
+def clamps(chain: str) -> dict[str, list[int]]:
+    """By networks, as source and destination, the MSS above which a chain of the ruleset lowers it, and to which."""
+    found = {}
+    for rule in rules_of(chain):
+        match = re.fullmatch(r"(.*\S)\s+tcp option maxseg size > (\d+) tcp option maxseg size set (\d+)", rule)
+        assert match, rule
+        found[match[1]] = [int(match[2]), int(match[3])]
+    return found
+
+
+def test_the_mss_is_lowered_by_network_in_both_directions(ruleset):
+    chains = ruleset("winterthur", "gw1")
+    assert clamps(chains["mss_from_tunnels"]) == {
+        "ip saddr { 198.51.100.192/27 } ip daddr { 198.51.100.0/26 }": [1398, 1398],
+        "ip saddr { 198.51.100.64/26 } ip daddr { 198.51.100.0/26 }": [1398, 1398]}
+    assert clamps(chains["mss_into_tunnels"]) == {
+        "ip saddr { 198.51.100.0/26 } ip daddr { 198.51.100.192/27 }": [1398, 1398],
+        "ip saddr { 198.51.100.0/26 } ip daddr { 198.51.100.64/26 }": [1398, 1398]}
+
+
+@pytest.mark.parametrize("name, node", SITES)
+def test_no_packet_is_accepted_or_dropped_before_its_mss_is_lowered(ruleset, name, node):
+    chains = ruleset(name, node)
+    syn = "tcp flags & (fin | syn | rst) == syn jump"
+    assert rules_of(chains["forward"])[:2] == [f"meta ipsec exists {syn} mss_from_tunnels",
+                                               f"rt ipsec exists {syn} mss_into_tunnels"]
+    assert rules_of(chains["output"])[0] == f"rt ipsec exists {syn} mss_into_tunnels"
+    rules = rules_of(chains["input"])
+    place = rules.index(f"meta ipsec exists {syn} mss_from_tunnels")
+    # of what came out of a tunnel: before this, only what no TCP is
+    assert not [rule for rule in rules[:place] if rule.endswith("accept")
+                and not rule.startswith(("meta ipsec missing", 'iifname "lo"'))]
+
+
+@pytest.mark.parametrize(("changes", "version", "mss"), [
+    ({}, 4, 1398), ({}, 6, 1378),
+    ({"mtu": 1400}, 4, 1298), ({"mtu": 1400}, 6, 1278),
+    ({"mss": 1240}, 4, 1240), ({"mss": 1240}, 6, 1220),
+    ({"mss": 1450}, 4, 1398),                                               # does not fit
+    ({"local": {"address": "2001:db8::a"}}, 4, 1378),                       # 20 more outside
+    ({"proposals": {"esp": ["aes_gcm256", "aes256-sha2_512"]}}, 4, 1366),
+    ({"ike": "ikev1"}, 4, 1382),                                            # AES-CBC among its defaults
+])
+def test_the_mss_of_a_connection(module, settings, changes, version, mss):
+    assert module._mss({**settings("winterthur", "gw1")["connections"][0], **changes}, version) == mss
+
+
+def test_a_site_without_tunnels_has_no_chains_for_them(module, settings):
+    its = settings("winterthur", "gw1")
+    its["connections"] = []
+    template = jinja2.Template((TREE / "salt/firewall/files/ruleset.nft.jinja").read_text())
+    assert "mss_" not in template.render(rules=module.rules(its))
 
 
 def goes_well(name: str, undo: list[str], apply: Callable, keep: Callable, *_: object) -> str:
