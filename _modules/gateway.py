@@ -102,6 +102,7 @@ _NEEDED_BY = {"firewall": ("nftables",), "heartbeat": ("heartbeat", "heartbeat-a
 _NEEDED_UNLESS = {"networkd": ("ifup", "networking"), "ifupdown": ("systemd-networkd",)}
 # Names that Linux keeps for itself: the loopback interface, and what stands for every interface in /proc/sys/net.
 _NO_BOND = ("lo", "all", "default")
+_WHOLE = ("0.0.0.0/0", "::/0")
 # What comes over the internet is no larger: Ethernet's (IEEE 802.3), whatever a gateway's own bond takes.
 _INTERNET_MTU = 1500
 # Sections that ipsec.conf has of itself: `conn %default` and `config setup`.
@@ -464,7 +465,7 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
         found += [
             *_check_nodes(full, given), *_check_bonds(full), *_check_addresses(full), *_check_monitors(full, given),
             *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full), *_check_persons(full),
-            *_check_sizes(full),
+            *_check_sizes(full), *_check_whole(full),
             *_check_names(full), *_check_times(_timing(full, schema)), *_check_paths(full),
             *_check_way(full, given, schema), *_check_port(full), *_check_logs(full, schema), *_check_services(full),
             *_check_machine(full, nodename, minion_id), *_check_rules(full),
@@ -774,6 +775,28 @@ def _check_tunnels(full: dict) -> Iterator[Mistake]:
                         yield path, (f"{far} overlaps {taken} of the connection {other}, and a packet belongs to one "
                                      f"tunnel; give one that does not")
                 claims.append((name, key, far, near))
+
+
+def _check_whole(full: dict) -> Iterator[Mistake]:
+    """Who sends everything through the tunnel has an address that can be translated, and there is a way outside."""
+    ways = {_version(to): side for side, bond in full["bonds"].items()
+            for to in (*bond["gateway"], *(each["to"] for each in bond["routes"] if each["to"] in _WHOLE))}
+    for name, connection in full["connections"].items():
+        path = f"gateway:connections:{name}:local:subnets"
+        for network in connection["local"]["subnets"]:
+            version = _version(network)
+            if network not in _WHOLE or not full["features"]["firewall"]:
+                continue
+            if connection["kind"] == "roadwarrior" and not _inner(connection):
+                yield path, (f"{network}: what leaves outside is translated, and these clients keep addresses of "
+                             f"their own, which could be anybody's; give a pool, or the networks that are meant")
+            elif version not in ways:
+                yield path, (f"{network}: no bond has an IPv{version} gateway by which that could leave; give one, or "
+                             f"the networks that are meant")
+            elif ways[version] == "external" and not any(
+                    _version(address) == version for address in full["bonds"]["external"]["virtual"]):
+                yield path, (f"{network}: what leaves outside gets a virtual address, and the external bond has no "
+                             f"IPv{version} one; give one, or the networks that are meant")
 
 
 def _check_sizes(full: dict) -> Iterator[Mistake]:

@@ -72,9 +72,11 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
 
 @pytest.fixture
 def whole(module, settings):
-    """The template, rendered for a node."""
-    def render(site: str, node: str, **firewall: object) -> str:
+    """The template, rendered for a node. `local`: by connection, what replaces this end's settings."""
+    def render(site: str, node: str, local: dict | None = None, **firewall: object) -> str:
         its = settings(site, node)
+        for connection in its["connections"]:
+            connection["local"].update((local or {}).get(connection["name"], {}))
         its["firewall"].update(firewall)
         template = (TREE / "salt/firewall/files/ruleset.nft.jinja").read_text()
         strict = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -178,9 +180,12 @@ def kernel_filters() -> bool:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not kernel_filters(), reason="needs root, nft, and inet in the kernel")
+@pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize(("name", "node"), [("winterthur", "gw1"), ("bern", "gw-a")])
-def test_the_kernel_takes_the_ruleset(whole, name, node):
-    done = subprocess.run(["unshare", "--net", "nft", "--check", "--file", "-"], input=whole(name, node), text=True,
+def test_the_kernel_takes_the_ruleset(whole, name, node, everything):
+    text = whole(name, node, {"roadwarrior": {"subnets": ["0.0.0.0/0"]}} if everything else {})
+    assert ("snat ip to" in text) == everything
+    done = subprocess.run(["unshare", "--net", "nft", "--check", "--file", "-"], input=text, text=True,
                           capture_output=True, check=False, timeout=20)
     assert done.returncode == 0, done.stderr
 
@@ -266,6 +271,27 @@ def test_a_site_without_tunnels_has_no_chains_for_them(module, settings):
     its["connections"] = []
     template = jinja2.Template((TREE / "salt/firewall/files/ruleset.nft.jinja").read_text())
     assert "mss_" not in template.render(rules=module.rules(its))
+
+
+def test_who_sends_everything_leaves_outside_under_the_virtual_address(module, gateway, schema, site):
+    its = site("bern")
+    its["connections"]["roadwarrior"]["local"] = {"subnets": "0.0.0.0/0"}
+    assert gateway.find_mistakes(its, schema) == []
+    four, six = module.rules(gateway.derive(its, schema, "gw-a"))["families"]
+    assert four["outward"] == {
+        "sources": ["198.51.100.224/28", "198.51.100.240"], "to": "192.0.2.74", "ports": "192.0.2.74:10000-65535",
+        # its own inside, the peer's networks, and the other roadwarriors
+        "kept": ["198.51.100.0/25", "198.51.100.224/28", "198.51.100.240"]}
+    assert six["outward"] == {}
+    # Addresses beside one another are one network in a set.
+    its["bonds"]["external"]["virtual"] = ["192.0.2.74", "192.0.2.73"]
+    assert module.rules(gateway.derive(its, schema, "gw-a"))["families"][0]["outward"]["to"] == "192.0.2.74"
+
+
+def test_nothing_is_translated_where_nobody_sends_everything(ruleset):
+    for name, node in SITES:
+        chains = ruleset(name, node)
+        assert "translate" not in chains and not re.search(r"\bct ", chains["forward"])
 
 
 def goes_well(name: str, undo: list[str], apply: Callable, keep: Callable, *_: object) -> str:

@@ -237,6 +237,17 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior-bern: the connection roadwarrior-bern and the person bern of the connection "
      "roadwarrior would both be called roadwarrior-bern in ipsec.conf, and one would vanish; give one of them another "
      "name, or a person another connection"),
+    # everything through the tunnel
+    ("winterthur", {"connections/roadwarrior": {"kind": "roadwarrior", "local": {"subnets": "0.0.0.0/0"}}},
+     "gateway:connections:roadwarrior:local:subnets: 0.0.0.0/0: what leaves outside is translated, and these clients "
+     "keep addresses of their own, which could be anybody's; give a pool, or the networks that are meant"),
+    ("winterthur", {"connections/roadwarrior/local": {"subnets": "0.0.0.0/0"}, "bonds/external/gateway": []},
+     "gateway:connections:roadwarrior:local:subnets: 0.0.0.0/0: no bond has an IPv4 gateway by which that could leave; "
+     "give one, or the networks that are meant"),
+    ("bern", {"connections/roadwarrior/local": {"subnets": "::/0"}, "connections/roadwarrior/pool": "2001:db8:f::/112",
+              "connections/roadwarrior/persons": {}, "bonds/external/virtual": "192.0.2.74"},
+     "gateway:connections:roadwarrior:local:subnets: ::/0: what leaves outside gets a virtual address, and the "
+     "external bond has no IPv6 one; give one, or the networks that are meant"),
     # what fits through the tunnels
     ("winterthur", {"connections/bern/mtu": 1400, "connections/bern/mss": 1300},
      "gateway:connections:bern:mss: 1300 besides the mtu 1400: each says how large packets may be; give one of them"),
