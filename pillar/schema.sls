@@ -159,7 +159,8 @@ gateway_schema:
                       counterpart: "`left` in ipsec.conf"}
             subnets: {type: list, of: network,
                       derived: "the internal networks of the IP versions that the pool or the peer's subnets have",
-                      about: "What the other end may reach. For roadwarriors one network.",
+                      about: "What the other end may reach. For roadwarriors one network. 0.0.0.0/0 and ::/0:
+                        everything, the internet under the virtual address (docs/network.md).",
                       counterpart: "`leftsubnet`, `leftsubnets` in ipsec.conf"}
         peer:
           about: "The other end of a site-to-site connection."

@@ -66,7 +66,7 @@ def test_what_is_behind_the_gateway_is_reached_as_before(quiet, everything):
 
 
 def test_after_a_switch_over_the_internet_is_reached_again(quiet, everything):
-    """What was translated before does not go on: the other node knows nothing of it."""
+    """By new connections: the other node knows nothing of what was translated before."""
     standby = observe.standby(quiet, "winterthur")
     quiet.master.run("state.orch", "orch.switch_over", 'pillar={"site": "winterthur"}')
     assert eventually(lambda: observe.holder(quiet, "winterthur") is standby, 20)

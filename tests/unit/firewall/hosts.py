@@ -38,6 +38,8 @@ start; far=$started; start; near=$started; start; web=$started
 in_far() {{ nsenter -t $far -n "$@"; }}
 in_near() {{ nsenter -t $near -n "$@"; }}
 in_web() {{ nsenter -t $web -n "$@"; }}
+# Nobody waits for duplicates of its link-local address.
+for each in "" in_far in_near in_web; do $each sysctl -qw net.ipv6.conf.default.accept_dad=0; done
 ip link set lo up
 ip link add tunnel address 02:00:00:00:00:01 type veth peer name eth0 address 02:00:00:00:00:02 netns $far
 ip link add inside type veth peer name eth0 netns $near

@@ -71,6 +71,32 @@ def ping(web):
         if len(frame) > 34 and its[:1] == bytes([kind]):
             return socket.inet_ntop(client.family, source)
 
+def forgotten(web):
+    "What a connection gets through after the node has forgotten all of them, as one that has taken over."
+    at("web")
+    server = made(web, socket.SOCK_STREAM)
+    server.bind((web, 80))
+    server.listen()
+    at("far")
+    client = made(web, socket.SOCK_STREAM)
+    client.connect((web, 80))
+    accepted, _ = server.accept()
+    accepted.settimeout(3)
+    at("node")
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)     # NETLINK_NETFILTER
+    # IPCTNL_MSG_CT_DELETE of NFNL_SUBSYS_CTNETLINK, with NLM_F_REQUEST and NLM_F_ACK, without an attribute: all
+    netlink.send(struct.pack("=IHHIIBBH", 20, 0x0102, 5, 1, 0, 0, 0, 0))
+    assert netlink.recv(100)[16:20] == bytes(4)
+    accepted.sendall(b"from the server")
+    client.settimeout(0.5)
+    try:
+        first = client.recv(100).decode()
+    except TimeoutError:
+        first = ""
+    client.settimeout(10)
+    client.sendall(b"from the client")
+    return first, accepted.recv(100).decode(), client.recv(100).decode()
+
 def never(web, far, elsewhere):
     "What must not arrive: at the web in clear text, and at the far end without having been asked for."
     at_web, at_far = watch("web"), watch("far")
@@ -115,6 +141,11 @@ def test_it_reaches_the_internet_under_the_virtual_address(rules, tmp_path, web,
     assert hosts.run(tmp_path, rules, PROGRAM, [[name, [web]] for name in asked]) == {
         "download": [virtual, True, 300000], "from_the_port_of_ike": [virtual, True, "answer"], "refused": True,
         "ping": virtual}
+
+
+def test_a_node_that_takes_over_lets_a_connection_go_on_when_the_client_sends_something(rules, tmp_path):
+    assert hosts.run(tmp_path, rules, PROGRAM, [["forgotten", [WEB]]]) == {
+        "forgotten": ["", "from the client", "from the server"]}
 
 
 def test_nothing_else_leaves_in_clear_text_and_nothing_comes_unasked(rules, tmp_path):
