@@ -18,6 +18,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--profile", choices=PROFILES, default="fast", help="of the pair (fast)")
     result.add_argument("--client", nargs="+", choices=CLIENTS, default=list(CLIENTS), help="whose traffic runs (all)")
     result.add_argument("--stop", action="store_true", help="end at the first violation")
+    result.add_argument("--burst", type=int, nargs="+", metavar="N",
+                        help="only these bursts of the plan, one after the other, to see again what one of them did")
     result.add_argument("--resync", action="store_true", help="with the master's engine gateway_resync")
     result.add_argument("--plan", action="store_true", help="print the faults of this seed, and do nothing")
     result.add_argument("--simulated", action="store_true",
