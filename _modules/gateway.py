@@ -15,9 +15,12 @@ import base64
 import binascii
 import copy
 import difflib
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 try:
@@ -26,6 +29,18 @@ except ImportError:  # the lab reads sites without Salt
     CommandExecutionError = RuntimeError
 
 __virtualname__ = "gateway"
+
+
+def _load_peers() -> ModuleType:
+    # Trap: Salt's loader knows no import between its modules, and skips a file whose name begins with _.
+    spec = importlib.util.spec_from_file_location("gateway_peers", Path(__file__).with_name("_peers.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_peers = _load_peers()
 
 # Characters above U+FFFF become two surrogates in JSON, which no YAML reader takes: one of them breaks every SLS that
 # has the settings in it. The others start a comment or a line, or are no characters.
@@ -223,7 +238,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "bonds": bonds,
         "virtual": virtual,
         "ping_nodes": full["ping_nodes"],
-        "identity": full["identity"],
+        "identity": {**full["identity"], "certified": _peers.certified(full["connections"].values(), full["identity"])},
         "connections": [_connection(full, name) for name in full["connections"]],
         "heartbeat": heartbeat,
         "agent": _agent(full, node, peer, virtual, heartbeat) if heartbeat["agent"] else None,
@@ -292,11 +307,13 @@ def _connection(full: dict, name: str) -> dict:
     connection = full["connections"][name]
     peer = connection["peer"]
     site_to_site = connection["kind"] == "site-to-site"
+    own = _peers.own_identity(connection, full["identity"])
     result = {
         "name": name,
         "kind": connection["kind"],
         "ike": connection["ike"],
-        "local": {**_local(full, name), **full["identity"]},
+        "local": {**_local(full, name), "id": own, "id_kind": _peers.kind_of(own),
+                  "certificate": full["identity"]["certificate"]},
         "auth": connection["auth"],
         "subject": connection["subject"] or "",
         "pool": connection["pool"],
@@ -309,7 +326,9 @@ def _connection(full: dict, name: str) -> dict:
         "options": connection["options"],
     }
     if site_to_site:
-        result["peer"] = {key: peer[key] for key in ("address", "id", "subnets")}
+        its = peer["id"] or peer["address"]
+        result["peer"] = {"address": peer["address"], "id": its, "id_kind": _peers.kind_of(its),
+                          "subnets": peer["subnets"]}
     return result
 
 
@@ -632,6 +651,7 @@ def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
             yield from _check_roadwarrior(path, connection, given["connections"][name])
             if connection["ike"] == "ikev2":
                 yield from _check_reach(path, _local(full, name)["subnets"])
+        yield from _peers.check_identities(path, connection, full["identity"])
         yield from _check_local(path, connection, full)
         yield from _check_ike(path, connection)
 
@@ -639,13 +659,11 @@ def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
 def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
     """The peer is given, is not this gateway, and gets no addresses from here."""
     peer, own = connection["peer"], _own_addresses(full)
-    for key in ("address", "id", "subnets"):
+    for key in ("address", "subnets"):
         if not peer[key]:
             yield f"{path}:peer:{key}", f"is missing; a site-to-site connection needs the peer's {key}"
     if peer["address"] in own:
         yield f"{path}:peer:address", f"{peer['address']} is {own[peer['address']]}; give the peer's"
-    if peer["id"] and peer["id"] == full["identity"]["id"]:
-        yield f"{path}:peer:id", f"{peer['id']} is this site's own; give the peer's"
     for key in ("pool", "persons", "dns"):
         if connection[key]:
             yield f"{path}:{key}", f"{_list(connection[key])}: that is for roadwarriors; leave it out"
@@ -948,6 +966,7 @@ def _check_secrets(full: dict, secrets: object) -> Iterator[Mistake]:
     for name, connection in connections.items():
         if connection["auth"] == "psk":
             yield from _check_word(f"psk:{name}", _at(secrets, "psk", name), file, r"[^\"\x00-\x1f\x7f]+")
+    yield from _peers.check_told_apart(connections, full["identity"], _at(secrets, "psk"))
     if any(connection["auth"] == "certificate" for connection in connections.values()):
         name = full["identity"]["certificate"]
         yield from _check_certificate(name, _at(secrets, "certificates", name), file)
@@ -1222,6 +1241,11 @@ def _network(value: object, _rule: dict) -> str:
     return str(network)
 
 
+def _identity(value: object, _rule: dict) -> str:
+    """Who an end of a connection is."""
+    return str(_peers.identity(_string(value)))
+
+
 def _pool(value: object, rule: dict) -> str:
     """A range of addresses, FIRST-LAST."""
     text = _string(value)
@@ -1257,6 +1281,7 @@ _SPECIAL = {
     "address": (_address, "an IPv4 or IPv6 address of one host, without a prefix length"),
     "group": (_group, "an IPv4 multicast group"),
     "network": (_network, "a network with its prefix length, such as 192.0.2.0/26 or 2001:db8::/64"),
+    "identity": (_identity, _peers.RIGHT),
     "pool": (_pool, "a network, or a range of addresses first-last"),
     "server": (_server, "an address or a name such as time.site.example"),
 }

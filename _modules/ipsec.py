@@ -291,7 +291,7 @@ def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str
     certificate = connection["auth"] == "certificate"
     options = {"keyexchange": ike} if major >= 5 else {"ikev2": "yes" if ike == "ikev2" else "no"}
     options["left"] = local["address"]
-    options["leftid"] = f"@{local['id']}"
+    options["leftid"] = _identity(local)
     if certificate:
         options |= {"leftcert": local["certificate"], "leftsendcert": "always"}
         options["authby"] = _signature(local["certificate"], ike)
@@ -311,7 +311,7 @@ def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str
             options["modecfgdns"] = ",".join(connection["dns"])
         options["rekey"] = "no"  # the client renews the keys; it may be behind NAT, and only it can call
     else:
-        options |= {"right": connection["peer"]["address"], "rightid": f"@{connection['peer']['id']}"}
+        options |= {"right": connection["peer"]["address"], "rightid": _identity(connection["peer"])}
         if certificate:
             options["rightca"] = "%same"
     if ike == "ikev2":
@@ -324,6 +324,39 @@ def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str
     # `start`: this end calls, but only on the node that holds the address; the other node cannot.
     options["auto"] = "start" if initiates else "add"
     return options
+
+
+def _identity(end: dict[str, Any]) -> str:
+    """
+    The identity of an end (`id`, `id_kind`) as ipsec.conf and ipsec.secrets have it.
+
+    atoid() in lib/libswan/id.c (ipsec.conf(5), leftid): "@" before a name, or it would be looked up; "@[" before the
+    text of a key id and "@#" before its bytes; in quotes what has blanks.
+    """
+    text = end["id"]
+    if end["id_kind"] == "key":
+        text = text.removeprefix("keyid:")
+        return f"@#{text[2:]}" if text.startswith("0x") else f"@[{text}]"
+    return {"name": f"@{text}", "subject": f'"{text}"'}.get(end["id_kind"], text)
+
+
+def shared_secrets(settings: dict[str, Any]) -> list[dict[str, str]]:
+    """
+    The entries of ipsec.secrets(5): ``local`` and ``peer``, between whom a secret holds, and ``pillar``, its path.
+
+    settings
+        What ``gateway.settings`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call slsutil.renderer string="{{ salt['ipsec.shared_secrets'](salt['gateway.settings']()) | yaml(false) }}"
+    """
+    return [{"local": _identity(each["local"]),
+             "peer": _identity(each["peer"]) if each["kind"] == "site-to-site" else "%any",
+             "pillar": f"gateway_secrets:psk:{each['name']}"}
+            for each in settings["connections"] if each["auth"] == "psk"]
 
 
 def _own_subject(connection: dict[str, Any]) -> str:
@@ -522,7 +555,8 @@ def parse(text: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     section: dict[str, str] = {}
     for line in text.splitlines():
-        content = line.split("#", 1)[0].rstrip()
+        # Trap: a "#" in a word starts no comment: the bytes of a key id are @#00ff10.
+        content = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].rstrip()
         if not content:
             continue
         if not content[0].isspace():
