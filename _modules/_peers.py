@@ -1,5 +1,5 @@
 """
-What a site says of the two ends of a connection: who they are. For ``gateway``.
+What a site says of the two ends of a connection: who they are, and where the other end is. For ``gateway``.
 
 Salt syncs this file and does not load it (its name begins with _); ``gateway`` loads it by its path. Plain functions on
 plain data: nothing of the schema, nothing of the IPsec daemon, whose words for these are in ``_modules/ipsec.py``.
@@ -67,6 +67,62 @@ def identity(text: str) -> str:
     raise ValueError(f"does not fit; give {RIGHT}")
 
 
+ANY = "any"
+
+
+def address(text: str) -> str:
+    """
+    Where a peer is, in canonical form: an address, a DNS name, or ANY.
+
+    Raises:
+        ValueError: what is wrong and what would be right, worded to follow the value in a sentence.
+    """
+    if text in (ANY, "%any"):
+        return ANY
+    if kind_of(text) == "address":
+        its = ipaddress.ip_address(text)
+        if "%" in text or its.is_unspecified or its.is_multicast or its.is_loopback or its.is_link_local:
+            raise ValueError("is no address of one host in a network; give one such as 192.0.2.11 or 2001:db8::11")
+        return str(its)
+    if _NAME.fullmatch(text) and "." in text:
+        return text
+    right = "without the prefix length" if "/" in text else (
+        "such as 192.0.2.11 or 2001:db8::11, a name such as branch.site.example, or any")
+    raise ValueError(f"is no IP address; give one {right}")
+
+
+def is_name(where: str) -> bool:
+    """Whether an entry of peer:address has to be looked up."""
+    return where != ANY and kind_of(where) == "name"
+
+
+def given_addresses(connection: dict) -> list[str]:
+    """The addresses among the places where a peer may be."""
+    return [each for each in connection["peer"]["address"] if each != ANY and not is_name(each)]
+
+
+def from_anywhere(connection: dict) -> bool:
+    """Whether the daemon has to accept a peer from every address: roadwarriors, `any`, and where a name comes first."""
+    where = connection["peer"]["address"]
+    return connection["kind"] == "roadwarrior" or bool(where) and (where[0] == ANY or is_name(where[0]))
+
+
+def other_end(connection: dict) -> dict:
+    """
+    The peer as the settings have it.
+
+    Returns:
+        ``address`` (of the first place, ANY if that is no address), ``tried`` (all places in order, [] where there is
+        nothing to try), ``id`` and ``id_kind``, ``follows`` (true: it is known by the address that it is at) and
+        ``subnets``.
+    """
+    peer, where = connection["peer"], connection["peer"]["address"]
+    its = peer["id"] or where[0]
+    return {"address": ANY if from_anywhere(connection) else where[0],
+            "tried": where if len(where) > 1 or is_name(where[0]) else [],
+            "id": its, "id_kind": kind_of(its), "follows": not peer["id"], "subnets": peer["subnets"]}
+
+
 def own_identity(connection: dict, site_identity: dict) -> str:
     """How this end calls itself to the peer of a connection."""
     return connection["local"]["id"] or site_identity["id"] or ""
@@ -98,8 +154,70 @@ def check_identities(path: str, connection: dict, site_identity: dict) -> Iterat
         yield f"{path}:peer:id", f"{peer}: no certificate holds a key id; give one of its names, or auth: psk"
     if peer and peer == own:
         yield f"{path}:peer:id", f"{peer} is this site's own; give the peer's"
-    if certificate and not peer:
+    where_from = connection["peer"]["address"]
+    if not peer and (certificate or any(each == ANY or is_name(each) for each in where_from)):
         yield f"{path}:peer:id", "is missing; a site-to-site connection needs the peer's id"
+
+
+def check_addresses(path: str, connection: dict) -> Iterator[Mistake]:
+    """Where the peer is and who calls fit, and a peer from anywhere can be known."""
+    where, identity = connection["peer"]["address"], connection["peer"]["id"] or ""
+    key = f"{path}:peer:address"
+    if ANY in where and len(where) > 1:
+        yield key, f"{', '.join(where)}: any is every address already; give any alone, or leave it out"
+        return
+    versions = {":" in each for each in given_addresses(connection)}
+    if len(versions) > 1:
+        yield key, (f"{', '.join(where)}: these are of two IP versions, and this end of a connection has one address; "
+                    f"give a connection for each")
+    if where == [ANY] and connection["initiate"]:
+        yield f"{path}:initiate", ("true: nobody knows where to call a peer that comes from any address; leave it out, "
+                                   "or give the peer's address or name")
+    if connection["initiate"] is False and where != [ANY] and (len(where) > 1 or any(map(is_name, where))):
+        yield f"{path}:initiate", (f"false: this end only looks for a peer ({', '.join(where)}) to call it; give "
+                                   f"address: any, or leave initiate out")
+    if not where or not from_anywhere(connection) or connection["auth"] != "psk":
+        return
+    if connection["ike"] == "ikev1":
+        yield f"{path}:ike", ("ikev1: with it the secret is chosen before the peer has said who it is; give "
+                              "ike: ikev2, or auth: certificate")
+    if kind_of(identity) == "subject":
+        yield f"{path}:peer:id", (f"{identity}: the secret of a peer from anywhere is found by its identity, and a "
+                                  f"distinguished name is for certificates; give a name, a mail address or a key id")
+
+
+def check_strangers(connections: dict[str, dict], at: dict[str, str]) -> Iterator[Mistake]:
+    """
+    What the daemon must know of peers from anywhere before it knows who calls.
+
+    Args:
+        at: by connection the address of this end.
+
+    Libreswan (ikev2_host_pair.c, 4.10 and 5.2) takes the first such connection for the first exchange and changes to
+    the right one when it knows the identity: the algorithms are chosen by then.
+    """
+    first: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], str] = {}
+    persons = {person: name for name, each in connections.items() for person in each["persons"]}
+    for name, connection in connections.items():
+        if not from_anywhere(connection):
+            continue
+        path, listed = f"gateway:connections:{name}", connection["proposals"]["ike"]
+        other = first.setdefault((at[name], connection["ike"]), name)
+        if set(listed) != set(connections[other]["proposals"]["ike"]):
+            yield f"{path}:proposals:ike", (
+                f"{', '.join(listed) or 'the default'} is not what {other} has, and the daemon agrees on it before it "
+                f"knows who of those that come from anywhere calls; give both the same, or leave both out")
+        identity = connection["peer"]["id"]
+        if connection["kind"] == "roadwarrior" or not identity:
+            continue
+        same = known.setdefault((at[name], identity), name)
+        if same != name:
+            yield f"{path}:peer:id", (f"{identity} is the peer of the connection {same} too, and a peer from anywhere "
+                                      f"is known by nothing else; give each its own, or one of them all the subnets")
+        if identity in persons:
+            yield f"{path}:peer:id", (f"{identity} is a person of the connection {persons[identity]} too, and whoever "
+                                      f"comes from anywhere is known by nothing else; give each its own")
 
 
 def check_told_apart(connections: dict[str, dict], site_identity: dict, secrets: object) -> Iterator[Mistake]:
@@ -110,14 +228,36 @@ def check_told_apart(connections: dict[str, dict], site_identity: dict, secrets:
         secrets: gateway_secrets:psk, by connection; never shown.
     """
     known: dict = secrets if isinstance(secrets, dict) else {}
-    taken: dict[tuple[str, str], str] = {}
+    taken: dict[tuple[str, str], tuple[str, object]] = {}
     for name, connection in connections.items():
         if connection["auth"] != "psk" or name not in known:
             continue
-        peer = connection["peer"]["id"] or connection["peer"]["address"] or "any roadwarrior"
-        ends = own_identity(connection, site_identity), peer
-        other = taken.setdefault(ends, name)
-        if known[other] != known[name]:
-            yield f"gateway_secrets:psk:{name}", (
-                f"differs from psk:{other}, and both are between {ends[0]} and {ends[1]}, by which the daemon finds a "
-                f"secret; give both the same one, or one of the connections a local:id of its own")
+        for peer, secret in _by_peer(connection, known[name]):
+            ends = own_identity(connection, site_identity), peer
+            other, its = taken.setdefault(ends, (name, secret))
+            if its != secret:
+                yield f"gateway_secrets:psk:{name}", (
+                    f"differs from psk:{other}, and both are between {ends[0]} and {ends[1]}, by which the daemon "
+                    f"finds a secret; give both the same one, or one of the connections a local:id of its own")
+
+
+def secrets_of(connection: dict, secret: object) -> list[object] | None:
+    """
+    The shared secrets of a connection: one, or one for each address of a peer that is known by its addresses.
+
+    Returns None where the number does not fit.
+    """
+    if not isinstance(secret, list):
+        return [secret]
+    several = connection["kind"] == "site-to-site" and not connection["peer"]["id"]
+    return secret if several and len(secret) == len(connection["peer"]["address"]) > 1 else None
+
+
+def _by_peer(connection: dict, secret: object) -> Iterator[tuple[str, object]]:
+    """Each identity that the peer may have, with its secret."""
+    if connection["kind"] == "roadwarrior":
+        yield "any roadwarrior", secret
+        return
+    found = secrets_of(connection, secret) or []
+    peers = [connection["peer"]["id"]] if connection["peer"]["id"] else connection["peer"]["address"]
+    yield from zip(peers, found * len(peers) if len(found) == 1 else found, strict=False)

@@ -167,8 +167,10 @@ gateway_schema:
         peer:
           about: "The other end of a site-to-site connection."
           keys:
-            address: {type: address,
-                      about: "Its address. Required for site-to-site.",
+            address: {type: list, of: peer, default: [], max: 8,
+                      about: "Its address. Several are called in this order until one answers; a DNS name is looked up
+                        again when the peer is lost; any is for a peer that calls from wherever it is. Required for
+                        site-to-site.",
                       counterpart: "`right` in ipsec.conf"}
             id: {type: identity, derived: "with psk: its address",
                  about: "Who it says it is: a DNS name, an address, a mail address, a distinguished name or a key id.

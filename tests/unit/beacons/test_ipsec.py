@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import give_time
 
-TUNNELS = {"bern": {"peer": "192.0.2.74", "calls": False}, "roadwarrior": {"peer": "%any", "calls": False}}
+TUNNELS = {"bern": {"peer": "192.0.2.74", "calls": False, "site": True, "moves": False},
+           "roadwarrior": {"peer": "%any", "calls": False, "site": False, "moves": True}}
 DATE = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
 
 

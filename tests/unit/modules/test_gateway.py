@@ -567,7 +567,7 @@ def test_a_site_without_mistakes_loses_no_section(data):
         for each in data.draw(st.lists(name, min_size=1, max_size=3, unique=True))}
     whole = changed("winterthur", {"connections": connections})
     made = [section for one in GATEWAY.derive(whole, SCHEMA, "gw1")["connections"] for section in
-            IPSEC._tunnels(one, 5, "winterthur", True)]
+            IPSEC._tunnels(one, 5, "winterthur", [one])]
     full = GATEWAY._complete(whole, SCHEMA)
     said = [tunnel for each, its in full["connections"].items() for _, tunnel in GATEWAY._tunnel_names(each, its)]
     aliases = [f"{each}-persons" for each, its in connections.items() if its["persons"]]
@@ -795,7 +795,7 @@ def test_connections(settings):
     assert roadwarrior["pool"] == ["198.51.100.192-198.51.100.223"]
     assert "peer" not in roadwarrior and roadwarrior["initiate"] is False
     assert bern["peer"] == {"address": "192.0.2.74", "id": "gateway.bern.example", "id_kind": "name",
-                            "subnets": ["198.51.100.64/26"]}
+                            "follows": False, "tried": [], "subnets": ["198.51.100.64/26"]}
     assert bern["initiate"] is False
     assert settings("bern", "gw-a")["connections"][1]["initiate"] is True
 
