@@ -1220,7 +1220,7 @@ class _Watch:
     """What is remembered from one look to the next."""
 
     def __init__(self) -> None:
-        self.file: tuple = ()                           # stat of the configuration that `configured` was read from
+        self.file: tuple = ()                           # stat of the files that the next two were read from
         self.configured: dict[str, dict[str, str]] = {}
         self.tried: set[str] = set()                    # tunnels whose peers gateway-peers looks for
         self.listener: Any = None
@@ -1376,8 +1376,8 @@ _JOURNAL = ["journalctl", "--unit=ipsec", "--output=cat", "--no-pager", "--show-
 
 def _read_configuration(watch: _Watch) -> None:
     try:
-        found = os.stat(CONFIGURATION)
-        sign = (found.st_ino, found.st_mtime_ns, found.st_size)
+        files = [os.stat(path) for path in (CONFIGURATION, TRIED) if path == CONFIGURATION or os.path.exists(path)]
+        sign = tuple((found.st_ino, found.st_mtime_ns, found.st_size) for found in files)
         if sign != watch.file:
             sections = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
             # The file that Debian's package installs has no connection.

@@ -204,40 +204,53 @@ def test_those_who_come_from_anywhere_are_told_apart(monkeypatch, changes, kind,
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
-    (peer("any", "203.0.113.5"), "bern:peer:address: any, 203.0.113.5: any is every address already; give any alone, or "
-     "leave it out"),
-    (peer("any", initiate=True), "bern:initiate: true: nobody knows where to call a peer that comes from any address; "
-     "leave it out, or give the peer's address or name"),
-    (peer("any", peer__id=GONE), "bern:peer:id: is missing; a site-to-site connection needs the peer's id"),
-    (peer("bern.example", peer__id=GONE), "bern:peer:id: is missing; a site-to-site connection needs the peer's id"),
-    (peer("any", peer__id="C=CH, CN=bern"), "bern:peer:id: C=CH, CN=bern: the secret of a peer from anywhere is found by "
-     "its identity, and a distinguished name is for certificates; give a name, a mail address or a key id"),
-    (peer("any", ike="ikev1"), "bern:ike: ikev1: with it the secret is chosen before the peer has said who it is; give "
-     "ike: ikev2, or auth: certificate"),
-    (peer("bern.example", initiate=False), "bern:initiate: false: this end only looks for a peer (bern.example) to call "
-     "it; give address: any, or leave initiate out"),
-    (peer("203.0.113.5", "203.0.113.6", initiate=False), "bern:initiate: false: this end only looks for a peer "
-     "(203.0.113.5, 203.0.113.6) to call it; give address: any, or leave initiate out"),
-    (peer("203.0.113.5", "2001:db8:9::5"), "bern:peer:address: 203.0.113.5, 2001:db8:9::5: these are of two IP versions, "
-     "and this end of a connection has one address; give a connection for each"),
-    (peer("203.0.113.5", "192.0.2.12"), "bern:peer:address: 192.0.2.12 is gw2's own address; give the peer's"),
-    (peer("2001:db8:9::5"), "bern:peer:address: 2001:db8:9::5 cannot be reached from 192.0.2.10; give one of the same IP "
-     "version"),
-    (peer("203.0.113.5", "203.0.113.5"), "bern:peer:address: 203.0.113.5 occurs twice; leave one out"),
-    (peer("bern"), "bern:peer:address: bern is no IP address; give one such as 192.0.2.11 or 2001:db8::11, a name such as "
+    (peer("any", "203.0.113.5"),
+     "bern:peer:address: any, 203.0.113.5: any is every address already; give any alone, or leave it out"),
+    (peer("any", initiate=True),
+     "bern:initiate: true: nobody knows where to call a peer that comes from any address; leave it out, or give the "
+     "peer's address or name"),
+    (peer("any", peer__id=GONE),
+     "bern:peer:id: is missing; a site-to-site connection needs the peer's id"),
+    (peer("bern.example", peer__id=GONE),
+     "bern:peer:id: is missing; a site-to-site connection needs the peer's id"),
+    (peer("any", peer__id="C=CH, CN=bern"),
+     "bern:peer:id: C=CH, CN=bern: the secret of a peer from anywhere is found by its identity, and a distinguished "
+     "name is for certificates; give a name, a mail address or a key id"),
+    (peer("any", ike="ikev1"),
+     "bern:ike: ikev1: with it the secret is chosen before the peer has said who it is; give ike: ikev2, or auth: "
+     "certificate"),
+    (peer("bern.example", initiate=False),
+     "bern:initiate: false: this end only looks for a peer (bern.example) to call it; give address: any, or leave "
+     "initiate out"),
+    (peer("203.0.113.5", "203.0.113.6", initiate=False),
+     "bern:initiate: false: this end only looks for a peer (203.0.113.5, 203.0.113.6) to call it; give address: any,"
+     " or leave initiate out"),
+    (peer("203.0.113.5", "2001:db8:9::5"),
+     "bern:peer:address: 203.0.113.5, 2001:db8:9::5: these are of two IP versions, and this end of a connection has "
+     "one address; give a connection for each"),
+    (peer("203.0.113.5", "192.0.2.12"),
+     "bern:peer:address: 192.0.2.12 is gw2's own address; give the peer's"),
+    (peer("2001:db8:9::5"),
+     "bern:peer:address: 2001:db8:9::5 cannot be reached from 192.0.2.10; give one of the same IP version"),
+    (peer("203.0.113.5", "203.0.113.5"),
+     "bern:peer:address: 203.0.113.5 occurs twice; leave one out"),
+    (peer("bern"),
+     "bern:peer:address: bern is no IP address; give one such as 192.0.2.11 or 2001:db8::11, a name such as "
      "branch.site.example, or any"),
-    (peer("203.0.113.0/24"), "bern:peer:address: 203.0.113.0/24 is no IP address; give one without the prefix length"),
-    (peer("169.254.1.1"), "bern:peer:address: 169.254.1.1 is no address of one host in a network; give one such as "
-     "192.0.2.11 or 2001:db8::11"),
-    (peer("any", proposals__ike="aes128-sha2_256-dh14"), "bern:proposals:ike: aes128-sha2_256-dh14 is not what "
-     "roadwarrior has, and the daemon agrees on it before it knows who of those that come from anywhere calls; give both "
-     "the same, or leave both out"),
+    (peer("203.0.113.0/24"),
+     "bern:peer:address: 203.0.113.0/24 is no IP address; give one without the prefix length"),
+    (peer("169.254.1.1"),
+     "bern:peer:address: 169.254.1.1 is no address of one host in a network; give one such as 192.0.2.11 or "
+     "2001:db8::11"),
+    (peer("any", proposals__ike="aes128-sha2_256-dh14"),
+     "bern:proposals:ike: aes128-sha2_256-dh14 is not what roadwarrior has, and the daemon agrees on it before it "
+     "knows who of those that come from anywhere calls; give both the same, or leave both out"),
     ({**peer("any"), "connections/more": {**MORE, "peer": {**MORE["peer"], "address": "more.example"}}},
-     "more:peer:id: gateway.bern.example is the peer of the connection bern too, and a peer from anywhere is known by "
-     "nothing else; give each its own, or one of them all the subnets"),
+     "more:peer:id: gateway.bern.example is the peer of the connection bern too, and a peer from anywhere is known "
+     "by nothing else; give each its own, or one of them all the subnets"),
     ({**peer("any", peer__id="anna.example"), "connections/roadwarrior/persons": {"anna.example": "198.51.100.129"}},
-     "bern:peer:id: anna.example is a person of the connection roadwarrior too, and whoever comes from anywhere is known "
-     "by nothing else; give each its own"),
+     "bern:peer:id: anna.example is a person of the connection roadwarrior too, and whoever comes from anywhere is "
+     "known by nothing else; give each its own"),
 ])
 def test_places_that_can_not_work(changes, expected):
     found = mistakes("winterthur", gone(changes))
