@@ -130,7 +130,8 @@ def issue_gateway(site: str) -> dict[str, Any]:
     Issue a site's gateway certificate, the same for both nodes, into the site's pillar: pillar/secrets/issued/SITE.sls.
 
     Args:
-        site: the site's name; its ``identity:id`` and its external virtual addresses become the certificate's names.
+        site: the site's name; its ``identity:id``, the ``local:id`` of its connections with certificates and its
+            external virtual addresses become the certificate's names.
 
     Returns:
         ``certificate``, ``written`` and ``next`` (what to do now).
