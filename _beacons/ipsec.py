@@ -9,7 +9,8 @@ Reports when the IPsec daemon, a tunnel, or a certificate is not as it should be
 
 ``ipsec.glance`` looks at the daemon and never waits; this beacon judges what it returns. On the standby no tunnel is
 expected. On the active node, a site-to-site tunnel that was up here and goes down is reported at once; one that has not
-come up yet is reported after the grace time. Roadwarriors come and go as they like: that is reported as information.
+come up yet is reported after the grace time, and so is one whose peer may come back at another address. Roadwarriors
+come and go as they like: that is reported as information.
 
 ``_ERROR_COUNTERS`` lists which of the kernel's counters (Documentation/networking/xfrm_proc) count as errors. It leaves
 out counters that anybody on the internet can raise, and those that a tunnel raises merely by being down: packets
@@ -154,6 +155,7 @@ class Watch:
         self.up: set[str] = set()               # tunnels that are up, by the daemon's last answer
         self.was_up = set(memory.get("up", []))
         self.down = set(memory.get("down", []))     # reported as down
+        self.missed: dict[str, float] = {}      # since when a tunnel is down whose peer may come back elsewhere
         self.people: dict[str, str] | None = memory.get("people")
         self.leaving: dict[str, float] = {}
         self.serves: bool | None = None
@@ -262,8 +264,7 @@ class Watch:
 
     def missing(self, seen: Glance) -> bool:
         """Whether this node serves and a site-to-site tunnel is not up, by the daemon's last answer."""
-        return seen["serves"] and any(each["peer"] != "%any" and name not in self.up
-                                      for name, each in seen["tunnels"].items())
+        return seen["serves"] and any(each["site"] and name not in self.up for name, each in seen["tunnels"].items())
 
     def ask_for_adopted(self, now: float) -> None:
         """
@@ -281,13 +282,17 @@ class Watch:
 
     def _tunnels(self, seen: Glance, now: float, grace: float, conditions: dict) -> None:
         expected = {name for name, each in seen["tunnels"].items()
-                    if seen["serves"] and each["peer"] != "%any"}
+                    if seen["serves"] and each["site"]}
         if now - self.since < _BELIEVED_SECONDS:
             expected -= self.adopted - self.up
         self.was_up = (self.was_up | self.up) & expected
         self.down &= expected - self.up
         late = now - max(self.since, self.started) >= grace
-        self.down |= {name for name in expected - self.up if late or name in self.was_up}
+        # A line that gets a new address every night, or a second line that takes over, is no fault for a moment.
+        self.missed = {name: self.missed.get(name, now) for name in expected - self.up
+                       if seen["tunnels"][name]["moves"]}
+        self.down |= {name for name in expected - self.up if (late or name in self.was_up)
+                      and now - self.missed.get(name, float("-inf")) >= grace}
         for name in self.down:
             each = seen["tunnels"][name]
             cause = "it was up on this node" if name in self.was_up else "it has not come up on this node"
@@ -299,7 +304,7 @@ class Watch:
         """Report who has come and gone. A roadwarrior who calls again within a moment was never away."""
         here: dict[str, str] = {}
         for name, each in answer["connections"].items():
-            if name in seen["tunnels"] and seen["tunnels"][name]["peer"] == "%any":
+            if name in seen["tunnels"] and not seen["tunnels"][name]["site"]:
                 here |= {f"{name}/{sa['peer_id'] or sa['peer']}": sa["peer"] for sa in each["sas"]}
         if self.people is None:
             # After a takeover, or at the first look: they are here already, and did not just come.

@@ -116,14 +116,15 @@ class _Identity(NamedTuple):
 # reading and checking what pillar holds
 
 
-def inspect(pillar: str, identity: str = "") -> dict[str, Any]:
+def inspect(pillar: str, identity: str | list[str] = "") -> dict[str, Any]:
     """
     Read and check an identity in pillar, without writing anything.
 
     pillar
         The path of the identity in pillar, such as ``gateway_secrets:certificates:gateway``.
     identity
-        The DNS name (or address) by which peers know the holder; it must be in the certificate.
+        By what peers know the holder, one or several: DNS names, addresses and mail addresses must be among the
+        certificate's subjectAltNames, a distinguished name must be its subject.
 
     Returns the public facts: ``fingerprint`` (SHA-256, hex), ``subject``, ``issuer``, ``names``,
     ``not_before`` and ``not_after`` (ISO 8601, UTC), ``key`` (such as "ec 256") and ``authorities`` (the same facts of
@@ -139,7 +140,7 @@ def inspect(pillar: str, identity: str = "") -> dict[str, Any]:
     return _facts(loaded.certificate) | {"authorities": [_facts(each) for each in loaded.authorities]}
 
 
-def _load(pillar: str, identity: str) -> _Identity:
+def _load(pillar: str, identity: str | list[str]) -> _Identity:
     source = _from_pillar(pillar)
     if not isinstance(source, dict):
         raise _error(pillar, "is no mapping of pkcs12 and passphrase, or of certificate, key and chain")
@@ -245,7 +246,7 @@ def _whole(thing: _Thing) -> _Thing:
     return thing
 
 
-def _check(pillar: str, key: object, certificate: x509.Certificate, identity: str) -> _PrivateKey:
+def _check(pillar: str, key: object, certificate: x509.Certificate, identity: str | list[str]) -> _PrivateKey:
     """The key, if an identity can use it with this certificate. Raises CommandExecutionError if not."""
     if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
         raise _error(pillar, "has a key that is neither RSA nor EC; the IPsec daemon signs with nothing else")
@@ -260,10 +261,20 @@ def _check(pillar: str, key: object, certificate: x509.Certificate, identity: st
     weak = _weakness(certificate)
     if weak:
         raise _error(pillar, f"is too weak: {weak}; make a new one")
-    if identity and identity not in _names(certificate):
-        raise _error(pillar, f"is for {', '.join(_names(certificate)) or 'no name'}, not for {identity}: "
-                             "its subjectAltName must hold the gateway's identity")
+    for each in [identity] if isinstance(identity, str) else identity:
+        if "=" in each and _parts(each) != _parts(certificate.subject.rfc4514_string()):
+            raise _error(pillar, f"has the subject {certificate.subject.rfc4514_string()}, not {each}: a distinguished "
+                                 "name as the gateway's identity must be its certificate's subject")
+        if each and "=" not in each and each not in _names(certificate):
+            raise _error(pillar, f"is for {', '.join(_names(certificate)) or 'no name'}, not for {each}: "
+                                 "its subjectAltName must hold the gateway's identity")
     return key
+
+
+def _parts(subject: str) -> list[str]:
+    """A distinguished name in comparable form: RFC 4514 begins with the last part, ipsec.conf with the first."""
+    return sorted(re.sub(r"^\s*(?:E|1\.2\.840\.113549\.1\.9\.1)=", "emailAddress=", part).strip()
+                  for part in re.split(r"(?<!\\),", subject))
 
 
 def _check_issuer(pillar: str, certificate: x509.Certificate, authorities: tuple[x509.Certificate, ...]) -> None:
@@ -718,7 +729,7 @@ def _known() -> list[_Entry]:
     return [] if damaged() else _entries()
 
 
-def state_of(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
+def state_of(name: str, pillar: str, identity: str | list[str] = "", store: str = "nss") -> dict[str, Any]:
     """
     Compare an identity in pillar with the store, ``nss`` or ``swanctl``.
 
@@ -765,7 +776,7 @@ def _compare(name: str, wanted: _Identity) -> dict[str, Any]:
     }
 
 
-def install(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
+def install(name: str, pillar: str, identity: str | list[str] = "", store: str = "nss") -> dict[str, Any]:
     """
     Bring an identity from pillar into the store, ``nss`` or ``swanctl``, as ``name``; no-op if it is already there.
 

@@ -15,9 +15,12 @@ import base64
 import binascii
 import copy
 import difflib
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 try:
@@ -26,6 +29,18 @@ except ImportError:  # the lab reads sites without Salt
     CommandExecutionError = RuntimeError
 
 __virtualname__ = "gateway"
+
+
+def _load_peers() -> ModuleType:
+    # Trap: Salt's loader knows no import between its modules, and skips a file whose name begins with _.
+    spec = importlib.util.spec_from_file_location("gateway_peers", Path(__file__).with_name("_peers.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_peers = _load_peers()
 
 # Characters above U+FFFF become two surrogates in JSON, which no YAML reader takes: one of them breaks every SLS that
 # has the settings in it. The others start a comment or a line, or are no characters.
@@ -226,7 +241,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "bonds": bonds,
         "virtual": virtual,
         "ping_nodes": full["ping_nodes"],
-        "identity": full["identity"],
+        "identity": {**full["identity"], "certified": _peers.certified(full["connections"].values(), full["identity"])},
         "connections": [_connection(full, name) for name in full["connections"]],
         "heartbeat": heartbeat,
         "agent": _agent(full, node, peer, virtual, heartbeat) if heartbeat["agent"] else None,
@@ -293,19 +308,21 @@ def _primary(full: dict, side: str, node: str) -> str:
 def _connection(full: dict, name: str) -> dict:
     """One connection, with the settings of both ends complete."""
     connection = full["connections"][name]
-    peer = connection["peer"]
     site_to_site = connection["kind"] == "site-to-site"
+    called = site_to_site and connection["peer"]["address"] != [_peers.ANY]
+    own = _peers.own_identity(connection, full["identity"])
     result = {
         "name": name,
         "kind": connection["kind"],
         "ike": connection["ike"],
-        "local": {**_local(full, name), **full["identity"]},
+        "local": {**_local(full, name), "id": own, "id_kind": _peers.kind_of(own),
+                  "certificate": full["identity"]["certificate"]},
         "auth": connection["auth"],
         "subject": connection["subject"] or "",
         "pool": connection["pool"],
         "persons": connection["persons"],
         "dns": connection["dns"],
-        "initiate": site_to_site if connection["initiate"] is None else connection["initiate"],
+        "initiate": called if connection["initiate"] is None else connection["initiate"],
         "dpd": connection["dpd"],
         "proposals": connection["proposals"],
         "lifetime": connection["lifetime"],
@@ -313,7 +330,7 @@ def _connection(full: dict, name: str) -> dict:
         **_size(full, connection),
     }
     if site_to_site:
-        result["peer"] = {key: peer[key] for key in ("address", "id", "subnets")}
+        result["peer"] = _peers.other_end(connection)
     return result
 
 
@@ -332,10 +349,11 @@ def _size(full: dict, connection: dict) -> dict:
 def _local(full: dict, name: str) -> dict:
     """The address and the subnets of this end of a connection."""
     connection = full["connections"][name]
-    peer, local = connection["peer"]["address"], connection["local"]["address"]
+    local = connection["local"]["address"]
     virtual = full["bonds"].get("external", {}).get("virtual", [])
     if not local:
-        local = next((address for address in virtual if not peer or _version(address) == _version(peer)), "")
+        versions = {_version(each) for each in _peers.given_addresses(connection)}
+        local = next((address for address in virtual if not versions or _version(address) in versions), "")
     far = connection["peer"]["subnets"] or _inner(connection)
     # A roadwarrior that gets no address from here uses its own outer address in the tunnel.
     versions = {_version(network) for network in far} or {_version(local)}
@@ -640,7 +658,7 @@ def _check_rules(full: dict) -> Iterator[Mistake]:
 
 
 def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
-    """Each connection, without regard to the others."""
+    """Each connection, and those that may come from anywhere together."""
     for name, connection in full["connections"].items():
         path = f"gateway:connections:{name}"
         if connection["kind"] == "site-to-site":
@@ -649,20 +667,23 @@ def _check_connections(full: dict, given: dict) -> Iterator[Mistake]:
             yield from _check_roadwarrior(path, connection, given["connections"][name])
             if connection["ike"] == "ikev2":
                 yield from _check_reach(path, _local(full, name)["subnets"])
+        yield from _peers.check_identities(path, connection, full["identity"])
         yield from _check_local(path, connection, full)
         yield from _check_ike(path, connection)
+    yield from _peers.check_strangers(full["connections"],
+                                      {name: _local(full, name)["address"] for name in full["connections"]})
 
 
 def _check_site_to_site(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
     """The peer is given, is not this gateway, and gets no addresses from here."""
     peer, own = connection["peer"], _own_addresses(full)
-    for key in ("address", "id", "subnets"):
+    for key in ("address", "subnets"):
         if not peer[key]:
             yield f"{path}:peer:{key}", f"is missing; a site-to-site connection needs the peer's {key}"
-    if peer["address"] in own:
-        yield f"{path}:peer:address", f"{peer['address']} is {own[peer['address']]}; give the peer's"
-    if peer["id"] and peer["id"] == full["identity"]["id"]:
-        yield f"{path}:peer:id", f"{peer['id']} is this site's own; give the peer's"
+    for each in peer["address"]:
+        if each in own:
+            yield f"{path}:peer:address", f"{each} is {own[each]}; give the peer's"
+    yield from _peers.check_addresses(path, connection)
     for key in ("pool", "persons", "dns"):
         if connection[key]:
             yield f"{path}:{key}", f"{_list(connection[key])}: that is for roadwarriors; leave it out"
@@ -716,14 +737,15 @@ def _check_local(path: str, connection: dict, full: dict) -> Iterator[Mistake]:
     """This end is a virtual IP, and both ends have the same IP versions, outside and inside."""
     virtual = full["bonds"].get("external", {}).get("virtual", [])
     networks = full["bonds"].get("internal", {}).get("networks", [])
-    address, peer = connection["local"]["address"], connection["peer"]["address"]
+    address = connection["local"]["address"]
     if not virtual or not networks:
         return
     if address and address not in virtual:
         yield f"{path}:local:address", f"{address} is no external virtual address; give one of {_list(virtual)}"
     use = [address] if address else virtual
-    if peer and _version(peer) not in map(_version, use):
-        yield f"{path}:peer:address", f"{peer} cannot be reached from {_list(use)}; give one of the same IP version"
+    for peer in _peers.given_addresses(connection):
+        if _version(peer) not in map(_version, use):
+            yield f"{path}:peer:address", f"{peer} cannot be reached from {_list(use)}; give one of the same IP version"
     far = connection["peer"]["subnets"] or _inner(connection)
     there = {_version(network) for network in far}
     for subnet in connection["local"]["subnets"]:
@@ -1007,7 +1029,15 @@ def _check_secrets(full: dict, secrets: object) -> Iterator[Mistake]:
         yield from _check_word("heartbeat:key", _at(secrets, "heartbeat", "key"), file, r"[^\s\"'#]+")
     for name, connection in connections.items():
         if connection["auth"] == "psk":
-            yield from _check_word(f"psk:{name}", _at(secrets, "psk", name), file, r"[^\"\x00-\x1f\x7f]+")
+            given = _peers.secrets_of(connection, _at(secrets, "psk", name))
+            if given is None:
+                yield f"gateway_secrets:psk:{name}", (
+                    f"is a list; give one secret, or in {file} one for each address of a peer that has several "
+                    f"addresses and no id")
+            for number, secret in enumerate(given or []):
+                place = f"psk:{name}" if len(given) == 1 else f"psk:{name}:{number}"
+                yield from _check_word(place, secret, file, r"[^\"\x00-\x1f\x7f]+")
+    yield from _peers.check_told_apart(connections, full["identity"], _at(secrets, "psk"))
     if any(connection["auth"] == "certificate" for connection in connections.values()):
         name = full["identity"]["certificate"]
         yield from _check_certificate(name, _at(secrets, "certificates", name), file)
@@ -1282,6 +1312,16 @@ def _network(value: object, _rule: dict) -> str:
     return str(network)
 
 
+def _identity(value: object, _rule: dict) -> str:
+    """Who an end of a connection is."""
+    return str(_peers.identity(_string(value)))
+
+
+def _peer(value: object, _rule: dict) -> str:
+    """Where the other end of a connection is."""
+    return str(_peers.address(_string(value)))
+
+
 def _pool(value: object, rule: dict) -> str:
     """A range of addresses, FIRST-LAST."""
     text = _string(value)
@@ -1317,6 +1357,8 @@ _SPECIAL = {
     "address": (_address, "an IPv4 or IPv6 address of one host, without a prefix length"),
     "group": (_group, "an IPv4 multicast group"),
     "network": (_network, "a network with its prefix length, such as 192.0.2.0/26 or 2001:db8::/64"),
+    "identity": (_identity, _peers.RIGHT),
+    "peer": (_peer, "an address, a DNS name such as branch.site.example, or any"),
     "pool": (_pool, "a network, or a range of addresses first-last"),
     "server": (_server, "an address or a name such as time.site.example"),
 }

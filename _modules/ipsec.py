@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -35,6 +36,10 @@ CONFIGURATION = "/etc/ipsec.conf"
 # How often the daemon looks for new revocation lists, in seconds. NSS keeps in memory what it knows of a list, even
 # that there is none. Neither --rereadall nor --fetchcrls makes it look again (5.2): only the daemon's timer does.
 LISTS_EVERY = 15
+# How long a place of a peer with several has to answer, at least, in seconds: its first packet may be lost.
+_LEAST_PATIENCE_SECONDS = 10
+# What gateway-peers does (peers/); `glance` reads it.
+TRIED = "/etc/ipsec.d/gateway-peers.json"
 # The connections that the running daemon has. Its service writes the file at each start, reload() keeps it up to date.
 LOADED = "/run/pluto/gateway-loaded.conf"
 SETUP = "config setup"
@@ -46,6 +51,8 @@ _RESTART_SECONDS = 180
 
 # What Debian ships, for a host without a daemon (test=True before the first run).
 _DEBIAN = {11: "4.3", 12: "4.10", 13: "5.2"}
+
+_ANY = "any"        # peer:address in the settings, where no address is known
 
 # Both ends of a pair of gateways propose the same group first, so no round trip is lost on INVALID_KE_PAYLOAD.
 # Without this list 4.10 begins with MODP2048 and 5.2 with DH19.
@@ -166,10 +173,9 @@ def sections(settings: dict[str, Any]) -> dict[str, dict[str, str]]:
     """
     major = _major()
     connections = settings["connections"]
-    persons = any(connection["persons"] for connection in connections)
     found = {SETUP: _setup(settings)}
     for connection in connections:
-        found.update(_tunnels(connection, major, settings["site"], persons))
+        found.update(_tunnels(connection, major, settings["site"], connections))
     return found
 
 
@@ -191,15 +197,21 @@ def _setup(settings: dict[str, Any]) -> dict[str, str]:
     return options
 
 
-def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -> dict[str, dict[str, str]]:
-    """The sections of one connection. `persons`: whether any connection of the site lists persons."""
+def _tunnels(connection: dict[str, Any], major: int, site: str,
+             connections: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The sections of one connection. `connections`: all of the site."""
     own = _as_text(connection["options"])
     common = _options(connection, major, site)
     found = {}
-    if persons and connection["kind"] == "roadwarrior" and common["authby"] == "ecdsa":
+    branches = any(_from_anywhere(each) and each["kind"] == "site-to-site" and each["auth"] == "certificate"
+                   for each in connections)
+    strangers = branches or any(each["persons"] for each in connections)
+    concerned = connection["auth"] == "certificate" or connection["kind"] == "site-to-site"
+    if strangers and concerned and _from_anywhere(connection) and connection["ike"] == "ikev2" \
+            and _has_ec_key(connections):
         # Trap: 5.2 knows the issuers of RSA keys only (get_ca() in peer_id.c). A client's first message is matched to
         # some connection; with another kind of key 5.2 would not switch to the one that the certificate fits...
-        if connection["persons"]:
+        if connection["auth"] == "certificate" and (branches or connection["persons"]):
             common["rightca"] = "%any"
         # ...and a site that calls would be switched from its own connection, where the issuer counts, to this one. The
         # daemon does not switch to a connection that is another kind of server. With IKEv2 and certificates the option
@@ -215,6 +227,17 @@ def _tunnels(connection: dict[str, Any], major: int, site: str, persons: bool) -
             options = {**common, "rightid": identity, "connalias": _alias(connection)}
             found.update(_numbered(name, {**options, **own}, pairs))
     return found
+
+
+def _from_anywhere(connection: dict[str, Any]) -> bool:
+    """Whether the daemon knows no address of the other end: a roadwarrior, or a peer that may come from anywhere."""
+    return connection["kind"] == "roadwarrior" or connection["peer"]["address"] == _ANY
+
+
+def _has_ec_key(connections: list[dict[str, Any]]) -> bool:
+    """Whether the gateway signs with ECDSA."""
+    certificate = next((each["local"]["certificate"] for each in connections if each["auth"] == "certificate"), "")
+    return bool(certificate) and _signature(certificate, "ikev2") == "ecdsa"
 
 
 def _numbered(name: str, common: dict[str, str], pairs: list[dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -291,7 +314,7 @@ def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str
     certificate = connection["auth"] == "certificate"
     options = {"keyexchange": ike} if major >= 5 else {"ikev2": "yes" if ike == "ikev2" else "no"}
     options["left"] = local["address"]
-    options["leftid"] = f"@{local['id']}"
+    options["leftid"] = _identity(local)
     if certificate:
         options |= {"leftcert": local["certificate"], "leftsendcert": "always"}
         options["authby"] = _signature(local["certificate"], ike)
@@ -311,12 +334,16 @@ def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str
             options["modecfgdns"] = ",".join(connection["dns"])
         options["rekey"] = "no"  # the client renews the keys; it may be behind NAT, and only it can call
     else:
-        options |= {"right": connection["peer"]["address"], "rightid": f"@{connection['peer']['id']}"}
+        peer = connection["peer"]
+        options |= {"right": "%any" if peer["address"] == _ANY else peer["address"], "rightid": _identity(peer)}
         if certificate:
             options["rightca"] = "%same"
+        if peer["address"] == _ANY:
+            options["rekey"] = "no"  # as with a roadwarrior: only the peer can call
+            initiates = False
     if ike == "ikev2":
         options["mobike"] = "no"  # would announce the node's own address to the peer
-    options |= _liveness(connection, major)
+    options |= _liveness(connection, major, initiates)
     options["ike"] = ",".join(connection["proposals"]["ike"] or _PROPOSALS[ike]["ike"])
     options["esp"] = ",".join(esp_proposals(connection))
     options["ikelifetime"] = f"{connection['lifetime']['ike']}s"
@@ -340,6 +367,80 @@ def esp_proposals(connection: dict[str, Any]) -> list[str]:
         salt-call ipsec.esp_proposals '{ike: ikev2, proposals: {esp: []}}'
     """
     return connection["proposals"]["esp"] or _PROPOSALS[connection["ike"]]["esp"]
+
+
+def _identity(end: dict[str, Any]) -> str:
+    """
+    The identity of an end (`id`, `id_kind`) as ipsec.conf and ipsec.secrets have it.
+
+    atoid() in lib/libswan/id.c (ipsec.conf(5), leftid): "@" before a name, or it would be looked up; "@[" before the
+    text of a key id and "@#" before its bytes; in quotes what has blanks.
+    """
+    text = end["id"]
+    if end["id_kind"] == "key":
+        text = text.removeprefix("keyid:")
+        return f"@#{text[2:]}" if text.startswith("0x") else f"@[{text}]"
+    return {"name": f"@{text}", "subject": f'"{text}"'}.get(end["id_kind"], text)
+
+
+def shared_secrets(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """
+    The entries of ipsec.secrets(5): ``local`` and ``peer``, between whom a secret holds; ``pillar``, its path; and
+    ``number``: which one, where there is a list, one for each address of a peer that is known by its address.
+
+    settings
+        What ``gateway.settings`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call slsutil.renderer string="{{ salt['ipsec.shared_secrets'](salt['gateway.settings']()) | yaml(false) }}"
+    """
+    return [{"local": _identity(each["local"]), "peer": peer, "pillar": f"gateway_secrets:psk:{each['name']}",
+             "number": number}
+            for each in settings["connections"] if each["auth"] == "psk"
+            for number, peer in enumerate(_peer_identities(each) if each["kind"] == "site-to-site" else ["%any"])]
+
+
+def _peer_identities(connection: dict[str, Any]) -> list[str]:
+    """Who the peer may say it is: where it is known by its addresses, any of them."""
+    peer = connection["peer"]
+    return peer["tried"] if peer["follows"] and peer["tried"] else [_identity(peer)]
+
+
+def tried(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """
+    The connections whose peer has several addresses or a name, for gateway-peers (``peers/``), which calls them.
+
+    settings
+        What ``gateway.settings`` returns.
+
+    Returns for each ``name``; ``local``, the address of this end; ``patience``, the seconds that a place has to
+    answer; ``places``, in order: ``host`` (an address, or a name to look up) and ``id`` (the peer's identity there);
+    and ``tunnels``: the options of each by name, without ``right`` and ``rightid``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call slsutil.renderer string="{{ salt['ipsec.tried'](salt['gateway.settings']()) | yaml(false) }}"
+    """
+    found = []
+    for each in settings["connections"]:
+        places = each["peer"]["tried"] if each["kind"] == "site-to-site" else []
+        if not places:
+            continue
+        # As to a peer at one address: while it is called, this is an ordinary connection.
+        sections = _tunnels({**each, "peer": {**each["peer"], "address": ""}}, _major(), settings["site"], [each])
+        found.append({
+            "name": each["name"], "local": each["local"]["address"],
+            "patience": max(each["dpd"]["timeout"], _LEAST_PATIENCE_SECONDS),
+            "places": [{"host": place, "id": place if each["peer"]["follows"] else _identity(each["peer"])}
+                       for place in places],
+            "tunnels": {name: {key: value for key, value in options.items() if key not in ("right", "rightid")}
+                        for name, options in sections.items()}})
+    return found
 
 
 def _own_subject(connection: dict[str, Any]) -> str:
@@ -431,7 +532,7 @@ def _signature(certificate: str, ike: str) -> str:
     return "rsasig"
 
 
-def _liveness(connection: dict[str, Any], major: int) -> dict[str, str]:
+def _liveness(connection: dict[str, Any], major: int, initiates: bool) -> dict[str, str]:
     """How a dead peer is noticed. IKEv1: DPD (RFC 3706). IKEv2: a request, retransmitted until retransmit-timeout."""
     dpd = connection["dpd"]
     options = {"dpddelay": f"{dpd['delay']}s"}
@@ -441,7 +542,7 @@ def _liveness(connection: dict[str, Any], major: int) -> dict[str, str]:
         options["retransmit-timeout"] = f"{dpd['timeout']}s"
     if major < 5:
         # 5.x has no dpdaction: what this end started is started again, everything else is cleared
-        options["dpdaction"] = "restart" if connection["initiate"] else "clear"
+        options["dpdaction"] = "restart" if initiates else "clear"
     return options
 
 
@@ -501,8 +602,9 @@ def tunnels(settings: dict[str, Any]) -> list[dict[str, Any]]:
         pairs = [] if _listed_only(connection) else _pairs(connection)
         names = list(_numbered(connection["name"], {}, pairs)) if pairs else []
         names += [_alias(connection)] if connection["persons"] else []
-        found += [{"name": name, "connection": connection["name"], "initiate": connection["initiate"]}
-                  for name in names]
+        # The daemon itself can not call a peer of which the file has no address: gateway-peers does.
+        initiate = connection["initiate"] and not _from_anywhere(connection)
+        found += [{"name": name, "connection": connection["name"], "initiate": initiate} for name in names]
     return found
 
 
@@ -538,7 +640,8 @@ def parse(text: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     section: dict[str, str] = {}
     for line in text.splitlines():
-        content = line.split("#", 1)[0].rstrip()
+        # Trap: a "#" in a word starts no comment: the bytes of a key id are @#00ff10.
+        content = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].rstrip()
         if not content:
             continue
         if not content[0].isspace():
@@ -963,10 +1066,21 @@ def adopted() -> list[dict[str, Any]]:
         if found and Path(path).exists():
             sections |= parse(Path(path).read_text(encoding="utf-8"))
     for each in found:
-        name = next((name for name, its in sections.items() if its.get("right") == each["peer"]), "")
-        if not each["tunnel"] and name:
+        # By the networks: a peer may be at another address than the file has, and two of them behind one router.
+        behind = [name for name, its in sections.items() if its.get("rightsubnet") == _as_network(each["inner"])]
+        at = [name for name, its in sections.items() if its.get("right") == each["peer"]]
+        name = next(iter([name for name in behind if name in at] or behind or ([] if each["tunnel"] else at)), "")
+        if name:
             each |= {"tunnel": name, "peer_id": sections[name].get("rightid", name)}
     return found
+
+
+def _as_network(text: str) -> str:
+    """An inner address or network as ipsec.conf has networks; "" for anything else."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        return ""
 
 
 def _clients(lines: list[str]) -> list[dict[str, Any]]:
@@ -1141,8 +1255,9 @@ class _Watch:
     """What is remembered from one look to the next."""
 
     def __init__(self) -> None:
-        self.file: tuple = ()                           # stat of the configuration that `configured` was read from
+        self.file: tuple = ()                           # stat of the files that the next two were read from
         self.configured: dict[str, dict[str, str]] = {}
+        self.tried: set[str] = set()                    # tunnels whose peers gateway-peers looks for
         self.listener: Any = None
         self.heard = True                               # something happened, so the daemon is to be asked
         self.jobs: dict[str, Any] = {}
@@ -1172,8 +1287,10 @@ class Listening(TypedDict):
 class Tunnel(TypedDict):
     """What the configuration says about a tunnel."""
 
-    peer: str           # "%any" for roadwarriors
+    peer: str           # "%any" for roadwarriors, and for peers that may come from anywhere
     calls: bool         # whether this end calls
+    site: bool          # whether a network is behind the peer: no roadwarrior
+    moves: bool         # whether the peer may be at another address when it comes back
 
 
 class Answer(TypedDict):
@@ -1218,7 +1335,8 @@ def glance() -> Glance | None:
     - ``process``: whether the daemon's process exists, None while it need not exist yet; ``pid``; ``hung``: True when
       the daemon left two rounds of questions in a row without an answer
     - ``serves``: whether this node holds an address that the connections use; ``addresses``: all these addresses
-    - ``tunnels``: by name ``peer`` ("%any" for roadwarriors) and ``calls`` (whether this end calls)
+    - ``tunnels``: by name ``peer`` ("%any" where its address is not known), ``calls`` (whether this end calls),
+      ``site`` (whether it leads to another site) and ``moves`` (whether the peer may come back at another address)
     - ``gone``: tunnels whose last SA has certainly gone since the last look
     - ``answer``: what the daemon has answered since the last look, None without an answer: ``connections`` as in
       :py:func:`status`, ``listening``, ``fixed`` (the one address that it must listen on, "" when there are several),
@@ -1237,8 +1355,10 @@ def glance() -> Glance | None:
     _read_configuration(watch)
     if not watch.configured:
         return None
-    tunnels: dict[str, Tunnel] = {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start"}
-               for name, options in watch.configured.items() if name != SETUP}
+    tunnels: dict[str, Tunnel] = {
+        name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start" or name in watch.tried,
+               "site": "rightsubnet" in options, "moves": options.get("right") == "%any" or name in watch.tried}
+        for name, options in watch.configured.items() if name != SETUP}
     addresses = sorted(_local_addresses(watch.configured))
     pid, serves = _pid(), any(map(_is_held, addresses))
     if serves and (not watch.serves or pid != watch.pid):
@@ -1291,14 +1411,23 @@ _JOURNAL = ["journalctl", "--unit=ipsec", "--output=cat", "--no-pager", "--show-
 
 def _read_configuration(watch: _Watch) -> None:
     try:
-        found = os.stat(CONFIGURATION)
-        sign = (found.st_ino, found.st_mtime_ns, found.st_size)
+        files = [os.stat(path) for path in (CONFIGURATION, TRIED) if path == CONFIGURATION or os.path.exists(path)]
+        sign = tuple((found.st_ino, found.st_mtime_ns, found.st_size) for found in files)
         if sign != watch.file:
             sections = parse(Path(CONFIGURATION).read_text(encoding="utf-8"))
             # The file that Debian's package installs has no connection.
             watch.file, watch.configured = sign, sections if sections.keys() - {SETUP, "%default"} else {}
+            watch.tried = _sought()
     except (OSError, KeyError):
         watch.file, watch.configured = (), {}
+
+
+def _sought() -> set[str]:
+    """The tunnels whose peers gateway-peers looks for, of its file."""
+    try:
+        return {name for each in json.loads(Path(TRIED).read_text(encoding="utf-8")) for name in each["tunnels"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _pid() -> int:

@@ -130,7 +130,8 @@ def issue_gateway(site: str) -> dict[str, Any]:
     Issue a site's gateway certificate, the same for both nodes, into the site's pillar: pillar/secrets/issued/SITE.sls.
 
     Args:
-        site: the site's name; its ``identity:id`` and its external virtual addresses become the certificate's names.
+        site: the site's name; its ``identity:id``, the ``local:id`` of its connections with certificates and its
+            external virtual addresses become the certificate's names.
 
     Returns:
         ``certificate``, ``written`` and ``next`` (what to do now).
@@ -296,10 +297,10 @@ def _new_gateway(authority: _Authority, site: str) -> dict[str, Any]:
     settings = _settings(site)
     nickname, identity = settings["identity"]["certificate"], settings["identity"]["id"]
     _pillar.refuse_handwritten(_pillar_file("issued", site).parent.parent / f"{site}.sls", nickname)
-    names: list[x509.GeneralName] = [x509.DNSName(identity)]
     # Windows looks for the address that it connects to.
-    names += [x509.IPAddress(ipaddress.ip_address(each["address"])) for each in settings["virtual"]
-              if each["side"] == "external"]
+    certified = [identity, *settings["identity"]["certified"],
+                 *(each["address"] for each in settings["virtual"] if each["side"] == "external")]
+    names = [_general_name(site, each) for each in dict.fromkeys(certified)]
     issued = _issue(authority, "gateway", site, identity, names)
     passphrase = _certificate.new_passphrase()
     packed = _certificate.packed(authority, issued, nickname, passphrase, pkcs12.PBES.PBESv2SHA256AndAES256CBC)
@@ -309,6 +310,19 @@ def _new_gateway(authority: _Authority, site: str) -> dict[str, Any]:
     _note(authority.folder, [issued.record])
     written = _write(_pillar_file("issued", site), text.encode())
     return {"certificate": _facts(issued.certificate), "written": written, "next": _apply(site)}
+
+
+def _general_name(site: str, identity: str) -> x509.GeneralName:
+    """An identity of the gateway as its certificate holds it."""
+    if "=" in identity or identity.startswith("keyid:"):
+        raise _refuse(f"{site}: {identity} can not be the gateway's identity with a certificate of this authority, "
+                      f"which names gateways by subjectAltNames; give a DNS name, an address or a mail address")
+    if "@" in identity:
+        return x509.RFC822Name(identity)
+    try:
+        return x509.IPAddress(ipaddress.ip_address(identity))
+    except ValueError:
+        return x509.DNSName(identity)
 
 
 def _issue_roadwarriors(site: str, names: list[str], connection: str | None, version: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def __virtual__() -> bool | tuple[bool, str]:
     return True
 
 
-def present(name: str, pillar: str, identity: str = "", store: str = "nss") -> dict[str, Any]:
+def present(name: str, pillar: str, identity: str | list[str] = "", store: str = "nss") -> dict[str, Any]:
     """
     An identity is in the store, under this name, with its key and its trusted authorities.
 
@@ -47,7 +47,8 @@ def present(name: str, pillar: str, identity: str = "", store: str = "nss") -> d
     pillar
         Path of the identity in pillar.
     identity
-        The name by which peers know the gateway; it must be in the certificate.
+        By what peers know the gateway, one or several; each must be in the certificate (see
+        :py:func:`certs.inspect <modules.certs.inspect>`).
     store
         ``nss``, Libreswan's database, or ``swanctl``, strongSwan's folders.
     """

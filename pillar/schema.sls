@@ -128,7 +128,7 @@ gateway_schema:
     required: true
     about: "How the gateway shows who it is. Both nodes are the same to a peer."
     keys:
-      id: {type: fqdn, required: true,
+      id: {type: identity, required: true,
            about: "Its name in IKE, one of the certificate's subjectAltNames; without a leading @.",
            counterpart: "`leftid` in ipsec.conf"}
       certificate: {type: name, default: gateway,
@@ -157,6 +157,9 @@ gateway_schema:
             address: {type: address, derived: "the first external virtual address of the peer's IP version",
                       about: "One of the external virtual addresses.",
                       counterpart: "`left` in ipsec.conf"}
+            id: {type: identity, derived: "gateway:identity:id",
+                 about: "How the peer knows this end, such as its public address.",
+                 counterpart: "`leftid` in ipsec.conf"}
             subnets: {type: list, of: network,
                       derived: "the internal networks of the IP versions that the pool or the peer's subnets have",
                       about: "What the other end may reach. For roadwarriors one network. 0.0.0.0/0 and ::/0:
@@ -165,11 +168,14 @@ gateway_schema:
         peer:
           about: "The other end of a site-to-site connection."
           keys:
-            address: {type: address,
-                      about: "Its address. Required for site-to-site.",
+            address: {type: list, of: peer, default: [], max: 8,
+                      about: "Its address. Several are called in this order until one answers; a DNS name is looked up
+                        again when the peer is lost; any is for a peer that calls from wherever it is. Required for
+                        site-to-site.",
                       counterpart: "`right` in ipsec.conf"}
-            id: {type: fqdn,
-                 about: "Its name in IKE, without a leading @. Required for site-to-site.",
+            id: {type: identity, derived: "with psk: its address",
+                 about: "Who it says it is: a DNS name, an address, a mail address, a distinguished name or a key id.
+                   Required with certificates: one of its subjectAltNames, or its subject.",
                  counterpart: "`rightid` in ipsec.conf"}
             subnets: {type: list, of: network, default: [],
                       about: "The networks behind it. Required for site-to-site.",

@@ -4,7 +4,7 @@ openswan_certificate_{{ certificate }}:
   certs.present:
     - name: {{ certificate }}
     - pillar: gateway_secrets:certificates:{{ certificate }}
-    - identity: {{ gateway.identity.id }}
+    - identity: {{ gateway.identity.certified | json }}
     - require:
       - pkg: openswan_packages
     - onchanges_in:

@@ -18,7 +18,7 @@ openswan_admits:
     - source: salt://openswan/files/ipsec.secrets.jinja
     - template: jinja
     - context:
-        connections: {{ gateway.connections | json }}
+        secrets: {{ salt['ipsec.shared_secrets'](gateway) | json }}
     - mode: '0600'
     - user: root
     - group: root

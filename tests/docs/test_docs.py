@@ -121,6 +121,32 @@ def test_sites_in_the_documents_are_valid(gateway, schema, site):
             assert gateway.find_mistakes({**whole, key: {**whole.get(key, {}), **value}}, schema) == []
 
 
+PEERS = blocks((TREE / "docs/peers.md").read_text(), "yaml")
+
+
+@pytest.mark.parametrize("block", PEERS, ids=[re.search(r"connections:\s+(\w+):", each)[1] for each in PEERS])
+def test_peers_in_the_documents_are_valid(gateway, schema, site, block):
+    """Each with its secret is a part of the example site, and needs all of its lines."""
+    part = yaml.safe_load(block)
+    (name, connection), = part["gateway"]["connections"].items()
+    its = site("winterthur")
+    its["connections"][name] = connection
+    secrets = {"heartbeat": {"key": "0123456789abcdef"}, **part["gateway_secrets"],
+               "certificates": {"gateway": {"pkcs12": "MIIB", "passphrase": ""}}}
+    assert gateway.find_mistakes(its, schema, secrets=secrets) == []
+    for node in its["nodes"]:
+        made = gateway.derive(its, schema, node)["connections"][-1]
+        assert made["name"] == name and made["initiate"] == (connection["peer"]["address"] != "any")
+    assert len(gateway.find_mistakes(its, schema, secrets={**secrets, "psk": {}})) == 1
+
+
+def test_all_peers_in_the_documents_are_one_site(gateway, schema, site):
+    its = site("winterthur")
+    its["connections"] |= {name: each for block in PEERS
+                           for name, each in yaml.safe_load(block)["gateway"]["connections"].items()}
+    assert len(its["connections"]) == 8 and gateway.find_mistakes(its, schema) == []
+
+
 def test_the_smallest_site_is_the_smallest(gateway, schema):
     """Nothing can be left out of it."""
     whole = yaml.safe_load(blocks(INSTALL, "yaml")[0])["gateway"]

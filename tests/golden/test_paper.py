@@ -59,6 +59,7 @@ def functions(node: str) -> dict[str, Callable]:
         "gateway.settings": lambda: settings(node),
         "ipsec.sections": ipsec.sections,
         "ipsec.tunnels": ipsec.tunnels,
+        "ipsec.shared_secrets": ipsec.shared_secrets,
         "heartbeat.haresources": heartbeat.haresources,
         "heartbeat.agent_json": heartbeat.agent_json,
         "kernel_options.loadable": list,

@@ -83,7 +83,8 @@ def test_only_what_is_under_salt_is_listed(salt_):
     listed = set(salt_.call("laptop.winterthur", "cp.list_master"))
     under = {str(path.relative_to(salt_.tree / "salt")) for path in (salt_.tree / "salt").rglob("*") if path.is_file()}
     linked = {f"{folder}/{path.name}" for folder in LINKED for path in (salt_.tree / folder).glob("*.py")}
-    linked |= {f"heartbeat/{folder}/{path.name}" for folder in ("agent", "sessions")
+    linked |= {f"{formula}/{folder}/{path.name}" for formula, folder in (
+        ("heartbeat", "agent"), ("heartbeat", "sessions"), ("openswan", "peers"))
                for path in (salt_.tree / folder).iterdir() if path.is_file()}
     assert {"top.sls", "_modules/gateway.py", "heartbeat/agent/run"} <= listed
     assert listed == under | linked

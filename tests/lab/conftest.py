@@ -31,8 +31,8 @@ LOG_LINES_SHOWN = 60          # of each gateway's log, with a test that fails
 # fails is tried once more, after the lab has come to rest (lab/__main__.py: how often in all). Modules are not here if
 # a second try would find what the first one has repaired.
 RERUN_MODULES = {"test_alerts", "test_beacon_ipsec", "test_beacons", "test_bonding", "test_disk", "test_faults",
-                 "test_fencing", "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_takeover",
-                 "test_tunnels"}
+                 "test_fencing", "test_both_sites", "test_heartbeat_anew", "test_nat", "test_paths", "test_peers",
+                 "test_takeover", "test_tunnels"}
 REST_SECONDS = 20
 APPLIED_WITHIN_SECONDS = 1800 # a lane waits this long for the lane that begins with bare hosts
 

@@ -8,7 +8,8 @@ from salt.exceptions import CommandExecutionError
 
 from tests.conftest import give_time
 
-TUNNELS = {"bern": {"peer": "192.0.2.74", "calls": False}, "roadwarrior": {"peer": "%any", "calls": False}}
+TUNNELS = {"bern": {"peer": "192.0.2.74", "calls": False, "site": True, "moves": False},
+           "roadwarrior": {"peer": "%any", "calls": False, "site": False, "moves": True}}
 DATE = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC)
 
 
@@ -66,6 +67,22 @@ def test_nothing_is_told_of_what_is_well(daemon):
 def test_nothing_is_said_of_tunnels_before_the_daemon_was_asked(module):
     daemon = Daemon(module)
     assert daemon.second() == {} and "tunnel_down" in daemon.unknown
+
+
+@pytest.mark.parametrize("peer", ["%any", "203.0.113.5"])
+def test_a_peer_that_may_come_back_elsewhere_has_the_grace_time(daemon, monkeypatch, peer):
+    """A branch on a line that gets a new address every night; a peer with a second line."""
+    monkeypatch.setitem(TUNNELS, "bern", {"peer": peer, "calls": peer != "%any", "site": True, "moves": True})
+    assert daemon.second(answer(bern=[sa()])) == {}
+    assert daemon.second(answer()) == {} and daemon.second(answer(), 29) == {}
+    assert daemon.second(answer(bern=[sa(2)]), 1) == {} and not daemon.once     # it is no roadwarrior
+    assert daemon.second(answer()) == {} and daemon.second(answer(), 29) == {}
+    found = daemon.second(answer(), 2)["tunnel_down:bern"]
+    waits = "the peer calls" if peer == "%any" else "this end calls"
+    assert (found["severity"], found["cause"]) == ("critical", f"it was up on this node; {waits}")
+    assert found["facts"] == {"peer": peer, "kind": "site-to-site"}
+    daemon.serves = False
+    assert daemon.second(answer()) == {}
 
 
 def test_a_tunnel_that_was_up_here_is_told_at_once(daemon):

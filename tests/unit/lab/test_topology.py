@@ -13,7 +13,7 @@ from tests.conftest import EXAMPLES, TREE
 def own(tmp_path, monkeypatch):
     """The folder for an operator's own sites, in a temporary tree."""
     (tmp_path / "pillar/sites").mkdir(parents=True)
-    for path in ("pillar/schema.sls", "_modules/gateway.py"):
+    for path in ("pillar/schema.sls", "_modules/gateway.py", "_modules/_peers.py"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(TREE / path, tmp_path / path)
     monkeypatch.setattr(topology, "TREE", tmp_path)

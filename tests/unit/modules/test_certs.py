@@ -207,6 +207,17 @@ def test_the_identity_must_be_in_the_certificate(certs):
         certs.inspect("a", "gateway.bern.example")
 
 
+def test_every_identity_must_be_in_the_certificate(certs):
+    """A connection may have one of its own; a distinguished name is compared with the subject, in either order."""
+    certs.pillar = {"a": bundle()}
+    subject = certs.inspect("a")["subject"]
+    assert certs.inspect("a", ["gateway.winterthur.example", subject, ", ".join(reversed(subject.split(",")))])
+    for wrong, said in ((["gateway.winterthur.example", "192.0.2.99"], "not for 192.0.2.99"),
+                        ([f"{subject}, O=Other"], "has the subject .* must be its certificate's subject")):
+        with pytest.raises(CommandExecutionError, match=said):
+            certs.inspect("a", wrong)
+
+
 def test_nothing_is_read_from_a_database_that_is_not_there(certs, monkeypatch, tmp_path):
     monkeypatch.setattr(certs, "DATABASE", str(tmp_path / "nss"))
     certs.pillar = {"a": bundle()}

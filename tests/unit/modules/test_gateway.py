@@ -115,10 +115,11 @@ ONE_MISTAKE = [
     # characters that would break a file
     ("winterthur", {"identity/id": "gateway.example\nconn evil"},
      "gateway:identity:id: 'gateway.example\\nconn evil' does not fit; give a name such as gateway.site.example, "
-     "without a leading @"),
+     "an address, a mail address, a subject such as C=CH, O=Example, CN=gateway, or keyid:TEXT or keyid:0xHEX, without "
+     "a leading @"),
     ("winterthur", {"identity/id": "@gateway.example"},
-     "gateway:identity:id: @gateway.example does not fit; give a name such as gateway.site.example, without a "
-     "leading @"),
+     "gateway:identity:id: @gateway.example does not fit; give a name such as gateway.site.example, an address, a mail "
+     "address, a subject such as C=CH, O=Example, CN=gateway, or keyid:TEXT or keyid:0xHEX, without a leading @"),
     ("winterthur", {"identity/certificate": 'gate"way'},
      'gateway:identity:certificate: gate"way does not fit; give a letter, then letters, digits, - and _, '
      "63 characters at most"),
@@ -598,7 +599,7 @@ def test_a_site_without_mistakes_loses_no_section(data):
         for each in data.draw(st.lists(name, min_size=1, max_size=3, unique=True))}
     whole = changed("winterthur", {"connections": connections})
     made = [section for one in GATEWAY.derive(whole, SCHEMA, "gw1")["connections"] for section in
-            IPSEC._tunnels(one, 5, "winterthur", True)]
+            IPSEC._tunnels(one, 5, "winterthur", [one])]
     full = GATEWAY._complete(whole, SCHEMA)
     said = [tunnel for each, its in full["connections"].items() for _, tunnel in GATEWAY._tunnel_names(each, its)]
     aliases = [f"{each}-persons" for each, its in connections.items() if its["persons"]]
@@ -822,10 +823,11 @@ def test_a_monitor_is_of_one_kind(settings):
 def test_connections(settings):
     roadwarrior, bern = settings("winterthur", "gw2")["connections"]
     assert roadwarrior["local"] == {"address": "192.0.2.10", "subnets": ["198.51.100.0/26"],
-                                    "id": "gateway.winterthur.example", "certificate": "gateway"}
+                                    "id": "gateway.winterthur.example", "id_kind": "name", "certificate": "gateway"}
     assert roadwarrior["pool"] == ["198.51.100.192-198.51.100.223"]
     assert "peer" not in roadwarrior and roadwarrior["initiate"] is False
-    assert bern["peer"] == {"address": "192.0.2.74", "id": "gateway.bern.example", "subnets": ["198.51.100.64/26"]}
+    assert bern["peer"] == {"address": "192.0.2.74", "id": "gateway.bern.example", "id_kind": "name",
+                            "follows": False, "tried": [], "subnets": ["198.51.100.64/26"]}
     assert bern["initiate"] is False
     assert settings("bern", "gw-a")["connections"][1]["initiate"] is True
 

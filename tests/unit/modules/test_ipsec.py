@@ -629,6 +629,40 @@ def test_a_revoked_client_without_a_tunnel_goes_too(ipsec, monkeypatch, version)
     assert daemon.asked == [["whack", "--deleteid", "--name", "CN=road1.example"]]
 
 
+BRANCHES = """conn bern
+    right=192.0.2.74
+    rightid=@gateway.bern.example
+    rightsubnet=198.51.100.64/26
+conn branch1
+    right=%any
+    rightid=@branch1.example
+    rightsubnet=10.1.0.0/24
+conn branch2
+    right=%any
+    rightid=@[branch2]
+    rightsubnet=10.2.0.0/24
+"""
+
+
+@pytest.mark.parametrize(("inner", "peer", "told", "is_of"), [
+    ("198.51.100.64/26", "192.0.2.74", "", ("bern", "@gateway.bern.example")),
+    # two behind one router: by the address they would be one
+    ("10.1.0.0/24", "203.0.113.9", "branch2", ("branch1", "@branch1.example")),
+    ("10.2.0.0/24", "203.0.113.9", "", ("branch2", "@[branch2]")),
+    # at its second address
+    ("198.51.100.64/26", "203.0.113.7", "", ("bern", "@gateway.bern.example")),
+    ("198.51.100.192/32", "192.0.2.50", "roadwarrior", ("roadwarrior", "CN=anna")),
+    ("198.51.100.200/32", "192.0.2.74", "", ("bern", "@gateway.bern.example")),
+])
+def test_a_tunnel_that_was_taken_over_is_known_by_its_networks(ipsec, monkeypatch, inner, peer, told, is_of):
+    Path(ipsec.CONFIGURATION).write_text(BRANCHES)
+    monkeypatch.setitem(ipsec.__salt__, "sessions.adopted", lambda: [
+        {"inner": inner, "peer": peer, "peer_id": "CN=anna" if told == "roadwarrior" else "", "tunnel": told,
+         "since": 1}])
+    (found,) = ipsec._adopted()
+    assert (found["tunnel"], found["peer_id"]) == is_of
+
+
 def test_a_name_compares_in_either_order(ipsec):
     assert ipsec._plain("CN=anna,OU=winterthur,O=Example") == ipsec._plain("O=Example, OU=winterthur, CN=anna")
     assert ipsec._plain("@anna.example") == ipsec._plain("anna.example") != ipsec._plain("bert.example")
@@ -697,6 +731,21 @@ class Beside:
         if text is None:
             text = recorded(f"{self.version}-{ {'traffic': 'trafficstatus'}.get(name, name)}-{self.state}")
         return {"retcode": self.code, "stdout": text}
+
+
+def test_what_the_files_say_of_each_tunnel(beside, ipsec, monkeypatch, tmp_path):
+    monkeypatch.setattr(ipsec, "TRIED", str(tmp_path / "peers.json"))
+    with (tmp_path / "ipsec.conf").open("a") as file:
+        file.write("conn branch\n    left=192.0.2.10\n    right=%any\n    rightsubnet=10.1.0.0/24\n    auto=add\n")
+
+    def said(name: str) -> tuple:
+        return tuple(beside.second()["tunnels"][name][key] for key in ("peer", "calls", "site", "moves"))
+
+    assert said("branch") == ("%any", False, True, True) and said("roadwarrior") == ("%any", False, False, True)
+    (tmp_path / "peers.json").write_text('[{"tunnels": {"branch": {}}}]')        # Salt writes it after the other
+    assert said("branch") == ("%any", True, True, True)
+    (tmp_path / "peers.json").write_text("[{")
+    assert said("branch") == ("%any", False, True, True)
 
 
 @pytest.fixture(params=["4.10", "5.2"])

@@ -207,6 +207,22 @@ def test_a_gateways_certificate_is_what_the_gateway_accepts(bare, kind, key, key
         assert secret not in str(done)
 
 
+@pytest.mark.parametrize(("own", "names"), [
+    ("203.0.113.1", ["gateway.winterthur.example", "203.0.113.1", "192.0.2.10"]),
+    ("192.0.2.10", ["gateway.winterthur.example", "192.0.2.10"]),
+    ("vpn@winterthur.example", ["gateway.winterthur.example", "vpn@winterthur.example", "192.0.2.10"]),
+    ("CN=gateway", None),
+])
+def test_a_gateways_certificate_has_every_identity_that_a_peer_is_told(authority, own, names):
+    file = authority.pillar / "sites/winterthur.sls"
+    file.write_text(file.read_text().replace("initiate: false", f"local: {{id: {own}}}", 1))
+    done = authority.issue_gateway("winterthur")
+    if names is None:
+        assert "CN=gateway can not be the gateway's identity" in done["mistakes"][0]
+    else:
+        assert done["certificate"]["names"] == names
+
+
 def test_profiles(authority):
     authority.issue_roadwarrior("winterthur", "anna")
     key, certificate, chain = opened(authority)
