@@ -1049,7 +1049,7 @@ def adopted() -> list[dict[str, Any]]:
 
     Returns:
         What :py:func:`sessions.adopted` returns. The daemon that made them says of another site's tunnel neither its
-        address nor its network; by its address it is one of the connections here.
+        address nor its network; by its networks or its address it is one of the connections here.
 
     Raises:
         CommandExecutionError: the process that has them does not run or does not answer.

@@ -659,7 +659,7 @@ def test_a_tunnel_that_was_taken_over_is_known_by_its_networks(ipsec, monkeypatc
     monkeypatch.setitem(ipsec.__salt__, "sessions.adopted", lambda: [
         {"inner": inner, "peer": peer, "peer_id": "CN=anna" if told == "roadwarrior" else "", "tunnel": told,
          "since": 1}])
-    (found,) = ipsec._adopted()
+    (found,) = ipsec.adopted()
     assert (found["tunnel"], found["peer_id"]) == is_of
 
 
