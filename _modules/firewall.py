@@ -29,6 +29,9 @@ _MARK = "Written by Salt (state firewall.applied); what is changed here is lost.
 # Naming the table first makes the delete work without one. It is all one transaction: no packet passes unfiltered.
 _WITHOUT = "table inet gateway\ndelete table inet gateway\n"
 _COMMAND_SECONDS = 30
+_WHOLE = {4: "0.0.0.0/0", 6: "::/0"}
+# Trap: with a port of the gateway's own daemons, such as 4500, one peer could get what is meant for the IPsec daemon.
+_TRANSLATED_PORTS = "10000-65535"
 # Rules count at once, so heartbeats that are missing for longer than the longest keepalive (2 s) are cut off.
 _PEER_SECONDS = 3.0
 # nft(8), INCLUDING FILES. The others are skipped: quoted texts and comments.
@@ -47,12 +50,13 @@ def rules(settings: dict) -> dict:
     """
     The data for the ruleset's template, from ``gateway.settings``, by IP version.
 
-    Returns ``external`` and ``internal`` (the bonds' names), ``heartbeat_port``, ``log_dropped``, ``extra`` (further
-    rules by chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``. Each
-    of these has ``ip`` and ``icmp`` (nft's words for this IP version), ``tunnels`` (``name``, ``local``, ``remote``),
-    and lists of networks that do not overlap: ``ike`` (the addresses on which the IPsec daemon serves), ``ssh_from``,
-    ``neighbours``, ``pings`` (the ping nodes), and ``inside`` (networks that are never the source of clear text from
-    outside).
+    Returns ``external`` and ``internal`` (the bonds' names), ``clamped`` (whether any tunnel's MSS is lowered),
+    ``outward`` (whether anything is translated), ``heartbeat_port``, ``log_dropped``, ``extra`` (further rules by
+    chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``. Each of these
+    has ``ip`` and ``icmp`` (nft's words for this IP version), ``tunnels`` (``name``, ``local``, ``remote``, ``mss``),
+    ``outward`` (see :func:`_outward`), and lists of networks that do not overlap: ``ike`` (the addresses on which the
+    IPsec daemon serves), ``ssh_from``, ``neighbours``, ``pings`` (the ping nodes), and ``inside`` (networks that are
+    never the source of clear text from outside).
 
     CLI Example:
 
@@ -70,9 +74,10 @@ def rules(settings: dict) -> dict:
             given = [*connection["pool"], *(each for addresses in connection["persons"].values() for each in addresses)]
             remote = _networks([*given, *connection.get("peer", {}).get("subnets", [])], version)
             if connection["kind"] == "roadwarrior" and not given:
-                remote = [{4: "0.0.0.0/0", 6: "::/0"}[version]]      # these clients keep their own address
+                remote = [_WHOLE[version]]      # these clients keep their own address
             if local and remote:
-                tunnels.append({"name": connection["name"], "local": local, "remote": remote})
+                tunnels.append({"name": connection["name"], "local": local, "remote": remote,
+                                "mss": _mss(connection, version)})
         families.append({
             "ip": word, "icmp": icmp,
             "ike": _networks([v["address"] for v in settings["virtual"] if v["side"] == "external"], version),
@@ -81,15 +86,47 @@ def rules(settings: dict) -> dict:
             "neighbours": _networks([net for bond in settings["bonds"] for net in bond["networks"]], version),
             "pings": _networks(settings["ping_nodes"], version),
             "tunnels": tunnels,
+            "outward": _outward(settings, version, tunnels, inner),
         })
     return {
         "external": sides["external"]["name"], "internal": sides["internal"]["name"], "families": families,
+        "clamped": any(family["tunnels"] for family in families),
+        "outward": any(family["outward"] for family in families),
         "heartbeat": _heartbeat_paths(settings), "heartbeat_port": settings["heartbeat"]["port"],
         "sessions": settings["sessions"]["paths"] if settings["sessions"] else [],
         "sessions_port": settings["sessions"]["port"] if settings["sessions"] else 0,
         "log_dropped": settings["firewall"]["log_dropped"],
         "extra": settings["firewall"]["extra"],
     }
+
+
+def _outward(settings: dict, version: int, tunnels: list[dict], inner: list[str]) -> dict:
+    """
+    What leaves outside in clear text, and under which address, where some peers send everything through their tunnel.
+
+    Returns ``sources`` (those peers' networks), ``to`` (the virtual address), ``ports`` (the same with the ports that
+    translated connections may have) and ``kept`` (networks that are behind a tunnel or inside: to these nothing leaves
+    in clear text); {} where nobody sends everything.
+    """
+    addresses = [each["address"] for each in settings["virtual"] if each["side"] == "external"
+                 and ipaddress.ip_address(each["address"]).version == version]
+    sources = [net for tunnel in tunnels if _WHOLE[version] in tunnel["local"] for net in tunnel["remote"]]
+    if not sources or not addresses:
+        return {}
+    to = addresses[0]
+    return {"sources": _networks(sources, version), "to": to,
+            "ports": f"{f'[{to}]' if version == 6 else to}:{_TRANSLATED_PORTS}",
+            "kept": _networks([*inner, *(net for tunnel in tunnels for net in tunnel["remote"])], version)}
+
+
+def _mss(connection: dict, version: int) -> int:
+    """The largest TCP segment, of this IP version inside, that may go through a connection's tunnels."""
+    outer = ipaddress.ip_address(connection["local"]["address"]).version
+    fits = __salt__["tunnel_sizes.segment"](connection["mtu"], outer, version,
+                                            __salt__["ipsec.esp_proposals"](connection))
+    said = connection["mss"]
+    # What a site says is for IPv4; IPv6's header is 20 bytes longer.
+    return min(fits, said - (20 if version == 6 else 0)) if said else fits
 
 
 def _networks(texts: list[str], version: int) -> list[str]:

@@ -102,6 +102,9 @@ _NEEDED_BY = {"firewall": ("nftables",), "heartbeat": ("heartbeat", "heartbeat-a
 _NEEDED_UNLESS = {"networkd": ("ifup", "networking"), "ifupdown": ("systemd-networkd",)}
 # Names that Linux keeps for itself: the loopback interface, and what stands for every interface in /proc/sys/net.
 _NO_BOND = ("lo", "all", "default")
+_WHOLE = ("0.0.0.0/0", "::/0")
+# What comes over the internet is no larger: Ethernet's (IEEE 802.3), whatever a gateway's own bond takes.
+_INTERNET_MTU = 1500
 # Sections that ipsec.conf has of itself: `conn %default` and `config setup`.
 _NO_CONNECTION = ("default", "setup")
 
@@ -307,10 +310,23 @@ def _connection(full: dict, name: str) -> dict:
         "proposals": connection["proposals"],
         "lifetime": connection["lifetime"],
         "options": connection["options"],
+        **_size(full, connection),
     }
     if site_to_site:
         result["peer"] = {key: peer[key] for key in ("address", "id", "subnets")}
     return result
+
+
+def _size(full: dict, connection: dict) -> dict:
+    """
+    ``mtu``, the largest packet that the way to the other end takes, and ``mss``, the largest TCP segment if the site
+    says it itself, else 0. A connection that says one of them says all: nothing of gateway:tunnels is mixed in.
+    """
+    most = full["bonds"]["external"]["mtu"]
+    if connection["kind"] == "roadwarrior":
+        most = min(most, _INTERNET_MTU)
+    said = connection if connection["mtu"] or connection["mss"] else full["tunnels"]
+    return {"mtu": said["mtu"] or most, "mss": said["mss"] or 0}
 
 
 def _local(full: dict, name: str) -> dict:
@@ -449,6 +465,7 @@ def find_mistakes(site: object, schema: dict, nodename: str | None = None, secre
         found += [
             *_check_nodes(full, given), *_check_bonds(full), *_check_addresses(full), *_check_monitors(full, given),
             *_check_ping_nodes(full), *_check_connections(full, given), *_check_tunnels(full), *_check_persons(full),
+            *_check_sizes(full), *_check_whole(full),
             *_check_names(full), *_check_times(_timing(full, schema)), *_check_paths(full),
             *_check_way(full, given, schema), *_check_port(full), *_check_logs(full, schema), *_check_services(full),
             *_check_machine(full, nodename, minion_id), *_check_rules(full),
@@ -758,6 +775,49 @@ def _check_tunnels(full: dict) -> Iterator[Mistake]:
                         yield path, (f"{far} overlaps {taken} of the connection {other}, and a packet belongs to one "
                                      f"tunnel; give one that does not")
                 claims.append((name, key, far, near))
+
+
+def _check_whole(full: dict) -> Iterator[Mistake]:
+    """Who sends everything through the tunnel has an address that can be translated, and there is a way outside."""
+    ways = {_version(to): side for side, bond in full["bonds"].items()
+            for to in (*bond["gateway"], *(each["to"] for each in bond["routes"] if each["to"] in _WHOLE))}
+    for name, connection in full["connections"].items():
+        path = f"gateway:connections:{name}:local:subnets"
+        for network in connection["local"]["subnets"]:
+            version = _version(network)
+            if network not in _WHOLE or not full["features"]["firewall"]:
+                continue
+            if connection["kind"] == "roadwarrior" and not _inner(connection):
+                yield path, (f"{network}: what leaves outside is translated, and these clients keep addresses of "
+                             f"their own, which could be anybody's; give a pool, or the networks that are meant")
+            elif version not in ways:
+                yield path, (f"{network}: no bond has an IPv{version} gateway by which that could leave; give one, or "
+                             f"the networks that are meant")
+            elif ways[version] == "external" and not any(
+                    _version(address) == version for address in full["bonds"]["external"]["virtual"]):
+                yield path, (f"{network}: what leaves outside gets a virtual address, and the external bond has no "
+                             f"IPv{version} one; give one, or the networks that are meant")
+
+
+def _check_sizes(full: dict) -> Iterator[Mistake]:
+    """What fits through a tunnel is said once, is possible, and there is a firewall that sees to it."""
+    most = full["bonds"]["external"]["mtu"] if "external" in full["bonds"] else 0
+    places = {"gateway:tunnels": full["tunnels"]}
+    places |= {f"gateway:connections:{name}": connection for name, connection in full["connections"].items()}
+    for path, said in places.items():
+        mtu, mss = said["mtu"], said["mss"]
+        if mtu and mss:
+            yield f"{path}:mss", f"{mss} besides the mtu {mtu}: each says how large packets may be; give one of them"
+        if mtu and most and mtu > most:
+            yield f"{path}:mtu", f"{mtu} is more than the external bond's mtu {most}; give {most} or less"
+        for key in ("mtu", "mss"):
+            if said[key] and not full["features"]["firewall"]:
+                yield f"{path}:{key}", (f"{said[key]} has no effect without features:firewall, whose ruleset lowers "
+                                        f"the MSS; leave it out, and lower it in your own ruleset (docs/network.md)")
+        if "mtu" in said.get("options", {}):
+            yield f"{path}:options:mtu", (f"{_show(said['options']['mtu'])} has no effect, as the gateway's tunnels "
+                                          f"have no routes; give {path}:mtu, the largest packet on the way to the "
+                                          f"other end")
 
 
 def _check_persons(full: dict) -> Iterator[Mistake]:

@@ -317,13 +317,29 @@ def _options(connection: dict[str, Any], major: int, site: str) -> dict[str, str
     if ike == "ikev2":
         options["mobike"] = "no"  # would announce the node's own address to the peer
     options |= _liveness(connection, major)
-    for key in ("ike", "esp"):
-        options[key] = ",".join(connection["proposals"][key] or _PROPOSALS[ike][key])
+    options["ike"] = ",".join(connection["proposals"]["ike"] or _PROPOSALS[ike]["ike"])
+    options["esp"] = ",".join(esp_proposals(connection))
     options["ikelifetime"] = f"{connection['lifetime']['ike']}s"
     options["ipsec-lifetime"] = f"{connection['lifetime']['esp']}s"
     # `start`: this end calls, but only on the node that holds the address; the other node cannot.
     options["auto"] = "start" if initiates else "add"
     return options
+
+
+def esp_proposals(connection: dict[str, Any]) -> list[str]:
+    """
+    The algorithms that a connection allows for its traffic, best first, as ipsec.conf(5) writes them (esp=).
+
+    connection
+        One of the connections that ``gateway.settings`` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call ipsec.esp_proposals '{ike: ikev2, proposals: {esp: []}}'
+    """
+    return connection["proposals"]["esp"] or _PROPOSALS[connection["ike"]]["esp"]
 
 
 def _own_subject(connection: dict[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """Switches, cables and simple hosts: bridges, veth pairs and namespaces, all inside the lab's own namespace."""
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import itertools
 import json
 import subprocess
+from collections.abc import Iterator
 
 from lab.topology import HOTEL_NETWORK, ROADWARRIOR_NETWORK, Host, Namespace, Site
 
@@ -108,6 +111,33 @@ def _hotel() -> None:
     enter = ["ip", "netns", "exec", HOTEL]
     subprocess.run([*enter, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"], check=True, timeout=_SECONDS)
     subprocess.run([*enter, "nft", "-f", "-"], input=_TRANSLATE, text=True, check=True, timeout=_SECONDS)
+
+
+@contextlib.contextmanager
+def narrow(site: Site, size: int, silent: bool) -> Iterator[None]:
+    """Between a site and the street the router passes no IPv4 packet of more than `size` bytes while the block runs.
+
+    It tells the sender (RFC 1191), or with `silent` drops them and says nothing.
+    """
+    street = f"{ROADWARRIOR_NETWORK} dev street src {ROADWARRIOR_NETWORK[1]}"
+    provider = next(address for address in site.router if ":" not in address)
+    address, network = provider.split("/")[0], ipaddress.ip_interface(provider).network
+    ways = [street, f"{network} dev {site.name[:10]} src {address}"]
+    enter = ["ip", "netns", "exec", ROUTER]
+    drop = f"table ip narrow {{ chain passing {{ type filter hook forward priority 0; meta length > {size} drop; }}; }}"
+    try:
+        if silent:
+            subprocess.run([*enter, "nft", drop], check=True, timeout=_SECONDS)
+        else:
+            for way in ways:
+                ip("route", "replace", *way.split(), "proto", "kernel", "scope", "link", "mtu", str(size),
+                   namespace=ROUTER)
+        yield
+    finally:
+        if silent:
+            subprocess.run([*enter, "nft", "delete", "table", "ip", "narrow"], check=True, timeout=_SECONDS)
+        for way in () if silent else ways:
+            ip("route", "replace", *way.split(), "proto", "kernel", "scope", "link", namespace=ROUTER)
 
 
 def ping(namespace: str, target: str, count: int = 3, timeout: float = 1) -> bool:

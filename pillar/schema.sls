@@ -159,7 +159,8 @@ gateway_schema:
                       counterpart: "`left` in ipsec.conf"}
             subnets: {type: list, of: network,
                       derived: "the internal networks of the IP versions that the pool or the peer's subnets have",
-                      about: "What the other end may reach. For roadwarriors one network.",
+                      about: "What the other end may reach. For roadwarriors one network. 0.0.0.0/0 and ::/0:
+                        everything, the internet under the virtual address (docs/network.md).",
                       counterpart: "`leftsubnet`, `leftsubnets` in ipsec.conf"}
         peer:
           about: "The other end of a site-to-site connection."
@@ -234,8 +235,29 @@ gateway_schema:
           of: {type: option}
           default: {}
           about: "Further options by their ipsec.conf names. Options that would let a connection leave the virtual
-            address are not among them."
+            address are not among them. `mtu` is refused: it is for routes, which the gateway's tunnels have none of."
           counterpart: ipsec.conf
+        mtu: {type: integer, unit: bytes, min: 576, max: 65535,
+              derived: "of gateway:tunnels; else that of the external bond, for roadwarriors 1500 at most",
+              about: "The largest IP packet that the way to the other end takes, IPsec's own headers included. From it
+                follows the largest TCP segment. Needs the firewall.",
+              counterpart: "`tcp option maxseg` in the ruleset"}
+        mss: {type: integer, unit: bytes, min: 400, max: 65475,
+              derived: "of gateway:tunnels; else what fits in the mtu with the algorithms that add most",
+              about: "The largest TCP segment over IPv4; over IPv6 20 less. Instead of mtu; a number that does not fit in
+                the derived mtu is not reached. Needs the firewall.",
+              counterpart: "`tcp option maxseg` in the ruleset"}
+  tunnels:
+    about: "What fits through the tunnels, for all connections that say nothing of it: see docs/network.md."
+    keys:
+      mtu: {type: integer, unit: bytes, min: 576, max: 65535,
+            derived: "that of the external bond, for roadwarriors 1500 at most",
+            about: "As a connection's mtu.",
+            counterpart: "`tcp option maxseg` in the ruleset"}
+      mss: {type: integer, unit: bytes, min: 400, max: 65475,
+            derived: "what fits in the mtu with the algorithms that add most",
+            about: "As a connection's mss.",
+            counterpart: "`tcp option maxseg` in the ruleset"}
   heartbeat:
     required: true
     about: "How the nodes watch each other."

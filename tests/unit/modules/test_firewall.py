@@ -60,6 +60,8 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
     monkeypatch.setattr(module, "_FILE", str(tmp_path / "nftables.conf"))
     monkeypatch.setattr(module, "__salt__", {
         "cmd.run_all": nft.run_all,
+        "ipsec.esp_proposals": load_module("_modules/ipsec.py").esp_proposals,
+        "tunnel_sizes.segment": load_module("_modules/tunnel_sizes.py").segment,
         "commit_confirm.prepare": guard.prepare,
         "commit_confirm.keep_original": guard.keep_original,
         "commit_confirm.replace_file": guard.replace_file,
@@ -70,9 +72,11 @@ def module(nft: Nft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
 
 @pytest.fixture
 def whole(module, settings):
-    """The template, rendered for a node."""
-    def render(site: str, node: str, **firewall: object) -> str:
+    """The template, rendered for a node. `local`: by connection, what replaces this end's settings."""
+    def render(site: str, node: str, local: dict | None = None, **firewall: object) -> str:
         its = settings(site, node)
+        for connection in its["connections"]:
+            connection["local"].update((local or {}).get(connection["name"], {}))
         its["firewall"].update(firewall)
         template = (TREE / "salt/firewall/files/ruleset.nft.jinja").read_text()
         strict = jinja2.Environment(undefined=jinja2.StrictUndefined)
@@ -176,9 +180,12 @@ def kernel_filters() -> bool:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not kernel_filters(), reason="needs root, nft, and inet in the kernel")
+@pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize(("name", "node"), [("winterthur", "gw1"), ("bern", "gw-a")])
-def test_the_kernel_takes_the_ruleset(whole, name, node):
-    done = subprocess.run(["unshare", "--net", "nft", "--check", "--file", "-"], input=whole(name, node), text=True,
+def test_the_kernel_takes_the_ruleset(whole, name, node, everything):
+    text = whole(name, node, {"roadwarrior": {"subnets": ["0.0.0.0/0"]}} if everything else {})
+    assert ("snat ip to" in text) == everything
+    done = subprocess.run(["unshare", "--net", "nft", "--check", "--file", "-"], input=text, text=True,
                           capture_output=True, check=False, timeout=20)
     assert done.returncode == 0, done.stderr
 
@@ -210,6 +217,81 @@ def test_roadwarriors_without_a_pool_come_with_any_address(module, settings):
     its = settings("winterthur", "gw1")
     its["connections"] = [{**its["connections"][0], "pool": [], "persons": {}}]
     assert module.rules(its)["families"][0]["tunnels"][0]["remote"] == ["0.0.0.0/0"]
+
+
+def clamps(chain: str) -> dict[str, list[int]]:
+    """By networks, as source and destination, the MSS above which a chain of the ruleset lowers it, and to which."""
+    found = {}
+    for rule in rules_of(chain):
+        match = re.fullmatch(r"(.*\S)\s+tcp option maxseg size > (\d+) tcp option maxseg size set (\d+)", rule)
+        assert match, rule
+        found[match[1]] = [int(match[2]), int(match[3])]
+    return found
+
+
+def test_the_mss_is_lowered_by_network_in_both_directions(ruleset):
+    chains = ruleset("winterthur", "gw1")
+    assert clamps(chains["mss_from_tunnels"]) == {
+        "ip saddr { 198.51.100.192/27 } ip daddr { 198.51.100.0/26 }": [1398, 1398],
+        "ip saddr { 198.51.100.64/26 } ip daddr { 198.51.100.0/26 }": [1398, 1398]}
+    assert clamps(chains["mss_into_tunnels"]) == {
+        "ip saddr { 198.51.100.0/26 } ip daddr { 198.51.100.192/27 }": [1398, 1398],
+        "ip saddr { 198.51.100.0/26 } ip daddr { 198.51.100.64/26 }": [1398, 1398]}
+
+
+@pytest.mark.parametrize("name, node", SITES)
+def test_no_packet_is_accepted_or_dropped_before_its_mss_is_lowered(ruleset, name, node):
+    chains = ruleset(name, node)
+    syn = "tcp flags & (fin | syn | rst) == syn jump"
+    assert rules_of(chains["forward"])[:2] == [f"meta ipsec exists {syn} mss_from_tunnels",
+                                               f"rt ipsec exists {syn} mss_into_tunnels"]
+    assert rules_of(chains["output"])[0] == f"rt ipsec exists {syn} mss_into_tunnels"
+    rules = rules_of(chains["input"])
+    place = rules.index(f"meta ipsec exists {syn} mss_from_tunnels")
+    # of what came out of a tunnel: before this, only what no TCP is
+    assert not [rule for rule in rules[:place] if rule.endswith("accept")
+                and not rule.startswith(("meta ipsec missing", 'iifname "lo"'))]
+
+
+@pytest.mark.parametrize(("changes", "version", "mss"), [
+    ({}, 4, 1398), ({}, 6, 1378),
+    ({"mtu": 1400}, 4, 1298), ({"mtu": 1400}, 6, 1278),
+    ({"mss": 1240}, 4, 1240), ({"mss": 1240}, 6, 1220),
+    ({"mss": 1450}, 4, 1398),                                               # does not fit
+    ({"local": {"address": "2001:db8::a"}}, 4, 1378),                       # 20 more outside
+    ({"proposals": {"esp": ["aes_gcm256", "aes256-sha2_512"]}}, 4, 1366),
+    ({"ike": "ikev1"}, 4, 1382),                                            # AES-CBC among its defaults
+])
+def test_the_mss_of_a_connection(module, settings, changes, version, mss):
+    assert module._mss({**settings("winterthur", "gw1")["connections"][0], **changes}, version) == mss
+
+
+def test_a_site_without_tunnels_has_no_chains_for_them(module, settings):
+    its = settings("winterthur", "gw1")
+    its["connections"] = []
+    template = jinja2.Template((TREE / "salt/firewall/files/ruleset.nft.jinja").read_text())
+    assert "mss_" not in template.render(rules=module.rules(its))
+
+
+def test_who_sends_everything_leaves_outside_under_the_virtual_address(module, gateway, schema, site):
+    its = site("bern")
+    its["connections"]["roadwarrior"]["local"] = {"subnets": "0.0.0.0/0"}
+    assert gateway.find_mistakes(its, schema) == []
+    four, six = module.rules(gateway.derive(its, schema, "gw-a"))["families"]
+    assert four["outward"] == {
+        "sources": ["198.51.100.224/28", "198.51.100.240"], "to": "192.0.2.74", "ports": "192.0.2.74:10000-65535",
+        # its own inside, the peer's networks, and the other roadwarriors
+        "kept": ["198.51.100.0/25", "198.51.100.224/28", "198.51.100.240"]}
+    assert six["outward"] == {}
+    # Addresses beside one another are one network in a set.
+    its["bonds"]["external"]["virtual"] = ["192.0.2.74", "192.0.2.73"]
+    assert module.rules(gateway.derive(its, schema, "gw-a"))["families"][0]["outward"]["to"] == "192.0.2.74"
+
+
+def test_nothing_is_translated_where_nobody_sends_everything(ruleset):
+    for name, node in SITES:
+        chains = ruleset(name, node)
+        assert "translate" not in chains and not re.search(r"\bct ", chains["forward"])
 
 
 def goes_well(name: str, undo: list[str], apply: Callable, keep: Callable, *_: object) -> str:

@@ -237,6 +237,38 @@ ONE_MISTAKE = [
      "gateway:connections:roadwarrior-bern: the connection roadwarrior-bern and the person bern of the connection "
      "roadwarrior would both be called roadwarrior-bern in ipsec.conf, and one would vanish; give one of them another "
      "name, or a person another connection"),
+    # everything through the tunnel
+    ("winterthur", {"connections/roadwarrior": {"kind": "roadwarrior", "local": {"subnets": "0.0.0.0/0"}}},
+     "gateway:connections:roadwarrior:local:subnets: 0.0.0.0/0: what leaves outside is translated, and these clients "
+     "keep addresses of their own, which could be anybody's; give a pool, or the networks that are meant"),
+    ("winterthur", {"connections/roadwarrior/local": {"subnets": "0.0.0.0/0"}, "bonds/external/gateway": []},
+     "gateway:connections:roadwarrior:local:subnets: 0.0.0.0/0: no bond has an IPv4 gateway by which that could leave; "
+     "give one, or the networks that are meant"),
+    ("bern", {"connections/roadwarrior/local": {"subnets": "::/0"}, "connections/roadwarrior/pool": "2001:db8:f::/112",
+              "connections/roadwarrior/persons": {}, "bonds/external/virtual": "192.0.2.74"},
+     "gateway:connections:roadwarrior:local:subnets: ::/0: what leaves outside gets a virtual address, and the "
+     "external bond has no IPv6 one; give one, or the networks that are meant"),
+    # what fits through the tunnels
+    ("winterthur", {"connections/bern/mtu": 1400, "connections/bern/mss": 1300},
+     "gateway:connections:bern:mss: 1300 besides the mtu 1400: each says how large packets may be; give one of them"),
+    ("winterthur", {"tunnels": {"mtu": 1400, "mss": 1300}},
+     "gateway:tunnels:mss: 1300 besides the mtu 1400: each says how large packets may be; give one of them"),
+    ("winterthur", {"connections/bern/mtu": 1501},
+     "gateway:connections:bern:mtu: 1501 is more than the external bond's mtu 1500; give 1500 or less"),
+    ("winterthur", {"tunnels": {"mtu": 9000}, "bonds/internal/mtu": 9000},
+     "gateway:tunnels:mtu: 9000 is more than the external bond's mtu 1500; give 1500 or less"),
+    ("winterthur", {"connections/bern/mtu": 500},
+     "gateway:connections:bern:mtu: 500 is outside 576 to 65535 bytes; give a number in between (YAML reads 0100 as 64 "
+     "and 1:20 as 80)"),
+    ("winterthur", {"connections/bern/mss": 1300, "features": {"firewall": False}},
+     "gateway:connections:bern:mss: 1300 has no effect without features:firewall, whose ruleset lowers the MSS; leave "
+     "it out, and lower it in your own ruleset (docs/network.md)"),
+    ("winterthur", {"tunnels": {"mtu": 1400}, "features": {"firewall": False}},
+     "gateway:tunnels:mtu: 1400 has no effect without features:firewall, whose ruleset lowers the MSS; leave it out, "
+     "and lower it in your own ruleset (docs/network.md)"),
+    ("winterthur", {"connections/bern/options": {"mtu": 1400}},
+     "gateway:connections:bern:options:mtu: 1400 has no effect, as the gateway's tunnels have no routes; give "
+     "gateway:connections:bern:mtu, the largest packet on the way to the other end"),
     # nodes and their machines
     ("winterthur", {"nodes": GONE},
      "gateway:nodes: is missing; The two machines, each as its `uname -n` says. The first is the preferred one, the "
@@ -802,6 +834,22 @@ def derived(site: str, node: str, changes: dict) -> dict:
     tree = changed(site, changes)
     assert GATEWAY.find_mistakes(tree, SCHEMA) == []
     return GATEWAY.derive(tree, SCHEMA, node)
+
+
+@pytest.mark.parametrize("changes, roadwarrior, bern", [
+    ({}, (1500, 0), (1500, 0)),
+    # a bond for large packets: what comes from the internet is no larger for it
+    ({"bonds/external/mtu": 9000}, (1500, 0), (9000, 0)),
+    ({"bonds/external/mtu": 1400}, (1400, 0), (1400, 0)),
+    ({"tunnels": {"mtu": 1400}}, (1400, 0), (1400, 0)),
+    ({"tunnels": {"mtu": 1400}, "connections/bern/mtu": 1480}, (1400, 0), (1480, 0)),
+    ({"tunnels": {"mtu": 1400}, "connections/bern/mss": 1200}, (1400, 0), (1500, 1200)),
+    ({"tunnels": {"mss": 1200}, "connections/bern/mtu": 1480}, (1500, 1200), (1480, 0)),
+])
+def test_what_fits_is_said_by_the_connection_then_by_the_site_then_by_the_bond(changes, roadwarrior, bern):
+    assert mistakes("winterthur", changes) == []
+    its = {each["name"]: each for each in GATEWAY.derive(changed("winterthur", changes), SCHEMA, "gw1")["connections"]}
+    assert [(its[name]["mtu"], its[name]["mss"]) for name in ("roadwarrior", "bern")] == [roadwarrior, bern]
 
 
 def test_a_connection_takes_the_ip_versions_of_its_far_end():

@@ -303,6 +303,16 @@ def test_shared_secret_needs_no_certificate(ipsec, view):
     assert "leftcert" not in ipsec.sections(settings)["bern"]
 
 
+def test_ike_fragmentation_is_on_in_every_connection_though_the_file_says_nothing(ipsec, view):
+    """RFC 7383; the default of both versions. Written down, it would load every connection again for nothing."""
+    for name, options in ipsec.sections(view("bern", "gw-a")).items():
+        assert "fragmentation" not in options, name
+    for version in ("4.10", "5.2"):
+        policies = re.findall(r'"([^"]+)": +policy: (\S+);', recorded(f"{version}-status-active"))
+        assert len(policies) >= 2
+        assert not [name for name, policy in policies if "IKE_FRAG_ALLOW" not in policy.split("+")], version
+
+
 def test_options_of_the_site_win(ipsec, view):
     def change(site):
         site["connections"]["bern"]["options"] = {"fragmentation": False, "replay-window": 256}

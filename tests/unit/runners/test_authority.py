@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 
+import jinja2
 import pytest
 import salt.config
 import tree_sitter
@@ -278,6 +279,14 @@ def test_what_windows_gets(authority):
                     "Set-VpnConnectionIPsecConfiguration", "Add-VpnConnectionRoute", "Read-Host"):
         assert command in code
     assert "ConvertTo-SecureString" not in code
+
+
+@pytest.mark.parametrize("subnets, everything", [(["198.51.100.0/26"], False), (["0.0.0.0/0"], True)])
+def test_windows_sends_everything_only_where_the_site_says_so(subnets, everything):
+    template = jinja2.Template((TREE / "salt/openswan/files/client/windows.ps1.jinja").read_text())
+    text = template.render(client={"name": "bern", "person": "anna"}, connection={
+        "local": {"id": "gateway.bern.example", "address": "192.0.2.74", "subnets": subnets}})
+    assert ("SplitTunneling = $false" in text, "Add-VpnConnectionRoute" in text) == (everything, not everything)
 
 
 def test_what_linux_gets(authority, load):
