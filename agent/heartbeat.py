@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agent.decide import Event, Peer, PeerAgent, Ping, Received
@@ -46,14 +46,12 @@ class Cluster(ctypes.Structure):
 class Heartbeat:
     """A signed-on client of heartbeat. read() returns what heartbeat reports, as events of decide.py."""
 
-    def __init__(self, node: str, peer: str, ping_nodes: tuple[str, ...], beat: Callable[[], None]) -> None:
-        """Signs on. Waits for heartbeat's answers (up to a keepalive each) and calls `beat` after each. Raises Gone."""
-        self.beat = beat
+    def __init__(self, node: str, peer: str, ping_nodes: tuple[str, ...]) -> None:
+        """Signs on. Waits for heartbeat's answers, a keepalive each or for long (agent/signon.py). Raises Gone."""
         self.node, self.peer, self.ping_nodes = node, peer, ping_nodes
         self.events: list[Event] = []
         self.links: dict[str, str] = {}
         self.echoes = 0
-        self.on = False
         self.client = ctypes.CDLL("libhbclient.so.1")
         self.plumb = ctypes.CDLL("libplumb.so.2")
         self.client.ll_cluster_new.restype = ctypes.POINTER(Cluster)
@@ -71,17 +69,13 @@ class Heartbeat:
             for name, (position, result, arguments) in OPS.items()}
         try:
             self.sign_on()
-            self.on = True
         except Gone:
             self.close()
             raise
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of OPS with its arguments as ctypes takes them."""
-        result = self.functions[name](ctypes.cast(self.cluster, P), *arguments)
-        if not self.on:
-            self.beat()
-        return result
+        return self.functions[name](ctypes.cast(self.cluster, P), *arguments)
 
     def sign_on(self) -> None:
         """Signs on, sets the callbacks, and asks for the present state of peer, ping nodes and links. Raises Gone."""

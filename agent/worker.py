@@ -28,6 +28,7 @@ from agent.probe import Probe
 from agent.processes import progress
 from agent.sessions import Sessions
 from agent.settings import Settings
+from agent.signon import SignOn
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK_SECONDS = 0.05
@@ -62,6 +63,7 @@ class Worker:
         self.fence: Job | None = None  # the last fence command; it may have ended
         self.heartbeat: Heartbeat | None = None
         self.heartbeat_fd = -1
+        self.signing: SignOn | None = None
         self.echo_sent = self.waits = 0.0  # when the last echo was sent; since when one is awaited (0: none is)
         self.echoes = 0
         self.unread = False  # heartbeat does not read this agent's messages now
@@ -204,22 +206,9 @@ class Worker:
         """Signs on to heartbeat where necessary, reads from it, and decides whether it is alive."""
         deadtime = self.settings.deadtime
         if not self.heartbeat:
-            if now < self.next_try:
+            if not self.sign_on(now):
                 return
-            self.next_try = now + 2 * TICK_SECONDS
-            try:
-                self.heartbeat = Heartbeat(self.settings.node, self.settings.peer, self.settings.ping_nodes,
-                                           self.beat)
-            except Gone as error:
-                if self.refusal != str(error):
-                    self.refusal = str(error)
-                    log("warning", f"heartbeat: {error}; trying again")
-                return
-            self.refusal = ""
-            self.heartbeat_fd = self.heartbeat.fileno()
-            self.loop.add(self.heartbeat_fd, self.on_heartbeat)
-            # Signing on takes one to ten of heartbeat's keepalives
-            self.turned = self.before = self.now = clock()
+            self.turned = clock()
             self.echo_sent = self.waits = 0.0
             self.echoes = 0
             self.handle(decide.Connected(True))
@@ -247,6 +236,29 @@ class Worker:
         if self.heartbeat and silent == self.machine.connected:
             self.handle(decide.Connected(not silent))
         self.on_heartbeat()  # the library may hold messages that poll() does not see
+
+    def sign_on(self, now: float) -> bool:
+        """Signs on to heartbeat, at every second tick if it refuses. Whether it is done."""
+        if not self.signing:
+            if now < self.next_try:
+                return False
+            self.next_try = now + 2 * TICK_SECONDS
+            its = self.settings
+            self.signing = SignOn(lambda: Heartbeat(its.node, its.peer, its.ping_nodes))
+        try:
+            self.heartbeat = self.signing.result()
+        except Gone as error:
+            self.signing = None
+            if self.refusal != str(error):
+                self.refusal = str(error)
+                log("warning", f"heartbeat: {error}; trying again")
+            return False
+        if not self.heartbeat:
+            return False
+        self.signing, self.refusal = None, ""
+        self.heartbeat_fd = self.heartbeat.fileno()
+        self.loop.add(self.heartbeat_fd, self.on_heartbeat)
+        return True
 
     def on_heartbeat(self) -> None:
         if not self.heartbeat:

@@ -74,7 +74,10 @@ class Heartbeat:
     first: tuple[Any, ...] = ()
     sent: int  # a descriptor to which each message is written, one JSON line each
 
-    def __init__(self, node: str, _peer: str, _pings: tuple[str, ...], _beat: Callable[[], None]) -> None:
+    paused = 0.0  # seconds in which it reads nothing from a new client
+
+    def __init__(self, node: str, _peer: str, _pings: tuple[str, ...]) -> None:
+        time.sleep(self.paused)
         self.node, self.echoes, self.links = node, 0, {}
         self.events = list(self.first)
         self.here, self.there = socket.socketpair()
@@ -192,8 +195,11 @@ class Agent:
 
 
 @contextlib.contextmanager
-def agent(*first: Any, settings: Settings = SETTINGS, asks: bool = True) -> Iterator[Agent]:
-    """Starts an agent whose heartbeat reports `first`. Ends it afterwards; it must have given up nothing by itself."""
+def agent(*first: Any, settings: Settings = SETTINGS, asks: bool = True, paused: float = 0.0) -> Iterator[Agent]:
+    """Starts an agent whose heartbeat reports `first`. Ends it afterwards; it must have given up nothing by itself.
+
+    `paused`: so many seconds long that heartbeat reads nothing from a new client.
+    """
     folder = Path(tempfile.mkdtemp())  # not in /run
     whack = folder / "whack"
     whack.write_text(f'#!/bin/sh\necho "$*" >>{folder}/told\n')
@@ -206,7 +212,7 @@ def agent(*first: Any, settings: Settings = SETTINGS, asks: bool = True) -> Iter
     if pid == 0:
         try:
             Heartbeat.first, Heartbeat.sent, SlowSocket.asks = first, writing, asks
-            worker.Heartbeat = Heartbeat
+            Heartbeat.paused, worker.Heartbeat = paused, Heartbeat
             worker.COMPARED_MARK = folder / "compared"
             daemon.WHACK, daemon.PIDFILE = str(whack), folder / "pluto.pid"
             # Asked once is enough: to start a command, the agent waits until the machine has time for it.
