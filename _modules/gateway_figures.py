@@ -175,7 +175,8 @@ def _heartbeat(_settings: dict) -> Iterator[Sample]:
         if now["stalls"] is not None:
             yield "gateway_agent_stalls_total", (), now["stalls"]
         if now["since"]:
-            yield "gateway_role_since_timestamp_seconds", (), datetime.fromisoformat(now["since"]).timestamp()
+            # Whole seconds: the agent works it out anew each time, from another clock.
+            yield "gateway_role_since_timestamp_seconds", (), round(datetime.fromisoformat(now["since"]).timestamp())
         if now["epoch"] is not None:
             yield "gateway_role_epoch", (), now["epoch"]
     peer = now["peer"]

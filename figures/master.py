@@ -41,8 +41,6 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 # Named from the start, because a counter that appears with 1 has not risen for Prometheus.
 OUTCOMES = ("done", "failed", "refused")
-_STATES = ("running", "queue", "failed", "refused", "stopped")
-_WORDS = {"queue": "waiting"}
 
 Sample = tuple[str, tuple[str, ...], float]
 
@@ -91,8 +89,11 @@ def of_resync(status: Mapping[str, Any], now: float) -> Iterator[Sample]:
     if not status["enabled"]:
         return      # it tells its status once, and no more
     yield "gateway_resync_last_word_timestamp_seconds", (), round(now - status["at"], 3)
-    for key in _STATES:
-        yield "gateway_resync_sites", (_WORDS.get(key, key),), sum(site != "all" for site in status[key])
+    # In the queue a site stays until its roll-out has ended.
+    sites = {"waiting": set(status["queue"]) - set(status["running"]), "running": status["running"],
+             "failed": status["failed"], "refused": status["refused"], "stopped": set(status["stopped"]) - {"all"}}
+    for state, those in sites.items():
+        yield "gateway_resync_sites", (state,), len(those)
     yield "gateway_resync_stopped", (), "all" in status["stopped"]
     yield "gateway_resync_halted", (), bool(status["halted_by"])
     yield "gateway_resync_repairs_waiting", (), len(status["drift"])

@@ -90,12 +90,14 @@ def resync(load, tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module, "clock", lambda: now[0])
     its = module.Engine(opts, decide.Config(formulas=("kernel",)))
-    for name in ("ask", "apply", "say", "raise", "rollout", "compare"):
+    begun: dict[str, decide.RollOut] = {}
+    for name in ("ask", "apply", "say", "raise", "compare"):
         monkeypatch.setattr(its, f"do_{name}", lambda _action: None)
+    monkeypatch.setattr(its, "do_rollout", lambda action: begun.update({action.site: action}))
     its.handle(decide.Inputs("tree", {SITE: "a", "bern": "b"}))
 
     def ended(site: str, outcome: str) -> None:
-        its.on_ended(module.Ended(decide.RollOut(site, "a", "changed"), [outcome, "because"], ""))
+        its.on_ended(module.Ended(begun.get(site, decide.RollOut(site, "a", "changed")), [outcome, "because"], ""))
         later(3)
 
     def later(seconds: float) -> None:
