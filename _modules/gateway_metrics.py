@@ -135,10 +135,10 @@ def serve() -> None:
                 if str(error) != last:
                     log.error("gateway-metrics: %s", error)
                 last = str(error)
-            _notify("WATCHDOG=1")
             if _sign() != sign:
                 log.info("gateway-metrics: its modules have changed: starting anew")
                 return
+        _notify("WATCHDOG=1")
         time.sleep(_LOOK_SECONDS)
 
 
@@ -200,7 +200,8 @@ def _notify(word: str) -> None:
     """Tell systemd a word, where it is this process's parent (sd_notify(3))."""
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place:
-        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+        # Without waiting: a systemd that does not read must not stop the figures.
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as way:
             way.connect("\0" + place[1:] if place.startswith("@") else place)
             way.send(word.encode())
