@@ -88,7 +88,7 @@ def show() -> str:
 
     .. code-block:: bash
 
-        salt-call --local --out=newline_values_only gateway_metrics.show
+        salt-call --local gateway_metrics.show
     """
     return _text(_settings())
 

@@ -12,10 +12,13 @@ from pathlib import Path
 from types import ModuleType
 
 TREE = Path(__file__).resolve().parent.parent
-# The tree comes last in the path, so that nothing in it shadows an installed package.
-sys.path += [root for root in [str(TREE)] if root not in sys.path]
-
-from figures import master, textfile  # noqa: E402
+# Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
+# comes first in the path, and only for these imports.
+sys.path.insert(0, str(TREE))
+try:
+    from figures import master, textfile
+finally:
+    del sys.path[0]
 
 __virtualname__ = "gateway_metrics"
 
@@ -31,7 +34,7 @@ def show() -> str:
 
     .. code-block:: bash
 
-        salt-run --out=newline_values_only gateway_metrics.show
+        salt-run gateway_metrics.show
     """
     return textfile.text(__opts__["cachedir"])
 
