@@ -95,6 +95,9 @@ class Engine:
         self.bus_pid, self.bus_pipe, self.bus_said = 0, -1, b""
         self.event: salt.utils.event.SaltEvent | None = None
         self.written = 0.0
+        # For figures: roll-outs by outcome since this process began, and when the last one was done.
+        self.rollouts: dict[str, int] = {}
+        self.last_rollout: float | None = files.read_status(opts["cachedir"]).get("last_rollout")
 
     def run(self) -> None:
         """Works for ever."""
@@ -122,7 +125,9 @@ class Engine:
         if isinstance(event, decide.Order) or clock() - self.written >= STATUS_SECONDS:
             self.written = clock()
             try:
-                files.write_status(self.opts["cachedir"], {"enabled": True, "mistakes": [], **self.machine.status()})
+                files.write_status(self.opts["cachedir"], {
+                    "enabled": True, "mistakes": [], **self.machine.status(), "rollouts": self.rollouts,
+                    "last_rollout": self.last_rollout})
             except OSError as error:
                 log.error("resync: the status can not be written: %s", error)
 
@@ -162,6 +167,9 @@ class Engine:
             log.warning("resync: %s: %s", type(action).__name__, ended.wrong)
         if isinstance(action, decide.RollOut):
             outcome, why = said or ("failed", ended.wrong)
+            self.rollouts[outcome] = self.rollouts.get(outcome, 0) + 1
+            if outcome == "done":
+                self.last_rollout = time.time()
             self.handle(decide.RolledOut(action.site, action.number, outcome, why))
         elif isinstance(action, decide.Apply):
             outcome, why = said or ("failed", ended.wrong)

@@ -55,8 +55,8 @@ def rules(settings: dict) -> dict:
     chain), ``heartbeat`` (``interface``, ``from``, ``own`` of each path over a network) and ``families``. Each of these
     has ``ip`` and ``icmp`` (nft's words for this IP version), ``tunnels`` (``name``, ``local``, ``remote``, ``mss``),
     ``outward`` (see :func:`_outward`), and lists of networks that do not overlap: ``ike`` (the addresses on which the
-    IPsec daemon serves), ``ssh_from``, ``neighbours``, ``pings`` (the ping nodes), and ``inside`` (networks that are
-    never the source of clear text from outside).
+    IPsec daemon serves), ``ssh_from``, ``scrape_from`` (who may ask for figures), ``neighbours``, ``pings`` (the ping
+    nodes), and ``inside`` (networks that are never the source of clear text from outside).
 
     CLI Example:
 
@@ -82,6 +82,8 @@ def rules(settings: dict) -> dict:
             "ip": word, "icmp": icmp,
             "ike": _networks([v["address"] for v in settings["virtual"] if v["side"] == "external"], version),
             "ssh_from": _networks(settings["firewall"]["ssh_from"], version),
+            "scrape_from": _networks(settings["metrics"]["scrape_from"] if settings["features"]["metrics"] else [],
+                                     version),
             "inside": _networks(inner, version),
             "neighbours": _networks([net for bond in settings["bonds"] for net in bond["networks"]], version),
             "pings": _networks(settings["ping_nodes"], version),

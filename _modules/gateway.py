@@ -112,7 +112,8 @@ _NEEDED = {"salt-minion": "the master would not reach this machine any more",
            **dict.fromkeys(("dbus", "dbus-broker", "systemd-journald", "systemd-logind", "systemd-modules-load",
                             "systemd-sysctl", "systemd-udevd"), "every Debian host needs it")}
 _NEEDED_BY = {"firewall": ("nftables",), "heartbeat": ("heartbeat", "heartbeat-agent"),
-              "logging": ("logrotate", "rsyslog", "syslog"), "openswan": ("ipsec",), "time": ("chrony", "chronyd")}
+              "logging": ("logrotate", "rsyslog", "syslog"), "openswan": ("ipsec",), "time": ("chrony", "chronyd"),
+              "metrics": ("prometheus-node-exporter",)}
 # What may bring the bonds up, unless network:manager is the other one.
 _NEEDED_UNLESS = {"networkd": ("ifup", "networking"), "ifupdown": ("systemd-networkd",)}
 # Names that Linux keeps for itself: the loopback interface, and what stands for every interface in /proc/sys/net.
@@ -199,9 +200,9 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         ``bonds``, ``virtual``, ``ping_nodes``, ``identity``, ``connections``, ``heartbeat`` (its key ``agent`` says
         whether the role agent decides), ``agent`` (the content of agent.json except ``daemon``; None without the
         agent), ``sessions`` (the content of sessions.json; None where tunnels are not copied), ``firewall``,
-        ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``. Times are in seconds,
-        except bond options (milliseconds) and heartbeat's times (text as ha.cf takes it). Addresses are in canonical
-        form.
+        ``network``, ``rollback``, ``kernel``, ``logging``, ``time``, ``sshd``, ``services``, ``metrics``. Times are in
+        seconds, except bond options (milliseconds) and heartbeat's times (text as ha.cf takes it). Addresses are in
+        canonical form.
 
     Raises:
         KeyError: the site has no such node.
@@ -256,6 +257,7 @@ def derive(site: dict, schema: dict, node: str) -> dict:
         "time": full["time"],
         "sshd": full["sshd"],
         "services": {"off": full["services"]["disabled"]},
+        "metrics": full["metrics"],
     }
 
 

@@ -112,6 +112,7 @@ class Glance(TypedDict):
     ping_nodes: dict[str, str]
     daemon: str
     starved: bool
+    stalls: int | None
     sessions: str
 
 
@@ -316,6 +317,7 @@ def glance() -> Glance:
         ``clock_offset``: seconds that its clock is ahead, or None); ``links`` and ``ping_nodes``: up or dead, without
         those that are not known; ``daemon``: the IPsec daemon as the agent sees it (alive, hung, dead, unknown, none),
         empty in ``paper``; ``starved``: the agent sees this machine or the other node stand still again and again;
+        ``stalls``: how many such standstills it has seen since it started, None where nobody counts them;
         ``sessions``: why tunnels would not survive a takeover now, empty when they would or the site does not want it.
 
     CLI Example:
@@ -338,7 +340,8 @@ def _glance() -> Glance:
         "role": "stopped", "way": cf.way, "running": _runs(), "agent": "", "connected": False, "since": "",
         "cause": "", "ready": False, "not_ready_because": "", "epoch": None, "held": [], "missing": [],
         "disagree": "", "peer": {"node": "", "heartbeat": "unknown", "role": "unknown", "clock_offset": None},
-        "links": {}, "ping_nodes": {}, "daemon": "", "starved": False, "sessions": ""}
+        "links": {}, "ping_nodes": {}, "daemon": "", "starved": False, "stalls": None,
+        "sessions": ""}
     if now["way"] == "agent":
         said = _ask_socket() if now["running"] else "missing"
         if isinstance(said, str):
@@ -347,7 +350,7 @@ def _glance() -> Glance:
         now["agent"], now["connected"] = "answers", said.get("heartbeat") == "alive"
         # An agent of an older release may leave some out.
         for key in ("since", "cause", "ready", "not_ready_because", "epoch", "held", "missing", "links", "ping_nodes",
-                    "daemon", "starved", "sessions"):
+                    "daemon", "starved", "stalls", "sessions"):
             now[key] = said.get(key, now[key])
         peer = said.get("peer") or {}
         for its in ("node", "heartbeat", "role", "clock_offset"):

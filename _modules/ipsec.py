@@ -1304,6 +1304,18 @@ class Answer(TypedDict):
     late: list[str]
     replays: dict[str, int]
     foreign: list[str]
+    states: list[State]
+
+
+class State(TypedDict):
+    """One ESP state of the kernel."""
+
+    tunnel: str         # "" when the daemon does not know it: a tunnel taken over from the other node
+    spi: int
+    reqid: int
+    out: bool           # from this node to the peer
+    bytes: int
+    replays: int        # packets dropped as replayed
 
 
 class Glance(TypedDict):
@@ -1343,7 +1355,8 @@ def glance() -> Glance | None:
       ``unheard`` (addresses that it must listen on to serve, and does not),
       ``unserved`` (tunnels that it does not recognise as its own, though it listens on their address),
       ``late`` (tunnels that are past the time at which their keys are renewed), ``replays`` (by tunnel, the number of
-      packets that the kernel dropped as replayed), ``foreign`` (local ends of SAs that are none of the addresses)
+      packets that the kernel dropped as replayed), ``foreign`` (local ends of SAs that are none of the addresses),
+      ``states`` (the kernel's ESP states, see :class:`State`)
     - ``journal``: new lines of the daemon's journal, read when an SA has gone
     - ``counters``: of /proc/net/xfrm_stat, every fifth second, else None
     - ``dates``: as from ``certs.dates``, when they have changed and once an hour, else None
@@ -1355,10 +1368,7 @@ def glance() -> Glance | None:
     _read_configuration(watch)
     if not watch.configured:
         return None
-    tunnels: dict[str, Tunnel] = {
-        name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start" or name in watch.tried,
-               "site": "rightsubnet" in options, "moves": options.get("right") == "%any" or name in watch.tried}
-        for name, options in watch.configured.items() if name != SETUP}
+    tunnels = _configured_tunnels(watch)
     addresses = sorted(_local_addresses(watch.configured))
     pid, serves = _pid(), any(map(_is_held, addresses))
     if serves and (not watch.serves or pid != watch.pid):
@@ -1385,6 +1395,45 @@ def glance() -> Glance | None:
             "serves": serves, "addresses": addresses, "tunnels": tunnels,
             "gone": sorted(gone), "answer": answer, "journal": lines, "counters": counters,
             "dates": _dates(watch, now)}
+
+
+def look() -> Glance | None:
+    """
+    As :py:func:`glance`, for callers that may wait: it asks the daemon now and waits for the answer, 5 s at most for
+    each of its three questions.
+
+    ``hung`` is True when a question gets no answer in time; ``gone`` and ``journal`` are empty; ``dates`` is None.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' ipsec.look
+    """
+    watch = _Watch()
+    _read_configuration(watch)
+    if not watch.configured:
+        return None
+    pid, answer, hung = _pid(), None, False
+    if pid:
+        try:
+            said = {name: __salt__["commands.run"](argv, timeout=_COMMAND_SECONDS)
+                    for name, argv in _QUESTIONS.items()}
+            if said["status"]["retcode"] == 0:
+                answer = _understood(watch, {name: each["stdout"].splitlines() for name, each in said.items()})
+        except CommandExecutionError:
+            hung = True
+    addresses = sorted(_local_addresses(watch.configured))
+    return {"process": True if pid else _has_to_run(watch), "pid": pid, "hung": hung,
+            "serves": any(map(_is_held, addresses)), "addresses": addresses, "tunnels": _configured_tunnels(watch),
+            "gone": [], "answer": answer, "journal": [], "counters": _counters(), "dates": None}
+
+
+def _configured_tunnels(watch: _Watch) -> dict[str, Tunnel]:
+    return {name: {"peer": options.get("right", ""), "calls": options.get("auto") == "start" or name in watch.tried,
+                   "site": "rightsubnet" in options, "moves": options.get("right") == "%any" or name in watch.tried}
+            for name, options in watch.configured.items() if name != SETUP}
+
 
 
 _ASK_SECONDS = 30.0             # between two times the daemon is asked, when nothing happens
@@ -1554,7 +1603,10 @@ def _understood(watch: _Watch, said: dict[str, list[str]]) -> Answer:
     unheard = _unheard(watch.configured, listening)
     return {"connections": found, "listening": listening, "late": states["late"], "replays": replays,
             "fixed": watch.configured.get(SETUP, {}).get("listen", ""), "unheard": unheard,
-            "unserved": _unserved(watch.configured, found, unheard), "foreign": foreign}
+            "unserved": _unserved(watch.configured, found, unheard), "foreign": foreign,
+            "states": [{"tunnel": tunnel_of.get(spi, ""), "spi": spi, "reqid": each["reqid"],
+                        "out": each["source"] in addresses, "bytes": each["bytes"], "replays": each["replays"]}
+                       for spi, each in kernel.items()]}
 
 
 def _local_addresses(configured: dict[str, dict[str, str]]) -> set[str]:
@@ -1617,15 +1669,22 @@ def _kernel_states(lines: list[str]) -> dict[int, dict[str, Any]]:
         src 192.0.2.74 dst 192.0.2.10
                 proto esp spi 0xed1a4b97(3977923479) reqid 16389(0x00004005) mode tunnel
                 ...
+                lifetime current:
+                  2268(bytes), 27(packets)
+                ...
                 stats:
                   replay-window 0 replay 3 failed 0
     """
     found: dict[int, dict[str, Any]] = {}
-    spi = 0
+    spi, source = 0, ""
     for line in lines:
-        if match := re.match(r"\s+proto esp spi 0x([0-9a-f]+)", line):
+        if match := re.match(r"src (\S+) dst \S+", line):
+            spi, source = 0, match[1]
+        elif match := re.match(r"\s+proto esp spi 0x([0-9a-f]+)\(\d+\) reqid (\d+)", line):
             spi = int(match[1], 16)
-            found[spi] = {"replays": 0}
+            found[spi] = {"replays": 0, "bytes": 0, "source": source, "reqid": int(match[2])}
+        elif spi and (match := re.match(r"\s+(\d+)\(bytes\), \d+\(packets\)", line)):
+            found[spi]["bytes"] = int(match[1])
         elif spi and (match := re.match(r"\s+replay-window \d+ replay (\d+) failed (\d+)", line)):
             found[spi]["replays"] = int(match[1])
     return found

@@ -87,8 +87,8 @@ def adopted() -> list[dict]:
 
     Returns:
         For each ``inner`` (the peer's network inside), ``peer`` (its address outside), ``peer_id`` (empty where nobody
-        knows), ``tunnel`` (the connection's name) and ``since`` (seconds since 1970). Empty where the site does not
-        copy tunnels.
+        knows), ``tunnel`` (the connection's name), ``since`` (seconds since 1970) and ``reqid`` (the kernel's, which
+        its states have). Empty where the site does not copy tunnels.
 
     Raises:
         CommandExecutionError: the process does not run or does not answer.

@@ -63,7 +63,8 @@ def status(site: str | None = None) -> dict[str, Any]:
     elif age is None or age > files.STALE_SECONDS:
         result = {"engine": "not running"}
     else:
-        found.pop("mistakes", None)
+        for key in ("mistakes", "rollouts", "last_rollout"):      # the last two are figures (docs/metrics.md)
+            found.pop(key, None)
         result = {"engine": "running", **found}
     if site is not None:
         wrong = _wrong(site)

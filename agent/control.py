@@ -52,6 +52,7 @@ class Status(TypedDict):
     ping_nodes: dict[str, str]  # address: up, dead
     daemon: str  # alive, hung, dead, unknown, none
     starved: bool
+    stalls: int  # standstills since the agent started, of this machine or of the other one as heard here
     sessions: str  # why tunnels would not survive a takeover; empty when they would, or the site does not want it
 
 

@@ -333,6 +333,11 @@ class RoleMachine(Verbs):
         """The standstills of the last minutes: when, and for how many seconds."""
         return self.facts.starvation.stalls
 
+    @property
+    def stall_count(self) -> int:
+        """How many standstills there were since the agent started."""
+        return self.facts.starvation.count
+
     def stall(self) -> float:
         """How long the standstills of a starved machine last, in seconds; 0 when it is not starved."""
         return self.facts.stall()

@@ -19,6 +19,7 @@ class Starvation:
 
     def __init__(self, now: float) -> None:
         self.stalls: list[tuple[float, float]] = []  # when, and for how many seconds
+        self.count = 0  # all of them since the agent started
         self.until = now
 
     def note(self, seconds: float, now: float) -> int:
@@ -34,6 +35,7 @@ class Starvation:
             self.stalls.append((at, max(before, seconds)))
             return 0
         self.stalls.append((now, seconds))
+        self.count += 1
         lately = sum(now - at < STALL_WINDOW_SECONDS for at, _seconds in self.stalls)
         if lately < STARVED_STALLS:
             return 0

@@ -375,7 +375,8 @@ class Worker:
             "held": list(seen.held), "missing": list(seen.missing), "intruder": machine.intruder(),
             "links": dict(self.heartbeat.links) if self.heartbeat else {},
             "ping_nodes": {each: "up" if machine.pings.get(each) else "dead" for each in self.settings.ping_nodes},
-            "daemon": machine.daemon, "starved": machine.starved(), "sessions": self.sessions.why,
+            "daemon": machine.daemon, "starved": machine.starved(), "stalls": machine.stall_count,
+            "sessions": self.sessions.why,
         }
 
     def start(self, command: Sequence[str], timeout: float, done: Callable[[bool, str], None]) -> None:

@@ -40,7 +40,8 @@ class Sender(threading.Thread):
         self._stopping = threading.Event()
         self._failures = 0
         self._tries: dict[int, int] = {}  # by number in the queue, how often the target refused it
-        self.status: Delivery = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": ""}
+        self.status: Delivery = {"sent": 0, "last_taken": None, "said": "", "failing_since": None, "failure": "",
+                                 "failed": 0}
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -96,7 +97,8 @@ class Sender(threading.Thread):
         if self._failures in (1, 5) or self._failures % 50 == 0:
             log.warning("alerts: %s does not take alerts (%s); %d wait", self.target, why,
                         self._spool.counts().get(self.target, 0))
-        self.status |= {"failure": why, "failing_since": self.status["failing_since"] or time.time()}
+        self.status |= {"failure": why, "failing_since": self.status["failing_since"] or time.time(),
+                        "failed": self.status.get("failed", 0) + 1}
         return pause(self._failures)
 
 

@@ -326,12 +326,15 @@ class Service:
     def status(self, now: float) -> EngineStatus:
         """What `salt-run alerts.status` shows. Holds no secret and no address."""
         waiting = self._spool.counts()
+        incidents = dict.fromkeys(authentic.SEVERITIES, 0)
+        for each in self._machine.incidents.values():
+            incidents[each.severity] += not each.over
         return {"at": now, "pid": os.getpid(), "rank": self._rank, "gateways": len(self.feed.known),
                 "silent": sorted(self._presence.silent) if self._presence else [],
                 "waiting_events": self.feed.waiting(), "counts": {**self.feed.counts, "alerts": self._alerts},
                 "dropped": {**self.feed.refused, **self._intake.dropped},
                 "mistakes": [*self._mistakes, *self._reactions.settings.mistakes],
-                "reactions": self._reactions.status(),
+                "incidents": incidents, "reactions": self._reactions.status(),
                 "targets": {name: {**sender.status, "waiting": waiting.get(name, 0)}
                             for name, sender in self._senders.items()}}
 

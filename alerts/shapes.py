@@ -59,6 +59,7 @@ class Delivery(TypedDict):
     said: str
     failing_since: float | None
     failure: str
+    failed: NotRequired[int]  # tries that failed since the engine started
 
 
 class TargetStatus(Delivery):
@@ -79,5 +80,6 @@ class EngineStatus(TypedDict):
     counts: dict[str, int]
     dropped: dict[str, int]
     mistakes: list[str]
+    incidents: NotRequired[dict[str, int]]  # by severity, how many are open
     reactions: NotRequired[dict[str, int]]  # how many wait, and what came of the events; empty without entries
     targets: dict[str, TargetStatus]

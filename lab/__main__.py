@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from lab import cache, kernel, laboratory, network
+from lab import cache, kernel, laboratory, network, prometheus
 from lab.topology import TREE, sites
 
 LANES_MEMORY_BYTES = 12 << 30      # ten hosts of 640 MB, most of which they never touch
@@ -87,6 +87,7 @@ def _keep_results() -> None:
 
 def _test(words: list[str]) -> int:
     _keep_results()
+    prometheus.folder()     # now: what runs the tests has no network of this machine's
     making = laboratory.prepare_meanwhile()
     if any((TREE / word.split("::")[0]).exists() for word in words):
         run = laboratory.command(["inside", "test", "built", *words])

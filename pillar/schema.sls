@@ -487,6 +487,19 @@ gateway_schema:
     default: true
     about: "The standby holds a copy of every tunnel, so that tunnels survive a takeover (docs/session-takeover.md). Never in
       the profile `paper`."
+  metrics:
+    about: "Figures for the operator's own Prometheus (docs/metrics.md), where `features: {metrics: true}` is set."
+    keys:
+      every: {type: integer, unit: s, min: 5, max: 300, default: 15,
+              about: "How often the node writes its figures.",
+              counterpart: "`every` in gateway-metrics.json"}
+      persons: {type: bool, default: false,
+                about: "Whether people are named, each by the identity of its certificate; otherwise they are counted.",
+                counterpart: "`persons` in gateway-metrics.json"}
+      scrape_from: {type: list, of: network, default: [],
+                    about: "From where prometheus-node-exporter (TCP 9100) may be asked: the networks of Prometheus; a
+                      single address is a network with /32 or /128.",
+                    counterpart: "`tcp dport 9100` in the ruleset"}
   features:
     about: "Each part of the tree can be left out."
     keys:
@@ -500,6 +513,7 @@ gateway_schema:
       sshd: {type: bool, default: true, about: "SSH hardening."}
       services: {type: bool, default: true, about: "Unneeded services off."}
       monitoring: {type: bool, default: true, about: "The node reports to the master what happens to it."}
+      metrics: {type: bool, default: false, about: "Figures for Prometheus (docs/metrics.md)."}
   packages:
     about: "The Debian packages each part needs."
     keys:
@@ -517,3 +531,4 @@ gateway_schema:
       logging: {type: list, of: package, default: [rsyslog, logrotate], about: "For the log."}
       time: {type: list, of: package, default: [chrony], about: "For the time."}
       sshd: {type: list, of: package, default: [openssh-server], about: "For SSH."}
+      metrics: {type: list, of: package, default: [prometheus-node-exporter], about: "For the figures."}

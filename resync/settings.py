@@ -10,7 +10,8 @@ from resync import decide
 DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4,
                             "quiet": decide.QUIET_SECONDS, "without": [], "rank": 0, "other": ""}
 # The formulas of the tree. The engine applies one of them to repair what was changed by hand.
-FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services")
+FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services",
+            "metrics")
 
 
 class Settings(NamedTuple):

@@ -154,7 +154,7 @@ class Serving:
         return len(states)
 
     def adopted(self, after: int = 0) -> list[dict[str, str | int]]:
-        """The adopted tunnels: inner network of the peer, and whose it is as far as is known.
+        """The adopted tunnels: inner network of the peer, the kernel's reqid, and whose it is as far as is known.
 
         A page of them at a time: those after the first `after`.
         """
@@ -166,7 +166,7 @@ class Serving:
                 outer = xfrm.address(policy.templates[0][:16], policy.family)
                 name = known.get(inner) or known.get(outer) or Name("", outer, "", 0)
                 found.append({"inner": inner, "peer": outer, "peer_id": name.id, "tunnel": name.tunnel,
-                              "since": name.since})
+                              "since": name.since, "reqid": min(policy.reqids, default=0)})
         return sorted(found, key=lambda each: str(each["inner"]))[after:after + ADOPTED_AT_ONCE]
 
     def end_inner(self, networks: Iterable[object]) -> int:

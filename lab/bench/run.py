@@ -184,8 +184,8 @@ def _add(results: Path, row: dict[str, Any]) -> None:
 
 
 def more_packages() -> tuple[str, ...]:
-    """The packages that the rival and the strongSwan clients need."""
-    return (*rival.PACKAGES, *clients.STRONGSWAN_PACKAGES)
+    """The packages that the rival and the strongSwan clients need, and gateways with `features: {metrics: true}`."""
+    return (*rival.PACKAGES, *clients.STRONGSWAN_PACKAGES, "prometheus-node-exporter")
 
 
 def one(lab: Lab, its: Pair, fault: Fault, watched: list[clients.Client]) -> dict[str, Any]:

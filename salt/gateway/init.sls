@@ -14,5 +14,8 @@ include:
 {%- for feature, wanted in salt['gateway.settings']().features.items() if wanted %}
   - {{ feature if feature != 'monitoring' else 'gateway.beacons' }}
 {%- endfor %}
+{%- if not salt['gateway.settings']().features.metrics %}
+  - metrics.off
+{%- endif %}
   - gateway.record
 {%- endfor %}

@@ -104,7 +104,10 @@ def test_who_calls(settings):
 
 
 def test_the_firewall_lets_their_networks_through_and_ike_in_from_everywhere(settings):
-    rules = load_module("_modules/firewall.py").rules(settings)["families"][0]
+    firewall = load_module("_modules/firewall.py")
+    firewall.__salt__ = {"ipsec.esp_proposals": load_module("_modules/ipsec.py").esp_proposals,
+                         "tunnel_sizes.segment": load_module("_modules/tunnel_sizes.py").segment}
+    rules = firewall.rules(settings)["families"][0]
     remote = {each["name"]: each["remote"] for each in rules["tunnels"]}
     assert remote["dsl"] == ["10.30.0.0/24"] and remote["home"] == ["10.32.0.0/24"]
     assert rules["ike"] == ["192.0.2.10"]

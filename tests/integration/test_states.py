@@ -33,8 +33,9 @@ MODES = {"/etc/ipsec.secrets": "0o600", "/etc/ha.d/resource.d/gateway": "0o755",
 
 
 def formulas(highstate: dict) -> set[str]:
-    """The formulas whose states are in a highstate."""
-    return {state["__sls__"].split(".")[0] for state in highstate.values()} - {"gateway"}
+    """The formulas whose states are in a highstate, without what only takes one away (metrics.off)."""
+    return {state["__sls__"].split(".")[0] for state in highstate.values()
+            if not state["__sls__"].endswith(".off")} - {"gateway"}
 
 
 def failures(returns: dict) -> dict[str, str]:

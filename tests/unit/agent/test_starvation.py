@@ -32,6 +32,14 @@ def taken_after(node: Node) -> float:
     return round(node.now - began, 2)
 
 
+def test_all_standstills_since_the_start_are_counted_and_two_at_once_are_one():
+    node = fast(0.4, 0.4)
+    node.wait(400.0)
+    node.tell(Gap(0.5), after=0.5)
+    node.tell(Gap(0.5), after=0.5)
+    assert node.machine.stall_count == 3 and len(node.machine.stalls) == 1
+
+
 def test_without_standstills_a_dead_peer_is_dead():
     node = fast(0.4, 6.0)
     assert not node.machine.starved() and taken_after(node) <= 0.1

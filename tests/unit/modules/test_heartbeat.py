@@ -616,7 +616,7 @@ def test_the_other_agent_is_heard(on, packet: bytes, heard: bool) -> None:
 STATUS = {"role": "standby", "epoch": 4, "since": "2026-03-01T00:00:00.000+00:00", "cause": "gw2 is there",
           "node": "gw1", "muted": False, "heartbeat": "alive", "ready": True, "not_ready_because": "", "held": [],
           "missing": ["192.0.2.10"], "links": {"bond0": "up"}, "ping_nodes": {"192.0.2.1": "up"}, "daemon": "alive",
-          "starved": False, "sessions": "",
+          "starved": False, "stalls": 2, "sessions": "",
           "peer": {"node": "gw2", "heartbeat": "active", "agent": "there", "role": "active", "ready": True,
                    "not_ready_because": "", "epoch": 4, "clock_offset": -0.02}}
 
@@ -678,7 +678,7 @@ def test_at_a_glance_it_is_what_the_agent_says(looking) -> None:
         "held": [], "missing": ["192.0.2.10"], "disagree": "", "links": {"bond0": "up"},
         "ping_nodes": {"192.0.2.1": "up"},
         "peer": {"node": "gw2", "heartbeat": "active", "role": "active", "clock_offset": -0.02}, "daemon": "alive",
-        "starved": False, "sessions": ""}
+        "starved": False, "stalls": 2, "sessions": ""}
 
 
 @pytest.mark.parametrize(("differs", "role", "disagrees"), [

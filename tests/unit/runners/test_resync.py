@@ -58,7 +58,7 @@ def test_nodes_by_their_numbers(runner, monkeypatch):
         "gw-a.bern": "never applied, not compared since its boot", "gw-b.bern": "silent"}
 
 
-@pytest.mark.parametrize("name", ["alerts.status", "resync.status"])
+@pytest.mark.parametrize("name", ["alerts.status", "resync.status", "gateway_metrics.show"])
 def test_salt_itself_loads_the_runners_that_are_called_like_the_packages(tmp_path, name):
     """In a process of its own, like `salt-run`: imports of pytest would hide a failure."""
     script = ("import salt.config, salt.loader, sys; opts = dict(salt.config.DEFAULT_MASTER_OPTS) | {'runner_dirs': "

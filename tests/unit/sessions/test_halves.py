@@ -241,7 +241,7 @@ def test_an_adopted_tunnel_ends_once_its_peer_has_a_new_one(pair, monkeypatch):
     before = adoption.copied_policy(policy(), Reqids(0, 1)).with_reqids(lambda _reqid: 0x40000005)
     pair.one.kernel.held[old.id], pair.one.kernel.rules[before.id] = old, before
     pair.serving.load()
-    assert [each["inner"] for each in pair.serving.adopted()] == ["198.51.100.161/32"]
+    assert [(each["inner"], each["reqid"]) for each in pair.serving.adopted()] == [("198.51.100.161/32", 0x40000005)]
     new = state(spi=9)
     pair.one.kernel.held[new.id], pair.one.kernel.rules[policy().id] = new, policy()
     pair.serving.follow([Event(xfrm.NEWSA, 0, new.body()), Event(xfrm.NEWPOLICY, 0, policy().body())])
