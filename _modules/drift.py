@@ -61,7 +61,7 @@ CURRENT = Path("/run/gateway/current")
 PROC_SYS = Path("/proc/sys")
 UNITS = Path("/run/systemd/units")
 WANTED_BY = Path("/etc/systemd/system")
-NSS = "/var/lib/ipsec/nss"         # twin: DATABASE in _modules/certs.py
+NSS = "/var/lib/ipsec/nss"         # twin: DATABASE in _modules/nss.py
 RULESET = "inet gateway"
 _NETFILTER, _NFTABLES = 12, 7       # NETLINK_NETFILTER, NFNLGRP_NFTABLES
 
@@ -351,7 +351,7 @@ def fingerprints() -> dict[str, str]:
     found = {key.partition(":")[2]: thing.get("made_of") or thing["sha256"]
              for _formula, key, thing in _all(_read()) if key.startswith("file:") and thing.get("same")}
     newest: dict[str, dict] = {}
-    for each in __salt__["certs.stored"]():
+    for each in __salt__["nss.stored"]():
         if each["trust"] == "CT,,":
             found[f"authority {each['subject']}"] = each["fingerprint"]
         elif (each["private_key"], each["not_before"]) > (
@@ -742,7 +742,7 @@ class _IdentitiesKind(_Kind):
     @staticmethod
     def note(subject: str, told: dict, before: dict | None, own: re.Pattern | None, units: dict[str, dict],
              copies: dict[str, bytes]) -> dict:
-        held = __salt__["certs.held"]()
+        held = __salt__["nss.held"]()
         if held is None:
             raise CommandExecutionError(f"drift: {subject} can not be read now; apply again")
         # The first record accepts every certificate that is in the database. After that, only those of pillar belong.
@@ -751,10 +751,10 @@ class _IdentitiesKind(_Kind):
 
     @staticmethod
     def look(subject: str, thing: dict, memory: _Memory) -> _Difference | None:
-        sign = __salt__["certs.sign"]()
+        sign = __salt__["nss.sign"]()
         known = memory.seen.get(subject)
         if known is None or known[0] != sign:
-            held = __salt__["certs.held"]()
+            held = __salt__["nss.held"]()
             if held is None:
                 memory.unknown.add("file_changed")
                 return None

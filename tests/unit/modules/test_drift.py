@@ -40,11 +40,11 @@ class Node:
             "gateway.settings": lambda: {"node": "gw1", "peer": "gw2", "bonds": [{"address": "192.0.2.11/26"}], "n": 1},
             "gateway.derive": lambda _site, _schema, node: {
                 "node": "gw2", "peer": "gw1", "bonds": [{"address": "192.0.2.12/26"}], "n": 1},
-            "certs.held": lambda: self.held,
+            "nss.held": lambda: self.held,
             "certs.inspect": lambda _pillar: {"fingerprint": "aa", "authorities": [{"fingerprint": "bb"}]},
             "certs.list_file": lambda _pillar, _store: str(folder / "list.crl"),
-            "certs.sign": lambda: [list(module._sign(str(folder / "nss/cert9.db")))],
-            "certs.stored": lambda: [],
+            "nss.sign": lambda: [list(module._sign(str(folder / "nss/cert9.db")))],
+            "nss.stored": lambda: [],
             "bonding.files": lambda _bonds, _manager: [str(folder / "bond0")],
             "firewall.loaded": lambda: self.ruleset,
             "firewall.file": lambda: str(folder / "nftables.conf"),
@@ -445,7 +445,7 @@ def test_only_what_is_no_nodes_own_has_to_be_the_same_on_both(node):
     node.write("bond0", "MACAddress=02:00:00:00:00:01\n")
     node.record("x", same, *own, by_hand,
                 {"state": "bonding", "fun": "applied", "name": "bonds", "bonds": []})
-    node.module.__salt__["certs.stored"] = lambda: [
+    node.module.__salt__["nss.stored"] = lambda: [
         {"nickname": "gateway", "trust": "u,u,u", "private_key": key, "not_before": begin, "fingerprint": print_,
          "subject": "CN=g"}
         for key, begin, print_ in ((False, "2026-01-02", "old"), (True, "2026-01-01", "new"))] + [
@@ -457,7 +457,7 @@ def test_only_what_is_no_nodes_own_has_to_be_the_same_on_both(node):
 
 
 def test_a_certificate_without_its_key_is_another_one(node):
-    node.module.__salt__["certs.stored"] = lambda: [
+    node.module.__salt__["nss.stored"] = lambda: [
         {"nickname": "gateway", "trust": ",,", "private_key": False, "not_before": "2026", "fingerprint": "f",
          "subject": "CN=g"}]
     assert node.module.fingerprints() == {"certificate gateway": "f without its key"}

@@ -1,0 +1,39 @@
+"""What the tests of certs, nss and swanctl share."""
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.modules.identities import AUTHORITY, wired
+
+
+@pytest.fixture(scope="module")
+def certs_module():
+    """The module, once for all examples that hypothesis tries in one test."""
+    return wired()
+
+
+@pytest.fixture
+def certs():
+    return wired()
+
+
+@pytest.fixture
+def nss(certs):
+    return certs.nss
+
+
+@pytest.fixture
+def lists(certs, monkeypatch, tmp_path):
+    """A database with an authority and, if `.text` is set, its list; `.asked` records what was installed."""
+    certs.text, certs.asked = "", []
+
+    def nss(command, **_kwargs):
+        if "-I" in command:
+            certs.asked.append(command)
+        return certs.text
+
+    monkeypatch.setattr(certs.nss, "LISTS", str(tmp_path / "lists"))
+    known = [certs.nss.Entry("Test CA", "CT,,", AUTHORITY.certificate, False)]
+    monkeypatch.setattr(certs.nss, "_entries", lambda: known)
+    monkeypatch.setattr(certs.nss, "_nss", nss)
+    return certs
