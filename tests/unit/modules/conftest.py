@@ -1,8 +1,9 @@
-"""What the tests of certs, nss and swanctl share."""
+"""What the tests of several modules share: of certs, nss and swanctl, of drift and drift_things."""
 from __future__ import annotations
 
 import pytest
 
+from tests.unit.modules.drift_node import Node
 from tests.unit.modules.identities import AUTHORITY, wired
 
 
@@ -37,3 +38,8 @@ def lists(certs, monkeypatch, tmp_path):
     monkeypatch.setattr(certs.nss, "_entries", lambda: known)
     monkeypatch.setattr(certs.nss, "_nss", nss)
     return certs
+
+
+@pytest.fixture
+def node(load, tmp_path, monkeypatch):
+    return Node(load("_modules/drift.py"), load("_modules/drift_things.py"), tmp_path, monkeypatch)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -100,7 +101,7 @@ def functions(module: ModuleType, name: str) -> dict[str, Callable]:
     def late(function: str) -> Callable:
         return lambda *args, **kwargs: getattr(module, function)(*args, **kwargs)
     return {f"{name}.{function}": late(function) for function, its in vars(module).items()
-            if callable(its) and not function.startswith("_") and getattr(its, "__module__", "") == module.__name__}
+            if inspect.isfunction(its) and not function.startswith("_") and its.__module__ == module.__name__}
 
 
 def wired(**salt: Callable) -> ModuleType:
