@@ -1,10 +1,11 @@
-"""What the tests of several modules share: of certs, nss and swanctl, of drift and drift_things."""
+"""What the tests of several modules share: of certs and its stores, of drift, of bonding and its parts."""
 from __future__ import annotations
 
 import pytest
 
 from tests.unit.modules.drift_node import Node
 from tests.unit.modules.identities import AUTHORITY, wired
+from tests.unit.modules.network_node import Node as NetworkNode
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +44,18 @@ def lists(certs, monkeypatch, tmp_path):
 @pytest.fixture
 def node(load, tmp_path, monkeypatch):
     return Node(load("_modules/drift.py"), load("_modules/drift_things.py"), tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bonding(load):
+    return load("_modules/bonding.py")
+
+
+@pytest.fixture
+def bare(bonding, tmp_path, monkeypatch):
+    return NetworkNode(bonding, "bare", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bonded(bonding, tmp_path, monkeypatch):
+    return NetworkNode(bonding, "bonded", tmp_path, monkeypatch)
