@@ -28,7 +28,7 @@ CONDITIONS = {
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    for function in ("drift.glance", "gateway_events.changed"):
+    for function in ("drift.glance", "drift_things.look", "gateway_events.changed"):
         if function not in __salt__:
             return False, f"drift: {function} is missing; run saltutil.sync_modules"
     return __virtualname__

@@ -102,10 +102,10 @@ def _download(url: str) -> bytes:
 
 
 def _read(url: str, data: bytes) -> Any:
-    certs = _certs()
+    certificates = _certificates()
     try:
-        return certs._whole((x509.load_pem_x509_crl if b"-----BEGIN" in data else x509.load_der_x509_crl)(data))
-    except certs._UNREADABLE:
+        return certificates.whole((x509.load_pem_x509_crl if b"-----BEGIN" in data else x509.load_der_x509_crl)(data))
+    except certificates.UNREADABLE:
         raise _refuse(f"{url} is no readable certificate revocation list (truncated?)") from None
 
 
@@ -123,7 +123,7 @@ def _check(url: str, crl: Any, authorities: list[Any]) -> None:
 
 
 def _signed(crl: Any, authority: Any) -> bool:
-    with contextlib.suppress(*_certs()._UNREADABLE):          # a signature that does not fit this kind of key
+    with contextlib.suppress(*_certificates().UNREADABLE):          # a signature that does not fit this kind of key
         return crl.is_signature_valid(authority.public_key())
     return False
 
@@ -179,7 +179,7 @@ def _authorities(authority: ModuleType, site: str) -> list[Any]:
     return found
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _loaded(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"lists_{Path(path).stem}_of_the_tree", path)
     if spec is None or spec.loader is None:
@@ -190,8 +190,13 @@ def _loaded(path: str) -> ModuleType:
 
 
 def _certs() -> ModuleType:
-    """The execution module that reads certificates, loaded as plain Python."""
+    """The execution module that reads identities in pillar, loaded as plain Python."""
     return _loaded(str(Path(__file__).parent.parent / "_modules/certs.py"))
+
+
+def _certificates() -> ModuleType:
+    """What that module reads certificates and lists with."""
+    return _loaded(str(Path(__file__).parent.parent / "_modules/_certificates.py"))
 
 
 def _authority() -> ModuleType:

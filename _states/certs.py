@@ -33,8 +33,9 @@ from salt.exceptions import CommandExecutionError
 
 
 def __virtual__() -> bool | tuple[bool, str]:
-    if "certs.install" not in __salt__:
-        return False, "certs: the execution module certs could not be loaded"
+    for module in ("certs", "nss", "swanctl"):
+        if f"{module}.install" not in __salt__:
+            return False, f"certs: the execution module {module} could not be loaded"
     return True
 
 
@@ -59,7 +60,7 @@ def present(name: str, pillar: str, identity: str | list[str] = "", store: str =
             ret["comment"] = f"{name} is in place, valid until {found['wanted']['not_after']}"
             return ret
         ret["changes"] = _difference(name, found)
-        damage = __salt__["certs.damaged"]() if store == "nss" else ""
+        damage = __salt__["nss.damaged"]() if store == "nss" else ""
         if damage:
             ret["changes"]["database"] = {"old": damage, "new": "made anew"}
         if __opts__["test"]:

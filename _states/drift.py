@@ -33,8 +33,9 @@ _WHOLE = "drift.completed"
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    if "drift.record" not in __salt__:
-        return False, "drift: the execution module drift could not be loaded; run saltutil.sync_modules"
+    for module, function in (("drift", "record"), ("drift_things", "note")):
+        if f"{module}.{function}" not in __salt__:
+            return False, f"drift: the execution module {module} could not be loaded; run saltutil.sync_modules"
     return __virtualname__
 
 

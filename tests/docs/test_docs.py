@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from lab.identities import EncryptedPillar
 from tests.conftest import TREE, copy_pillar, load_module
-from tests.unit.modules.test_certs import Authority
+from tests.unit.modules.identities import Authority
 
 DOCUMENTS = sorted([*TREE.glob("*.md"), *(TREE / "docs").glob("*.md"),
                     *(TREE / "pillar").rglob("*.md")])

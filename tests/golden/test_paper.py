@@ -96,9 +96,9 @@ def managed(formula: str, path: str, node: str = MASTER) -> str:
 
 def interfaces(node: str) -> str:
     """The stanzas of the bonds for ifupdown, one after the other."""
-    bonding = load_module("_modules/bonding.py")
+    files = load_module("_modules/_network_files.py")
     cards = {f"eth{number}": {"mac": f"02:00:00:00:00:0{number}"} for number in range(3)}
-    return "".join(bonding._stanzas(bond, cards) for bond in settings(node)["bonds"])
+    return "".join(files.stanzas(bond, cards) for bond in settings(node)["bonds"])
 
 
 def ipsec_conf() -> str:

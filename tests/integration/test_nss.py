@@ -13,7 +13,7 @@ from cryptography import x509
 from salt.exceptions import CommandExecutionError
 
 from tests.conftest import load_module
-from tests.unit.modules.test_certs import (
+from tests.unit.modules.identities import (
     AUTHORITY,
     DAY,
     KEY,
@@ -22,9 +22,11 @@ from tests.unit.modules.test_certs import (
     REFUSED,
     Authority,
     bundle,
+    functions,
     leaf,
     pem,
     subject,
+    wired,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(not shutil.which("certutil"), reason="no libnss3-tools")]
@@ -32,11 +34,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.skipif(not shutil.which("cert
 
 @pytest.fixture
 def nss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The state module on the execution module on the tools; `.certs` is the execution module, `.pillar` its pillar."""
-    certs, state = load_module("_modules/certs.py"), load_module("_states/certs.py")
-    monkeypatch.setattr(certs, "DATABASE", str(tmp_path / "var/nss"))
-    monkeypatch.setattr(certs, "LISTS", str(tmp_path / "var/lists"))
-    state.certs, state.pillar, state.commands = certs, {"a": bundle()}, []
+    """The state module on the execution modules on the tools; `.certs` and `.nss` are these, `.pillar` their pillar."""
+    state = load_module("_states/certs.py")
+    state.pillar, state.commands = {"a": bundle()}, []
 
     def run_all(argv: list[str], **options: object) -> dict:
         state.commands.append(argv)
@@ -44,10 +44,12 @@ def nss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
                               timeout=options["timeout"])
         return {"retcode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
-    certs.__salt__ = {"commands.run": run_all,
-                      "pillar.get": lambda path, default, unmask: state.pillar.get(path, default)}
-    state.__salt__ = {f"certs.{name}": getattr(certs, name)
-                      for name in ("state_of", "install", "damaged", "crl_state_of", "install_crl")}
+    certs = wired(**{"commands.run": run_all})
+    certs.__salt__["pillar.get"] = lambda path, default, unmask: state.pillar.get(path, default)
+    monkeypatch.setattr(certs.nss, "DATABASE", str(tmp_path / "var/nss"))
+    monkeypatch.setattr(certs.nss, "LISTS", str(tmp_path / "var/lists"))
+    state.certs, state.nss = certs, certs.nss
+    state.__salt__ = {**functions(certs, "certs"), **functions(certs.nss, "nss")}
     state.__opts__ = {"test": False}
     return state
 
@@ -62,9 +64,9 @@ def comes_in(nss: ModuleType) -> dict:
     """Apply the state, then again, which must change nothing. Returns the first return."""
     ret = nss.present("gateway", "a", NAME)
     assert ret["result"] is True, ret
-    before = contents(Path(nss.certs.DATABASE))
+    before = contents(Path(nss.nss.DATABASE))
     again = nss.present("gateway", "a", NAME)
-    assert (again["result"], again["changes"]) == (True, {}) and contents(Path(nss.certs.DATABASE)) == before
+    assert (again["result"], again["changes"]) == (True, {}) and contents(Path(nss.nss.DATABASE)) == before
     return ret
 
 
@@ -74,14 +76,14 @@ def test_an_identity_is_one_state_and_the_second_run_changes_nothing(nss, form):
     if form == "pem":
         nss.pillar = {"a": {"certificate": pem(certificate), "key": pem(KEY), "chain": pem(AUTHORITY.certificate)}}
     nss.__opts__["test"] = True
-    assert nss.present("gateway", "a", NAME)["result"] is None and not Path(nss.certs.DATABASE).exists()
+    assert nss.present("gateway", "a", NAME)["result"] is None and not Path(nss.nss.DATABASE).exists()
     nss.__opts__["test"] = False
     ret = comes_in(nss)
-    stored = {each["nickname"]: each for each in nss.certs.stored()}
+    stored = {each["nickname"]: each for each in nss.nss.stored()}
     assert set(stored) == {"gateway", "Test CA"} and stored["gateway"]["private_key"]
     assert ret["changes"]["gateway"] == {"old": "", "new": stored["gateway"]["fingerprint"]}
     assert stored["Test CA"]["trust"] == "CT,,"
-    database = Path(nss.certs.DATABASE)
+    database = Path(nss.nss.DATABASE)
     assert database.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o077 for path in database.glob("*.db")} == {0}
     assert not [word for argv in nss.commands for word in argv if "PRIVATE" in word or "right" in word]
@@ -112,20 +114,20 @@ def test_while_one_is_replaced_there_is_always_one_with_its_key(nss, new, withou
     old = nss.certs.inspect("a")["fingerprint"]
     nss.pillar = {"a": new()}
     wanted = nss.certs.inspect("a")["fingerprint"]
-    run, seen = nss.certs.__salt__["commands.run"], []
+    run, seen = nss.nss.__salt__["commands.run"], []
 
     def watched(argv: list[str], **options: object) -> dict:
         done = run(argv, **options)
         if not {"-L", "-K"} & set(argv):          # after each step that changes something
             with monkeypatch.context() as patch:
-                patch.setitem(nss.certs.__salt__, "commands.run", run)
-                seen.append([each["fingerprint"] for each in nss.certs.stored() if each["private_key"]])
+                patch.setitem(nss.nss.__salt__, "commands.run", run)
+                seen.append([each["fingerprint"] for each in nss.nss.stored() if each["private_key"]])
         return done
 
-    monkeypatch.setitem(nss.certs.__salt__, "commands.run", watched)
+    monkeypatch.setitem(nss.nss.__salt__, "commands.run", watched)
     comes_in(nss)
     assert seen and len([step for step in seen if not {old, wanted} & set(step)]) == without, seen
-    held = [(each["nickname"], each["fingerprint"]) for each in nss.certs.stored() if each["private_key"]]
+    held = [(each["nickname"], each["fingerprint"]) for each in nss.nss.stored() if each["private_key"]]
     assert ("gateway", wanted) in held and {nickname for nickname, _fingerprint in held} == {"gateway"}
 
 
@@ -147,7 +149,7 @@ def test_bad_input_is_one_line_and_changes_no_file(nss, how, there_before, tmp_p
 @pytest.mark.parametrize("how", ["truncated", "noise", "a folder", "a planted link", "gone"])
 def test_a_database_with_something_wrong_is_made_anew(nss, how, what, tmp_path):
     comes_in(nss)
-    file, target = Path(nss.certs.DATABASE, what), tmp_path / "target"
+    file, target = Path(nss.nss.DATABASE, what), tmp_path / "target"
     target.write_bytes(file.read_bytes())
     untouched = target.read_bytes()
     match how:
@@ -166,13 +168,13 @@ def test_a_database_with_something_wrong_is_made_anew(nss, how, what, tmp_path):
     ret = comes_in(nss)
     assert "made anew" in ret["changes"]["database"]["new"]
     assert target.read_bytes() == untouched
-    assert {each["nickname"]: each["private_key"] for each in nss.certs.stored()} == {"gateway": True, "Test CA": False}
+    assert {each["nickname"]: each["private_key"] for each in nss.nss.stored()} == {"gateway": True, "Test CA": False}
     assert len([path for path in tmp_path.glob("var/*") if ".damaged-" in path.name]) == 1
 
 
 @pytest.mark.parametrize("what", ["a file", "a planted link"])
 def test_something_else_where_the_database_has_to_be_is_one_line(nss, what, tmp_path):
-    place, elsewhere = Path(nss.certs.DATABASE), tmp_path / "elsewhere"
+    place, elsewhere = Path(nss.nss.DATABASE), tmp_path / "elsewhere"
     comes_in(nss)
     if what == "a file":
         shutil.rmtree(place)

@@ -306,7 +306,8 @@ def test_strongswan_takes_what_the_state_brings(issued):
         "file_client": "local", "root_dir": "/root/salt/root", "file_roots": {"base": ["/root/salt/tree"]},
         "pillar_roots": {"base": ["/root/salt/pillar"]}}).encode())
     lab.copy_to(guest, "/root/salt/pillar/top.sls", b"base: {'*': [secrets]}\n")
-    for file in ("_modules/certs.py", "_modules/commands.py", "_states/certs.py"):
+    for file in ("_modules/_atomic_files.py", "_modules/_certificates.py", "_modules/certs.py", "_modules/commands.py",
+                 "_modules/nss.py", "_modules/swanctl.py", "_states/certs.py"):
         lab.copy_to(guest, f"/root/salt/tree/{file}", (TREE / file).read_bytes())
     synced = guest.run(["salt-call", "-c", "/root/salt", "--out=json", "saltutil.sync_all"], timeout=120)
     assert "modules.certs" in synced.stdout, synced

@@ -17,6 +17,7 @@ def beacon(load, monkeypatch):
 
     monkeypatch.setattr(module, "__salt__", {
         "gateway_events.watched": lambda: module.watched, "drift.glance": lambda: module.found,
+        "drift_things.look": None,
         "gateway_events.changed": changed,
         "gateway_events.validate_config": lambda config: (config == [], "said")}, raising=False)
     return module

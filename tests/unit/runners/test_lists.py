@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import TREE, copy_pillar, load_module
-from tests.unit.modules.test_certs import AUTHORITY, DAY, Authority, bundle, pem
+from tests.unit.modules.identities import AUTHORITY, DAY, Authority, bundle, pem
 
 URL = "http://pki.example/example-ca.crl"
 

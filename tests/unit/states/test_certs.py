@@ -22,7 +22,7 @@ def state(load, monkeypatch):
             return found
         monkeypatch.setattr(module, "__opts__", {"test": test}, raising=False)
         monkeypatch.setattr(module, "__salt__", {
-            "certs.damaged": lambda: module.damage, "certs.state_of": state_of, "certs.crl_state_of": state_of,
+            "nss.damaged": lambda: module.damage, "certs.state_of": state_of, "certs.crl_state_of": state_of,
             "certs.install": lambda *args: module.installed.append(args),
             "certs.install_crl": lambda *args: module.installed.append(args)}, raising=False)
         return getattr(module, function)("gateway", "gateway_secrets:x")
