@@ -12,11 +12,11 @@ import pytest
 from prometheus_client import parser
 
 from tests.conftest import load_module
-from tests.unit.modules import test_certs, test_heartbeat
+from tests.unit.modules import identities, test_heartbeat, test_nss
 
 RECORDED = Path(__file__).resolve().parent.parent / "recorded"
 LOADED = ("gateway_exposition", "gateway_figures", "gateway_metrics", "gateway_version", "heartbeat", "bonding",
-          "ipsec", "sessions", "certs", "commit_confirm")
+          "ipsec", "sessions", "certs", "nss", "commit_confirm")
 # The status was recorded at another time than the kernel's states: by their place, the SPIs of those states.
 SPIS = {"3212eafa": "c0314476", "ed1a4b97": "ab0ffae7", "f6c15bdb": "c283b89a", "6a4ebf8e": "10e9c506",     # of 5.2
         "1497eb0c": "c0314476", "ce437530": "ab0ffae7", "b6ee80e8": "c283b89a", "25b0c50c": "10e9c506"}     # of 4.10
@@ -102,11 +102,11 @@ class Gateway:
         (folder / "bonding").mkdir()
         for name, recorded in BONDS.items():
             (folder / "bonding" / name).write_text((RECORDED / recorded).read_text())
-        authority = test_certs.AUTHORITY
-        test_certs.fill(folder / "nss", [("gateway", test_certs.leaf()), ("Our CA", authority.certificate)],
-                        [test_certs.KEY])
+        authority = identities.AUTHORITY
+        test_nss.fill(folder / "nss", [("gateway", identities.leaf()), ("Our CA", authority.certificate)],
+                      [identities.KEY])
         (folder / "lists").mkdir()
-        (folder / "lists/a.crl").write_bytes(authority.crl().public_bytes(test_certs.Encoding.DER))
+        (folder / "lists/a.crl").write_bytes(authority.crl().public_bytes(identities.Encoding.DER))
         (folder / "sessions.json").write_text("{}")
         Answering(folder / "agent.sock", self.status)
         Answering(folder / "sessions.sock", self.sessions)
@@ -117,7 +117,7 @@ class Gateway:
                 ("ipsec", "CONFIGURATION", str(folder / "ipsec.conf")),
                 ("ipsec", "LOADED", str(folder / "loaded.conf")),
                 ("ipsec", "_PIDFILE", str(folder / "pluto.pid")), ("ipsec", "_XFRM_STAT", str(folder / "xfrm_stat")),
-                ("certs", "DATABASE", str(folder / "nss")), ("certs", "LISTS", str(folder / "lists")),
+                ("nss", "DATABASE", str(folder / "nss")), ("nss", "LISTS", str(folder / "lists")),
                 ("sessions", "SETTINGS", folder / "sessions.json"), ("sessions", "SOCKET", folder / "sessions.sock"),
                 ("gateway_metrics", "SETTINGS", folder / "metrics.json"),
                 ("gateway_metrics", "FILE", folder / "gateway.prom")):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.unit.modules import test_certs
+from tests.unit.modules import identities
 
 COMMON = (("node", "gw1"), ("site", "winterthur"))
 
@@ -42,7 +42,7 @@ def test_what_an_active_node_says(node, version):
     assert of(values, "gateway_sessions_age_seconds") == {(): 0.042}
     assert of(values, "gateway_sessions_refused_states") == {(): 1}
     ends = of(values, "gateway_certificate_end_timestamp_seconds")
-    assert ends["gateway",] == pytest.approx((test_certs.NOW + 30 * test_certs.DAY).timestamp(), abs=1)
+    assert ends["gateway",] == pytest.approx((identities.NOW + 30 * identities.DAY).timestamp(), abs=1)
     assert of(values, "gateway_revocation_list_due_timestamp_seconds").keys() == {("CN=Test CA",)}
 
 

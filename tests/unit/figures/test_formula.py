@@ -76,6 +76,8 @@ def test_the_unit_runs_the_function_that_is_there_apart_from_the_minion():
 
 def test_only_who_is_named_may_ask_the_exporter(derived):
     firewall = load_module("_modules/firewall.py")
+    firewall.__salt__ = {"ipsec.esp_proposals": load_module("_modules/ipsec.py").esp_proposals,
+                         "tunnel_sizes.segment": load_module("_modules/tunnel_sizes.py").segment}
 
     def ruleset(settings: dict) -> str:
         done = salt.utils.templates.JINJA(
