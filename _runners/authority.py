@@ -39,8 +39,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import functools
-import importlib.util
 import ipaddress
 import os
 import re
@@ -48,7 +46,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from cryptography import x509
@@ -86,6 +83,8 @@ try:
     from issuing.journal import holders as _holders
     from issuing.journal import note as _note
     from issuing.journal import read as _journal
+    from sites import files as _site_files
+    from sites import tree as _sites_tree
 finally:
     del sys.path[0]
 
@@ -392,7 +391,7 @@ def _crl(wanted: list[str] | None) -> dict[str, Any]:
 def _publish(authority: _Authority, wanted: list[str] | None) -> dict[str, Any]:
     """Put a new revocation list into the pillar of some sites; None: of all that have a certificate."""
     journal = _journal(authority.folder)
-    sites = sorted({each["site"] for each in _certificates(journal, None)} & set(_tree().sites()))
+    sites = sorted({each["site"] for each in _certificates(journal, None)} & set(_site_files.names(__opts__)))
     if wanted is not None:
         for site in wanted:
             _settings(site)
@@ -444,8 +443,7 @@ def _issue(authority: _Authority, profile: str, site: str, name: str,
 
 def _template(file: str) -> Path:
     """Where one of the client's templates is."""
-    found: Path = _tree()._find("file_roots", f"openswan/files/{file}")
-    return found
+    return _sites_tree.find(__opts__, "file_roots", f"openswan/files/{file}")
 
 
 # the master's configuration, its folders and its gpg key
@@ -539,34 +537,11 @@ def _gpg(arguments: list[str], data: bytes) -> bytes:
 # pillar
 
 
-@functools.lru_cache(maxsize=1)
-def _module() -> ModuleType:
-    path = Path(__file__).with_name("gateway.py")
-    spec = importlib.util.spec_from_file_location("gateway_runner_of_the_tree", path)
-    if spec is None or spec.loader is None:
-        raise _refuse(f"{path}: Python can not load it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _tree() -> ModuleType:
-    """The runner that knows the sites, loaded as plain Python."""
-    module = _module()
-    vars(module).update(__opts__=__opts__, __context__=__context__)
-    return module
-
-
 def _settings(site: str) -> dict[str, Any]:
     """A site as its first node sees it. Its secrets are not checked: they may be what is being made."""
     if not isinstance(site, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", site):
         raise _refuse(f"{site!r} is no site's name")
-    tree = _tree()
-    data, schema, gateway = tree._site(site), tree._schema(), tree._gateway()
-    mistakes = gateway.find_mistakes(data, schema)
-    if mistakes:
-        raise SaltRunnerError("\n".join(mistakes))
-    return gateway.derive(data, schema, next(iter(data["nodes"])))
+    return _site_files.settings(__opts__, site)
 
 
 def _roadwarrior_connection(site: str, settings: dict[str, Any], name: str | None) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _number(crl: Any) -> int | None:
 def _authorities(authority: ModuleType, site: str) -> list[Any]:
     """The authorities in the chains of a site's certificates, read from pillar in the same way as the nodes do."""
     try:
-        secrets = authority._tree()._secrets(site, salt.loader.render(__opts__, {}))
+        secrets = authority._site_files.secrets(__opts__, site, salt.loader.render(__opts__, {}))
     except SaltRenderError:          # its own text would show lines of the file
         raise _refuse(f"a file of {site} below pillar/secrets is no YAML that Salt can read") from None
     certs = _certs()

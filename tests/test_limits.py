@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import TREE
 
-FOLDERS = ("_modules", "_states", "_beacons", "_runners", "_engines", "_pillar", "agent", "alerts", "issuing", "resync",
-           "sessions", "lab")
+FOLDERS = ("_modules", "_states", "_beacons", "_runners", "_engines", "_pillar", "agent", "alerts", "issuing", "nodes",
+           "resync", "sessions", "sites", "lab")
 SOURCES = sorted(path.relative_to(TREE) for folder in FOLDERS for path in (TREE / folder).rglob("*.py"))
 # Called like this they wait until the command ends, unless they are given `timeout`.
 WAIT = {"subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}
