@@ -23,6 +23,7 @@ from typing import Any, TypedDict
 from resync.actions import Apply, Ask, Keep, ResyncAction, RollOut
 from resync.events import Differences, Inputs, Reconnected, ResyncEvent, Returned, Tick, Told
 from resync.orders import Orders
+from resync.queue import stopped_by
 from resync.rollouts import COMPARE_SECONDS
 from resync.waits import ASK_SITE_SECONDS, Item
 
@@ -49,6 +50,17 @@ class ResyncStatus(TypedDict):
     failed: list[str]
     refused: list[str]
     drift: list[str]
+
+
+def still_held(status: ResyncStatus, site: str) -> str:
+    """What holds a site that a person let go on: another order, or another site's failure. Empty: nothing does."""
+    ends = f"`salt-run resync.go` ends that for all sites, `salt-run resync.now {site}` rolls out this one alone"
+    if "all" in status["stopped"]:
+        return f"all sites are stopped by a person: {ends}"
+    waits_for = status["queue"][site]["waits_for"] if site in status["queue"] else ""
+    if status["halted_by"] and waits_for == stopped_by(status["halted_by"]):
+        return f"it waits for a change of the tree, which failed at {status['halted_by']}: {ends}"
+    return ""
 
 
 class RolloutMachine(Orders):

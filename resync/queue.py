@@ -36,7 +36,7 @@ class Queue(Fleet):
         if self.is_stopped(item.site):
             return "stopped by a person"
         if item.tree and self.halted:
-            return f"stopped: {self.halted} failed"
+            return stopped_by(self.halted)
         if item.tree and self.running(tree=True) >= self.width():
             return "the sites before it"
         if self.running() >= self.config.parallel:
@@ -57,3 +57,8 @@ class Queue(Fleet):
         first = self.config.first.index(item.site) if item.site in self.config.first else len(self.config.first)
         # A site that does not answer takes half a minute, so it comes after those that do.
         return not item.by_hand, item.waiting_since is not None, item.tree, not item.own, first, item.site
+
+
+def stopped_by(site: str) -> str:
+    """What a site waits for that misses a change of the tree which failed at another site, in words."""
+    return f"stopped: {site} failed"

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from resync.actions import Keep
+from resync.decide import still_held
 from resync.events import Order, Returned
 from tests.unit.resync.master import DRIFT, SITE, Master, refused
 
@@ -22,6 +23,29 @@ def test_one_site_stopped():
     master.tell(Order("stop", SITE))
     master.change(SITE, "bern")
     assert master.wait(100) and master.sites() == ["bern"]
+
+
+def test_a_site_that_goes_on_alone_stays_where_all_are_stopped_and_that_is_said():
+    """`resync.go SITE` said that it was done, and the site stayed."""
+    master = Master()
+    master.tell(Order("stop"), Order("stop", SITE))
+    master.change(SITE)
+    master.tell(Order("go", SITE))
+    assert master.wait(100) == []
+    assert "all sites are stopped" in still_held(master.machine.status(), SITE)
+    master.tell(Order("go"))
+    assert master.sites() == [SITE] and still_held(master.machine.status(), SITE) == ""
+
+
+def test_a_site_that_goes_on_alone_waits_where_the_tree_failed_elsewhere_and_that_is_said():
+    master = Master()
+    master.change(tree=True)
+    master.wait(3)
+    master.end("basel", "failed")
+    assert master.tell(Order("go", SITE)) == []
+    assert "failed at basel" in still_held(master.machine.status(), SITE)
+    master.tell(Order("go", "basel"))
+    assert master.sites() == ["basel"] and still_held(master.machine.status(), SITE) == ""
 
 
 def test_now_rolls_out_though_nothing_changed_and_all_is_stopped():

@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import salt.config
 
-from resync import files
+from resync import bus, decide, files
+from resync.events import Inputs, Order
+from resync.settings import Config
 from tests.conftest import EXAMPLES, TREE, load_module
 
 
@@ -39,6 +42,28 @@ def test_an_engine_that_is_off_says_why(runner):
     files.write_status(runner.folder, {"enabled": False, "mistakes": ["gateway_resync: parallel: 0 is not"]})
     assert runner.status() == {"engine": "disabled", "mistakes": ["gateway_resync: parallel: 0 is not"], "retcode": 0}
     assert "does not run" in runner.now("bern")["mistakes"][0]
+
+
+def test_a_go_that_is_held_says_by_what_and_ends_with_status_1(runner, monkeypatch):
+    """The engine's part: it takes each order, and all sites are stopped."""
+    machine = decide.RolloutMachine(Config(), 0.0)
+    machine.handle(Inputs("tree", {"bern": "a"}), 0.0)
+
+    class Bus:
+        """The master's bus, with the engine at its other end."""
+
+        def fire_event(self, data, tag):
+            assert tag == bus.ORDER_TAG
+            machine.handle(Order(data["condition"], data["site"]), 1.0)
+            files.write_status(runner.folder, {"enabled": True, **machine.status()})
+
+    monkeypatch.setattr(runner.salt.utils.event, "get_master_event", lambda *_args, **_more: nullcontext(Bus()))
+    files.write_status(runner.folder, {"enabled": True, **machine.status()})
+    assert runner.stop() == {"done": "stop all sites", "retcode": 0}
+    said = runner.go("bern")
+    assert said["done"] == "go bern" and "`salt-run resync.go` ends that" in said["held"]
+    assert said["retcode"] == runner.__context__["retcode"] == 1
+    assert runner.go() == {"done": "go all sites", "retcode": 0} == runner.go("bern") | {"done": "go all sites"}
 
 
 @pytest.mark.parametrize("name", ["../secrets/bern", "nowhere", "", 7, "*"])
