@@ -147,7 +147,7 @@ def test(site: str = "") -> dict[str, Any]:
 def silence(site: str, minutes: int = 60) -> dict[str, Any]:
     """
     Send no new alerts of a site for a while, to no target and not to the bus. When the silence ends, alerts of what is
-    still wrong go out.
+    still wrong go out. The end of what was alerted before is told at once, also during the silence.
 
     Args:
         site: the site's name.

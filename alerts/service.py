@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from alerts import authentic, delivery, files, message, routes
 from alerts.apart import Apart
-from alerts.incidents import Alert, IncidentMachine
+from alerts.incident import Alert
+from alerts.incidents import IncidentMachine
 from alerts.intake import Intake, Taken
 from alerts.presence import Change, Presence
 from alerts.reactions import Reactions
@@ -143,12 +144,12 @@ class Service:
 
     def step(self, now: float) -> None:
         """One round: a batch of what came in, then everything that is due at this time."""
+        self._silence()
         alerts: list[Alert] = []
         for came in self.feed.step(now):
             alerts += self._came(now, came)
         alerts += self._look(now)
         alerts += self._look_apart(now)
-        self._silence()
         for event in self._reactions.tell(now, self._machine):
             alerts += self._take(now, event, False)
         alerts += self._machine.tick(now)
