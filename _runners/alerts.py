@@ -22,7 +22,7 @@ from salt.exceptions import SaltRunnerError
 # comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
-    from alerts import authentic, catalogue, delivery, files, message, routes
+    from alerts import authentic, catalogue, delivery, files, message, routes, settings
     from alerts.shapes import EngineStatus, Message
     from alerts.targets import Failed
 finally:
@@ -41,8 +41,8 @@ def status() -> dict[str, Any]:
     Returns:
         ``engine``, ``rank``, ``targets``, ``gateways``, ``silent``, ``silences``, ``events``, ``reactions`` (how many
         wait, and what came of the events that fit an entry), ``dropped`` (by reason, how many messages on the bus were
-        no verified event), ``mistakes`` (in pillar/alerts.sls or ``gateway_reactions``); ``retcode`` 1 when
-        something is wrong.
+        no verified event), ``mistakes`` (in pillar/alerts.sls, ``gateway_alerts`` or
+        ``gateway_reactions``); ``retcode`` 1 when something is wrong.
 
     CLI Example:
 
@@ -180,7 +180,8 @@ def silence(site: str, minutes: int = 60) -> dict[str, Any]:
 
 def validate() -> dict[str, Any]:
     """
-    Look for mistakes in pillar/alerts.sls. Sends nothing.
+    Look for mistakes in pillar/alerts.sls, and in ``gateway_alerts`` of the master's configuration, as the files have
+    them now (``gateway_alerts`` counts once the master was restarted). Sends nothing.
 
     Returns:
         ``targets``, ``routes`` in words, ``mistakes``; ``retcode`` 1 when there are mistakes. Shows no secret.
@@ -192,6 +193,7 @@ def validate() -> dict[str, Any]:
         salt-run alerts.validate
     """
     configuration, mistakes = _configuration()
+    mistakes = [*settings.read(__opts__.get("gateway_alerts")).mistakes, *mistakes]
     ways = [f"{', '.join(route.severities)} of {', '.join(route.sites) or 'all sites'} to {', '.join(route.targets)}"
             for route in configuration.routes]
     return _result({"targets": {name: target["type"] for name, target in configuration.targets.items()}, "routes": ways,

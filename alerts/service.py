@@ -57,7 +57,7 @@ class Service:
 
     def __init__(self, folder: Path, secret: bytes | Keys, sites: authentic.Sites, outside: Outside,
                  rank: int | None = None, presence: float = 60.0, name: str = "master",
-                 reactions: Reactions | None = None) -> None:
+                 reactions: Reactions | None = None, mistakes: Iterable[str] = ()) -> None:
         """
         Args:
             folder: for the engine's files.
@@ -68,6 +68,7 @@ class Service:
             presence: seconds between two rounds of asking all nodes whether they answer; 0: no rounds.
             name: this master's name, for the sign of life.
             reactions: what the operator wants done by itself; None: nothing.
+            mistakes: in the master's configuration, for the status.
         """
         self._folder, self._sites, self._outside = folder, sites, outside
         self._rank, self._name = rank, name
@@ -78,7 +79,7 @@ class Service:
         self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
         self._apart, self._heard = Apart(), dict[str, float]()
-        self._reactions = reactions or Reactions(folder)
+        self._reactions, self._configured_wrong = reactions or Reactions(folder), tuple(mistakes)
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
         self._alerts = 0
         self._last = {"save": now, "status": 0.0, "config": 0.0, "life": now, "round": now, "apart": 0.0}
@@ -331,7 +332,7 @@ class Service:
                 "silent": sorted(self._presence.silent) if self._presence else [],
                 "waiting_events": self.feed.waiting(), "counts": {**self.feed.counts, "alerts": self._alerts},
                 "dropped": {**self.feed.refused, **self._intake.dropped},
-                "mistakes": [*self._mistakes, *self._reactions.settings.mistakes],
+                "mistakes": [*self._configured_wrong, *self._mistakes, *self._reactions.settings.mistakes],
                 "reactions": self._reactions.status(),
                 "targets": {name: {**sender.status, "waiting": waiting.get(name, 0)}
                             for name, sender in self._senders.items()}}

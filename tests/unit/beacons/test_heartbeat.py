@@ -124,8 +124,8 @@ def test_the_agents_causes_are_where_the_beacon_says() -> None:
     source = (TREE / "_beacons/heartbeat.py").read_text()
     comment = source[source.index("# Causes that a person"):source.index("_ASKED = ")]
     texts = {name: (TREE / name).read_text() for name in re.findall(r"agent/\w+\.py", comment)}
-    causes = {'f"switch-over, asked for on ', '"asked for by a person', 'f"failback, ', 'f"heartbeat ends on ', " yields\"",
-              ' asks"', '"nobody is active"', 'f"taken back: '}
+    causes = {'f"switch-over, asked for on ', '"asked for by a person', 'f"failback, ', 'f"heartbeat ends on ',
+              ' yields"', ' asks"', '"nobody is active"', 'f"taken back: '}
     assert {cause for cause in causes for text in texts.values() if cause in text} == causes
     assert all(any(cause in text for cause in causes) for text in texts.values()), "one of them has none"
 
