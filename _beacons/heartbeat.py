@@ -41,7 +41,8 @@ CONDITIONS = {
     "starved": "warning: this machine, or the other, stands still again and again",
     "sessions_lost": "warning: the tunnels of this node would not survive a takeover",
 }
-# Causes that a person or the site's own settings asked for. Any other is a fault. agent/decide.py has the texts.
+# Causes that a person or the site's own settings asked for. Any other is a fault. The texts are in agent/verbs.py,
+# agent/standby.py, agent/serving.py and agent/group.py.
 _ASKED = re.compile(r"(switch-over|asked for|failback|heartbeat ends on [a-z0-9-]+$|[a-z0-9-]+ (yields|asks)$)")
 # Causes that nobody asked for, and still need no fault: both nodes were just switched on, or a hand-over was refused.
 _UNCLEAR = re.compile(r"(nobody is active$|taken back)")

@@ -10,7 +10,7 @@ Master's configuration, all optional (docs/monitoring.md)::
     gateway_alerts:
       rank: 0          # where two masters share the minions: 0 on the first, 1 on the second
       other: master-a  # on the second: name or address of the first, NAME:PORT where its port is not 4506
-      presence: 60     # seconds between two rounds of asking all nodes whether they answer; 0: no rounds
+      presence: 60     # seconds between two rounds of asking all nodes whether they answer, 10 to 86400; 0: no rounds
 
 ``gateway_reactions``, a list: what is done by itself when something happens (alerts/reaction_settings.py).
 """
@@ -33,7 +33,7 @@ import salt.utils.event
 # The tree comes last in the path, so that nothing in it shadows an installed package.
 sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if root not in sys.path]
 
-from alerts import authentic, files, reaction_settings, service  # noqa: E402
+from alerts import authentic, files, reaction_settings, service, settings  # noqa: E402
 from alerts.reaction_worker import Worker, command_for  # noqa: E402
 from alerts.reactions import Reactions  # noqa: E402
 from alerts.shapes import Message  # noqa: E402
@@ -66,23 +66,19 @@ def start() -> None:
         engines:
           - gateway_alerts: {}
     """
-    wanted = __opts__.get("gateway_alerts") or {}
-    rank = wanted.get("rank")
-    if rank not in (None, 0, 1):
-        log.error("gateway_alerts:rank: %s is neither 0 nor 1; working as the only master", str(rank)[:40])
-        rank = None
-    if rank == 1 and not wanted.get("other"):
-        log.warning("gateway_alerts:other: is missing on the master with rank 1: both masters alert about silent nodes")
+    wanted = settings.read(__opts__.get("gateway_alerts"))
+    for line in wanted.mistakes:
+        log.error("%s", line)
     opts = dict(__opts__)  # for the threads: Salt's own mapping is bound to this one
-    links = _Links(opts, str(wanted.get("other") or ""))
+    links = _Links(opts, wanted.other)
     folder, sites = files.folder(opts["cachedir"]), authentic.Sites(opts["pillar_roots"].get("base", []))
     its = service.Service(
         folder, Keys(opts["pki_dir"]), sites,
         service.Outside(links.publish, links.known, links.bus, links.stamp, links.load, links.cached,
                         links.other_alive),
-        rank=rank, presence=float(wanted.get("presence", 60)), name=str(__opts__.get("id", "master")),
+        rank=wanted.rank, presence=wanted.presence, name=str(__opts__.get("id", "master")),
         reactions=Reactions(folder, reaction_settings.of_master(opts, sites.names()),
-                            Worker(command_for(opts["conf_file"]))))
+                            Worker(command_for(opts["conf_file"]))), mistakes=wanted.mistakes)
     links.service = its
     threading.Thread(target=bus.read_forever, args=(opts, its.feed), name="alerts-bus", daemon=True).start()
     _on_end(its.stop)

@@ -37,7 +37,7 @@ sys.path += [root for root in [str(Path(__file__).resolve().parent.parent)] if r
 
 from alerts import authentic  # noqa: E402
 from nodes.keys import Keys  # noqa: E402
-from resync import bus, decide, files, settings, work  # noqa: E402
+from resync import actions, bus, decide, events, files, settings, work  # noqa: E402
 from resync.inputs import Inputs  # noqa: E402
 from resync.jobs import Ended, Jobs, child, clock  # noqa: E402
 
@@ -84,7 +84,7 @@ def start() -> None:
 class Engine:
     """The engine's loop."""
 
-    def __init__(self, opts: dict[str, Any], config: decide.Config) -> None:
+    def __init__(self, opts: dict[str, Any], config: settings.Config) -> None:
         self.opts = opts
         self.keys = Keys(opts["pki_dir"])
         self.hands = work.Hands(opts, config.after, self.keys)
@@ -112,9 +112,9 @@ class Engine:
             if clock() >= next_look:
                 next_look = clock() + LOOK_SECONDS
                 present = self.inputs.look()
-                self.handle(decide.Inputs(present.shared, present.own))
+                self.handle(events.Inputs(present.shared, present.own))
 
-    def handle(self, event: decide.ResyncEvent) -> None:
+    def handle(self, event: events.ResyncEvent) -> None:
         """Take an event, carry out the actions that follow, and write the status for people if it is due."""
         for action in self.machine.handle(event, clock()):
             try:
@@ -122,7 +122,7 @@ class Engine:
             except OSError as error:
                 log.error("resync: %s: %s", type(action).__name__, error)
         # A look at the files comes twice a second, so the last state is written soon, too. A person waits for an order.
-        if isinstance(event, decide.Order) or clock() - self.written >= STATUS_SECONDS:
+        if isinstance(event, events.Order) or clock() - self.written >= STATUS_SECONDS:
             self.written = clock()
             try:
                 files.write_status(self.opts["cachedir"], {
@@ -158,34 +158,34 @@ class Engine:
         *lines, self.bus_said = (self.bus_said + more).split(b"\n")
         for line in lines:
             name, *values = json.loads(line)
-            self.handle(getattr(decide, name)(*values))
+            self.handle(getattr(events, name)(*values))
 
     def on_ended(self, ended: Ended) -> None:
         """A job has ended: turns its result into an event."""
         action, said = ended.name, ended.said
         if ended.wrong:
             log.warning("resync: %s: %s", type(action).__name__, ended.wrong)
-        if isinstance(action, decide.RollOut):
+        if isinstance(action, actions.RollOut):
             outcome, why = said or ("failed", ended.wrong)
             self.rollouts[outcome] = self.rollouts.get(outcome, 0) + 1
             if outcome == "done":
                 self.last_rollout = time.time()
-            self.handle(decide.RolledOut(action.site, action.number, outcome, why))
-        elif isinstance(action, decide.Apply):
+            self.handle(events.RolledOut(action.site, action.number, outcome, why))
+        elif isinstance(action, actions.Apply):
             outcome, why = said or ("failed", ended.wrong)
-            self.handle(decide.Repaired(action.minion, action.formula, outcome, why))
-        elif isinstance(action, decide.Compare) and said is not None:
-            self.handle(decide.Differences(action.site, tuple(said)))
-        elif isinstance(action, decide.Ask) and said:
+            self.handle(events.Repaired(action.minion, action.formula, outcome, why))
+        elif isinstance(action, actions.Compare) and said is not None:
+            self.handle(events.Differences(action.site, tuple(said)))
+        elif isinstance(action, actions.Ask) and said:
             self.on_told(said)
 
     def on_told(self, said: work.Answers) -> None:
         """Nodes have answered with their numbers and their signed conditions. Those count like events on the bus."""
         for site, nodes in said["nodes"].items():
-            self.handle(decide.Told(site, {minion: (each[0], each[1]) if each else None
+            self.handle(events.Told(site, {minion: (each[0], each[1]) if each else None
                                            for minion, each in nodes.items()}))
-        for minion, events in said["conditions"].items():
-            for each in events[:200]:
+        for minion, conditions in said["conditions"].items():
+            for each in conditions[:200]:
                 event, _why = authentic.check(each, None, self.keys.secret())
                 found = bus.meaning(event) if event and event.id == minion else None
                 if found:
@@ -193,22 +193,22 @@ class Engine:
 
     # Actions
 
-    def do_rollout(self, action: decide.RollOut) -> None:
+    def do_rollout(self, action: actions.RollOut) -> None:
         self.jobs.start(action, lambda: self.hands.roll_out(action.site, action.number, action.by_hand, action.tree),
                         MAX_WORKING_SECONDS, clock())
 
-    def do_apply(self, action: decide.Apply) -> None:
+    def do_apply(self, action: actions.Apply) -> None:
         self.jobs.start(action, lambda: self.hands.repair(
             action.site, action.minion, action.formula, action.number, action.subjects, action.alone),
             MAX_WORKING_SECONDS, clock())
 
-    def do_ask(self, action: decide.Ask) -> None:
+    def do_ask(self, action: actions.Ask) -> None:
         self.jobs.start(action, lambda: self.hands.told(action.sites), MAX_ASKING_SECONDS, clock())
 
-    def do_compare(self, action: decide.Compare) -> None:
+    def do_compare(self, action: actions.Compare) -> None:
         self.jobs.start(action, lambda: self.hands.differences(action.site), MAX_ASKING_SECONDS, clock())
 
-    def do_raise(self, action: decide.Raise) -> None:
+    def do_raise(self, action: actions.Raise) -> None:
         """Sends an event of the master itself, signed like a node's."""
         self.number += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -221,8 +221,8 @@ class Engine:
         if not self.event.fire_event(signed, f"gateway/master/{action.condition}"):
             self.event = None
 
-    def do_say(self, action: decide.Say) -> None:
+    def do_say(self, action: actions.Say) -> None:
         log.log(_LEVELS[action.priority], "resync: %s", action.text)
 
-    def do_keep(self, action: decide.Keep) -> None:
+    def do_keep(self, action: actions.Keep) -> None:
         files.write_state(self.opts["cachedir"], action.state)

@@ -22,7 +22,7 @@ from salt.exceptions import SaltRunnerError
 # comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
-    from alerts import authentic, catalogue, delivery, files, message, routes
+    from alerts import authentic, catalogue, delivery, files, message, routes, settings
     from alerts.shapes import EngineStatus, Message
     from alerts.targets import Failed
 finally:
@@ -41,8 +41,8 @@ def status() -> dict[str, Any]:
     Returns:
         ``engine``, ``rank``, ``targets``, ``gateways``, ``silent``, ``silences``, ``events``, ``reactions`` (how many
         wait, and what came of the events that fit an entry), ``dropped`` (by reason, how many messages on the bus were
-        no verified event), ``mistakes`` (in pillar/alerts.sls or ``gateway_reactions``); ``retcode`` 1 when
-        something is wrong.
+        no verified event), ``mistakes`` (in pillar/alerts.sls, ``gateway_alerts`` or
+        ``gateway_reactions``); ``retcode`` 1 when something is wrong.
 
     CLI Example:
 
@@ -147,7 +147,7 @@ def test(site: str = "") -> dict[str, Any]:
 def silence(site: str, minutes: int = 60) -> dict[str, Any]:
     """
     Send no new alerts of a site for a while, to no target and not to the bus. When the silence ends, alerts of what is
-    still wrong go out.
+    still wrong go out. The end of what was alerted before is told at once, also during the silence.
 
     Args:
         site: the site's name.
@@ -180,7 +180,8 @@ def silence(site: str, minutes: int = 60) -> dict[str, Any]:
 
 def validate() -> dict[str, Any]:
     """
-    Look for mistakes in pillar/alerts.sls. Sends nothing.
+    Look for mistakes in pillar/alerts.sls, and in ``gateway_alerts`` of the master's configuration, as the files have
+    them now (``gateway_alerts`` counts once the master was restarted). Sends nothing.
 
     Returns:
         ``targets``, ``routes`` in words, ``mistakes``; ``retcode`` 1 when there are mistakes. Shows no secret.
@@ -192,6 +193,7 @@ def validate() -> dict[str, Any]:
         salt-run alerts.validate
     """
     configuration, mistakes = _configuration()
+    mistakes = [*settings.read(__opts__.get("gateway_alerts")).mistakes, *mistakes]
     ways = [f"{', '.join(route.severities)} of {', '.join(route.sites) or 'all sites'} to {', '.join(route.targets)}"
             for route in configuration.routes]
     return _result({"targets": {name: target["type"] for name, target in configuration.targets.items()}, "routes": ways,

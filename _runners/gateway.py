@@ -10,45 +10,21 @@ The checks are those of ``_modules/gateway.py``, the same file that the minions 
 """
 from __future__ import annotations
 
-import importlib.util
-import re
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
-import salt.client
-import salt.loader
-import salt.template
-import salt.utils.data
-import salt.utils.dictupdate
-import salt.utils.minions
-import salt.utils.templates
-import salt.utils.yaml
-import yaml
-from salt.exceptions import CommandExecutionError, SaltRunnerError
+from salt.exceptions import SaltRunnerError
 
 # Trap: Salt's loader has this file's own folder on the path, where runners are called like the packages. So the tree
 # comes first in the path, and only for these imports.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
-    from nodes import asking
-    from nodes.keys import Keys
+    from sites import checks, client, document, files, pairs, tree, versions
 finally:
     del sys.path[0]
 
 __virtualname__ = "gateway"
-
-# How long the nodes may take to answer.
-_ANSWER_SECONDS = 15
-# What YAML raises besides its own errors, on `!!bool maybe`, a number of 5,000 digits, or endless brackets.
-_NO_VALUE = (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
-# What makes Salt's renderers read a site file as something else than YAML (pillar/top.sls renders it as Jinja, always).
-_JINJA = re.compile(r"\{[{%#]")
-_RENDERED_ALIKE = ("#!yaml", "#!jinja|yaml")
-# What a node may call its version: three numbers. Anything else that it says is not printed.
-_VERSION_OF = "gateway_version.installed"
-_VERSION = r"[0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5}"
 
 
 class _Checked(TypedDict):
@@ -58,17 +34,6 @@ class _Checked(TypedDict):
     mistakes: list[str]
     retcode: int
     warnings: NotRequired[list[str]]
-
-
-class _Pair(TypedDict):
-    """What :func:`pair` returns."""
-
-    site: str
-    roles: dict[str, str]
-    preferred: str
-    active: str
-    standby: str
-    mistakes: list[str]
 
 
 def validate(site: str | None = None) -> dict:
@@ -90,23 +55,10 @@ def validate(site: str | None = None) -> dict:
         salt-run gateway.validate
         salt-run gateway.validate winterthur
     """
-    valid: list[str] = []
-    mistakes: list[str] = []
-    warnings: list[str] = []
-    gateway, schema, renderers = _gateway(), _schema(), salt.loader.render(__opts__, {})
-    names = [site] if site else sites()
-    for name in names:
-        try:
-            data, secrets = _site(name), _secrets(name, renderers)
-            found = gateway.find_mistakes(data, schema, secrets=secrets)
-        except SaltRunnerError as error:
-            found = str(error).splitlines()
-        mistakes += found
-        if not found and isinstance(data, dict):
-            valid.append(name)
-            warnings += _left_open(gateway.derive(data, schema, next(iter(data["nodes"]))), secrets)
+    names = [site] if site else files.names(__opts__)
+    valid, mistakes, warnings = checks.check(__opts__, names)
     if not names:
-        place = _find("pillar_roots", "schema.sls").parent / "sites"
+        place = tree.find(__opts__, "pillar_roots", "schema.sls").parent / "sites"
         return {**_result([], []), "next": f"there is no site yet: copy examples/sites/winterthur.sls of the tree to "
                                            f"{place}/SITE.sls, change it to your site, and validate again; "
                                            "docs/install.md leads through it"}
@@ -123,8 +75,7 @@ def sites() -> list[str]:
 
         salt-run gateway.sites
     """
-    folders = [Path(root) / "sites" for root in __opts__["pillar_roots"].get("base", [])]
-    return sorted({path.stem for folder in folders for path in folder.glob("*.sls")})
+    return files.names(__opts__)
 
 
 def roles(site: str) -> dict:
@@ -189,31 +140,12 @@ def version(site: str | None = None) -> dict:
         salt-run gateway.version
         salt-run gateway.version winterthur
     """
-    here = _execution_module("gateway_version").VERSION
-    minions: dict[str, str] = {}
-    mistakes: list[str] = []
-    for name in [site] if site else sites():
-        try:
-            found, without = _minions(name, list(_nodes(name)))
-        except SaltRunnerError as error:
-            mistakes += str(error).splitlines()
-        else:
-            minions |= dict.fromkeys(found.values(), name)
-            mistakes += without
-    said = _ask(list(minions), _VERSION_OF) if minions else {}
-    nodes = {}
-    for minion, name in minions.items():
-        nodes[minion] = _version_of(said.get(minion))
-        if nodes[minion] == "silent":
-            mistakes.append(f"{name}: {minion} does not answer within {_ANSWER_SECONDS} s")
-        elif nodes[minion] != here:
-            mistakes.append(f"{name}: {minion} has the version {nodes[minion]}, this master {here}; "
-                            f"`salt-run resync.now {name}` or `salt '{minion}' state.apply` brings it there")
-    __context__["retcode"] = 1 if mistakes else 0
-    return {"master": here, "nodes": nodes, "mistakes": mistakes, "retcode": __context__["retcode"]}
+    found = versions.versions(__opts__, [site] if site else files.names(__opts__))
+    __context__["retcode"] = 1 if found.mistakes else 0
+    return {"master": found.here, "nodes": found.nodes, "mistakes": found.mistakes, "retcode": __context__["retcode"]}
 
 
-def pair(site: str) -> _Pair:
+def pair(site: str) -> pairs.Pair:
     """
     A site's two nodes for an orchestration: their roles now, and what speaks against moving the active role.
 
@@ -231,26 +163,7 @@ def pair(site: str) -> _Pair:
 
         salt-run gateway.pair winterthur
     """
-    none: _Pair = {"site": "", "roles": {}, "preferred": "", "active": "", "standby": "", "mistakes": []}
-    try:
-        names = list(_nodes(site))
-    except SaltRunnerError as error:
-        return {**none, "mistakes": str(error).splitlines()}
-    ids, mistakes = _minions(site, names)
-    if mistakes:
-        return {**none, "site": site, "mistakes": mistakes}
-    minions = list(ids.values())
-    said = _ask(minions, "heartbeat.role")
-    its = {minion: said.get(minion, "silent") for minion in minions}
-    if all(role in ("active", "split") for role in its.values()):
-        its = dict.fromkeys(minions, "split")
-    of = {role: [minion for minion in minions if its[minion] == role] for role in ("active", "standby")}
-    mistakes = [] if sorted(its.values()) == ["active", "standby"] else [
-        f"{site}: {minion} is {role}; one node has to be active and the other standby: see `heartbeat.status` of both"
-        for minion, role in its.items() if role not in ("active", "standby") or len(of[role]) > 1]
-    the_one = {role: found[0] if len(found) == 1 else "" for role, found in of.items()}
-    return {"site": site, "roles": its, "preferred": minions[0], "mistakes": mistakes,
-            "active": the_one["active"], "standby": the_one["standby"]}
+    return pairs.pair(__opts__, site)
 
 
 def roadwarrior(site: str, connection: str | None = None, certificate: str = "roadwarrior", key: str = "rsa",
@@ -276,8 +189,8 @@ def roadwarrior(site: str, connection: str | None = None, certificate: str = "ro
         salt-run --no-color gateway.roadwarrior winterthur certificate=laptop > gateway.conf
     """
     try:
-        client = {"name": site, "certificate": certificate, "key": key, "version": str(version)}
-        return _client(site, connection, client)
+        its = {"name": site, "certificate": certificate, "key": key, "version": str(version)}
+        return client.ipsec_conf(__opts__, site, connection, its)
     except SaltRunnerError as error:
         # An exception that leaves this function makes salt-run print a traceback above the message.
         return dict(_result([], str(error).splitlines()))
@@ -293,310 +206,10 @@ def reference() -> str:
 
         salt-run --no-color gateway.reference > docs/site-reference.md
     """
-    return _document(_schema(), _examples())
+    return document.reference(files.schema(__opts__), files.examples(), tree.gateway(__opts__).TYPES)
 
 
 def _result(valid: list[str], mistakes: list[str]) -> _Checked:
     """The result of a check. The return code is for salt-run and for the job's event."""
     __context__["retcode"] = 1 if mistakes else 0
     return {"valid": valid, "mistakes": mistakes, "retcode": __context__["retcode"]}
-
-
-def _checked_site(site: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A site's pillar key gateway, and the schema. Raises SaltRunnerError with a line for each mistake in the site."""
-    data = _site(site)          # first: it checks the name
-    schema = _schema()
-    found = _gateway().find_mistakes(data, schema)
-    if found or not isinstance(data, dict):
-        raise SaltRunnerError("\n".join(found))
-    return data, schema
-
-
-def _nodes(site: str) -> dict[str, Any]:
-    """The nodes of a site without mistakes, by name."""
-    return _checked_site(site)[0]["nodes"]
-
-
-def _minions(site: str, names: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The minion id of each of a site's nodes, by the node's name; a line for each node without just one."""
-    accepted = _accepted()
-    # NODE.SITE, or with a domain behind it: see pillar/top.sls.
-    ids = {name: sorted(each for each in accepted if f"{each}.".startswith(f"{name}.{site}.")) for name in names}
-    mistakes = [f"{site}: {name}: {', '.join(found) or 'no minion'} has an accepted key; there has to be one, with the "
-                f"id {name}.{site}" for name, found in ids.items() if len(found) != 1]
-    return {name: found[0] for name, found in ids.items() if len(found) == 1}, mistakes
-
-
-def _version_of(said: str | None) -> str:
-    """A node's version from its answer, which is only a text that some machine has sent."""
-    if said is None:
-        return "silent"
-    return said if re.fullmatch(_VERSION, said) else "unknown"
-
-
-def _accepted() -> list[str]:
-    """The ids of all minions with an accepted key."""
-    return salt.utils.minions.CkMinions(__opts__).check_minions("*", "glob")["minions"]
-
-
-def _ask(minions: list[str], function: str) -> dict[str, str]:
-    """
-    What a function returns on some minions, as text by id; a minion that does not answer is left out. An answer counts
-    only if its node has signed it; except a version, which is only shown, and which an old node could not sign.
-    """
-    if function != _VERSION_OF:
-        said = asking.ask(dict(__opts__), Keys(__opts__["pki_dir"]), minions, function, seconds=_ANSWER_SECONDS)
-        silent = {minion: f"silent ({why})" for minion, why in said.missing.items() if why != asking.SILENT}
-        return silent | {minion: str(its.error or its.value) for minion, its in said.answers.items()}
-    with salt.client.get_local_client(mopts=__opts__) as client:
-        answers = client.cmd(minions, function, tgt_type="list", timeout=_ANSWER_SECONDS)
-    return {minion: str(said) for minion, said in answers.items() if said is not False}
-
-
-def _client(site: str, connection: str | None, client: dict[str, str]) -> str:
-    """A client's ipsec.conf."""
-    data, schema = _checked_site(site)
-    settings = _gateway().derive(data, schema, next(iter(data["nodes"])))
-    known = {entry["name"]: entry for entry in settings["connections"] if entry["kind"] == "roadwarrior"}
-    name = connection or next(iter(known), None)
-    if name not in known:
-        raise SaltRunnerError(f"{site}: gateway:connections: no roadwarrior connection {name or 'at all'}; "
-                              f"known are {', '.join(known) or 'none'}")
-    template = _find("file_roots", "openswan/files/roadwarrior.conf.jinja")
-    rendered = salt.utils.templates.JINJA(str(template), to_str=True, opts=__opts__, saltenv="",
-                                          context={"connection": known[name], "client": client})
-    if not rendered["result"]:
-        raise SaltRunnerError(f"{site}: {template}: {rendered['data']}")
-    return rendered["data"]
-
-
-def _left_open(settings: dict[str, Any], secrets: dict[str, Any]) -> list[str]:
-    """The connections that let in more than the site says: see ``ipsec.left_open``."""
-    certs = _execution_module("certs")
-    place = f"gateway_secrets:certificates:{settings['identity']['certificate']}"
-    vars(certs)["__salt__"] = {"pillar.get": lambda path, default=None, **_: salt.utils.data.traverse_dict_and_list(
-        {"gateway_secrets": secrets}, path, default)}
-    try:
-        own = certs.inspect(place)["subject"]
-    except CommandExecutionError:       # a node refuses it, with the reason
-        return []
-    return _execution_module("ipsec").left_open(settings, own)
-
-
-def _gateway() -> ModuleType:
-    """The execution module ``gateway``, loaded as plain Python."""
-    return _execution_module("gateway")
-
-
-def _execution_module(name: str) -> ModuleType:
-    """One of the modules that this master's file server gives to the minions, loaded as plain Python."""
-    path = _find("file_roots", f"_modules/{name}.py")
-    spec = importlib.util.spec_from_file_location(f"{name}_of_the_tree", path)
-    if spec is None or spec.loader is None:
-        raise SaltRunnerError(f"{path}: Python can not load it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _find(roots: str, path: str) -> Path:
-    """A file of the tree on this master."""
-    folders = __opts__[roots].get("base", [])
-    for folder in folders:
-        if (Path(folder) / path).is_file():
-            return Path(folder) / path
-    raise SaltRunnerError(f"{path} is under none of this master's {roots} ({', '.join(folders)}); "
-                          "is etc/salt/master.d/gateway.conf of the tree in /etc/salt/master.d?")
-
-
-def _yaml(path: Path) -> Any:
-    """What is in a YAML file, without Salt's templates; an empty file is an empty mapping."""
-    try:
-        return salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, *_NO_VALUE) as error:
-        raise SaltRunnerError(f"{path}: is not YAML: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """Why a text is not YAML, in one line."""
-    if isinstance(error, RecursionError):
-        return "it has hundreds of levels"
-    # What Python says of a long number ends with advice for programmers.
-    text = " ".join(str(error).partition("; use sys.")[0].split())
-    return text if isinstance(error, (yaml.YAMLError, UnicodeDecodeError)) else (
-        f"a value is none of its type ({text}); put it in quotes if it is meant as text")
-
-
-def _schema() -> dict[str, Any]:
-    """The pillar key gateway_schema."""
-    return _yaml(_find("pillar_roots", "schema.sls"))["gateway_schema"]
-
-
-def _site(name: str) -> object:
-    """
-    The pillar key gateway of a site, unchecked: it may be anything that YAML can say.
-
-    The name is part of a path here, and of a target elsewhere, so it is checked first.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,62}", name):
-        raise SaltRunnerError(f"{str(name)[:60]!r}: is no site's name; give one of {', '.join(sites())}")
-    path, file = _find("pillar_roots", f"sites/{name}.sls"), f"pillar/sites/{name}.sls"
-    _check_plain(name, file, path.read_text(encoding="utf-8", errors="replace"))     # _yaml() refuses what is not UTF-8
-    data = _yaml(path)
-    if not isinstance(data, dict) or "gateway" not in data:
-        raise SaltRunnerError(f"{name}: gateway: is missing in {file}; put all of the site under it")
-    other = [key for key in ("include", "gateway_schema") if key in data]
-    if other:
-        raise SaltRunnerError(f"{name}: {', '.join(other)}: in {file} would change what a node gets and is not checked "
-                              f"here; put all of the site under gateway")
-    site = data["gateway"]
-    if isinstance(site, dict) and site.get("site", name) != name:
-        raise SaltRunnerError(f"{name}: gateway:site: {site['site']} is not the name of the file {file}; give {name}, "
-                              f"or rename the file")
-    return site
-
-
-def _check_plain(name: str, file: str, text: str) -> None:
-    """
-    Refuse a site file of which Salt would make something else than what was checked here.
-
-    It is refused rather than rendered here: what a template says may be another thing for each node, and another thing
-    a moment later. Raises SaltRunnerError with a line for each place.
-    """
-    lines = text.splitlines()
-    first = lines[0].rstrip() if lines else ""
-    found = [f"{name}: gateway: line 1 of {file} makes Salt read it with other renderers than yaml; take it out"] if (
-        first.startswith("#!") and not first.startswith("#!/") and first not in _RENDERED_ALIKE) else []
-    found += [f"{name}: gateway: line {number} of {file} has {match[0]}, also in a comment a template to Salt; write "
-              f"plain YAML" for number, line in enumerate(lines, 1) if (match := _JINJA.search(line))]
-    if found:
-        raise SaltRunnerError("\n".join(found))
-
-
-def _examples() -> dict[str, dict[str, Any]]:
-    """By name, the pillar key gateway of the example sites beside this file."""
-    folder = Path(__file__).resolve().parent.parent / "examples/sites"
-    return {path.stem: _yaml(path)["gateway"] for path in sorted(folder.glob("*.sls"))}
-
-
-def _secrets(name: str, renderers: Any) -> dict[str, Any]:
-    """A site's secrets as its nodes would get them, decrypted; empty where there are none."""
-    found: dict[str, Any] = {}
-    for file in (f"secrets/{name}.sls", f"secrets/issued/{name}.sls", f"secrets/crls/{name}.sls"):
-        try:
-            path = _find("pillar_roots", file)
-        except SaltRunnerError:
-            continue
-        try:
-            rendered = salt.template.compile_template(
-                str(path), renderers, __opts__["renderer"], __opts__["renderer_blacklist"],
-                __opts__["renderer_whitelist"])
-        except Exception as error:
-            # Not what it says: that may quote a secret.
-            raise SaltRunnerError(f"{name}: gateway_secrets: Salt can not read {file} ({type(error).__name__}); look "
-                                  f"for a mistake in its YAML") from None
-        if isinstance(rendered, dict) and isinstance(rendered.get("gateway_secrets"), dict):
-            found = salt.utils.dictupdate.update(found, rendered["gateway_secrets"])
-    return found
-
-
-# The reference
-
-_INTRODUCTION = """\
-# What a site may say
-
-Made from `pillar/schema.sls` by `salt-run gateway.reference`; do not edit.
-
-A site is one file, `pillar/sites/SITE.sls`, plain YAML with everything under the key `gateway`. Its nodes' minion ids
-are `NODE.SITE`, with NODE as `uname -n` says. A key that is left out has its default. A mapping that a site gives is
-laid over the default, a list replaces it, and a list of one needs no brackets. `salt-run gateway.validate SITE` names
-every mistake before a node sees it. It refuses what Salt would take for a template, so `{{`, `{%`, `{#` and a first
-line such as `#!py`, in comments too: what was checked is what the nodes get.
-"""
-
-
-def _document(schema: dict[str, Any], examples: dict[str, dict[str, Any]]) -> str:
-    """
-    The reference as Markdown.
-
-    Args:
-        schema: the pillar key ``gateway_schema``.
-        examples: by name, sites (the pillar key ``gateway``) to take examples from.
-    """
-    parts = [_INTRODUCTION, "## gateway\n", _table(schema)]
-    for key, rule in schema.items():
-        parts += _section(f"gateway:{key}", rule)
-        for name, data in examples.items():
-            if key in data and "keys" in _inner(rule):
-                example = yaml.safe_dump({key: data[key]}, sort_keys=False, default_flow_style=None, width=110)
-                parts.append(f"In {name}:\n\n```yaml\n{example}```\n")
-    types = _gateway().TYPES
-    parts += ["## Types\n", "| Type | A value of it is |\n| --- | --- |\n"
-              + "".join(f"| {kind} | {meaning} |\n" for kind, meaning in sorted(types.items()))]
-    return "\n".join(parts)
-
-
-def _inner(rule: dict[str, Any]) -> dict[str, Any]:
-    """The rule of a list's or a mapping's entries; of anything else, the rule itself."""
-    return rule["of"] if isinstance(rule.get("of"), dict) else rule
-
-
-def _section(path: str, rule: dict[str, Any]) -> list[str]:
-    """A heading and a table for each mapping of known keys, however deep."""
-    inner = _inner(rule)
-    if "keys" not in inner:
-        return []
-    if inner is not rule:
-        path += ":" + {"mapping": "NAME", "list": "N"}[rule["type"]]
-    parts = [f"## {path}\n", f"{rule.get('about', '')}\n", _table(inner["keys"])]
-    for key, sub in inner["keys"].items():
-        parts += _section(f"{path}:{key}", sub)
-    return parts
-
-
-def _table(keys: dict[str, Any]) -> str:
-    """A Markdown table with a line for each key."""
-    lines = ["| Key | Value | Default | Meaning | Becomes |", "| --- | --- | --- | --- | --- |"]
-    for key, rule in keys.items():
-        cells = f"`{key}`", _value(rule), _default(rule), rule.get("about", ""), rule.get("counterpart", "")
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _value(rule: dict[str, Any] | str) -> str:
-    """A rule in words."""
-    if isinstance(rule, str):
-        return rule
-    if "keys" in rule:
-        return "mapping, see below"
-    kind = rule["type"]
-    if kind == "choice":
-        sets = rule["choices"] if isinstance(rule["choices"], dict) else dict.fromkeys(rule["choices"], {})
-        return "one of " + ", ".join(f"`{choice}`" + _choice(its) for choice, its in sets.items())
-    if kind == "list":
-        return f"list of {_value(rule['of'])}"
-    if kind == "mapping":
-        return f"mapping: {_value(rule['names'])} to {_value(rule['of'])}"
-    limits = f" {rule['min']} to {rule['max']}" if "min" in rule else ""
-    return f"{kind}{limits} {rule.get('unit', '')}".rstrip()
-
-
-def _choice(stands_for: dict[str, Any]) -> str:
-    """What a word stands for, in brackets, and what speaks for and against it."""
-    said = ", ".join(f"{key} {str(value).lower()}" for key, value in stands_for.items() if key != "about")
-    about = f"; {' '.join(stands_for['about'].split())}" if "about" in stands_for else ""
-    return f" ({said}{about})" if said else ""
-
-
-def _default(rule: dict[str, Any]) -> str:
-    """A rule's default in words."""
-    if rule.get("required"):
-        return "**required**"
-    if "derived" in rule:
-        return f"*{rule['derived']}*"
-    if "keys" in rule:
-        return "*left out*" if rule.get("optional") else ""
-    default = rule.get("default", "")
-    if default in ("", [], {}):
-        return "*none*"
-    return f"`{yaml.safe_dump(default, default_flow_style=True, width=10000).removesuffix('...' + chr(10)).strip()}`"

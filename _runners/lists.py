@@ -16,6 +16,7 @@ import functools
 import http.client
 import importlib.util
 import re
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -26,6 +27,18 @@ import salt.loader
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from salt.exceptions import CommandExecutionError, SaltRenderError, SaltRunnerError
+
+# Trap: Salt's loader has this file's own folder on the path. So the tree comes first in the path, and only for these
+# imports, as in _runners/alerts.py.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+try:
+    from issuing import files as _files
+    from issuing import of_site as _of_site
+    from issuing import pillar as _pillar
+    from issuing.errors import told as _told
+    from sites import files as _site_files
+finally:
+    del sys.path[0]
 
 __virtualname__ = "lists"
 
@@ -55,26 +68,25 @@ def fetch(site: str, name: str, url: str) -> dict[str, Any]:
 
         salt-run lists.fetch winterthur example-ca http://pki.example/example-ca.crl
     """
-    authority = _authority()
-    return authority._told(_fetch, authority, site, name, url)
+    return _told(__context__, _fetch, site, name, url)
 
 
-def _fetch(authority: ModuleType, site: str, name: str, url: str) -> dict[str, Any]:
-    authority._settings(site)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == authority._NAME_IN_PILLAR:
+def _fetch(site: str, name: str, url: str) -> dict[str, Any]:
+    _of_site.settings(__opts__, site)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", str(name), re.ASCII) or name == _pillar.OWN_LIST:
         raise _refuse(f"{name} is not a valid name for a list: use letters, digits, '.', '_' and '-'; "
-                      f"{authority._NAME_IN_PILLAR} is this master's own authority")
-    authority._listed(site)          # names a damaged file before the download
+                      f"{_pillar.OWN_LIST} is this master's own authority")
+    _pillar.lists(__opts__, site)          # names a damaged file before the download
     crl = _read(url, _download(url))
-    _check(url, crl, _authorities(authority, site))
-    with authority._locked(authority._pillar_file("crls", site).parent):
-        its = authority._listed(site)
+    _check(url, crl, _authorities(site))
+    with _files.locked(_pillar.file(__opts__, "crls", site).parent):
+        its = _pillar.lists(__opts__, site)
         lists = its.setdefault("crls", {})
         told = {"number": _number(crl), "entries": len(crl), "next_update": crl.next_update_utc.isoformat()}
         if not _newer(url, crl, lists.get(name)):
             return told | {"changed": False}
         lists[name] = crl.public_bytes(Encoding.PEM).decode()
-        return told | {"changed": True, "written": authority._write_listed(site, its),
+        return told | {"changed": True, "written": _pillar.write_lists(__opts__, site, its),
                        "next": f"salt '*.{site}' state.apply openswan"}
 
 
@@ -152,10 +164,10 @@ def _number(crl: Any) -> int | None:
         return None
 
 
-def _authorities(authority: ModuleType, site: str) -> list[Any]:
+def _authorities(site: str) -> list[Any]:
     """The authorities in the chains of a site's certificates, read from pillar in the same way as the nodes do."""
     try:
-        secrets = authority._tree()._secrets(site, salt.loader.render(__opts__, {}))
+        secrets = _site_files.secrets(__opts__, site, salt.loader.render(__opts__, {}))
     except SaltRenderError:          # its own text would show lines of the file
         raise _refuse(f"a file of {site} below pillar/secrets is no YAML that Salt can read") from None
     certs = _certs()
@@ -197,10 +209,3 @@ def _certs() -> ModuleType:
 def _certificates() -> ModuleType:
     """What that module reads certificates and lists with."""
     return _loaded(str(Path(__file__).parent.parent / "_modules/_certificates.py"))
-
-
-def _authority() -> ModuleType:
-    """The runner that writes pillar's files, loaded as plain Python."""
-    module = _loaded(str(Path(__file__).with_name("authority.py")))
-    vars(module).update(__opts__=__opts__, __context__=__context__)          # as Salt's loader does it
-    return module

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import salt.utils.event
 
@@ -20,7 +20,7 @@ import salt.utils.event
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 try:
     from alerts import authentic
-    from resync import bus, files, work
+    from resync import bus, decide, files, work
     from resync.inputs import Inputs
 finally:
     del sys.path[0]
@@ -144,10 +144,11 @@ def go(site: str = "") -> dict[str, Any]:
     Continue after :func:`stop` or after a failed roll-out. What failed is tried again.
 
     Args:
-        site: the site's name; left out, all sites.
+        site: the site's name; left out, all sites. A stop of all sites is ended only by a `go` for all.
 
     Returns:
-        As :func:`now`.
+        As :func:`now`; and ``held``, with ``retcode`` 1, when something else still holds the site: a stop of all sites,
+        or a change of the tree that failed at another site.
 
     CLI Example:
 
@@ -210,7 +211,8 @@ def _order(name: str, site: str) -> dict[str, Any]:
     while time.monotonic() < deadline:
         found = files.read_status(__opts__["cachedir"])
         if found.get("orders", 0) > heard:
-            return _result({"done": f"{name} {site or 'all sites'}"}, False)
+            held = decide.still_held(cast(decide.ResyncStatus, found), site) if name == "go" and site else ""
+            return _result({"done": f"{name} {site or 'all sites'}", **({"held": held} if held else {})}, bool(held))
         time.sleep(0.2)
     return _result({"mistakes": ["the engine gateway_resync did not answer; see the master's log"]}, True)
 

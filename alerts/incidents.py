@@ -11,16 +11,20 @@ goes all the time *flaps*: people get one alert when this begins and one when it
                  |  something happens once more (a role that moves back), and not again for 10 s --> update
                  |  all of it is over                                                     --> recovery
     the same condition more than 4 times in 10 minutes --> flapping ... 10 minutes without it --> calm
+
+A silence holds back everything but the end of what was told: a recovery or a calm goes out at once, with what people
+were told of, and as severe as they were told. What began and ended during the silence is told nobody.
 """
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any
 
 from alerts.authentic import MASTER, Event, rank, within, worse
+from alerts.incident import Alert, Flap, Incident, Settings
 from alerts.shapes import Line
 
 GATHER_SECONDS = 0.15  # a new incident waits this long for further events before its alert goes out
@@ -36,67 +40,6 @@ MAX_RAISED_OF_NODE = 100  # conditions of a node that are watched for flapping
 MAX_REMEMBERED_OF_NODE = 1000  # conditions of a node of which the newest event's number is kept
 MAX_OF_MASTER = 20_000  # both, of the master itself, which speaks of all nodes
 MAX_COUNTED = 500  # conditions of an incident that are not named and are counted only once
-
-
-class Settings(NamedTuple):
-    """What counts as flapping; an operator may set it (pillar/alerts.sls, `flapping`)."""
-
-    times: int = 4  # more often than this ...
-    minutes: float = 10.0  # ... within this time
-
-
-class Alert(NamedTuple):
-    """An alert. `lines` are its conditions as they are now."""
-
-    id: str  # the same when a crash makes the engine decide it a second time
-    kind: str  # alert, escalation, update, recovery, flapping, calm
-    site: str
-    severity: str
-    at: float  # seconds since 1970
-    incident: str
-    lines: list[Line]
-    more: int = 0  # conditions that are not among the lines
-    severe: int = 0  # of these, the critical ones
-    silenced: bool = False  # it was held back, because the site was silenced
-
-
-@dataclass
-class Incident:
-    """Conditions of one site that began together, presumably from one cause. Times are seconds since 1970."""
-
-    id: str
-    site: str
-    opened: float
-    severity: str
-    lines: dict[str, Line] = field(default_factory=dict)
-    due: float | None = None  # when the next alert goes out
-    told: int = 0  # alerts that have gone out
-    more: int = 0  # conditions that are not among the lines
-    severe: int = 0  # of these, the critical ones
-    unnamed: list[str] = field(default_factory=list)  # the minion ids of these ...
-    counted: list[str] = field(default_factory=list)  # ... and a digest of each of their keys
-    held: bool = False  # a silence holds it back
-    update: bool = False  # the alert that is due is an update
-
-    @property
-    def over(self) -> bool:
-        """Whether none of its conditions is the case any more. What only happens (`once`) counts as over."""
-        return not any(line["open"] for line in self.lines.values())
-
-    @property
-    def lasting(self) -> bool:
-        """Whether it has a condition that lasts and so can end."""
-        return any(not line["once"] for line in self.lines.values())
-
-
-@dataclass
-class Flap:
-    """A condition that flaps. Times are seconds since 1970."""
-
-    incident: str
-    began: float
-    last: float
-    times: int
 
 
 class IncidentMachine:
@@ -141,6 +84,7 @@ class IncidentMachine:
         if quiet:
             if key in incident.lines:
                 incident.lines[key]["told"] = True
+                incident.lines[key].pop("hushed", None)
             incident.told = max(incident.told, 1)
             incident.due = None
             incident.severity = worse(incident.severity, event.severity)
@@ -178,7 +122,8 @@ class IncidentMachine:
     def tick(self, now: float) -> list[Alert]:
         """Returns the alerts that are due at this time."""
         self.silences = {site: until for site, until in self.silences.items() if until > now}
-        alerts = []
+        alerts = [self._flaps_now(now, key, flap) for key, flap in self._flaps.items()
+                  if not flap.told and not self._silent(now, self.incidents[flap.incident])]
         for incident in list(self.incidents.values()):
             if incident.due is None and self._has_more(now, incident):
                 incident.due, incident.update = now, True
@@ -274,6 +219,8 @@ class IncidentMachine:
             "n": event.n, "journal": event.journal, "is": event.now, "open": not event.once, "again": again,
             "recovered_at": "", "told": still is not None and still["told"],
             "taken": still["taken"] if still else now}
+        if self._silent(now, incident) and (before is None or before.get("hushed")):
+            line["hushed"] = True
         if not self._make_room(incident, key, line):
             if before is None:
                 if not incident.lines:
@@ -360,10 +307,17 @@ class IncidentMachine:
         self._close(incident)
         return [] if quiet else [alert]
 
+    def _silent(self, now: float, incident: Incident) -> bool:
+        """Whether its site is silenced."""
+        return self.silences.get(incident.site, 0.0) > now
+
     def _tell(self, now: float, incident: Incident) -> list[Alert]:
-        until = self.silences.get(incident.site, 0.0)
-        if until > now:
-            incident.due, incident.held = until, True
+        if self._silent(now, incident):
+            incident.due, incident.held = self.silences[incident.site], True
+            return []
+        if incident.held and not incident.told and incident.over and not self._flaps_in(incident) and all(
+                line.get("hushed") for line in incident.lines.values()):
+            self._close(incident)  # it began and ended during the silence
             return []
         incident.due = None
         kind = "alert" if not incident.told else "update" if incident.update else "escalation"
@@ -376,15 +330,21 @@ class IncidentMachine:
     def _alert(self, now: float, incident: Incident, kind: str, only: str = "") -> Alert:
         """The alert of an incident as it is now; with `only`, of this one condition."""
         incident.told += 1
-        chosen = [line for key, line in incident.lines.items() if not only or key == only]
+        ends = kind == "recovery"
+        chosen = [line for key, line in incident.lines.items() if (not only or key == only)
+                  and not (ends and line.get("hushed"))] or [*incident.lines.values()]
         new = kind == "update"
         lines = sorted((line.copy() for line in chosen), key=lambda line: (
             new and (line["told"] or not line["open"] and not line["once"]), -rank(line["severity"]), line["at"]))
         for line in chosen:
             line["told"] = True
+            line.pop("hushed", None)
         severity = lines[0]["severity"] if only and lines else incident.severity
+        if ends and (incident.held or self._silent(now, incident)):
+            severity = incident.told_severity or severity  # a silence has held back that it was more severe
+        incident.told_severity = worse(incident.told_severity or severity, severity)
         return Alert(f"{incident.id}-{incident.told}", kind, incident.site, severity, now, incident.id, lines,
-                     0 if only else incident.more, 0 if only else incident.severe, incident.held)
+                     0 if only else incident.more, 0 if only else incident.severe, incident.held and not ends)
 
     def _close(self, incident: Incident) -> None:
         self.incidents.pop(incident.id, None)
@@ -416,11 +376,11 @@ class IncidentMachine:
                 return []
             self._of[key] = incident.id
             incident.severity = worse(incident.severity, event.severity)
-            self._flaps[key] = Flap(incident.id, now, now, len(times))
-            if self.silences.get(incident.site, 0.0) > now:
+            self._flaps[key] = flap = Flap(incident.id, now, now, len(times), told=False)
+            if self._silent(now, incident):
+                incident.held = True
                 return []
-            incident.due = None
-            return [self._alert(now, incident, "flapping", key)]
+            return [self._flaps_now(now, key, flap)]
         flap.last = now
         flap.times += not event.recovered
         incident = self.incidents[flap.incident]
@@ -431,6 +391,14 @@ class IncidentMachine:
         incident.lines[key]["times"] = flap.times
         return []
 
+    def _flaps_now(self, now: float, key: str, flap: Flap) -> Alert:
+        """The alert that a condition flaps."""
+        incident = self.incidents[flap.incident]
+        incident.due, flap.told = None, True
+        alert = self._alert(now, incident, "flapping", key)
+        incident.held = False
+        return alert
+
     def _flaps_in(self, incident: Incident) -> bool:
         return any(flap.incident == incident.id for flap in self._flaps.values())
 
@@ -438,10 +406,12 @@ class IncidentMachine:
         del self._flaps[key]
         incident = self.incidents[flap.incident]
         self._raised.get(incident.lines[key]["id"], OrderedDict()).pop(key, None)
-        alert = self._alert(now, incident, "calm", key)
+        alerts = [self._alert(now, incident, "calm", key)] if flap.told else []
         if incident.over and not self._flaps_in(incident):
+            if incident.told and not flap.told:
+                alerts = [self._alert(now, incident, "recovery")]
             self._close(incident)
-        return [alert]
+        return alerts
 
     # What outlives a restart
 
@@ -492,7 +462,7 @@ def _end(line: Line, event: Event | None) -> None:
 
 def _again(line: Line) -> bool:
     """Whether it has happened once more since the last alert. (Lines saved by an earlier tree have no key `again`.)"""
-    return bool(line.get("again")) and not line["told"]
+    return bool(line.get("again")) and not line["told"] and not line.get("hushed")
 
 
 def _size(key: str, line: Line) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from alerts import catalogue
 from alerts.authentic import rank
-from alerts.incidents import Alert
+from alerts.incident import Alert
 from alerts.intake import seconds
 from alerts.shapes import Line, Message
 from alerts.spool import chosen, joined

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alerts.authentic import SEVERITIES, is_site_name
-from alerts.incidents import Settings
+from alerts.incident import Settings
 from alerts.limits import Limits
 
 BUS = "bus"  # the target that always exists

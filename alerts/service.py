@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from alerts import authentic, delivery, files, message, routes
 from alerts.apart import Apart
-from alerts.incidents import Alert, IncidentMachine
+from alerts.incident import Alert
+from alerts.incidents import IncidentMachine
 from alerts.intake import Intake, Taken
 from alerts.presence import Change, Presence
 from alerts.reactions import Reactions
@@ -56,7 +57,7 @@ class Service:
 
     def __init__(self, folder: Path, secret: bytes | Keys, sites: authentic.Sites, outside: Outside,
                  rank: int | None = None, presence: float = 60.0, name: str = "master",
-                 reactions: Reactions | None = None) -> None:
+                 reactions: Reactions | None = None, mistakes: Iterable[str] = ()) -> None:
         """
         Args:
             folder: for the engine's files.
@@ -67,6 +68,7 @@ class Service:
             presence: seconds between two rounds of asking all nodes whether they answer; 0: no rounds.
             name: this master's name, for the sign of life.
             reactions: what the operator wants done by itself; None: nothing.
+            mistakes: in the master's configuration, for the status.
         """
         self._folder, self._sites, self._outside = folder, sites, outside
         self._rank, self._name = rank, name
@@ -77,7 +79,7 @@ class Service:
         self._presence = Presence(now, every=presence or 3600.0, answer=min(20.0, presence / 4),
                                   first=min(30.0, presence / 2)) if presence else None
         self._apart, self._heard = Apart(), dict[str, float]()
-        self._reactions = reactions or Reactions(folder)
+        self._reactions, self._configured_wrong = reactions or Reactions(folder), tuple(mistakes)
         self._own_journal, self._own_number = os.urandom(8).hex(), 0
         self._alerts = 0
         self._last = {"save": now, "status": 0.0, "config": 0.0, "life": now, "round": now, "apart": 0.0}
@@ -143,12 +145,12 @@ class Service:
 
     def step(self, now: float) -> None:
         """One round: a batch of what came in, then everything that is due at this time."""
+        self._silence()
         alerts: list[Alert] = []
         for came in self.feed.step(now):
             alerts += self._came(now, came)
         alerts += self._look(now)
         alerts += self._look_apart(now)
-        self._silence()
         for event in self._reactions.tell(now, self._machine):
             alerts += self._take(now, event, False)
         alerts += self._machine.tick(now)
@@ -333,7 +335,7 @@ class Service:
                 "silent": sorted(self._presence.silent) if self._presence else [],
                 "waiting_events": self.feed.waiting(), "counts": {**self.feed.counts, "alerts": self._alerts},
                 "dropped": {**self.feed.refused, **self._intake.dropped},
-                "mistakes": [*self._mistakes, *self._reactions.settings.mistakes],
+                "mistakes": [*self._configured_wrong, *self._mistakes, *self._reactions.settings.mistakes],
                 "incidents": incidents, "reactions": self._reactions.status(),
                 "targets": {name: {**sender.status, "waiting": waiting.get(name, 0)}
                             for name, sender in self._senders.items()}}

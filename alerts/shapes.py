@@ -12,6 +12,7 @@ Line = TypedDict("Line", {
     "recovered_at": str,    # the time of the event that ended it; empty without one
     "told": NotRequired[bool],      # an alert named it
     "again": NotRequired[bool],     # it happened once more since an alert of the incident went out
+    "hushed": NotRequired[bool],    # it began during a silence: without an alert of it, nobody is told that it is over
     "taken": NotRequired[float],    # when the engine took it, seconds since 1970
     "times": NotRequired[int],      # of a condition that flaps: how often it began
 })

@@ -7,11 +7,15 @@ from typing import Any
 import salt.utils.yaml
 import yaml
 
+from issuing import files
 from issuing.errors import refuse
 
+OWN_LIST = "gateway-authority"  # the name of this authority's revocation list in pillar
 
-def file(roots: list[str], kind: str, site: str) -> Path:
+
+def file(opts: dict[str, Any], kind: str, site: str) -> Path:
     """pillar/secrets/KIND/SITE.sls of the tree, in a folder that is made if it is not there."""
+    roots = opts["pillar_roots"].get("base", [])
     root = next((Path(each) for each in roots if (Path(each) / "schema.sls").is_file()), None)
     if root is None:
         raise refuse(f"schema.sls is under none of this master's pillar_roots ({', '.join(roots)})")
@@ -21,7 +25,7 @@ def file(roots: list[str], kind: str, site: str) -> Path:
 
 
 def listed(path: Path) -> dict[str, Any]:
-    """What is in a site's file of lists."""
+    """What is in a file of lists."""
     try:
         found = salt.utils.yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
         its = (found or {}).get("gateway_secrets") or {}
@@ -29,6 +33,21 @@ def listed(path: Path) -> dict[str, Any]:
         return dict(its) | {"crls": dict(lists)}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError):
         raise refuse(f"{path} is damaged; remove it, then publish and fetch its lists again") from None
+
+
+def lists(opts: dict[str, Any], site: str) -> dict[str, Any]:
+    """What is in a site's file of lists."""
+    return listed(file(opts, "crls", site))
+
+
+def write_lists(opts: dict[str, Any], site: str, tree: dict[str, Any]) -> str:
+    """Replace a site's file of lists; its path."""
+    return files.write(file(opts, "crls", site), text("#!yaml", tree).encode())
+
+
+def apply(site: str) -> str:
+    """The command that brings a site's pillar to its nodes."""
+    return f"salt '*.{site}' state.apply"
 
 
 def refuse_handwritten(path: Path, nickname: str) -> None:

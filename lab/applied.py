@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KIND = "applied"
 # The folders whose content reaches a host or the master's pillar; tests and documentation do not.
 MADE_FROM = ("_beacons", "_engines", "_modules", "_pillar", "_runners", "_states", "agent", "alerts", "etc", "examples",
-             "issuing", "lab", "nodes", "pillar", "resync", "salt", "sessions")
+             "figures", "issuing", "lab", "nodes", "peers", "pillar", "resync", "salt", "sessions", "sites")
 AUTHORITY = "authority.pem"
 SECRETS = "secrets"
 MASTER_KEYS = ("pki", "etc/salt/gpgkeys")      # folders of the master, below its own folder

@@ -22,7 +22,8 @@ from nodes import bus
 from nodes.feed import Came, Feed, Outside
 from nodes.keys import Keys, keys_of
 from nodes.links import Links
-from resync import decide
+from resync import events
+from resync.waits import ASK_SITE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _MAX_JOURNALS = 10_000  # of which the newest number is remembered
 
 def read(opts: dict[str, Any], secret: bytes | Keys, sites: authentic.Sites, pipe: int) -> None:
     """
-    Runs in a process of its own, for ever. Writes each event as a line of JSON: [class in decide, its values].
+    Runs in a process of its own, for ever. Writes each event as a line of JSON: [class in events, its values].
 
     Args:
         opts: the master's configuration.
@@ -66,7 +67,7 @@ class _Feed(Feed):
 
 
 class Sorter:
-    """Turns messages of the bus into events of decide. A bus.Listener."""
+    """Turns messages of the bus into events for the decisions (events.py). A bus.Listener."""
 
     def __init__(self, secret: bytes | Keys, sites: authentic.Sites, outside: Outside | None = None) -> None:
         """
@@ -79,14 +80,14 @@ class Sorter:
         self.feed = _Feed(self.keys, sites, outside or Outside(lambda *_: None, lambda: (), lambda *_: None))
         self.newest: dict[tuple[str, str], int] = {}  # of orders: by id and journal, the newest number
         self.asked: dict[str, float] = {}  # by site, when the last start of one of its minions was passed on
-        self.found: deque[decide.ResyncEvent] = deque()
+        self.found: deque[events.ResyncEvent] = deque()
         self.clock: Callable[[], float] = time.time
         # The feed's own part of bus.Listener
         self.offer, self.refuse, self.wants, self.answer = (self.feed.offer, self.feed.refuse, self.feed.wants,
                                                             self.feed.answer)
         self.lost = self.feed.lost
 
-    def sort(self, raw: bytes, now: float) -> decide.ResyncEvent | None:
+    def sort(self, raw: bytes, now: float) -> events.ResyncEvent | None:
         """Takes a message at this time; the event that follows, or None. Further ones: :meth:`due`. For tests."""
         self.clock = lambda: now
         try:
@@ -97,7 +98,7 @@ class Sorter:
         self.found.extendleft(reversed(found[1:]))
         return found[0] if found else None
 
-    def due(self, now: float) -> list[decide.ResyncEvent]:
+    def due(self, now: float) -> list[events.ResyncEvent]:
         """What has come and is in order. Sends the questions that are due. `now`: seconds since 1970."""
         for came in self.feed.step(now):
             self.found.extend(meanings(came))
@@ -111,9 +112,9 @@ class Sorter:
         """Somebody says that a minion has started."""
         self.feed.started(minion)
         site, now = self.sites.sender(minion), self.clock()
-        if site and now - self.asked.get(site, 0.0) >= decide.ASK_SITE_SECONDS:
+        if site and now - self.asked.get(site, 0.0) >= ASK_SITE_SECONDS:
             self.asked[site] = now
-            self.found.append(decide.Reconnected(site, minion))
+            self.found.append(events.Reconnected(site, minion))
 
     def other(self, tag: bytes, data: bytes) -> None:
         """A message that may be a person's order."""
@@ -125,7 +126,7 @@ class Sorter:
             return
         age = self.clock() - datetime.fromisoformat(event.at).timestamp()
         if abs(age) < MAX_ORDER_AGE_SECONDS and self.fresh(event):
-            self.found.append(decide.Order(event.condition, event.site))
+            self.found.append(events.Order(event.condition, event.site))
 
     def fresh(self, event: authentic.Event) -> bool:
         """Whether an order is new: its number is higher than all before it in its journal."""
@@ -138,20 +139,20 @@ class Sorter:
         return True
 
 
-def meanings(came: Came) -> list[decide.ResyncEvent]:
-    """The events of decide in what came from a node."""
-    events = [each.event for each in (*came.taken, *(came.conditions or ()))]
-    return [found for event in events if event.id != authentic.MASTER and (found := meaning(event))]
+def meanings(came: Came) -> list[events.ResyncEvent]:
+    """The events for the decisions in what came from a node."""
+    signed = [each.event for each in (*came.taken, *(came.conditions or ()))]
+    return [found for event in signed if event.id != authentic.MASTER and (found := meaning(event))]
 
 
-def meaning(event: authentic.Event) -> decide.Drifted | decide.Returned | None:
-    """The event of decide for a signed event of the beacon drift; None for another kind of event."""
+def meaning(event: authentic.Event) -> events.Drifted | events.Returned | None:
+    """The event for the decisions in a signed event of the beacon drift; None for another kind of event."""
     if event.beacon != "drift" or event.once:
         return None
     if event.condition == "not_compared":
-        return decide.Returned(event.site, event.id, not event.recovered)
+        return events.Returned(event.site, event.id, not event.recovered)
     formula = event.facts.get("formula")
-    return decide.Drifted(event.site, event.id, event.condition, event.subject,
+    return events.Drifted(event.site, event.id, event.condition, event.subject,
                           formula if isinstance(formula, str) else "", not event.recovered)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alerts import files
-from resync import decide
+from resync.actions import State
 
 FOLDER = "gateway_resync"  # in Salt's cachedir
 STALE_SECONDS = 15.0  # an older status means that the engine does not run
@@ -30,7 +30,7 @@ def read_state(cachedir: str | os.PathLike[str]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key in kinds and isinstance(value, kinds[key])}
 
 
-def write_state(cachedir: str | os.PathLike[str], state: decide.State) -> None:
+def write_state(cachedir: str | os.PathLike[str], state: State) -> None:
     """Write what must outlive the engine. Raises OSError when the file can not be written."""
     files.write(folder(cachedir) / "state", state)
 

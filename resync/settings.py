@@ -5,20 +5,31 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from alerts.authentic import is_site_name
-from resync import decide
 
+QUIET_SECONDS = 1.5  # without a further change, before a change is rolled out: an editor or a git pull may be half done
 DEFAULTS: dict[str, Any] = {"enabled": True, "dry_run": False, "first": [], "parallel": 4,
-                            "quiet": decide.QUIET_SECONDS, "without": [], "rank": 0, "other": ""}
+                            "quiet": QUIET_SECONDS, "without": [], "rank": 0, "other": ""}
 # The formulas of the tree. The engine applies one of them to repair what was changed by hand.
 FORMULAS = ("kernel", "bonding", "firewall", "openswan", "heartbeat", "logging", "time", "sshd", "services",
             "metrics")
+
+
+class Config(NamedTuple):
+    """What the decisions have to know of it."""
+    dry_run: bool = False
+    first: tuple[str, ...] = ()
+    parallel: int = 4
+    quiet: float = QUIET_SECONDS
+    after: tuple[str, ...] = ()  # addresses of the masters that come before this one (rank 1)
+    without: tuple[str, ...] = ()
+    formulas: tuple[str, ...] = ()  # that exist in the tree
 
 
 class Settings(NamedTuple):
     """The engine's settings. `mistakes`, one line each: with any, the engine does nothing."""
 
     enabled: bool
-    decide: decide.Config
+    decide: Config
     mistakes: tuple[str, ...] = ()
 
 
@@ -52,8 +63,8 @@ def read(given: Any) -> Settings:
     elif its["rank"] == 1 and not its["other"]:
         wrong.append("other: is missing; rank 1 leaves everything to that master while the nodes reach it")
     if wrong:
-        return Settings(False, decide.Config(), tuple(f"gateway_resync: {line}" for line in wrong))
-    return Settings(its["enabled"], decide.Config(
+        return Settings(False, Config(), tuple(f"gateway_resync: {line}" for line in wrong))
+    return Settings(its["enabled"], Config(
         its["dry_run"], tuple(its["first"]), its["parallel"], float(its["quiet"]),
         (its["other"],) if its["rank"] == 1 else (), tuple(its["without"]), FORMULAS))
 

@@ -16,7 +16,7 @@ import salt.utils.minions
 from alerts.authentic import Sites
 from nodes import asking
 from nodes.keys import Keys
-from resync.decide import MORE, MORE_SUBJECT
+from resync.waits import MORE, MORE_SUBJECT
 
 ANSWER_SECONDS = 15  # for a node to answer a question
 APPLY_SECONDS = 1500  # for a node to be applied, as long as it works on it
@@ -36,7 +36,7 @@ Record = list[Any] | None
 
 
 class Answers(TypedDict):
-    """The answers of nodes to decide.Ask."""
+    """The answers of nodes to actions.Ask."""
 
     nodes: dict[str, dict[str, Record]]  # by site and minion
     conditions: dict[str, list[Any]]  # by minion, its conditions as signed events
@@ -110,7 +110,7 @@ class Hands:
         return "; ".join(f"{each}: {self.unbelieved.get(each) or 'does not answer'}" for each in minions)
 
     def told(self, sites: Iterable[str] = ()) -> Answers:
-        """For decide.Ask: the nodes' records and conditions. `sites` empty: of all sites."""
+        """For actions.Ask: the nodes' records and conditions. `sites` empty: of all sites."""
         wanted = set(sites)
         of = {minion: site for minion in self.accepted() if (site := self.sites.sender(minion))
               and (not wanted or site in wanted)}
@@ -124,7 +124,7 @@ class Hands:
 
     def differences(self, site: str) -> list[str] | None:
         """
-        For decide.Compare: the differences between a site's two nodes, one line each.
+        For actions.Compare: the differences between a site's two nodes, one line each.
 
         Returns:
             The lines; None when not both nodes answer, or when another master takes care of them.
@@ -163,7 +163,7 @@ class Hands:
     # Changes
 
     def roll_out(self, site: str, number: str, by_hand: bool = False, tree: str = "") -> tuple[str, str]:
-        """For decide.RollOut: the outcome and its reason. The arguments are those of RollOut."""
+        """For actions.RollOut: the outcome and its reason. The arguments are those of RollOut."""
         minions = self.minions(site)
         if not minions:
             return "bare", "none of its nodes has an accepted key"
@@ -195,7 +195,7 @@ class Hands:
 
     def repair(self, site: str, minion: str, formula: str, number: str, subjects: Iterable[Iterable[str]] = (),
                alone: bool = False) -> tuple[str, str]:
-        """For decide.Apply: the outcome and its reason. The arguments are those of Apply."""
+        """For actions.Apply: the outcome and its reason. The arguments are those of Apply."""
         minions = self.minions(site)
         if minion not in minions:
             return "waits", "it has no accepted key"

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import TREE
 
 FOLDERS = ("_modules", "_states", "_beacons", "_runners", "_engines", "_pillar", "agent", "alerts", "figures",
-           "issuing", "resync", "sessions", "peers", "lab")
+           "issuing", "nodes", "resync", "sessions", "peers", "sites", "lab")
 SOURCES = sorted(path.relative_to(TREE) for folder in FOLDERS for path in (TREE / folder).rglob("*.py"))
 # Called like this they wait until the command ends, unless they are given `timeout`.
 WAIT = {"subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output"}

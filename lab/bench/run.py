@@ -37,7 +37,7 @@ NOISE_SECONDS = 0.3           # a shorter silence comes from the machine, not fr
 # asks after 30 s whether the other end is alive, and gives up 165 s later.
 GIVE_UP_SECONDS = {True: 60.0, False: 240.0}
 LONG_GAP_SECONDS = 4.0        # a longer gap of a tuned client, or of one that was to be told, is worth a look
-JOURNAL_BEFORE_SECONDS = 320.0   # what the agents still remember at a fault (agent/decide.py: STALL_MEMORY_SECONDS)
+JOURNAL_BEFORE_SECONDS = 320.0   # what the agents still remember at a fault (agent/starvation.py: STALL_MEMORY_SECONDS)
 MAX_FAILED_ROUNDS = 3         # after this many failed rounds in a row the pair is not going to settle
 
 

@@ -161,7 +161,8 @@ def test_messages_that_are_explained_are_printed_by_something(message):
     text = message[0] or message[1]
     if text == "pillar/secrets/SITE.sls":
         return
-    folders = ("_modules", "_states", "_runners", "salt", "agent", "sessions", "nodes", "resync", "alerts", "issuing")
+    folders = ("_modules", "_states", "_runners", "salt", "agent", "sessions", "nodes", "resync", "alerts", "issuing",
+               "sites")
     sources = [path for folder in folders for path in (TREE / folder).rglob("*")
                if path.is_file() and path.suffix != ".pyc"]
     assert any(text in path.read_text() for path in sources), text

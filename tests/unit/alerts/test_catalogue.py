@@ -26,9 +26,9 @@ def test_the_beacons_conditions_are_those_of_the_catalogue(beacon):
 
 def test_what_a_roll_out_raises_is_in_the_catalogue():
     """Two of them were not: people got "the master reports master: rollout_waits of"."""
-    raised = set(re.findall(r'self\.(?:alert|over)\("(\w+)"|Raise\("(\w+)"', (TREE / "resync/decide.py").read_text()))
-    names = {one or other for one, other in raised}
-    assert {"rollout_failed", "would_resync"} <= names
+    text = "".join(path.read_text() for path in (TREE / "resync").glob("*.py"))
+    names = {one or other for one, other in re.findall(r'self\.(?:alert|over)\("(\w+)"|Raise\("(\w+)"', text)}
+    assert {"rollout_failed", "would_resync", "drift_fight", "nodes_differ"} <= names
     assert names <= {condition for beacon, condition in catalogue.CATALOGUE if beacon == "master"}
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from alerts import message
 from alerts.authentic import Event, within
-from alerts.incidents import JOIN, MAX_LINES_OF_NODE, MAX_REMEMBERED_OF_NODE, Alert, IncidentMachine, Settings
+from alerts.incident import Alert, Settings
+from alerts.incidents import JOIN, MAX_LINES_OF_NODE, MAX_REMEMBERED_OF_NODE, IncidentMachine
 from tests.unit.alerts.events import T, made
 
 
@@ -178,6 +179,96 @@ def test_what_came_and_went_in_silence_is_not_told():
     machine.silences = {"winterthur": T + 60}
     assert run(machine, (0, made(1)), (5, made(2, recovered=True)), (70, made(3, recovered=True))) == []
     assert not machine.incidents
+
+
+def in_silence(machine: IncidentMachine, *steps: tuple, until: float = 60) -> list[tuple[float, str, str, list[str]]]:
+    """As :func:`run`, with a silence from second 1 on; (time, kind, severity, subjects that are named)."""
+    out: list[Alert] = []
+    for step in range(int(max(until, steps[-1][0]) + 40)):
+        if step == 1:
+            machine.silences = {"winterthur": T + until}
+        for at, event in steps:
+            if step <= at < step + 1:
+                out += machine.take(T + at, event)
+        out += machine.tick(T + step + 0.9)
+    return [(round(alert.at - T), alert.kind, alert.severity, [line["subject"] for line in alert.lines])
+            for alert in out]
+
+
+def test_the_end_of_what_was_told_before_a_silence_is_told_at_once():
+    told = in_silence(IncidentMachine(), (0, made(1)), (20, made(2, recovered=True)))
+    assert told == [(1, "alert", "warning", ["bond0/eth1"]), (20, "recovery", "warning", ["bond0/eth1"])]
+
+
+@pytest.mark.parametrize("severity", ["warning", "critical"])
+def test_the_end_of_what_a_silence_kept_from_people_is_not_told(severity):
+    """A recovery named what nobody had been told of, as severe as nobody knew, so that it reached others."""
+    told = in_silence(IncidentMachine(), (0, made(1)), (5, made(2, subject="bond0/eth2", severity=severity)),
+                      (30, made(3, subject="bond0/eth2", recovered=True)), (40, made(4, recovered=True)))
+    assert told == [(1, "alert", "warning", ["bond0/eth1"]), (40, "recovery", "warning", ["bond0/eth1"])]
+
+
+def test_what_a_silence_kept_from_people_and_lasts_is_told_and_so_is_its_end():
+    told = in_silence(IncidentMachine(), (0, made(1)), (5, made(2, subject="bond0/eth2", severity="critical")),
+                      (70, made(3, subject="bond0/eth2", recovered=True)), (80, made(4, recovered=True)))
+    assert [each[:3] for each in told] == [
+        (1, "alert", "warning"), (61, "escalation", "critical"), (80, "recovery", "critical")]
+    assert sorted(told[2][3]) == ["bond0/eth1", "bond0/eth2"]
+
+
+def test_what_was_told_and_begins_again_in_a_silence_is_among_what_is_over():
+    told = in_silence(IncidentMachine(), (0, made(1)), (0, made(2, subject="bond0/eth2")),
+                      (5, made(3, recovered=True)), (10, made(4)), (20, made(5, subject="bond0/eth2", recovered=True)),
+                      (30, made(6, recovered=True)))
+    assert [each[:2] for each in told] == [(1, "alert"), (30, "recovery")]
+    assert sorted(told[1][3]) == ["bond0/eth1", "bond0/eth2"]
+
+
+@pytest.mark.parametrize("events", [
+    [(5, made(1)), (5.1, made(2, recovered=True))], [(5, made(1, condition="slave_flapped", once=True))],
+    [(5, made(1, condition="slave_flapped", once=True)), (9, made(2, condition="slave_flapped", once=True))]])
+def test_what_began_and_ended_in_a_silence_is_told_nobody_however_short_it_was(events):
+    machine = IncidentMachine()
+    assert in_silence(machine, *events) == [] and not machine.incidents
+
+
+def many_times(times: int, first: int = 2) -> list[tuple[float, Event]]:
+    return [(first + number, made(first + number, recovered=number % 2 == 1)) for number in range(2 * times)]
+
+
+def test_what_flaps_in_a_silence_only_is_told_nobody():
+    """Its calm was told, of which nobody had heard that it flapped."""
+    machine = IncidentMachine(Settings(times=4, minutes=0.5))
+    assert in_silence(machine, *many_times(6)) == [] and not machine.incidents
+
+
+def test_what_still_flaps_after_a_silence_is_told_then_and_so_is_its_calm():
+    machine = IncidentMachine(Settings(times=4, minutes=0.5))
+    told = in_silence(machine, *many_times(7), until=30)
+    assert [each[:2] for each in told] == [(31, "flapping"), (46, "calm")] and not machine.incidents
+
+
+def test_what_was_told_and_then_flaps_in_a_silence_is_told_to_be_over():
+    """Another condition of the incident lasts, so the incident is the same; what flaps was told before it did."""
+    machine = IncidentMachine(Settings(times=4, minutes=0.5))
+    told = in_silence(machine, (0, made(1)), (0, made(90, subject="bond0/eth2")), *many_times(6, 3),
+                      (20, made(91, subject="bond0/eth2", recovered=True)), until=90)
+    assert [each[:2] for each in told] == [(1, "alert"), (45, "recovery")]
+    assert sorted(told[1][3]) == ["bond0/eth1", "bond0/eth2"]
+
+
+def test_what_a_silence_keeps_from_people_is_kept_over_a_restart_too():
+    machine, told = IncidentMachine(), []
+    told += machine.take(T, made(1)) + machine.tick(T + 1)
+    machine.silences = {"winterthur": T + 60}
+    told += machine.take(T + 2, made(2, subject="bond0/eth2")) + machine.tick(T + 40)
+    again = IncidentMachine()
+    again.restore(json.loads(json.dumps(machine.state())))
+    again.silences = {"winterthur": T + 60}
+    told += again.take(T + 41, made(3, subject="bond0/eth2", recovered=True))
+    told += again.take(T + 42, made(4, recovered=True))
+    assert [(each.kind, [line["subject"] for line in each.lines]) for each in told] == [
+        ("alert", ["bond0/eth1"]), ("recovery", ["bond0/eth1"])]
 
 
 def test_what_the_node_does_not_say_any_more_is_over():

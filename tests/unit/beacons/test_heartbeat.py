@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from types import ModuleType
 
 import pytest
 
-from tests.conftest import load_module
+from tests.conftest import TREE, load_module
 
 QUIET = {
     "role": "standby", "way": "agent", "running": True, "agent": "answers", "connected": True, "since": "", "cause": "",
@@ -116,6 +117,17 @@ def test_a_silent_agent_or_heartbeat_leaves_the_reported_state(node: Node) -> No
     assert node.unknown >= {"peer_dead", "link_dead", "ping_node_dead", "none_active"}
     node.look(connected=False, peer={"heartbeat": "unknown", "role": "unknown", "clock_offset": None})
     assert node.unknown == {"peer_dead", "link_dead", "ping_node_dead", "clock_offset", "none_active"}
+
+
+def test_the_agents_causes_are_where_the_beacon_says() -> None:
+    """It named a file from which they had moved: who changes a text there has to find the beacon."""
+    source = (TREE / "_beacons/heartbeat.py").read_text()
+    comment = source[source.index("# Causes that a person"):source.index("_ASKED = ")]
+    texts = {name: (TREE / name).read_text() for name in re.findall(r"agent/\w+\.py", comment)}
+    causes = {'f"switch-over, asked for on ', '"asked for by a person', 'f"failback, ', 'f"heartbeat ends on ',
+              ' yields"', ' asks"', '"nobody is active"', 'f"taken back: '}
+    assert {cause for cause in causes for text in texts.values() if cause in text} == causes
+    assert all(any(cause in text for cause in causes) for text in texts.values()), "one of them has none"
 
 
 def test_each_role_change_in_the_history_is_told_with_its_cause(node: Node) -> None:

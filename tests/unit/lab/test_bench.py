@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lab.bench import clients, run
+from lab.bench import alerts, clients, run
 from lab.bench.run import Person, _figures, _silence, missing, parser
 
 
@@ -100,3 +100,8 @@ def test_every_fault_of_the_table_has_a_bound_in_the_lab_tests():
     from tests.lab.test_faults import BOUNDS
 
     assert set(BOUNDS) == {fault.name for fault in run.FAULTS}
+
+
+def test_no_alert_at_all_is_none_in_time():
+    """It ended the bench with a traceback, after a run of minutes."""
+    assert alerts.in_time([0.5, 9.9]) and not alerts.in_time([0.5, 10.0]) and not alerts.in_time([])

@@ -10,7 +10,7 @@ import salt.payload
 from alerts import authentic
 from nodes import answers
 from nodes.feed import Outside
-from resync import bus, decide
+from resync import bus, events
 from tests.conftest import EXAMPLES
 
 SECRET = bytes(32)
@@ -37,7 +37,7 @@ def message(data: object, tag: str = f"salt/beacon/{GW1}/drift/file_changed") ->
 
 
 def test_signed_drift_with_the_site_of_its_id(sorter):
-    assert sorter.sort(message(event()), NOW) == decide.Drifted(
+    assert sorter.sort(message(event()), NOW) == events.Drifted(
         "winterthur", GW1, "file_changed", "/etc/ipsec.conf", "openswan", True)
     assert sorter.sort(message(event(2, recovered=True)), NOW).present is False
 
@@ -45,7 +45,7 @@ def test_signed_drift_with_the_site_of_its_id(sorter):
 def test_a_node_that_was_not_compared(sorter):
     tag = f"salt/beacon/{GW1}/drift/not_compared"
     told = event(condition="not_compared", subject="node", severity="info")
-    assert sorter.sort(message(told, tag), NOW) == decide.Returned("winterthur", GW1, True)
+    assert sorter.sort(message(told, tag), NOW) == events.Returned("winterthur", GW1, True)
 
 
 @pytest.mark.parametrize("raw", [
@@ -80,14 +80,14 @@ def test_a_formula_that_is_no_text_is_none(sorter):
 
 def test_a_started_minion_is_asked_and_not_a_thousand_times(sorter):
     start = message({"id": "laptop"}, f"salt/minion/{GW1}/start")
-    assert sorter.sort(start, NOW) == decide.Reconnected("winterthur", GW1)
+    assert sorter.sort(start, NOW) == events.Reconnected("winterthur", GW1)
     assert not any(sorter.sort(start, NOW + each / 1000) for each in range(1000))
     assert sorter.sort(start, NOW + 6)
 
 
 def test_an_order_is_signed_fresh_and_followed_once(sorter):
     order = bus.order("stop", "bern", SECRET, "0011223344556677", 1)
-    assert sorter.sort(message(order, bus.ORDER_TAG), time.time()) == decide.Order("stop", "bern")
+    assert sorter.sort(message(order, bus.ORDER_TAG), time.time()) == events.Order("stop", "bern")
     assert sorter.sort(message(order, bus.ORDER_TAG), time.time()) is None
     late = bus.order("now", "bern", SECRET, "8811223344556677", 1)
     assert sorter.sort(message(late, bus.ORDER_TAG), time.time() + 120) is None

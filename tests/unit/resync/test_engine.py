@@ -6,7 +6,7 @@ import errno
 import pytest
 import salt.config
 
-from resync import decide, files
+from resync import events, files, settings
 from tests.conftest import EXAMPLES, TREE
 
 SITE, GW1 = "winterthur", "gw1.winterthur"
@@ -21,7 +21,7 @@ def engine(load, tmp_path, monkeypatch):
         "cachedir": str(tmp_path), "pki_dir": str(tmp_path)}
     now = [100.0]
     monkeypatch.setattr(module, "clock", lambda: now[0])
-    its = module.Engine(opts, decide.Config(formulas=("kernel",)))
+    its = module.Engine(opts, settings.Config(formulas=("kernel",)))
     its.now, its.count = now, 0
     write = files.write_status
 
@@ -32,12 +32,12 @@ def engine(load, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_status", counted)
     for name in ("ask", "apply", "say", "raise"):
         monkeypatch.setattr(its, f"do_{name}", lambda _action: None)
-    its.handle(decide.Inputs("tree", {SITE: "a"}))
+    its.handle(events.Inputs("tree", {SITE: "a"}))
     return its
 
 
-def drift(number: int) -> decide.Drifted:
-    return decide.Drifted(SITE, GW1, "file_changed", f"/{number}", "kernel")
+def drift(number: int) -> events.Drifted:
+    return events.Drifted(SITE, GW1, "file_changed", f"/{number}", "kernel")
 
 
 def test_many_events_are_one_write_and_the_last_state_follows(engine, tmp_path):
@@ -49,7 +49,7 @@ def test_many_events_are_one_write_and_the_last_state_follows(engine, tmp_path):
     assert len(files.read_status(tmp_path)["drift"]) == 1
     for _ in range(5):  # as the loop looks at the files
         engine.now[0] += 0.5
-        engine.handle(decide.Inputs("tree", {SITE: "a"}))
+        engine.handle(events.Inputs("tree", {SITE: "a"}))
     assert engine.count == before + 2
     assert f"{GW1}: and 30 more" in files.read_status(tmp_path)["drift"]
 
@@ -57,7 +57,7 @@ def test_many_events_are_one_write_and_the_last_state_follows(engine, tmp_path):
 def test_an_order_is_confirmed_at_once_also_among_many_events(engine, tmp_path):
     for number in range(5):
         engine.handle(drift(number))
-        engine.handle(decide.Order("stop", SITE))
+        engine.handle(events.Order("stop", SITE))
         assert files.read_status(tmp_path)["orders"] == number + 1
     assert files.read_status(tmp_path)["stopped"] == [SITE]
 
@@ -67,5 +67,5 @@ def test_a_status_that_can_not_be_written_stops_nothing(engine, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "write_status", full)
-    engine.handle(decide.Order("stop", SITE))
+    engine.handle(events.Order("stop", SITE))
     assert engine.machine.stopped == {SITE}

@@ -100,3 +100,11 @@ def test_test_tries_every_target_and_says_what_each_answered(runner, monkeypatch
     said = runner.test()
     assert said["retcode"] == 1 and said["targets"] == {"bus": "on the bus", "l": "FAILED: No such file or directory"}
     assert sent[0]["kind"] == "test" and "salt-run alerts.test" in sent[0]["text"]
+
+
+def test_mistakes_in_the_masters_configuration_are_named_too(runner):
+    assert runner.validate()["mistakes"] == []
+    runner.__opts__["gateway_alerts"] = {"presence": "often", "rank": 0}
+    said = runner.validate()
+    assert said["retcode"] == 1 and said["mistakes"] == [
+        "gateway_alerts:presence: 'often' is neither 0 nor a number of seconds from 10 to 86400; working with 60"]

@@ -108,8 +108,8 @@ def test_with_test_states_only_report() -> None:
 def test_nothing_else_on_the_master_believes_salts_own_client() -> None:
     """LocalClient.cmd and its like take the first return that comes. Only a version is shown from it."""
     found = set()
-    for folder in ("alerts", "nodes", "resync", "_engines", "_runners"):
+    for folder in ("alerts", "issuing", "nodes", "resync", "sites", "_engines", "_runners"):
         for path in Path(TREE, folder).rglob("*.py"):
             if re.search(r"client\.cmd\(|cmd_iter|get_cli_returns", path.read_text()):
                 found.add(path.relative_to(TREE).as_posix())
-    assert found == {"_runners/gateway.py", "resync/work.py"}  # the version; and a runner, on the master itself
+    assert found == {"sites/minions.py", "resync/work.py"}  # the version; and a runner, on the master itself
