@@ -17,7 +17,7 @@ from alerts.limits import Limits
 from alerts.spool import Spool
 from alerts.targets import Failed
 from figures import master, textfile
-from resync import decide
+from resync import actions, events, settings
 from resync import files as resync_files
 from tests.conftest import EXAMPLES, TREE, load_module
 from tests.unit.alerts.test_service import World, made, start
@@ -89,21 +89,21 @@ def resync(load, tmp_path, monkeypatch):
         "cachedir": str(tmp_path), "pki_dir": str(tmp_path)}
     now = [100.0]
     monkeypatch.setattr(module, "clock", lambda: now[0])
-    its = module.Engine(opts, decide.Config(formulas=("kernel",)))
-    begun: dict[str, decide.RollOut] = {}
+    its = module.Engine(opts, settings.Config(formulas=("kernel",)))
+    begun: dict[str, actions.RollOut] = {}
     for name in ("ask", "apply", "say", "raise", "compare"):
         monkeypatch.setattr(its, f"do_{name}", lambda _action: None)
     monkeypatch.setattr(its, "do_rollout", lambda action: begun.update({action.site: action}))
-    its.handle(decide.Inputs("tree", {SITE: "a", "bern": "b"}))
+    its.handle(events.Inputs("tree", {SITE: "a", "bern": "b"}))
 
     def ended(site: str, outcome: str) -> None:
-        its.on_ended(module.Ended(begun.get(site, decide.RollOut(site, "a", "changed")), [outcome, "because"], ""))
+        its.on_ended(module.Ended(begun.get(site, actions.RollOut(site, "a", "changed")), [outcome, "because"], ""))
         later(3)
 
     def later(seconds: float) -> None:
         now[0] += seconds
-        its.handle(decide.Inputs("tree", {SITE: "a", "bern": "b"}))
-    its.ended, its.later, its.order = ended, later, lambda name, site: its.handle(decide.Order(name, site))
+        its.handle(events.Inputs("tree", {SITE: "a", "bern": "b"}))
+    its.ended, its.later, its.order = ended, later, lambda name, site: its.handle(events.Order(name, site))
     return its
 
 
