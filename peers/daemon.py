@@ -53,7 +53,8 @@ def up() -> set[str] | None:
 def lookup(version: int) -> Callable[[str], list[str]]:
     """A function that looks a name up, for addresses of this IP version (getent(1): as every program here would)."""
     def resolve(host: str) -> list[str]:
-        said = run("getent", f"ahostsv{version}", host, limit=LOOKUP_SECONDS) or ""
+        # Without that option a host that has no address yet, as while it boots, finds none.
+        said = run("getent", "--no-addrconfig", f"ahostsv{version}", host, limit=LOOKUP_SECONDS) or ""
         found = dict.fromkeys(line.split()[0] for line in said.splitlines() if line.strip())
         # What the daemon could not call, or would take for something else.
         return [each for each in found if _callable(each)][:MOST_ADDRESSES]
