@@ -253,6 +253,7 @@ class Watch:
         self.answer, self.answered = answer, now
         self.late = {name: self.late.get(name, now) for name in answer["late"]}
         self.up = {name for name, each in answer["connections"].items() if each["up"]}
+        self.adopted -= self.up     # its peer has called: the adopted one ends within seconds
 
     def _connections(self, seen: Glance, answer: Answer, now: float, conditions: dict) -> None:
         missing = seen["tunnels"].keys() - answer["connections"].keys()
@@ -284,7 +285,7 @@ class Watch:
         expected = {name for name, each in seen["tunnels"].items()
                     if seen["serves"] and each["site"]}
         if now - self.since < _BELIEVED_SECONDS:
-            expected -= self.adopted - self.up
+            expected -= self.adopted
         self.was_up = (self.was_up | self.up) & expected
         self.down &= expected - self.up
         late = now - max(self.since, self.started) >= grace

@@ -431,6 +431,19 @@ def test_an_adopted_tunnel_is_not_told_as_down_for_an_hour(module, monkeypatch):
     assert minion.look(answer())[1].keys() == {"tunnel_down:bern"}
 
 
+def test_an_adopted_tunnel_whose_peer_has_called_is_like_any_other(module, monkeypatch):
+    minion = Minion(module, monkeypatch)
+    clock = [1000.0]
+    give_time(monkeypatch, module, monotonic=lambda: clock[0])
+    module.__salt__["ipsec.adopted"] = lambda: [{"tunnel": "bern"}]
+    minion.look(answer(bern=[sa()]), serves=False)
+    for said in (answer(), answer(), answer(bern=[sa()])):
+        clock[0] += 5
+        assert minion.look(said)[1] == {}
+    clock[0] += 5
+    assert minion.look(answer())[1].keys() == {"tunnel_down:bern"}
+
+
 def test_a_tunnel_is_told_as_down_when_nobody_says_that_it_was_adopted(module, monkeypatch):
     minion = Minion(module, monkeypatch)
     clock = [1000.0]
