@@ -71,8 +71,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             target=lambda: there.send((orchestrated(name, roles, said), steps)))
         child.start()
         there.close()
-        outcome, steps[:] = here.recv() if here.poll(60) else pytest.fail("nothing came from the orchestration")
-        child.join(60)
+        outcome, steps[:] = here.recv() if here.poll(240) else pytest.fail("nothing came from the orchestration")
+        child.join(240)
         return outcome
 
     orchestrate.asked = steps  # type: ignore[attr-defined]
