@@ -105,8 +105,9 @@ def test_a_shared_secret_stands_in_its_file_in_clear_and_nowhere_else(salt_, hig
     high = {name: state for name, state in files(highstates["gw-a.bern"], tmp_path).items() if "ipsec.secrets" in name}
     ((path, state),) = high.items()
     context = next(word["context"] for word in state["file"] if "context" in word)
-    for connection in context["connections"]:
-        connection["auth"] = "psk" if connection["name"] == "winterthur" else connection["auth"]
+    assert context["secrets"] == []             # certificates only
+    context["secrets"] = [{"local": "@gateway.bern.example", "peer": "@gateway.winterthur.example", "number": 0,
+                           "pillar": "gateway_secrets:psk:winterthur"}]
     done = salt_.call("gw-a.bern", "state.high", high,
                       pillar={"gateway_secrets": {"psk": {"winterthur": "made-up-for-this-test"}}})
     assert '@gateway.winterthur.example : PSK "made-up-for-this-test"' in Path(path).read_text()
