@@ -33,13 +33,19 @@ def left_out(connection: dict[str, Any]) -> str:
     return ""
 
 
+def everything(connection: dict[str, Any]) -> bool:
+    """Whether the clients of a connection send everything through the tunnel."""
+    return any(subnet in ("0.0.0.0/0", "::/0") for subnet in connection["local"]["subnets"])
+
+
 def made(authority: Authority, issued: Issued, site: str, connection: dict[str, Any], version: str,
          passphrase: str, find: Callable[[str], Path]) -> dict[str, bytes]:
     """A person's files by name. None of them holds the passphrase. `find` gives a template's place."""
     name, identity = issued.record["name"], issued.record["names"][0]
     kind = issued.record["key"].split()[0]
     client = {"name": site, "certificate": f"{name}.{site}", "key": kind, "version": version, "person": name,
-              "id": identity, "authority": common_name(authority.certificate), "left_out": left_out(connection)}
+              "id": identity, "authority": common_name(authority.certificate), "left_out": left_out(connection),
+              "everything": everything(connection)}
     strong = packed(authority, issued, client["certificate"], passphrase, pkcs12.PBES.PBESv2SHA256AndAES256CBC)
     files = {
         f"{name}.p12": strong,
@@ -67,7 +73,7 @@ def _template(path: Path, _changed: int) -> jinja2.Template:
     return environment.from_string(path.read_text(encoding="utf-8"))
 
 
-def _rendered(path: Path, connection: dict[str, Any], client: dict[str, str]) -> bytes:
+def _rendered(path: Path, connection: dict[str, Any], client: dict[str, Any]) -> bytes:
     return _template(path, path.stat().st_mtime_ns).render(connection=connection, client=client).encode()
 
 

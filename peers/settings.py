@@ -11,7 +11,7 @@ FILE = Path("/etc/ipsec.d/gateway-peers.json")
 # No more than ipsec.conf(5) takes as one line: a value must not start another.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 _VALUE = re.compile(r"[^\x00-\x1f\x7f]+")
-_HOST = re.compile(r"[A-Za-z0-9_.:-]+")
+_HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*")  # with a "-" before it getent(1) would take it for an option
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ def made(address, kind, protocol=0):
     its.settimeout(3)
     return its
 
-def download(web):
-    "The address and port that a server sees, and how much of what it sends arrives."
+def connected(web):
+    "A connection from far to a server: its two ends, and who that is for the server."
     at("web")
     server = made(web, socket.SOCK_STREAM)
     server.bind((web, 80))
@@ -24,7 +24,11 @@ def download(web):
     at("far")
     client = made(web, socket.SOCK_STREAM)
     client.connect((web, 80))
-    accepted, peer = server.accept()
+    return client, *server.accept()
+
+def download(web):
+    "The address and port that a server sees, and how much of what it sends arrives."
+    client, accepted, peer = connected(web)
     threading.Thread(target=lambda: (accepted.sendall(bytes(300000)), accepted.close())).start()
     came = 0
     while data := client.recv(65536):
@@ -73,14 +77,7 @@ def ping(web):
 
 def forgotten(web):
     "What a connection gets through after the node has forgotten all of them, as one that has taken over."
-    at("web")
-    server = made(web, socket.SOCK_STREAM)
-    server.bind((web, 80))
-    server.listen()
-    at("far")
-    client = made(web, socket.SOCK_STREAM)
-    client.connect((web, 80))
-    accepted, _ = server.accept()
+    client, accepted, _ = connected(web)
     accepted.settimeout(3)
     at("node")
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)     # NETLINK_NETFILTER

@@ -12,6 +12,7 @@ import tree_sitter
 import tree_sitter_powershell
 from cryptography import x509
 
+from issuing import bundle
 from tests.conftest import TREE
 from tests.unit.issuing.door import opened, root
 
@@ -80,8 +81,9 @@ def test_what_windows_gets(authority):
 @pytest.mark.parametrize(("subnets", "everything"), [(["198.51.100.0/26"], False), (["0.0.0.0/0"], True)])
 def test_windows_sends_everything_only_where_the_site_says_so(subnets, everything):
     template = jinja2.Template((TREE / "salt/openswan/files/client/windows.ps1.jinja").read_text())
-    text = template.render(client={"name": "bern", "person": "anna"}, connection={
-        "local": {"id": "gateway.bern.example", "address": "192.0.2.74", "subnets": subnets}})
+    connection = {"local": {"id": "gateway.bern.example", "address": "192.0.2.74", "subnets": subnets}}
+    text = template.render(connection=connection, client={"name": "bern", "person": "anna",
+                                                          "everything": bundle.everything(connection)})
     assert ("SplitTunneling = $false" in text, "Add-VpnConnectionRoute" in text) == (everything, not everything)
 
 

@@ -86,7 +86,7 @@ GIVEN = [{"name": "aws", "local": "127.0.0.1", "patience": 15, "tunnels": TUNNEL
 @pytest.mark.parametrize("change", [
     {"tunnels": {"aws\nconn evil": {}}}, {"tunnels": {"aws": {"left": "1\n    also=x"}}}, {"places": [{"host": A}]},
     {"places": [{"host": "$(reboot)", "id": A}]}, {"places": [{"host": A, "id": 'x"\n'}]}, {"patience": "long"},
-    {"name": 5},
+    {"name": 5}, {"places": [{"host": "--service", "id": A}]},
 ])
 def test_settings_that_would_break_a_file_are_refused_in_one_line(tmp_path, capsys, change):
     file = tmp_path / "peers.json"
