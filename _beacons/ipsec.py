@@ -452,7 +452,7 @@ def _of_people(condition: str, was: str, now: str, people: dict[str, str]) -> li
 
 
 def _expiring(dates: dict[str, dict], date: datetime.datetime) -> dict[str, dict]:
-    """The conditions of certificates and lists that end soon. `dates`: as from ``certs.dates``."""
+    """The conditions of certificates and lists that end soon. `dates`: as from ``nss.dates``."""
     found: dict[str, dict] = {}
     for name, text in dates["certificates"].items():
         found |= _ending(f"certificate_expiring:{name}", text, date, _CERTIFICATE_DAYS, "renew it")

@@ -504,7 +504,7 @@ def _issuer_of(pillar: str, crl: x509.CertificateRevocationList, store: str) -> 
     return None
 
 
-# of the daemon's database, by the names that operators and ``ipsec`` use
+# of the daemon's database, by the name that operators use
 
 
 def stored() -> list[dict[str, Any]]:
@@ -518,29 +518,3 @@ def stored() -> list[dict[str, Any]]:
         salt '*gw*' certs.stored
     """
     return _store("nss", "stored")()
-
-
-def dates() -> dict[str, dict[str, Any]] | None:
-    """
-    How long the content of the database is valid, for a beacon: as :py:func:`nss.dates <modules.nss.dates>`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*gw*' certs.dates
-    """
-    return _store("nss", "dates")()
-
-
-def sign() -> list[list[int]]:
-    """
-    A value that changes whenever the database or the lists change: as :py:func:`nss.sign <modules.nss.sign>`.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*gw*' certs.sign
-    """
-    return _store("nss", "sign")()

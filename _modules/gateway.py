@@ -88,7 +88,7 @@ _NO_HOST = [ipaddress.ip_network(network) for network in (
     "ff00::/8")]
 _SHOWN_CHARACTERS = 60      # of a wrong value in a message
 _ABSENT = object()          # the site does not have the key
-# Bond modes. Twin: _PRIMARY_MODES and _ARP_MODES in _modules/bonding.py.
+# Bond modes. Twin: _PRIMARY_MODES and _ARP_MODES in _modules/_bond.py.
 _WITH_PRIMARY = ("active-backup", "balance-tlb", "balance-alb")
 _WITHOUT_ARP = ("802.3ad", "balance-tlb", "balance-alb")
 _HA_CF_TIMES = ("keepalive", "warntime", "deadtime", "deadping", "initdead")

@@ -87,7 +87,7 @@ Sample = tuple[str, tuple[str, ...], float]
 
 
 def __virtual__() -> str | tuple[bool, str]:
-    for function in ("heartbeat.glance", "bonding.glance", "ipsec.look", "certs.dates", "sessions.status"):
+    for function in ("heartbeat.glance", "bonding.glance", "ipsec.look", "nss.dates", "sessions.status"):
         if function not in __salt__:
             return False, f"gateway_figures: {function} is missing; run saltutil.sync_modules"
     return __virtualname__
@@ -289,7 +289,7 @@ def _traffic(settings: dict, answer: Answer, adopted: list[dict]) -> Iterator[Sa
 # certificates and copies of tunnels
 
 def _certificates(_settings: dict) -> Iterator[Sample]:
-    dates = __salt__["certs.dates"]()
+    dates = __salt__["nss.dates"]()
     if dates is None:
         raise CommandExecutionError("the certificates can not be read now: somebody writes them, or they are damaged")
     for name, end in dates["certificates"].items():

@@ -1331,7 +1331,7 @@ class Glance(TypedDict):
     answer: Answer | None
     journal: list[str]
     counters: dict[str, int] | None
-    dates: dict[str, dict[str, Any]] | None     # as from `certs.dates`
+    dates: dict[str, dict[str, Any]] | None     # as from `nss.dates`
 
 
 def glance() -> Glance | None:
@@ -1359,7 +1359,7 @@ def glance() -> Glance | None:
       ``states`` (the kernel's ESP states, see :class:`State`)
     - ``journal``: new lines of the daemon's journal, read when an SA has gone
     - ``counters``: of /proc/net/xfrm_stat, every fifth second, else None
-    - ``dates``: as from ``certs.dates``, when they have changed and once an hour, else None
+    - ``dates``: as from ``nss.dates``, when they have changed and once an hour, else None
 
     CLI Example: none, as it depends on what this process saw a second ago; see :py:func:`status`.
     """
@@ -1708,14 +1708,14 @@ def _counters() -> dict[str, int]:
 
 
 def _dates(watch: _Watch, now: float) -> dict[str, dict[str, Any]] | None:
-    """`certs.dates` when the database has changed, and once an hour; else None. Looks at most once a minute."""
+    """`nss.dates` when the database has changed, and once an hour; else None. Looks at most once a minute."""
     if watch.dated and now - watch.dated[0] < 60:
         return None
-    sign = __salt__["certs.sign"]()
+    sign = __salt__["nss.sign"]()
     if watch.dated and sign == watch.dated[2] and now - watch.dated[1] < _DATES_SECONDS:
         watch.dated = (now, *watch.dated[1:])
         return None
-    found = __salt__["certs.dates"]()
+    found = __salt__["nss.dates"]()
     if found is not None:
         watch.dated = (now, now, sign)
     return found

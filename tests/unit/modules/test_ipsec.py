@@ -701,7 +701,7 @@ class Beside:
         monkeypatch.setattr(ipsec, "__context__", {}, raising=False)
         monkeypatch.setattr(ipsec, "__salt__", {
             "watching.listen": lambda *_: self, "watching.heard": self.heard, "watching.start": self.start,
-            "watching.answer": self.answer, "certs.sign": lambda: [], "certs.dates": lambda: {}}, raising=False)
+            "watching.answer": self.answer, "nss.sign": lambda: [], "nss.dates": lambda: {}}, raising=False)
         monkeypatch.setattr(ipsec, "_PIDFILE", str(tmp_path / "pid"))
         give_time(monkeypatch, ipsec, monotonic=lambda: self.now)
         (tmp_path / "pid").write_text(f"{os.getpid()}\n")
