@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from agent.heartbeat import Heartbeat
+from agent.heartbeat import Gone, Heartbeat
+from agent.system import log
 
 STACK_BYTES = 2 << 20  # not the usual 8 MiB: the agent's memory is locked
 
@@ -46,3 +47,33 @@ class SignOn:
         if self.error:
             raise self.error
         return self.made
+
+
+class Signing:
+    """Signs on, again and again while heartbeat refuses."""
+
+    def __init__(self, make: Callable[[], Heartbeat], every: float) -> None:
+        """`make` signs on; `every`: seconds between two attempts."""
+        self.make, self.every = make, every
+        self.one: SignOn | None = None
+        self.next_try = 0.0
+        self.refusal = ""
+
+    def turn(self, now: float) -> Heartbeat | None:
+        """The connection, once; None while there is none yet. Never waits. A refusal is logged, each kind once."""
+        if not self.one:
+            if now < self.next_try:
+                return None
+            self.next_try = now + self.every
+            self.one = SignOn(self.make)
+        try:
+            made = self.one.result()
+        except Gone as error:
+            self.one = None
+            if self.refusal != str(error):
+                self.refusal = str(error)
+                log("warning", f"heartbeat: {error}; trying again")
+            return None
+        if made:
+            self.one, self.refusal = None, ""
+        return made

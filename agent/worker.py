@@ -28,7 +28,7 @@ from agent.probe import Probe
 from agent.processes import progress
 from agent.sessions import Sessions
 from agent.settings import Settings
-from agent.signon import SignOn
+from agent.signon import Signing
 from agent.system import clock, drain, in_time, log, wake_on
 
 TICK_SECONDS = 0.05
@@ -63,16 +63,15 @@ class Worker:
         self.fence: Job | None = None  # the last fence command; it may have ended
         self.heartbeat: Heartbeat | None = None
         self.heartbeat_fd = -1
-        self.signing: SignOn | None = None
+        self.signing = Signing(lambda: Heartbeat(settings.node, settings.peer, settings.ping_nodes), 2 * TICK_SECONDS)
         self.echo_sent = self.waits = 0.0  # when the last echo was sent; since when one is awaited (0: none is)
         self.echoes = 0
         self.unread = False  # heartbeat does not read this agent's messages now
         # heartbeat's turns on the processor; when they last changed; when they were last read
         self.turns, self.turned, self.glanced = "", 0.0, 0.0
-        self.next_try = self.next_look = self.before = 0.0
+        self.next_look = self.before = 0.0
         self.listen_at = 0.0  # when to tell the daemon once more to read its addresses; 0: not necessary
         self.kept = Kept(self.jobs)
-        self.refusal = ""
         self.announcing: list[float] = []
         self.offset = Offset()
         self.probe: Probe | None = None
@@ -206,8 +205,11 @@ class Worker:
         """Signs on to heartbeat where necessary, reads from it, and decides whether it is alive."""
         deadtime = self.settings.deadtime
         if not self.heartbeat:
-            if not self.sign_on(now):
+            self.heartbeat = self.signing.turn(now)
+            if not self.heartbeat:
                 return
+            self.heartbeat_fd = self.heartbeat.fileno()
+            self.loop.add(self.heartbeat_fd, self.on_heartbeat)
             self.turned = clock()
             self.echo_sent = self.waits = 0.0
             self.echoes = 0
@@ -236,29 +238,6 @@ class Worker:
         if self.heartbeat and silent == self.machine.connected:
             self.handle(decide.Connected(not silent))
         self.on_heartbeat()  # the library may hold messages that poll() does not see
-
-    def sign_on(self, now: float) -> bool:
-        """Signs on to heartbeat, at every second tick if it refuses. Whether it is done."""
-        if not self.signing:
-            if now < self.next_try:
-                return False
-            self.next_try = now + 2 * TICK_SECONDS
-            its = self.settings
-            self.signing = SignOn(lambda: Heartbeat(its.node, its.peer, its.ping_nodes))
-        try:
-            self.heartbeat = self.signing.result()
-        except Gone as error:
-            self.signing = None
-            if self.refusal != str(error):
-                self.refusal = str(error)
-                log("warning", f"heartbeat: {error}; trying again")
-            return False
-        if not self.heartbeat:
-            return False
-        self.signing, self.refusal = None, ""
-        self.heartbeat_fd = self.heartbeat.fileno()
-        self.loop.add(self.heartbeat_fd, self.on_heartbeat)
-        return True
 
     def on_heartbeat(self) -> None:
         if not self.heartbeat:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from agent import signon
 from agent.heartbeat import Gone
 from agent.signon import SignOn
 from tests.unit.agent import live
@@ -43,6 +44,28 @@ def test_nothing_waits_for_a_connection_and_a_refusal_is_told():
     assert one.done.wait(10)
     with pytest.raises(Gone, match="sign-on refused"):
         one.result()
+
+
+def test_a_refusal_is_logged_once_and_tried_again(monkeypatch):
+    said: list[str] = []
+    answers = [Gone("sign-on refused"), Gone("sign-on refused"), "connection"]
+
+    def make() -> str:
+        found = answers.pop(0)
+        if isinstance(found, Gone):
+            raise found
+        return found
+
+    monkeypatch.setattr(signon, "log", lambda _priority, text: said.append(text))
+    signing = signon.Signing(make, 0.5)
+    found, now = [], 100.0
+    while len(found) < 1 and now < 200.0:
+        found += filter(None, [signing.turn(now)])
+        if signing.one:
+            signing.one.done.wait(10)
+        now += 0.25
+    assert found == ["connection"] and now >= 101.0, "half a second between two attempts"
+    assert said == ["heartbeat: sign-on refused; trying again"]
 
 
 if __name__ == "__main__":
