@@ -35,7 +35,13 @@ def main(words: list[str]) -> int:
         "nonce", nargs="?", default="00", help="hexadecimal; the same on both nodes gives the same digest")
     commands.add_parser("check", help="read a settings file and list every mistake").add_argument("file", type=Path)
     commands.add_parser("stopped", help="(called by systemd) take the nftables table away unless this node serves")
+    commands.add_parser("possible", help="say why this node's kernel can not do it; exit code 1 then")
     arguments = parser.parse_args(words)
+    if arguments.command == "possible":
+        from sessions import switch
+        if why := switch.impossible():
+            print(why, file=sys.stderr)
+        return 1 if why else 0
     if arguments.command == "check":
         try:
             settings.load(arguments.file)

@@ -41,6 +41,7 @@ class Sessions:
         """Raises OSError, identity.Unknown, subprocess.SubprocessError."""
         self.node = Node(settings)
         self.switch = switch.Switch(settings.addresses)
+        self.rules = switch.changes()
         self.events = kernel.Events()
         self.loop = Loop()
         self.serving = Serving(self.node, self.drain)
@@ -60,8 +61,7 @@ class Sessions:
         wake_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), wakeup)
         self.loop.add(signals.fileno(), self.end)
         self.loop.add(self.events.fileno(), self.on_events)
-        rules = switch.changes()
-        self.loop.add(rules.fileno(), lambda: self.on_rules(rules))
+        self.loop.add(self.rules.fileno(), lambda: self.on_rules(self.rules))
         self.server = control.Server(self.loop, self.on_question, SOCKET_PATH)
         node = self.node
         log("info", f"started on {node.settings.node}: outbound numbers go {node.rules.jump} ahead, copies of up to "

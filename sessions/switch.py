@@ -155,3 +155,13 @@ def changes() -> socket.socket:
     new.bind((0, 0))
     new.setsockopt(270, 1, 7)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
     return new
+
+
+def impossible() -> str:
+    """Why this kernel can not hold packets back, in one line; empty when it can."""
+    try:
+        changes().close()
+        Switch(()).run("list tables")
+    except (OSError, Refused) as error:
+        return f"this kernel has no nf_tables ({str(error).splitlines()[0]}): tunnels can not be copied to the other node"
+    return ""

@@ -36,10 +36,12 @@ heartbeat_sessions:
     - onchanges:
       - file: /etc/systemd/system/gateway-sessions.service
 
+# A kernel that can not do it leaves the service out: it would end and start for ever. The alert sessions_lost says so.
 heartbeat_sessions_service:
   service.running:
     - name: gateway-sessions
     - enable: True
+    - onlyif: /usr/local/lib/gateway/sessions/run possible
     - watch:
       - heartbeat: /etc/ha.d/authkeys
       - file: heartbeat_sessions
