@@ -10,20 +10,45 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    __salt__: dict[str, Callable]
 
 __virtualname__ = "sessions"
 
 SOCKET = Path("/run/gateway-sessions.sock")
 SETTINGS = Path("/etc/ha.d/sessions.json")
+PROGRAM = Path("/usr/local/lib/gateway/sessions/run")
 ANSWER_SECONDS = 10.0
+POSSIBLE_SECONDS = 30.0
 MAX_ANSWER_BYTES = 1 << 20
 
 
 def __virtual__() -> str:
     return __virtualname__
+
+
+def possible() -> bool:
+    """
+    Whether this node's kernel can do it: the process needs nf_tables. False also where the process is not installed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*gw*' sessions.possible
+    """
+    if not PROGRAM.exists():
+        return False
+    try:
+        return bool(__salt__["commands.run"]([str(PROGRAM), "possible"], timeout=POSSIBLE_SECONDS)["retcode"] == 0)
+    except CommandExecutionError:
+        return True  # too busy to say: systemd will show
 
 
 def status() -> dict:

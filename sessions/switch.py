@@ -163,5 +163,5 @@ def impossible() -> str:
         changes().close()
         Switch(()).run("list tables")
     except (OSError, Refused) as error:
-        return f"this kernel has no nf_tables ({str(error).splitlines()[0]}): tunnels can not be copied to the other node"
+        return f"this kernel has no nf_tables ({str(error).splitlines()[0]}): its tunnels can not be copied"
     return ""

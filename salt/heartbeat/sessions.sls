@@ -41,7 +41,8 @@ heartbeat_sessions_service:
   service.running:
     - name: gateway-sessions
     - enable: True
-    - onlyif: /usr/local/lib/gateway/sessions/run possible
+    - onlyif:
+      - fun: sessions.possible
     - watch:
       - heartbeat: /etc/ha.d/authkeys
       - file: heartbeat_sessions
