@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lab import observe
@@ -72,8 +72,12 @@ def copied(its: Pair, active: Guest, least: int) -> bool:
 
 
 def wait_until_copied(its: Pair, active: Guest, least: int) -> None:
-    """Wait for `copied`. Raises AssertionError after COPIED_SECONDS."""
-    observe.eventually(lambda: copied(its, active, least), COPIED_SECONDS, every=0.1)
+    """Wait for `copied`. Raises AssertionError, with what both nodes say, after COPIED_SECONDS."""
+    try:
+        observe.eventually(lambda: copied(its, active, least), COPIED_SECONDS, every=0.1)
+    except AssertionError:
+        said = [observe.sessions(each) for each in (active, its.other(active))]
+        raise AssertionError(f"{least // 2} tunnels are not copied after {COPIED_SECONDS:g} s: {said}") from None
 
 
 def ages(active: Guest) -> list[float]:
@@ -125,9 +129,9 @@ def crash(its: Pair, client: Guest, active: Guest, count: int) -> dict[str, Any]
             "whole": said.get("states", 0) >= 2 * count and not said.get("wrong", True)}
 
 
-def measure(its: Pair, client: Guest, counts: list[int], runs: int) -> list[dict[str, Any]]:
+def measure(its: Pair, client: Guest, counts: list[int], runs: int) -> Iterator[dict[str, Any]]:
     """For each number of tunnels: seconds until copied, ages, shares of a core when idle, and `runs` crashes."""
-    address, made, rows = its.site.virtual("external"), 0, []
+    address, made = its.site.virtual("external"), 0
     for count in sorted(counts):
         active = observe.eventually(its.active, 30)
         make(active, address, made, count)
@@ -142,5 +146,4 @@ def measure(its: Pair, client: Guest, counts: list[int], runs: int) -> list[dict
             active = observe.eventually(its.active, 30)
             wait_until_copied(its, active, 2 * count)
         step(f"{count} tunnels: {row}")
-        rows.append(row)
-    return rows
+        yield row
